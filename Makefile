@@ -1,0 +1,70 @@
+# Everything here makes its own environment: `make demo` on a fresh machine needs Python 3.11 and nothing else.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+MODEL  ?= tiny_assistant
+RECIPE ?= 8da4w
+DEVICE ?= phone_6gb
+# PyTorch's own index of CPU builds: a tenth of the size of the default Linux build. Used where no GPU is found.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs clean
+
+help: ## Show this list
+	@printf 'et_pipeline puts a language model on a phone. On a fresh machine, begin with: make demo\n\n'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
+	@printf '\nVariables: MODEL=%s RECIPE=%s DEVICE=%s (any name in conf/)\n' $(MODEL) $(RECIPE) $(DEVICE)
+
+setup: $(READY) ## Make .venv and install everything into it (other targets do it by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+		echo "No GPU here: asking for the CPU build of torch"; \
+		$(BIN)/pip install --quiet --retries 0 --timeout 15 --no-deps --index-url $(TORCH_CPU_INDEX) -c constraints.txt torch \
+		|| echo "That index cannot be reached; taking the default build, which is larger and works as well"; \
+	fi
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## The whole road on the built-in model: quantize, export, lower, verify, measure, bundle
+	$(BIN)/et-pipeline experiment=demo
+
+plan: $(READY) ## Forecast size, memory and speed without doing anything: make plan MODEL=... RECIPE=... DEVICE=...
+	$(BIN)/et-pipeline mode=plan model=$(MODEL) recipe=$(RECIPE) device=$(DEVICE)
+
+recipes: $(READY) ## Every recipe on one model, side by side
+	$(BIN)/et-pipeline -m experiment=recipes model=$(MODEL)
+
+chat: $(READY) ## Talk to the demo's bundle in the terminal
+	$(BIN)/et-bundle chat bundles/tiny_assistant-8da4w-g32-xnnpack
+
+train-tiny: $(READY) ## Train the built-in model again (under an hour on two cores; resumes when interrupted)
+	$(BIN)/python -m et_pipeline.tiny_assistant.train
+
+test: $(READY) ## Fast tests and one end-to-end run, with coverage
+	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term
+
+test-all: $(READY) ## All tests, real exports of every recipe among them
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-kill: $(READY) ## Kill the pipeline 50 times at random moments and see it resume each time
+	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and pictures made from it
+	$(BIN)/python -m et_pipeline.report.docs
+
+clean: ## Remove what runs and builds leave here (.venv and the cache stay)
+	rm -rf bundles outputs multirun build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

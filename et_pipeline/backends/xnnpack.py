@@ -1,0 +1,243 @@
+"""XNNPACK: fast CPU kernels on every phone, and on this host.
+
+Upstream (executorch 1.5.1) lowers weight-only linears without an error and computes garbage, because it takes them for
+statically quantized ones and writes the weight's integers as if they were floats. XNNPACK itself has kernels of float32
+activations with 4- and 8-bit weights per output channel. `_LinearConfig` and `_QuantParams` make the lowering reach
+them; `_split_biases` keeps the bias out of them. Everything is scoped to `lower`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from et_pipeline.backends.base import Delegation, Support
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from et_pipeline.settings import Quantization
+
+GROUP_MULTIPLE = 32  # XNNPACK's blockwise 4-bit kernels
+
+
+class XnnpackBackend:
+    """The XNNPACK delegate."""
+
+    can_execute = True
+
+    def supports(self, q: Quantization) -> Support:
+        """Refuse what XNNPACK has no kernel for or what the lowering computes wrongly."""
+        if q.scheme == "fp32":
+            return Support(ok=True)
+        if q.mapping == "asymmetric":
+            return _refuse(
+                "XNNPACK's kernels have no zero points for weights, and ignore them",
+                "use recipe.mapping=symmetric_no_clipping_error",
+            )
+        if q.group_size and q.scheme in ("int4_weight_only", "int8_weight_only"):
+            return _refuse(
+                "XNNPACK has weight-only kernels with one scale per output channel only",
+                "use recipe.group_size=0, or recipe.scheme=8da4w for groups",
+            )
+        if q.group_size and q.scheme == "8da8w":
+            return _refuse(
+                "XNNPACK has groups for 4-bit weights only", "use recipe.group_size=0, or recipe.scheme=8da4w for groups"
+            )
+        if q.group_size % GROUP_MULTIPLE:
+            return _refuse(
+                f"XNNPACK's groups are multiples of {GROUP_MULTIPLE} weights",
+                f"use recipe.group_size={GROUP_MULTIPLE * max(1, round(q.group_size / GROUP_MULTIPLE))}",
+            )
+        return Support(ok=True)
+
+    def lower(self, program: ExportedProgram, metadata: dict[str, Any], out: Path) -> Delegation:
+        """Lower `program`, which is changed, and stream it to `out`.
+
+        Args:
+            program: an exported decoder with plain tensors.
+            metadata: constant methods to put beside `forward`.
+            out: the .pte file to write.
+
+        Returns:
+            What runs in the delegate and what beside it.
+        """
+        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+        from executorch.exir.passes import MemoryPlanningPass
+        from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+
+        _split_biases(program)
+        with _scoped_overrides():
+            edge = to_edge_transform_and_lower(
+                program,
+                partitioner=[_partitioner()],
+                transform_passes=[_infer_symbolic_views],
+                constant_methods=metadata,
+                # The verifier rejects llama::update_cache, and dim-order copies are one more operator to fall back on.
+                compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            )
+        delegated = _delegated_operators(edge.exported_program())
+        executable = edge.to_executorch(
+            ExecutorchBackendConfig(
+                extract_delegate_segments=True,
+                # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
+                do_quant_fusion_and_const_prop=True,
+                memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+                # Memory for at most prefill_chunk tokens, by the constraints of the export.
+                sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+            )
+        )
+        with out.open("wb") as stream:
+            executable.write_to_file(stream)
+        plan = next(p for p in executable.executorch_program.execution_plan if p.name == "forward")
+        return Delegation(
+            delegates=len(plan.delegates), delegated=delegated, fallback=_fallback_operators(plan)
+        )
+
+
+def _refuse(reason: str, instead: str) -> Support:
+    return Support(ok=False, reason=reason, instead=instead)
+
+
+def _is_quantized_weight(node: Any) -> bool:
+    return getattr(node, "op", "") == "call_function" and "dequantize_affine" in str(node.target)
+
+
+def _split_biases(program: ExportedProgram) -> None:
+    """Make the bias of each weight-only linear an addition of its own.
+
+    XNNPACK's float x per-channel kernels scale the sum after the bias was added to it, so that the bias shrinks by the
+    weight's scale and seems to be dropped.
+    """
+    import torch
+
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not torch.ops.aten.linear.default:
+            continue
+        if len(node.args) < 3 or node.args[2] is None:
+            continue
+        activation, weight, bias = node.args
+        if not _is_quantized_weight(weight) or _is_quantized_weight(activation):
+            continue
+        node.args = (activation, weight)
+        with graph.inserting_after(node):
+            added = graph.call_function(torch.ops.aten.add.Tensor, (node, bias))
+        added.meta = dict(node.meta)
+        node.replace_all_uses_with(added, delete_user_cb=lambda user, added=added: user is not added)
+    program.graph_module.recompile()
+
+
+def _infer_symbolic_views(module: Any) -> Any:
+    """Edge pass: write the one symbolic size of a view as -1, so that XNNPACK takes it; no retrace."""
+    from executorch.exir.dialects._ops import ops
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    changed = False
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target != ops.edge.aten.view_copy.default:
+            continue
+        symbolic = [index for index, size in enumerate(node.args[1]) if not isinstance(size, int)]
+        if len(symbolic) == 1:
+            # From the result's shape, because the argument may hold a -1 of its own already.
+            shape = [-1 if index in symbolic else int(size) for index, size in enumerate(node.meta["val"].shape)]
+            node.args = (node.args[0], shape)
+            changed = True
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return PassResult(module, changed)
+
+
+def _partitioner() -> Any:
+    """Upstream's partitioner with a linear that knows weight-only quantization."""
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.utils.quant_utils import is_dequant
+    from executorch.backends.xnnpack.utils.utils import get_input_node
+
+    def is_weight_only(node: Any) -> bool:
+        return is_dequant(get_input_node(node, 1)) and not is_dequant(get_input_node(node, 0))
+
+    class _LinearConfig(LinearConfig):
+        """A quantized weight with a float activation: nothing before it and nothing after it is quantized."""
+
+        def _get_weight_deps(self, node: Any, ep: Any, precision: Any) -> Any:
+            if is_weight_only(node):
+                scales = get_input_node(get_input_node(node, 1), 2).meta["val"]
+                if scales.shape[-1] != 1:  # groups: leaving it alone ends in an error, not in garbage
+                    return False, []
+            return super()._get_weight_deps(node, ep, precision)
+
+        def _get_act_deps(self, node: Any, ep: Any, precision: Any) -> Any:
+            if is_weight_only(node):
+                return True, []
+            return super()._get_act_deps(node, ep, precision)
+
+        def _get_output_deps(self, node: Any, ep: Any, precision: Any) -> Any:
+            return super()._get_output_deps(node, ep, ConfigPrecisionType.FP32 if is_weight_only(node) else precision)
+
+    configs = [_LinearConfig if config is LinearConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    return XnnpackPartitioner(configs=configs)
+
+
+@contextmanager
+def _scoped_overrides() -> Iterator[None]:
+    """Replace two parts of upstream's preprocessing for as long as one lowering runs."""
+    import copy
+
+    import torch
+    from executorch.backends.xnnpack.operators import op_linear
+    from executorch.backends.xnnpack.operators.quant_params import QuantParams
+    from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend as Upstream
+
+    class _QuantParams(QuantParams):
+        """Writes int4 with one scale per row as such; upstream makes it a group, with its scale cut to bf16."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if self.per_channel_group and self.group_size == self.q_input.meta["val"].shape[1]:
+                self.per_channel_group, self.group_size = False, 0
+                self.scale, self.zp = self.scale.reshape(-1), self.zp.reshape(-1)
+
+    def share(cls: Any, edge_program: Any, compile_specs: Any) -> Any:
+        # Upstream copies every partition's weights, one byte per weight; preprocessing only reads them.
+        tensors = [*edge_program.state_dict.values(), *edge_program.constants.values()]
+        return copy.deepcopy(edge_program, {id(t): t for t in tensors if isinstance(t, torch.Tensor)})
+
+    with (
+        mock.patch.object(op_linear, "QuantParams", _QuantParams),
+        mock.patch.object(Upstream, "copy_exported_program_for_preprocess", classmethod(share)),
+    ):
+        yield
+
+
+def _delegated_operators(program: ExportedProgram) -> dict[str, int]:
+    """Count what the delegates compute, by operator."""
+    counts: Counter[str] = Counter()
+    for module in program.graph_module.children():
+        original = getattr(module, "original_module", None)
+        if original is not None:
+            counts.update(
+                node.target.__name__.removesuffix(".default")
+                for node in original.graph.nodes
+                if node.op == "call_function"
+            )
+    return dict(sorted(counts.items()))
+
+
+def _fallback_operators(plan: Any) -> dict[str, int]:
+    """Count the kernel calls that the program makes beside its delegates."""
+    counts: Counter[str] = Counter()
+    for chain in plan.chains:
+        for instruction in chain.instructions:
+            call = instruction.instr_args
+            if type(call).__name__ == "KernelCall":
+                operator = plan.operators[call.op_index]
+                counts[f"{operator.name}.{operator.overload}" if operator.overload else operator.name] += 1
+    return dict(sorted(counts.items()))

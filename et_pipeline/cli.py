@@ -1,0 +1,122 @@
+"""`et-pipeline`: Hydra composes, `settings` validates, `pipeline` runs, `report` shows.
+
+Exit codes: 0 a bundle that passed its gate (or the stage asked for), 1 a fault of ours, 2 a mistake in the input,
+3 a bundle that failed its gate.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from et_pipeline import CONF
+from et_pipeline.errors import EXIT_GATE, EXIT_USER, UserError
+from et_pipeline.pipeline import Result, run
+from et_pipeline.plan import Plan, plan
+from et_pipeline.report import progress, tables
+from et_pipeline.settings import Settings, closest, first_line, load_settings, setting_names
+from et_pipeline.stages import acquire
+
+log = logging.getLogger("et_pipeline")
+
+_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
+
+
+def main() -> None:
+    """Console entry of `et-pipeline`."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, and we decide what each is worth
+    done: list[Result | Plan] = []
+    formats: set[str] = set()
+
+    @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+    def job(composed: DictConfig) -> None:
+        outputs = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            settings = load_settings(composed)
+            formats.add(settings.format)
+            done.append(_one(settings, outputs))
+        except UserError:
+            _forget(outputs)
+            raise
+
+    code = _guarded(job)
+    if formats == {"json"}:
+        documents = [tables.as_json(each) for each in done]
+        sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
+    elif done and log.isEnabledFor(logging.INFO):
+        tables.show(done)
+    manifests = [each.manifest for each in done if isinstance(each, Result) and each.manifest is not None]
+    failed = [check for manifest in manifests for check in manifest.quality.gate.checks if not check.passed]
+    if failed:
+        sentence = tables.check_sentence(failed[0])
+        sys.stderr.write(f"et-pipeline: the gate failed: {sentence}; the bundle is marked as failed\n")
+    sys.exit(code or (EXIT_GATE if failed else 0))
+
+
+def _one(settings: Settings, outputs: Path) -> Result | Plan:
+    if settings.mode == "plan":
+        return plan(settings, acquire.resolve(settings.model.checkpoint))
+    face = progress.face(quiet=settings.format == "json" or not log.isEnabledFor(logging.INFO))
+    try:
+        return run(settings, face, outputs)
+    finally:
+        face.close()
+
+
+def _forget(outputs: Path) -> None:
+    """A run that a mistake ended leaves nothing behind: remove Hydra's folder, and its parents if that empties them."""
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    shutil.rmtree(outputs, ignore_errors=True)
+    for parent in list(outputs.parents)[:2]:
+        try:
+            parent.rmdir()
+        except OSError:  # other runs are in it
+            return
+
+
+def _guarded(job: Callable[[], None]) -> int:
+    """Run, and turn a mistake in the input into one sentence. Our own faults pass, with their traceback."""
+    try:
+        job()
+    except UserError as error:
+        message = str(error)
+    except HydraException as error:
+        message = _hydra_sentence(error)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        message = f"cannot write {error.filename}: {error.strerror}; set paths.cache, paths.bundles or hydra.run.dir"
+    except KeyboardInterrupt:
+        sys.stderr.write("et-pipeline: interrupted; the same command continues after the last finished stage\n")
+        return 130
+    else:
+        return 0
+    sys.stderr.write(f"et-pipeline: {message}\n")
+    return EXIT_USER
+
+
+def _hydra_sentence(error: HydraException) -> str:
+    """What Hydra says in several lines about a command line or a config file, in one that tells what would work."""
+    text = str(error)
+    if match := re.search(r"Could not find '(.+)/(.+)'", text):
+        group, option = match.groups()
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return f"{group}={option} does not exist{closest(option, options)}"
+    if match := re.search(r"Could not override '(.+)'", text):
+        return f"{match[1]} is not a setting{closest(match[1], setting_names())}"
+    if match := re.search(r"Ambiguous value for argument '(.+)'", text):
+        return f"{match[1]} holds several values; add -m to run each of them"
+    return first_line(error).rstrip(".") + "; see et-pipeline --help"

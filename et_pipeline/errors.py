@@ -1,0 +1,15 @@
+"""The two ways a run ends that are not our fault, and their exit codes.
+
+Anything else that is raised is a bug of ours and keeps its traceback (exit code 1).
+"""
+
+EXIT_USER = 2
+EXIT_GATE = 3
+
+
+class UserError(Exception):
+    """Something the user can mend: a key, a file, a combination. The message is one sentence that says how."""
+
+
+class GateError(Exception):
+    """The bundle was built and measured, and its figures are below the recipe's thresholds."""

@@ -1,0 +1,1 @@
+"""How good a deployed model is: agreement with eager models, task accuracy, the gate."""

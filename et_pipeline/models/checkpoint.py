@@ -1,0 +1,311 @@
+"""Read a Hugging Face checkpoint one module at a time.
+
+The safetensors header is an 8-byte little-endian length, that many bytes of JSON, then the tensors' bytes
+(https://huggingface.co/docs/safetensors). `read_layout` looks at headers only and needs neither torch nor transformers,
+so `plan` and `acquire` can check a folder in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from et_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_MAX_HEADER = 100_000_000  # safetensors' own limit
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor lies and what it is; `dtype` is safetensors' name for it, such as BF16."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_layout(folder: Path) -> dict[str, TensorInfo]:
+    """List every tensor of a checkpoint from the safetensors headers, without reading weights.
+
+    Args:
+        folder: a folder in Hugging Face layout, with one safetensors file or an index over several.
+
+    Returns:
+        Tensor name to its file (relative to `folder`), shape and dtype.
+
+    Raises:
+        UserError: no safetensors, a pickle checkpoint, a broken or truncated file, or an index that does not match.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        named = _read_index(index)
+        files = sorted(set(named.values()))
+    elif (folder / SINGLE).is_file():
+        named, files = {}, [SINGLE]
+    elif any((folder / name).is_file() for name in PICKLES):
+        raise UserError(
+            f"{folder} holds a pickle checkpoint (pytorch_model.bin), which can run code when it is read: "
+            "convert it to safetensors first (model.save_pretrained(folder) of transformers writes them)"
+        )
+    else:
+        raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}: point model.source at a checkpoint folder")
+    layout: dict[str, TensorInfo] = {}
+    for file in files:
+        for name, info in _read_header(folder, file).items():
+            if name in layout:
+                raise UserError(f"{folder}: tensor {name} is in both {layout[name].file} and {file}")
+            layout[name] = info
+    for name, file in named.items():
+        if name not in layout or layout[name].file != file:
+            raise UserError(f"{index} says that {file} holds {name}, but it does not: download the checkpoint again")
+    return layout
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        named = json.loads(path.read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a safetensors index ({error!r}): download the checkpoint again") from error
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise UserError(f"{path} is not a safetensors index: its weight_map does not name files")
+    for file in set(named.values()):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(f"{path} names {file!r}, which is not a safetensors file of the same folder")
+    return named
+
+
+def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
+    """Read and check one header; nothing is read or allocated on the word of a length that was not checked."""
+    path = folder / file
+    if not path.is_file():
+        raise UserError(f"{path} is missing: download the checkpoint again")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise UserError(f"{path} is truncated: {size} bytes are too few for a safetensors file")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > _MAX_HEADER:
+            raise UserError(f"{path} is not a safetensors file: its header claims {length} bytes")
+        if length > size - 8:
+            raise UserError(f"{path} is truncated: its header needs {length} bytes, and the file has {size - 8} left")
+        raw = stream.read(length)
+    try:
+        header = json.loads(raw)
+    except ValueError as error:
+        raise UserError(f"{path} is not a safetensors file: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path} is not a safetensors file: its header is no JSON object")
+    header.pop("__metadata__", None)
+    data = size - 8 - length
+    needed = 0
+    layout = {}
+    for name, entry in header.items():
+        info, end = _read_entry(path, file, name, entry)
+        layout[name] = info
+        needed = max(needed, end)
+    if needed > data:
+        raise UserError(f"{path} is truncated: its tensors need {needed} bytes, and the file has {data}")
+    if needed < data:
+        raise UserError(f"{path} is damaged: {data - needed} bytes follow its last tensor")
+    return layout
+
+
+def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInfo, int]:
+    """Check one tensor's entry; returns it with the offset of its end."""
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        sound = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and isinstance(dtype, str)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound or end < start:
+        raise UserError(f"{path} is damaged: the header entry of tensor {name} makes no sense")
+    expected = math.prod(shape) * _DTYPE_BYTES[dtype] if dtype in _DTYPE_BYTES else None
+    if expected is not None and end - start != expected:
+        raise UserError(
+            f"{path} is damaged: tensor {name} ({dtype} {list(shape)}) has {end - start} bytes instead of {expected}"
+        )
+    return TensorInfo(file, shape, dtype), end
+
+
+def load_model(
+    folder: Path,
+    convert: Callable[[str, nn.Module], None] | None = None,
+    on_module: Callable[[int, int], None] | None = None,
+) -> PreTrainedModel:
+    """Build the model of a checkpoint, reading its weights module by module as float32.
+
+    The skeleton is on the meta device, so at no time does more than one float32 module exist that `convert` has not
+    made small: a 7B model needs about one byte per weight, not four.
+
+    Args:
+        folder: a folder in Hugging Face layout: config.json and safetensors.
+        convert: called with (qualified name, module) once that module holds its weights; it may replace them.
+        on_module: called with (modules done, modules in all).
+
+    Returns:
+        The causal LM in eval mode, without gradients. A tied lm_head has become a module of its own.
+
+    Raises:
+        UserError: an unreadable config or file, or weights that do not fit the config.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    layout = read_layout(folder)
+    model, tied = build_skeleton(folder)
+    modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
+    # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
+    sources = {
+        f"{name}.{own}": tied.get(f"{name}.{own}", f"{name}.{own}")
+        for name, module in modules
+        for own in _own_tensors(module)
+    }
+    _check_fit(folder, model, layout, sources, tied)
+    for module in model.modules():
+        _fill_computed_buffers(model, module)
+    files: dict[str, Any] = {}
+    for done, (name, module) in enumerate(modules, start=1):
+        for own in _own_tensors(module):
+            source = sources[f"{name}.{own}"]
+            path = folder / layout[source].file
+            try:
+                if path not in files:
+                    files[path] = safe_open(path, framework="pt")
+                tensor = files[path].get_tensor(source)
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path}: tensor {source} cannot be read ({error})") from error
+            _set_tensor(module, own, tensor.float())
+        if convert is not None:
+            convert(name, module)
+        if on_module is not None:
+            on_module(done, len(modules))
+    return model.eval().requires_grad_(False)
+
+
+def build_skeleton(folder: Path) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Build the model of a config.json on the meta device, with a head of its own.
+
+    Returns:
+        The model, and for a tied head {head's tensor name: the embedding's tensor name to fill it from}.
+
+    Raises:
+        UserError: config.json is missing, unreadable, of an unknown family, or of a quantized checkpoint.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no config.json: point model.source at a checkpoint folder")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'config.json'} is not a model config: {_first_line(error)}") from error
+    quantized = getattr(config, "quantization_config", None)
+    if quantized:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        raise UserError(f"{folder} is already quantized ({method}): point model.source at the original float weights")
+    text = config.get_text_config()
+    was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
+    # Embedding and head are quantized differently, so they cannot stay one tensor.
+    config.tie_word_embeddings = text.tie_word_embeddings = False
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'}: no text-generation model can be built from it: {_first_line(error)}"
+        ) from error
+    tied = {}
+    if was_tied:
+        names = {id(module): name for name, module in model.named_modules()}
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        tied[f"{names[id(head)]}.weight"] = f"{names[id(embedding)]}.weight"
+    return model, tied
+
+
+def _own_tensors(module: nn.Module) -> list[str]:
+    """Names of the parameters and saved buffers that belong to this module itself."""
+    return [name for name, value in module._parameters.items() if value is not None] + [
+        name
+        for name, value in module._buffers.items()
+        if value is not None and name not in module._non_persistent_buffers_set
+    ]
+
+
+def _set_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    from torch import nn
+
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[name] = tensor
+
+
+def _check_fit(
+    folder: Path,
+    model: PreTrainedModel,
+    layout: dict[str, TensorInfo],
+    sources: dict[str, str],
+    tied: dict[str, str],
+) -> None:
+    """Every tensor that the config asks for is there with its shape, and nothing else is."""
+    expected = model.state_dict(keep_vars=True)
+    for target, source in sources.items():
+        if source not in layout:
+            raise UserError(f"{folder}: tensor {source}, which config.json asks for, is in no safetensors file")
+        found, wanted = layout[source], tuple(expected[target].shape)
+        if found.shape != wanted:
+            raise UserError(
+                f"{folder / found.file}: tensor {source} has shape {list(found.shape)}, "
+                f"but config.json asks for {list(wanted)}"
+            )
+        if found.dtype not in _FLOATS:
+            raise UserError(
+                f"{folder / found.file}: tensor {source} is {found.dtype}, but only {', '.join(_FLOATS)} are read: "
+                "point model.source at the original float weights"
+            )
+    # Old checkpoints carry rotary tables, and tied ones a copy of the embedding; transformers drops both too.
+    ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ()))]
+    known = set(sources.values()) | set(tied)
+    for name, info in layout.items():
+        if name not in known and not any(pattern.search(name) for pattern in ignored):
+            raise UserError(f"{folder / info.file}: tensor {name} has no place in the model that config.json describes")
+
+
+def _fill_computed_buffers(model: PreTrainedModel, module: nn.Module) -> None:
+    """Compute a module's unsaved buffers (rotary frequencies, embedding scales), as transformers does on loading."""
+    import torch
+
+    names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
+    if not names:
+        return
+    for name in names:
+        old = module._buffers[name]
+        if old is None or not old.is_floating_point():
+            raise UserError(f"{type(module).__name__}.{name} is an unsaved buffer of a kind this version cannot build")
+        # NaN marks what the family's own initializer does not set.
+        module._buffers[name] = torch.full(old.shape, math.nan, dtype=torch.float32)
+    model._init_weights(module)
+    for name in names:
+        value = module._buffers[name]
+        if value is None or bool(value.isnan().any()):
+            raise UserError(f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,186 @@
+"""What a checkpoint's small files say about the model: read without torch, checked before anything heavy starts."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from et_pipeline.chat_template import ChatFormat, load_chat_format
+from et_pipeline.errors import UserError
+from et_pipeline.models.checkpoint import read_layout
+
+FILE = "facts.json"
+
+
+class Facts(BaseModel):
+    """A checkpoint in brief.
+
+    Attributes:
+        family: `model_type` of config.json.
+        parameters: count over all tensors of the checkpoint; tied ones once.
+        tied_head: the checkpoint has no head of its own.
+        eos_ids: tokens that end an answer.
+        adds_bos: the tokenizer puts BOS before plain text.
+        special_tokens: texts that are never shown.
+        chat: the compiled chat template.
+        sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    architecture: str
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position: int
+    tied_head: bool
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    adds_bos: bool
+    special_tokens: tuple[str, ...]
+    chat: ChatFormat
+    sampling: dict[str, float | int]
+    licence: str | None
+
+    def write(self, folder: Path) -> None:
+        """Write `facts.json` into a folder."""
+        (folder / FILE).write_text(self.model_dump_json(indent=2))
+
+    @classmethod
+    def read(cls, folder: Path) -> Facts:
+        """Read `facts.json` from a folder."""
+        return cls.model_validate_json((folder / FILE).read_text())
+
+
+def read_facts(folder: Path) -> Facts:
+    """Read and check config.json, the tokenizer, the chat template and the safetensors headers of a checkpoint.
+
+    Raises:
+        UserError: a file is missing, broken, or does not fit the others.
+    """
+    config = read_json(folder / "config.json")
+    text = config.get("text_config", config)
+    generation = read_json(folder / "generation_config.json", needed=False)
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    layout = read_layout(folder)
+    tokenizer = read_tokenizer(folder)
+
+    def number(name: str) -> int:
+        value = text.get(name)
+        if not isinstance(value, int) or value <= 0:
+            raise UserError(f"{folder / 'config.json'} has {name}={value!r}, expected a positive integer")
+        return value
+
+    vocab_size = number("vocab_size")
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= vocab_size:
+        raise UserError(
+            f"{folder / 'tokenizer.json'} has token id {highest}, but the model's vocab_size is {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+    special = {
+        name: _token_text(tokenizer_config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+    }
+    named = {name: value for name, value in special.items() if value is not None}
+    bos_id = tokenizer.token_to_id(named["bos_token"]) if "bos_token" in named else config.get("bos_token_id")
+    heads = number("num_attention_heads")
+    return Facts(
+        family=str(config.get("model_type", "")),
+        architecture=next(iter(config.get("architectures") or []), ""),
+        parameters=sum(math.prod(shape) for _, shape, _ in layout.values()),
+        layers=number("num_hidden_layers"),
+        kv_heads=text.get("num_key_value_heads") or heads,
+        head_dim=text.get("head_dim") or number("hidden_size") // heads,
+        vocab_size=vocab_size,
+        max_position=number("max_position_embeddings"),
+        tied_head="lm_head.weight" not in layout,
+        bos_id=bos_id,
+        eos_ids=_eos_ids(folder, config, generation, named, tokenizer),
+        adds_bos=bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id],
+        special_tokens=tuple(
+            token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items()) if token.special
+        ),
+        chat=load_chat_format(folder),
+        sampling={
+            name: generation[name]
+            for name in ("temperature", "top_p", "top_k")
+            if generation.get("do_sample") and isinstance(generation.get(name), int | float)
+        },
+        licence=_licence(folder),
+    )
+
+
+def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
+    """Read a JSON object from a file; {} where it is missing and not needed.
+
+    Raises:
+        UserError: the file is missing, or is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if not needed:
+            return {}
+        raise UserError(f"{path} is missing; a checkpoint in Hugging Face layout has it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Load `tokenizer.json` as a `tokenizers.Tokenizer`.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; the phone needs the fast tokenizer that transformers saves as tokenizer.json")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"{path} is not a readable tokenizer: {error}") from error
+
+
+def _token_text(value: Any) -> str | None:
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _eos_ids(
+    folder: Path, config: dict[str, Any], generation: dict[str, Any], named: dict[str, str], tokenizer: Any
+) -> tuple[int, ...]:
+    for given in (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.token_to_id(named.get("eos_token", ""))):
+        if isinstance(given, int):
+            return (given,)
+        if isinstance(given, list) and given:
+            return tuple(given)
+    raise UserError(
+        f"{folder} names no token that ends an answer; set eos_token_id in generation_config.json or config.json"
+    )
+
+
+def _licence(folder: Path) -> str | None:
+    """The licence that the model card's header names."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0] != "---":
+        return None
+    for line in lines[1:]:
+        if line == "---":
+            break
+        if line.startswith("license:"):
+            return line.split(":", 1)[1].strip()
+    return None

@@ -1,0 +1,169 @@
+"""Exact rewrites that keep a decoder's graph in one piece for a delegate.
+
+A delegate takes linears, products and sums; a mean, a slice-and-concatenate or a transpose in between cuts the graph
+(25 delegate calls instead of 6 for two Llama layers). Nothing here is left behind: modules and transformers' own
+functions are patched inside `delegate_friendly` only, and each patch is used only where it computes the same numbers as
+the code that it replaces, so an unknown family keeps its own code instead of getting a wrong one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from transformers import PreTrainedModel
+
+_CONSTANTS = "_export_constants"
+
+
+@contextmanager
+def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context the model computes the same with operators that delegates take.
+
+    - RMSNorm's mean is a linear with weights 1/n (RMSNorm: Zhang & Sennrich 2019, arXiv:1910.07467).
+    - Rotary embedding's half rotation is a linear with a signed permutation, and runs before heads and positions are
+      swapped, so that transposes cancel (rotary: Su et al. 2021, arXiv:2104.09864).
+    - Embeddings have no padding index, which torch needs for training only and which blocks quantized lookup.
+    - Rotary frequencies that depend on the position at run time are frozen; `Decoder` has checked that they never
+      change within its context.
+    """
+    constants = nn.Module()  # registered, because a tensor in a closure fails export
+    model.add_module(_CONSTANTS, constants)
+    try:
+        with ExitStack() as patches:
+            families = set()
+            for name, module in list(model.named_modules()):
+                for buffer, value in module.named_buffers(recurse=False):
+                    if buffer.endswith("inv_freq"):  # one frequency per pair of rotated dimensions
+                        _rotation(constants, 2 * value.shape[-1])
+                if type(module).__name__.endswith("RMSNorm"):
+                    forward = _norm_as_linear(constants, name, module)
+                    if forward is not None:
+                        patches.enter_context(mock.patch.object(module, "forward", forward))
+                if isinstance(module, nn.Embedding):
+                    patches.enter_context(mock.patch.object(module, "padding_idx", None))
+                if getattr(module, "rope_type", None) in ("dynamic", "longrope"):
+                    patches.enter_context(mock.patch.object(module, "rope_type", "frozen"))
+                families.add(sys.modules[type(module).__module__])
+            for family in sorted(families, key=lambda module: module.__name__):
+                rope = getattr(family, "apply_rotary_pos_emb", None)
+                if rope is not None and family.__name__.startswith("transformers."):
+                    replacement = _rope_as_linear(constants)
+                    if _same_rope(rope, replacement, constants):
+                        patches.enter_context(mock.patch.object(family, "apply_rotary_pos_emb", replacement))
+            yield
+    finally:
+        delattr(model, _CONSTANTS)
+
+
+def _constant(constants: nn.Module, name: str, value: torch.Tensor) -> str:
+    if not hasattr(constants, name):
+        constants.register_buffer(name, value, persistent=False)
+    return name
+
+
+def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Callable[..., torch.Tensor] | None:
+    """The forward of an RMSNorm with its mean as a linear, or None where that is not what the module computes."""
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 1 or not isinstance(eps, float):
+        return None
+    size = weight.shape[0]
+    mean = _constant(constants, f"mean_{size}", torch.full((1, size), 1.0 / size))
+    sample = torch.randn(3, size, generator=torch.Generator().manual_seed(0))
+    expected = module(sample)
+    # Gemma stores the distance of the factor from one; which of the two it is, its own forward tells.
+    for offset in (0.0, 1.0):
+        factor = f"factor_{name.replace('.', '_')}" if offset else None
+
+        def forward(x: torch.Tensor, factor: str | None = factor) -> torch.Tensor:
+            root = torch.rsqrt(functional.linear(x * x, getattr(constants, mean)) + eps)
+            return x * root * (weight if factor is None else getattr(constants, factor))
+
+        if factor is not None:
+            _constant(constants, factor, weight.detach() + offset)
+        if torch.allclose(forward(sample), expected, rtol=1e-5, atol=1e-6):
+            return forward
+    return None
+
+
+def _rope_as_linear(constants: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    def rope(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        width = cos.shape[-1]
+        rotation = getattr(constants, f"rotation_{width}")
+        cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)  # [1, S, 1, width]
+
+        def rotate(x: torch.Tensor) -> torch.Tensor:
+            x = x.transpose(1, 2)  # [1, S, heads, head dim]
+            turned = x if x.shape[-1] == width else x[..., :width]
+            turned = turned * cos + functional.linear(turned, rotation) * sin
+            if x.shape[-1] != width:  # partial rotary embedding: the rest passes
+                turned = torch.cat([turned, x[..., width:]], -1)
+            return turned.transpose(1, 2)
+
+        return rotate(q), rotate(k)
+
+    return rope
+
+
+def _rotation(constants: nn.Module, width: int) -> None:
+    """Register the matrix R with linear(x, R) = concatenate(-second half of x, first half of x)."""
+    half = width // 2
+    matrix = torch.zeros(width, width)
+    matrix[:half, half:] = -torch.eye(half)
+    matrix[half:, :half] = torch.eye(half)
+    _constant(constants, f"rotation_{width}", matrix)
+
+
+def _same_rope(original: Callable[..., Any], replacement: Callable[..., Any], constants: nn.Module) -> bool:
+    """Whether a family's rotary function is the usual half rotation of [1, heads, S, head dim]."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 4, 3, 8, generator=generator), torch.randn(1, 2, 3, 8, generator=generator)
+    angles = torch.randn(1, 3, 4, generator=generator).repeat(1, 1, 2)
+    own = hasattr(constants, "rotation_8")
+    _rotation(constants, 8)
+    try:
+        expected = original(q, k, angles.cos(), angles.sin())
+        found = replacement(q, k, angles.cos(), angles.sin())
+    except (TypeError, RuntimeError, ValueError):  # another signature: another kind of rotary embedding
+        return False
+    finally:
+        if not own:
+            del constants.rotation_8
+    return isinstance(expected, tuple) and all(
+        torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(expected, found, strict=True)
+    )
+
+
+def clean_graph(program: ExportedProgram) -> None:
+    """Drop transpose pairs and write a view's one symbolic size as -1, which delegates take; edits in place."""
+    from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
+
+    module = program.graph_module
+    RemoveRedundantTransposes().call(module)
+    views = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default)
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in views:
+            node.args = (node.args[0], infer_symbolic(node.args[1]))
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def infer_symbolic(shape: Any) -> list[Any]:
+    """Replace the only size of a view that is not a number by -1; anything else stays as it is."""
+    sizes = list(shape)
+    symbolic = [index for index, size in enumerate(sizes) if not isinstance(size, int)]
+    if len(symbolic) == 1 and -1 not in [size for size in sizes if isinstance(size, int)]:
+        sizes[symbolic[0]] = -1
+    return sizes

@@ -1,0 +1,175 @@
+"""Stage order, cache keys and resume: `run` takes settings to a bundle.
+
+Each stage names what it needs, the settings it reads and the libraries it uses; together with the code's own hash
+these make its cache key. A run that was killed continues after the last stage that finished.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from et_pipeline import cache
+from et_pipeline.evaluation.tasks import evaluation_file
+from et_pipeline.manifest import Manifest
+from et_pipeline.settings import Settings
+from et_pipeline.stages import acquire, bundle
+from et_pipeline.worker import Tick, run_stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        needs: earlier stages whose results it reads.
+        config: the settings that it reads, by parameter name of its `run`.
+        libraries: distributions whose version its result depends on.
+        host: whether its result depends on the machine it ran on.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    config: Callable[[Settings], dict[str, BaseModel]]
+    libraries: tuple[str, ...]
+    host: bool = False
+
+    @property
+    def module(self) -> str:
+        """Where its `run` lives."""
+        return f"et_pipeline.stages.{self.name}"
+
+
+_EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
+
+HEAVY = (
+    Stage("quantize", (), lambda s: {"quantization": s.recipe.quantization}, ("torch", "torchao", "transformers")),
+    Stage(
+        "export",
+        ("acquire", "quantize"),
+        lambda s: {"quantization": s.recipe.quantization, "form": s.model.form},
+        _EXPORT_LIBRARIES,
+    ),
+    Stage("lower", ("export",), lambda s: {"backend": s.backend}, _EXPORT_LIBRARIES),
+    Stage(
+        "verify",
+        ("acquire", "quantize", "lower"),
+        lambda s: {"quantization": s.recipe.quantization, "task": s.task, "verify": s.verify},
+        _EXPORT_LIBRARIES,
+    ),
+    Stage("measure", ("lower",), lambda s: {"measure": s.measure}, ("executorch",), host=True),
+)
+
+
+class Face(Protocol):
+    """What a run shows while it works; see `report.progress`."""
+
+    def start(self, stage: str) -> Tick:
+        """A stage begins; returns the function that takes its progress."""
+
+    def wait(self, stage: str) -> None:
+        """Another run is building this stage's result; ours waits for it."""
+
+    def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
+        """A stage's result is there."""
+
+
+@dataclass
+class Result:
+    """What a run made.
+
+    Attributes:
+        entries: finished stages in order.
+        reused: names of those that were in the cache already.
+        bundle: the bundle's folder, or None if the run stopped before it.
+        manifest: the bundle's.
+    """
+
+    settings: Settings
+    entries: dict[str, cache.Entry] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    bundle: Path | None = None
+    manifest: Manifest | None = None
+
+
+def run(settings: Settings, face: Face, logs: Path) -> Result:
+    """Run all stages up to `settings.until`, reusing what the cache holds.
+
+    Args:
+        settings: the whole run.
+        face: shows progress.
+        logs: folder for what the stages' processes print.
+
+    Raises:
+        UserError: an input is missing, broken or does not fit the settings.
+        StageCrash: a stage's process ended by a fault.
+    """
+    result = Result(settings)
+    root = settings.paths.cache.expanduser().resolve()
+
+    tick = face.start("acquire")
+    source = acquire.resolve(settings.model.checkpoint)
+    files = acquire.hash_files(source, tick)
+    key = {"code": cache.code_version(acquire.__name__), "files": files, "form": settings.model.form.model_dump()}
+    entry, reused = cache.build(
+        root / "acquire" / cache.digest(key),
+        lambda out: acquire.run(source, files, settings.model.form, out),
+        key,
+        lambda: face.wait("acquire"),
+    )
+    _finish(result, "acquire", entry, reused, face)
+
+    extra = {"checkpoint": (source, cache.digest(files))}
+    held_out = evaluation_file(settings.task)
+    if held_out is not None:
+        extra["evaluation"] = (held_out, cache.sha256_file(held_out))
+    for stage in HEAVY:
+        if settings.until in result.entries:
+            return result
+        entry, reused = _heavy(stage, result, extra, root, face, logs)
+        _finish(result, stage.name, entry, reused, face)
+    if settings.until in result.entries:
+        return result
+
+    face.start("bundle")
+    result.bundle, result.manifest, cost = bundle.run(settings, source, files, result.entries)
+    face.finish("bundle", cost, False)
+    return result
+
+
+def _finish(result: Result, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:
+    result.entries[stage] = entry
+    if reused:
+        result.reused.append(stage)
+    face.finish(stage, entry.cost, reused)
+
+
+def _heavy(
+    stage: Stage, result: Result, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+) -> tuple[cache.Entry, bool]:
+    settings = result.settings
+    config = stage.config(settings)
+    given = extra if stage.name == "verify" else {"checkpoint": extra["checkpoint"]}
+    inputs = {name: path for name, (path, _) in given.items()}
+    inputs |= {name: result.entries[name].folder for name in stage.needs}
+    key = {
+        "code": cache.code_version(stage.module),
+        "config": {name: value.model_dump(mode="json") for name, value in config.items()},
+        "inputs": {name: content for name, (_, content) in given.items()}
+        | {name: result.entries[name].content for name in stage.needs},
+        "libraries": cache.library_versions(stage.libraries),
+        "seed": settings.seed,
+    }
+    if stage.host:
+        key["host"] = [platform.node(), platform.machine(), platform.processor()]
+    tick = face.start(stage.name)
+
+    def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        return run_stage(stage.module, inputs, out, config, settings.seed, logs / f"{stage.name}.log", tick)
+
+    return cache.build(root / stage.name / cache.digest(key), make, key, lambda: face.wait(stage.name))

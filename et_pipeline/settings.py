@@ -1,0 +1,273 @@
+"""Frozen, validated settings: one class per config group.
+
+Hydra composes `conf/`; `load_settings` turns the result into a `Settings`. Past this module nobody sees a `DictConfig`.
+A stage receives only the classes it reads, so a cache key can list exactly what a result depends on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import string
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
+
+Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only"]
+Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
+StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
+
+
+class Frozen(BaseModel):
+    """Base of all settings: immutable, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Checkpoint(Frozen):
+    """Where the original weights come from."""
+
+    source: str = Field(description="builtin:<name>, a local folder in Hugging Face layout, or a hub id")
+    revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
+
+
+class ExportForm(Frozen):
+    """The shape of the exported decoder."""
+
+    max_context: int = Field(ge=1, description="KV cache length, in tokens")
+    prefill_chunk: int = Field(ge=1, description="most tokens that one forward call takes")
+
+
+class Model(Checkpoint, ExportForm):
+    """What is deployed."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Literal["text-generation"] = "text-generation"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The part that `acquire` reads."""
+        return Checkpoint(source=self.source, revision=self.revision)
+
+    @property
+    def form(self) -> ExportForm:
+        """The part that `export` reads."""
+        return ExportForm(max_context=self.max_context, prefill_chunk=self.prefill_chunk)
+
+
+class Quantization(Frozen):
+    """How weights and activations are quantized. `group_size` 0 means one scale per output channel."""
+
+    scheme: Scheme
+    group_size: int = Field(ge=0)
+    mapping: Mapping
+    embedding_bits: Literal[4, 8, 32]
+    embedding_group_size: int = Field(ge=0)
+
+
+class Gate(Frozen):
+    """Thresholds that a bundle must pass. `program` is the .pte, `quantized` and `original` are eager models."""
+
+    min_cosine_quantized: float = Field(ge=0, le=1)
+    min_top1_quantized: float = Field(ge=0, le=1)
+    min_top1_original: float = Field(ge=0, le=1)
+    max_kl_original: float = Field(ge=0, description="nats per token")
+    max_task_drop: float = Field(ge=0, le=100, description="points of task accuracy, per task")
+
+
+class Recipe(Quantization):
+    """A named quantization with its gate."""
+
+    name: str
+    gate: Gate
+
+    @property
+    def quantization(self) -> Quantization:
+        """The part that `quantize` reads."""
+        return Quantization(**self.model_dump(include=set(Quantization.model_fields)))
+
+
+class Backend(Frozen):
+    """What runs the graph."""
+
+    name: Literal["xnnpack"]
+
+
+class Device(Frozen):
+    """A phone. Each figure has its source in `sources`."""
+
+    name: str
+    soc: str
+    ram_gb: float = Field(gt=0)
+    app_memory_limit_gb: float = Field(gt=0)
+    memory_bandwidth_gb_s: float = Field(gt=0)
+    sources: dict[str, str]
+
+
+class UseCase(Frozen):
+    """One prompt template of the bundle: what the user types goes into `{text}`, choices into their own fields."""
+
+    title: str
+    template: str
+    max_new_tokens: int = Field(ge=1)
+    choices: dict[str, tuple[str, ...]] = {}
+    disclaimer: str | None = None
+
+
+class Task(Frozen):
+    """What the bundle is for, and what its answers are scored on."""
+
+    name: str
+    system_prompt: str | None = None
+    evaluation: str | None = Field(
+        default=None, description="builtin:<name> or a JSONL file of {task, messages, answer} items"
+    )
+    use_cases: dict[str, UseCase]
+
+
+class Verify(Frozen):
+    """How much evidence `verify` gathers."""
+
+    sequences: int = Field(ge=1, description="token sequences on which logits are compared")
+    items_per_task: int = Field(ge=0, description="held-out items scored per task; 0 scores none")
+
+
+class Measure(Frozen):
+    """How speed is measured on this host."""
+
+    prompt_tokens: int = Field(ge=2)
+    decode_tokens: int = Field(ge=2)
+    rounds: int = Field(ge=1)
+    threads: int = Field(ge=1)
+
+
+class Paths(Frozen):
+    """Where files live; never inside the package."""
+
+    cache: Annotated[Path, Field(strict=False)]
+    bundles: Annotated[Path, Field(strict=False)]
+
+
+class Settings(Frozen):
+    """A whole run."""
+
+    mode: Literal["run", "plan"]
+    until: StageName
+    format: Literal["table", "json"]
+    seed: int
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the bundle's folder")
+    model: Model
+    recipe: Recipe
+    backend: Backend
+    device: Device
+    task: Task
+    verify: Verify
+    measure: Measure
+    paths: Paths
+
+
+def load_settings(composed: Any) -> Settings:
+    """Turn what Hydra composed into frozen settings.
+
+    Args:
+        composed: the job's `DictConfig`, without Hydra's own node.
+
+    Raises:
+        UserError: one sentence naming the first key that is missing, unknown or of the wrong kind.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; give one, for example {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key or 'config'} cannot be resolved: {first_line(error)}") from error
+    try:
+        # By way of JSON, where a list is a tuple, and strict typing still holds.
+        settings = Settings.model_validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from error
+    _check_combination(settings)
+    return settings
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key, given = ".".join(map(str, first["loc"])), json.dumps(first["input"], default=str)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        return f"{key} is not a setting{closest(str(first['loc'][-1]), known)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}={given} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    kind: Any = Settings
+    for part in location:
+        kind = kind.model_fields[part].annotation if part in getattr(kind, "model_fields", {}) else None
+    return list(getattr(kind, "model_fields", {}))
+
+
+def setting_names(kind: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """All keys of the settings, dotted."""
+    names = []
+    for name, field in kind.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += setting_names(field.annotation, f"{prefix}{name}.")
+    return names
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean …?" or the list of what exists, to end a sentence with."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there is {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an error's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _check_combination(settings: Settings) -> None:
+    """Refuse what can be known to fail before any work is done."""
+    model, measure, recipe = settings.model, settings.measure, settings.recipe
+    if model.prefill_chunk > model.max_context:
+        raise UserError(
+            f"model.prefill_chunk={model.prefill_chunk} exceeds model.max_context={model.max_context}; "
+            f"choose at most {model.max_context}"
+        )
+    if measure.prompt_tokens + measure.decode_tokens > model.max_context:
+        raise UserError(
+            f"measure.prompt_tokens={measure.prompt_tokens} plus measure.decode_tokens={measure.decode_tokens} "
+            f"do not fit into model.max_context={model.max_context}; lower one of them or raise the context"
+        )
+    support = get_backend(settings.backend.name).supports(recipe.quantization)
+    if not support.ok:
+        raise UserError(
+            f"recipe.scheme={recipe.scheme} with recipe.group_size={recipe.group_size} and "
+            f"recipe.mapping={recipe.mapping} does not run on backend={settings.backend.name}: "
+            f"{support.reason}; {support.instead}"
+        )
+    for name, use_case in settings.task.use_cases.items():
+        try:
+            given = {field for _, field, _, _ in string.Formatter().parse(use_case.template) if field is not None}
+        except ValueError as error:
+            raise UserError(f"task.use_cases.{name}.template={use_case.template!r} is malformed: {error}") from error
+        wanted = {"text", *use_case.choices}
+        if given != wanted:
+            raise UserError(
+                f"task.use_cases.{name}.template={use_case.template!r} must hold exactly the fields "
+                f"{', '.join('{' + field + '}' for field in sorted(wanted))}"
+            )

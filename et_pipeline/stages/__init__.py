@@ -1,0 +1,1 @@
+"""The steps of a run. Each module has a `run`; none imports another."""

@@ -1,0 +1,156 @@
+"""bundle: programs, tokenizer and manifest in one folder, published whole."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from et_pipeline import cache, manifest
+from et_pipeline.evaluation.gate import judge
+from et_pipeline.manifest import Manifest
+from et_pipeline.models.facts import Facts
+from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
+from et_pipeline.settings import Settings
+
+TOKENIZER = "tokenizer.json"
+MIN_RUNTIME = "1.3.0"  # what these programs were seen to run on (Android build 1.3.x)
+LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
+
+
+def run(
+    settings: Settings, source: Path, source_files: Mapping[str, str], entries: Mapping[str, cache.Entry]
+) -> tuple[Path, Manifest, dict[str, float]]:
+    """Judge the figures, write the manifest, publish the bundle under `paths.bundles`.
+
+    A bundle that fails its gate is written too, marked as failed: its figures are what one needs then.
+
+    Returns:
+        The bundle's folder, its manifest, and the stage's cost.
+    """
+    started, started_cpu = time.monotonic(), time.process_time()
+    folder = settings.paths.bundles.expanduser().resolve() / settings.name
+    lock = settings.paths.cache.expanduser().resolve() / "bundle" / cache.digest(str(folder))
+    with cache.locked(lock):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        cache.remove_leftovers(folder)
+        temporary = cache.temporary_for(folder)
+        try:
+            program = f"{settings.backend.name}.pte"
+            shutil.copyfile(entries["lower"].folder / "model.pte", temporary / program)
+            shutil.copyfile(source / TOKENIZER, temporary / TOKENIZER)
+            made = _manifest(settings, source_files, entries, temporary, program)
+            manifest.write(made, temporary)
+            cache.publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    cost = {
+        "wall_s": round(time.monotonic() - started, 2),
+        "cpu_s": round(time.process_time() - started_cpu, 2),
+        "peak_rss_bytes": 0,
+    }
+    return folder, made, cost
+
+
+def _manifest(
+    settings: Settings,
+    source_files: Mapping[str, str],
+    entries: Mapping[str, cache.Entry],
+    folder: Path,
+    program: str,
+) -> Manifest:
+    facts = Facts.read(entries["acquire"].folder)
+    lowered, verified = entries["lower"].figures, entries["verify"].figures
+    weights = lowered["bytes"]
+    kv = kv_cache_bytes(facts.layers, facts.kv_heads, facts.head_dim, settings.model.max_context)
+    resident = weights + kv + RUNTIME_BYTES
+    return Manifest(
+        what=manifest.What(
+            name=settings.name,
+            family=facts.family,
+            architecture=facts.architecture,
+            parameters=facts.parameters,
+            licence=facts.licence,
+            source=manifest.Source(
+                source=manifest.portable_source(settings.model.source),
+                revision=settings.model.revision,
+                files=dict(source_files),
+            ),
+            tools=cache.library_versions(LIBRARIES),
+            settings=_portable(settings),
+            created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        ),
+        files=manifest.describe_files(folder),
+        programs=[
+            manifest.ProgramInfo(
+                file=program,
+                backend=settings.backend.name,
+                methods=["forward"],
+                max_context=settings.model.max_context,
+                prefill_chunk=settings.model.prefill_chunk,
+                min_runtime=MIN_RUNTIME,
+                executed=True,
+                delegates=lowered["delegation"]["delegates"],
+                fallback_operators=lowered["delegation"]["fallback_operators"],
+            )
+        ],
+        tokenizer=manifest.Tokenizer(
+            file=TOKENIZER,
+            bos_id=facts.bos_id,
+            eos_ids=list(facts.eos_ids),
+            adds_bos=facts.adds_bos,
+            special_tokens=list(facts.special_tokens),
+        ),
+        chat=manifest.Chat(
+            segments=facts.chat,
+            add_bos=facts.chat.is_plain and facts.adds_bos,
+            sampling=manifest.Sampling(**facts.sampling),
+            system_prompt=settings.task.system_prompt,
+        ),
+        tasks={
+            name: manifest.Task(
+                title=use.title,
+                template=use.template,
+                max_new_tokens=use.max_new_tokens,
+                choices={key: list(options) for key, options in use.choices.items()},
+                disclaimer=use.disclaimer,
+            )
+            for name, use in settings.task.use_cases.items()
+        },
+        memory=manifest.Memory(
+            weights_bytes=weights,
+            kv_cache_bytes=kv,
+            resident_bytes=resident,
+            peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
+            min_device_ram_bytes=2 * resident,
+        ),
+        quality=manifest.Quality(
+            agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"]),
+            tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
+            gate=judge(verified, settings.recipe.gate),
+        ),
+        speed=[manifest.Speed(where=_host(), threads=settings.measure.threads, **entries["measure"].figures)],
+        stages={name: manifest.StageCost(**entry.cost) for name, entry in entries.items()},
+        samples=[manifest.Sample(**sample) for sample in verified["samples"]],
+    )
+
+
+def _portable(settings: Settings) -> dict[str, object]:
+    """The settings without this machine's paths."""
+    plain = settings.model_dump(mode="json", exclude={"paths"})
+    plain["model"]["source"] = manifest.portable_source(settings.model.source)
+    if settings.task.evaluation is not None:
+        plain["task"]["evaluation"] = manifest.portable_source(settings.task.evaluation)
+    return plain
+
+
+def _host() -> str:
+    """The processor and the system that the figures come from, without the machine's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    processor = models[0] if models else platform.processor() or platform.machine()
+    return f"{processor}, {len(models) or '?'} cores, {platform.system()}"

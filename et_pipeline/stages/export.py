@@ -1,0 +1,29 @@
+"""export: the quantized model in export form, as a program with a KV cache; write `program.pt2` and `metadata.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from et_pipeline.models.decoder import Decoder, export_decoder, metadata, save_program
+from et_pipeline.models.facts import Facts
+from et_pipeline.quantization.torchao_config import load_quantized
+from et_pipeline.settings import ExportForm, Quantization
+from et_pipeline.worker import Tick
+
+PROGRAM = "program.pt2"
+METADATA = "metadata.json"
+
+
+def run(
+    inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, form: ExportForm
+) -> dict[str, Any]:
+    """Trace the quantized model with torch.export."""
+    model = load_quantized(inputs["checkpoint"], inputs["quantize"] / "quantized.pt", quantization)
+    facts = Facts.read(inputs["acquire"])
+    decoder = Decoder(model, form)
+    save_program(export_decoder(decoder), out / PROGRAM)
+    methods = metadata(decoder, facts.bos_id or 0, facts.eos_ids)
+    (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True))
+    return {"bytes": (out / PROGRAM).stat().st_size}

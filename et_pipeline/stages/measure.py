@@ -1,0 +1,23 @@
+"""measure: load time, TTFT, prefill and decode speed of the .pte on this host, in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from et_pipeline.runtime.speed import measure_speed
+from et_pipeline.settings import Measure
+from et_pipeline.worker import Tick
+
+
+def run(inputs: dict[str, Path], out: Path, tick: Tick, *, measure: Measure) -> dict[str, Any]:
+    """Time the program with ExecuTorch's own LLM runner."""
+    speed = measure_speed(
+        inputs["lower"] / "model.pte",
+        inputs["checkpoint"] / "tokenizer.json",
+        measure.prompt_tokens,
+        measure.decode_tokens,
+        measure.rounds,
+        measure.threads,
+    )
+    return speed.model_dump(mode="json")

@@ -1,0 +1,154 @@
+"""verify: the .pte in the real runtime against the quantized eager model and the original; write no file, only figures.
+
+The references are transformers' unmodified model with its own attention and cache, so a fault in our export form
+cannot hide in both sides. The program is fed in three ways: the prompt in one piece, in chunks, and token by token.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from et_pipeline.evaluation.agreement import compare, merge
+from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.facts import Facts, read_tokenizer
+from et_pipeline.quantization.torchao_config import load_quantized
+from et_pipeline.runtime.program import Program
+from et_pipeline.settings import Quantization, Task, Verify
+from et_pipeline.tiny_assistant import EVAL
+from et_pipeline.worker import Tick
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the last piece is a short one
+FEEDINGS = ("one_piece", "chunked", "token_by_token")
+SAMPLES = 4
+
+
+def run(
+    inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, task: Task, verify: Verify
+) -> dict[str, Any]:
+    """Compare logits, answer held-out items and give sample answers.
+
+    Returns:
+        `quantized` and `original` (agreement of the program with either, per way of feeding), `eager` (agreement of
+        the quantized eager model with the original), `tasks` (accuracy in points), `samples`.
+    """
+    facts = Facts.read(inputs["acquire"])
+    tokenizer = read_tokenizer(inputs["checkpoint"])
+    program = Program(inputs["lower"] / "model.pte")
+    # Any real text serves the comparison of logits; the built-in items are there for every model.
+    sequences = _sequences(read_items(EVAL), verify.sequences, facts, tokenizer, program.metadata["get_max_seq_len"])
+    items = read_items(inputs["evaluation"], verify.items_per_task) if "evaluation" in inputs else []
+    prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
+    budget = max((use.max_new_tokens for use in task.use_cases.values()), default=64)
+
+    total = 5 * len(sequences) + 2 * len(items)
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        tick(done, total)
+
+    original = load_model(inputs["checkpoint"])
+    original_logits = [_eager_logits(original, sequence, advance) for sequence in sequences]
+    original_ids = eager_answers(original, prompts, facts.eos_ids, budget, advance)
+    del original
+    gc.collect()
+    quantized = load_quantized(inputs["checkpoint"], inputs["quantize"] / "quantized.pt", quantization)
+    quantized_logits = [_eager_logits(quantized, sequence, advance) for sequence in sequences]
+    del quantized
+    gc.collect()
+
+    fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in FEEDINGS}
+    answers = []
+    for prompt in prompts:
+        answers.append(tokenizer.decode(program.greedy(prompt, budget, list(facts.eos_ids))))
+        advance(1)
+    scores = {
+        "original": accuracy(items, [tokenizer.decode(ids) for ids in original_ids]),
+        "deployed": accuracy(items, answers),
+    }
+    return {
+        "quantized": {way: _agreement(fed[way], quantized_logits) for way in FEEDINGS},
+        "original": {way: _agreement(fed[way], original_logits) for way in FEEDINGS},
+        "eager": merge([compare(a, b) for a, b in zip(quantized_logits, original_logits, strict=True)]).model_dump(),
+        "tasks": {
+            name: {
+                "original": scores["original"][name],
+                "deployed": scores["deployed"][name],
+                "items": sum(item.task == name for item in items),
+            }
+            for name in scores["original"]
+        },
+        "samples": _samples(program, facts, tokenizer, items, task),
+    }
+
+
+def _agreement(fed: Sequence[tuple[list[int], torch.Tensor]], reference: Sequence[torch.Tensor]) -> dict[str, float]:
+    parts = [compare(rows, logits[positions]) for (positions, rows), logits in zip(fed, reference, strict=True)]
+    return merge(parts).model_dump()
+
+
+def _sequences(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[list[int]]:
+    """Whole conversations as token ids, spread over the items, no longer than one forward call takes."""
+    step = max(1, len(items) // count)
+    texts = [facts.chat.render(item.messages) + item.answer for item in items[::step][:count]]
+    return [tokenizer.encode(text, add_special_tokens=False).ids[:limit] for text in texts]
+
+
+def _eager_logits(model: Any, sequence: list[int], advance: Callable[[int], None]) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([sequence]), use_cache=False).logits[0].float()
+    advance(1)
+    return logits
+
+
+def _feed(
+    program: Program, sequence: list[int], way: str, advance: Callable[[int], None]
+) -> tuple[list[int], torch.Tensor]:
+    """Feed a sequence in one of the three ways; returns the positions whose logits came out, and these [N, V]."""
+    import torch
+
+    tokens = torch.tensor([sequence])
+    length = len(sequence)
+    positions, rows = [], []
+    if way == "one_piece":
+        for end in sorted({max(1, length // 3), max(1, 2 * length // 3), length}):
+            positions.append(end - 1)
+            rows.append(program.forward(tokens[:, :end], 0))
+    else:
+        size = 1 if way == "token_by_token" else CHUNK
+        for start in range(0, length, size):
+            end = min(start + size, length)
+            positions.append(end - 1)
+            rows.append(program.forward(tokens[:, start:end], start))
+    advance(1)
+    return positions, torch.stack(rows)
+
+
+def _samples(
+    program: Program, facts: Facts, tokenizer: Any, items: Sequence[Item], task: Task
+) -> list[dict[str, str]]:
+    """Greedy answers that people can look at: to a held-out item of each use case, or to a greeting."""
+    texts = {item.task: item.messages[0]["content"] for item in reversed(items) if len(item.messages) == 1}
+    chosen = {name: texts[name] for name in task.use_cases if name in texts}
+    if not chosen:
+        name = next(iter(task.use_cases))
+        chosen = {name: task.use_cases[name].template.replace("{text}", "Hello! What can you do?")}
+    samples = []
+    for name, text in list(chosen.items())[-SAMPLES:]:
+        messages = [{"role": "user", "content": text}]
+        if task.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": task.system_prompt})
+        prompt = tokenizer.encode(facts.chat.render(messages), add_special_tokens=False).ids
+        answer = program.greedy(prompt, task.use_cases[name].max_new_tokens, list(facts.eos_ids))
+        samples.append({"task": name, "prompt": text, "answer": tokenizer.decode(answer).strip()})
+    return samples

@@ -1,0 +1,169 @@
+"""One heavy stage in a process of its own: its memory is given back, its cost is known, a native crash is an error.
+
+`run_stage` is the parent's side, `main` the child's. The child reads its request from standard input, reports as
+JSON lines on a pipe whose number is its argument, and ends itself as soon as its parent is gone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from et_pipeline.errors import EXIT_USER, UserError
+
+Tick = Callable[[int, int], None]
+"""Progress of a stage: (done, total)."""
+
+
+DISK_FULL_BYTES = 1 << 20
+
+
+class StageCrash(Exception):
+    """A stage's process ended with a fault of ours or of a native library; the message holds its last words."""
+
+
+def run_stage(
+    module: str,
+    inputs: Mapping[str, Path],
+    out: Path,
+    config: Mapping[str, BaseModel],
+    seed: int,
+    log_file: Path,
+    tick: Tick,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run `module.run` in a child process.
+
+    Args:
+        module: the stage's module, `et_pipeline.stages.<name>`.
+        inputs: folders that the stage reads.
+        out: empty folder that the stage fills.
+        config: the settings that it reads, by parameter name.
+        seed: of every random generator in the child.
+        log_file: takes all that the child and its libraries print.
+        tick: called with the child's progress.
+
+    Returns:
+        The stage's figures, and its cost: wall_s, cpu_s, peak_rss_bytes.
+
+    Raises:
+        UserError: raised by the stage.
+        StageCrash: it ended in any other way than by returning.
+    """
+    request = {
+        "module": module,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "out": str(out),
+        "config": {name: value.model_dump_json() for name, value in config.items()},
+        "seed": seed,
+    }
+    read_end, write_end = os.pipe()
+    started = time.monotonic()
+    with log_file.open("ab") as noise:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "et_pipeline.worker", str(write_end)],
+            stdin=subprocess.PIPE,
+            stdout=noise,
+            stderr=noise,
+            pass_fds=(write_end,),
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # sets must have one order, or the same model gives other bytes
+        )
+    os.close(write_end)
+    assert child.stdin is not None
+    figures: dict[str, Any] | None = None
+    mistake: str | None = None
+    try:
+        # The pipe stays open: its end tells the child that we are gone.
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        child.stdin.flush()
+        with os.fdopen(read_end) as events:
+            for line in events:
+                event = json.loads(line)
+                if "tick" in event:
+                    tick(*event["tick"])
+                figures = event.get("figures", figures)
+                mistake = event.get("mistake", mistake)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    finally:
+        child.stdin.close()
+    if mistake is not None:
+        raise UserError(mistake)
+    if child.returncode != 0 or figures is None:
+        raise StageCrash(f"{module} {_ending(child.returncode)}; {log_file} ends with:\n{_tail(log_file)}")
+    return figures, {
+        "wall_s": round(time.monotonic() - started, 2),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_rss_bytes": usage.ru_maxrss * 1024,
+    }
+
+
+def _ending(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _tail(path: Path, lines: int = 40) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def main() -> None:
+    """Run the stage that the request on standard input names."""
+    events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def say(**event: object) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    last = 0.0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last > 0.1:
+            last = time.monotonic()
+            say(tick=[done, total])
+
+    run = importlib.import_module(request["module"]).run
+    kinds = typing.get_type_hints(run)
+    config = {name: kinds[name].model_validate_json(text) for name, text in request["config"].items()}
+    inputs = {name: Path(path) for name, path in request["inputs"].items()}
+    import torch  # every heavy stage needs it; the seed must be set after import and before the stage
+
+    torch.manual_seed(request["seed"])
+    try:
+        say(figures=run(inputs, Path(request["out"]), tick, **config))
+    except UserError as error:
+        say(mistake=str(error))
+        sys.exit(EXIT_USER)
+    except Exception as error:
+        # Libraries report a full disk in many ways; the disk itself is asked.
+        if shutil.disk_usage(request["out"]).free > DISK_FULL_BYTES:
+            raise
+        say(mistake=f"no space left on the disk of {request['out']}; free some, or set paths.cache to another disk")
+        raise SystemExit(EXIT_USER) from error
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):  # not through sys.stdin, whose lock would trouble the interpreter's end
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
