@@ -131,6 +131,8 @@ def _inspect_zip(archive: zipfile.ZipFile, path: Path) -> tuple[bundle.Manifest,
             raise UserError(f"{path} is unsafe: '{name}' is a link or a device, and a bundle holds plain files only.")
         if entry.flag_bits & 0x1:
             raise UserError(f"{path}: '{name}' is encrypted: pack the bundle without a password.")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{path}: '{name}' is compressed in an unusual way: pack it with 'et-bundle zip'.")
         if entry.is_dir():
             continue
         if name in members:

@@ -38,6 +38,7 @@ def main() -> None:
     """Console entry of `et-pipeline`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, and we decide what each is worth
     done: list[Result | Plan] = []
+    mistakes: list[UserError] = []
     formats: set[str] = set()
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -47,12 +48,12 @@ def main() -> None:
             settings = load_settings(composed)
             formats.add(settings.format)
             done.append(_one(settings, outputs))
-        except UserError:
+        except UserError as error:
             _forget(outputs)
-            raise
+            mistakes.append(error)  # raised here, it would stop a sweep, and Hydra would add lines of its own
 
     code = _guarded(job)
-    if formats == {"json"}:
+    if done and formats == {"json"}:
         documents = [tables.as_json(each) for each in done]
         sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
     elif done and log.isEnabledFor(logging.INFO):
@@ -62,7 +63,9 @@ def main() -> None:
     if failed:
         sentence = tables.check_sentence(failed[0])
         sys.stderr.write(f"et-pipeline: the gate failed: {sentence}; the bundle is marked as failed\n")
-    sys.exit(code or (EXIT_GATE if failed else 0))
+    for mistake in mistakes:
+        sys.stderr.write(f"et-pipeline: {mistake}\n")
+    sys.exit(code or (EXIT_USER if mistakes else EXIT_GATE if failed else 0))
 
 
 def _one(settings: Settings, outputs: Path) -> Result | Plan:
@@ -91,8 +94,6 @@ def _guarded(job: Callable[[], None]) -> int:
     """Run, and turn a mistake in the input into one sentence. Our own faults pass, with their traceback."""
     try:
         job()
-    except UserError as error:
-        message = str(error)
     except HydraException as error:
         message = _hydra_sentence(error)
     except OSError as error:

@@ -26,15 +26,18 @@ VERSION: Final = 1
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a reader must not be made to load gigabytes of JSON
+MAX_NAME_BYTES = 240  # what every file system takes
 
 
 def check_name(name: str) -> str:
     """Returns a file's name inside a bundle if it is safe on every system: relative, `/` between parts, no `..`."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
-        raise ValueError(f"{name!r} is not a plain relative path")
+        raise ValueError(f"{name[:80]!r} is not a plain relative path")
     if "\\" in name or PureWindowsPath(name).drive:
-        raise ValueError(f"{name!r} is not a plain relative path with '/' between its parts")
+        raise ValueError(f"{name[:80]!r} is not a plain relative path with '/' between its parts")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"the path '{name[:80]}…' is longer than {MAX_NAME_BYTES} bytes")
     return name
 
 
@@ -313,6 +316,10 @@ class Manifest(Model):
         for sample in self.samples:
             if sample.task not in self.tasks:
                 raise ValueError(f"a sample is of task '{sample.task}', which is not in 'tasks'")
+        for file in [*self.files, FILE_NAME]:
+            for parent in PurePosixPath(file).parents:
+                if str(parent) in self.files or str(parent) == FILE_NAME:
+                    raise ValueError(f"'{parent}' cannot be a file and the folder of '{file}'")
         if FILE_NAME in self.files:
             raise ValueError(f"'files' must not list {FILE_NAME} itself")
         return self

@@ -29,8 +29,8 @@ class Delegation(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     delegates: int
-    delegated: dict[str, int]
-    fallback: dict[str, int]
+    delegated_operators: dict[str, int]
+    fallback_operators: dict[str, int]
 
 
 class Backend(Protocol):

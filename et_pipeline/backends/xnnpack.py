@@ -95,7 +95,9 @@ class XnnpackBackend:
             executable.write_to_file(stream)
         plan = next(p for p in executable.executorch_program.execution_plan if p.name == "forward")
         return Delegation(
-            delegates=len(plan.delegates), delegated=delegated, fallback=_fallback_operators(plan)
+            delegates=len(plan.delegates),
+            delegated_operators=delegated,
+            fallback_operators=_fallback_operators(plan),
         )
 
 

@@ -176,8 +176,7 @@ def load_model(
         for own in _own_tensors(module)
     }
     _check_fit(folder, model, layout, sources, tied)
-    for module in model.modules():
-        _fill_computed_buffers(model, module)
+    fill_computed_buffers(model)
     files: dict[str, Any] = {}
     for done, (name, module) in enumerate(modules, start=1):
         for own in _own_tensors(module):
@@ -287,24 +286,28 @@ def _check_fit(
             raise UserError(f"{folder / info.file}: tensor {name} has no place in the model that config.json describes")
 
 
-def _fill_computed_buffers(model: PreTrainedModel, module: nn.Module) -> None:
-    """Compute a module's unsaved buffers (rotary frequencies, embedding scales), as transformers does on loading."""
+def fill_computed_buffers(model: PreTrainedModel) -> None:
+    """Compute the unsaved buffers of a skeleton (rotary frequencies, embedding scales), as transformers does.
+
+    Raises:
+        UserError: the family has a buffer that its initializer does not set.
+    """
     import torch
 
-    names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
-    if not names:
-        return
-    for name in names:
-        old = module._buffers[name]
-        if old is None or not old.is_floating_point():
-            raise UserError(f"{type(module).__name__}.{name} is an unsaved buffer of a kind this version cannot build")
-        # NaN marks what the family's own initializer does not set.
-        module._buffers[name] = torch.full(old.shape, math.nan, dtype=torch.float32)
-    model._init_weights(module)
-    for name in names:
-        value = module._buffers[name]
-        if value is None or bool(value.isnan().any()):
-            raise UserError(f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize")
+    for module in model.modules():
+        names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
+        for name in names:
+            shape = module._buffers[name].shape  # type: ignore[union-attr]
+            # NaN marks what the family's own initializer does not set.
+            module._buffers[name] = torch.full(shape, math.nan, dtype=torch.float32)
+        if names:
+            model._init_weights(module)
+        for name in names:
+            if bool(module._buffers[name].isnan().any()):  # type: ignore[union-attr]
+                raise UserError(
+                    f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "
+                    "so this family cannot be loaded"
+                )
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +15,10 @@ from torchao.quantization import (
     quantize_,
 )
 from torchao.quantization.granularity import PerAxis, PerGroup
+from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from et_pipeline.errors import UserError
+from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +36,7 @@ _WEIGHT_DTYPES = {
     "int4_weight_only": torch.int4,
     "int8_weight_only": torch.int8,
 }
+_DYNAMIC = ("8da4w", "8da8w")
 _EMBEDDING_DTYPES = {4: torch.int4, 8: torch.int8}
 
 
@@ -68,7 +72,7 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
 def _linear_config(q: Quantization) -> Any:
     if q.scheme == "fp32":
         return None
-    if q.scheme in ("8da4w", "8da8w"):
+    if q.scheme in _DYNAMIC:
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=_WEIGHT_DTYPES[q.scheme],
             weight_granularity=_granularity(q.group_size),
@@ -94,19 +98,65 @@ def _check_groups(what: str, width: int, group_size: int, key: str) -> None:
 
 def save_quantized(model: PreTrainedModel, path: Path) -> None:
     """Write the weights; the same model gives the same bytes in any process."""
-    with path.open("wb") as stream:
+    with path.open("wb") as stream:  # a path's name would become part of the file
         torch.save(dict(model.state_dict()), stream)
 
 
 def load_quantized(folder: Path, path: Path, q: Quantization) -> PreTrainedModel:
     """Rebuild the model of `save_quantized` from a checkpoint's config and the saved weights.
 
+    The weights stay mapped to the file until they are used.
+
     Args:
         folder: the checkpoint; only config.json is read.
         path: what `save_quantized` wrote.
         q: the settings it was quantized with.
 
+    Returns:
+        The causal LM in eval mode, without gradients.
+
     Raises:
-        UserError: the file is unreadable or of another model or recipe.
+        UserError: the file is unreadable, or holds another model or another quantization.
     """
-    raise NotImplementedError
+    model, _ = build_skeleton(folder)
+    fill_computed_buffers(model)
+    try:
+        weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise UserError(f"{path} is not a file of quantized weights: quantize again") from error
+    expected = model.state_dict()
+    if weights.keys() != expected.keys():
+        name = min(weights.keys() ^ expected.keys())
+        raise UserError(f"{path} does not belong to {folder}: tensor {name} is in only one of them")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{path} does not belong to {folder}: tensor {name} has shape {list(tensor.shape)} "
+                f"instead of {list(expected[name].shape)}"
+            )
+    model.load_state_dict(weights, assign=True)
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)) and _layout(module.weight) != _expected_layout(module, q):
+            raise UserError(f"{path} was not quantized with the given recipe: {name} differs; quantize again")
+    return model.eval().requires_grad_(False)
+
+
+_Layout = tuple[torch.dtype, int, bool]  # weight type, weights per scale, whether activations are quantized
+
+
+def _layout(weight: torch.Tensor) -> _Layout | None:
+    """How a weight is quantized; None if it is not."""
+    if not isinstance(weight, IntxUnpackedToInt8Tensor):
+        return None
+    return weight.target_dtype, weight.block_size[-1], weight.activation_quantization is not None
+
+
+def _expected_layout(module: nn.Linear | nn.Embedding, q: Quantization) -> _Layout | None:
+    width = module.weight.shape[-1]
+    if isinstance(module, nn.Embedding):
+        if q.embedding_bits == 32:
+            return None
+        return _EMBEDDING_DTYPES[q.embedding_bits], q.embedding_group_size or width, False
+    if q.scheme == "fp32":
+        return None
+    return _WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in _DYNAMIC

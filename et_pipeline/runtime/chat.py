@@ -6,7 +6,7 @@ Only the new turn is fed: what was said before lies in the KV cache. The same ru
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
@@ -168,7 +168,7 @@ class ChatSession:
         self._position = 0  # tokens in the cache
         self._pending: list[int] = []  # tokens of the last answer that were shown but not fed
 
-    def ask(self, text: str, max_new_tokens: int | None = None) -> Iterator[str]:
+    def ask(self, text: str, max_new_tokens: int | None = None) -> Generator[str, None, None]:
         """Feeds a user message and yields the answer as it comes.
 
         The caller may stop taking pieces at any time (`close()`): what was generated so far stays in the chat.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +94,7 @@ def _manifest(
                 min_runtime=MIN_RUNTIME,
                 executed=True,
                 delegates=lowered["delegation"]["delegates"],
-                fallback_operators=lowered["delegation"]["fallback_operators"],
+                fallback_operators=lowered["delegation"]["fallback"],
             )
         ],
         tokenizer=manifest.Tokenizer(

@@ -1,0 +1,518 @@
+"""`et-bundle`: look into a bundle, check it, talk to it, time it, pack it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from et_pipeline import bundle as bundles
+from et_pipeline import manifest as bundle
+from et_pipeline.errors import EXIT_GATE, EXIT_USER, GateError, UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from et_pipeline.runtime.chat import ChatSession
+    from et_pipeline.runtime.program import Program
+
+HOST_BACKENDS = ("xnnpack", "portable")  # what the runtime on this computer can run
+
+app = typer.Typer(
+    help="Look into a bundle, check it, talk to it, time it, pack it.\n\n"
+    "A bundle is what et-pipeline makes for a phone: a folder, or one .zip, with ExecuTorch programs (.pte), the "
+    "tokenizer and manifest.json.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PathArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle: a folder or a .zip.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs instead of tables.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads that compute; by default the runtime chooses.", show_default=False)
+]
+
+
+def main() -> NoReturn:
+    """The console entry point: errors become one sentence and an exit code, except bugs of ours."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary folders are removed
+    try:
+        app()
+    except UserError as error:
+        _fail(error, EXIT_USER)
+    except GateError as error:
+        _fail(error, EXIT_GATE)
+    sys.exit(0)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    sys.stderr.write(_printable(" ".join(str(error).split())) + "\n")
+    sys.exit(code)
+
+
+@app.command()
+def inspect(path: PathArgument, as_json: JsonOption = False) -> None:
+    """Show what is in a bundle: model, programs, memory, quality, speed, tasks.
+
+    Reads the manifest only. Names and sizes of the files are compared with it; 'verify' also checks their content.
+    """
+    manifest = bundles.peek(path)
+    if as_json:
+        _print_json(manifest.model_dump(mode="json"))
+        return
+    console = _console()
+    for title, columns, rows in _summary(manifest):
+        if rows:
+            _print_table(console, title, columns, rows)
+
+
+@app.command()
+def verify(path: PathArgument, as_json: JsonOption = False, threads: ThreadsOption = None) -> None:
+    """Check that a bundle is whole and works: hashes, programs, sample answers, quality.
+
+    Every program that this computer can run is loaded, and must give the sample answers that the manifest holds. Exit
+    code 0: all is well. 2: the bundle is broken. 3: it is whole, but its answers differ or its quality gate failed.
+    """
+    with bundles.open_bundle(path) as (folder, manifest):
+        checks = list(_checks(folder, manifest, threads))
+    failed = [check for check in checks if not check.passed]
+    if as_json:
+        _print_json({"passed": not failed, "checks": [dataclasses.asdict(check) for check in checks]})
+    else:
+        rows = [("ok" if check.passed else "FAILED", check.name, check.detail) for check in checks]
+        _print_table(_console(), f"{manifest.what.name}", ("", "check", "result"), rows)
+    if failed:
+        raise GateError(f"{path} did not pass: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
+
+
+@app.command()
+def chat(
+    path: PathArgument,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System prompt instead of the bundle's own.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0 answers the same every time; higher varies more. Default: the bundle's own."),
+    ] = None,
+    threads: ThreadsOption = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+) -> None:
+    """Talk to the model of a bundle in the terminal.
+
+    /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message.
+    """
+    with bundles.open_bundle(path) as (folder, manifest):
+        from et_pipeline.runtime.chat import ChatSession
+
+        info = _first_runnable(manifest)
+        sampling = manifest.chat.sampling
+        if temperature is not None:
+            sampling = sampling.model_copy(update={"temperature": temperature})
+        if system and not manifest.chat.segments.supports_system:
+            raise UserError(f"{manifest.what.name} takes no system prompt: leave --system out.")
+        session = ChatSession.of_bundle(
+            _load_program(folder, info, threads),
+            _load_tokenizer(folder, manifest),
+            manifest.chat,
+            manifest.tokenizer,
+            info.max_context,
+            system_prompt=system,
+            sampling=sampling,
+            seed=int.from_bytes(os.urandom(4)),
+        )
+        _talk(session, manifest.what.name, max_new_tokens)
+
+
+@app.command()
+def bench(
+    path: PathArgument,
+    as_json: JsonOption = False,
+    prompt_tokens: Annotated[int, typer.Option(min=2, help="Length of the prompt, in tokens.")] = 128,
+    decode_tokens: Annotated[int, typer.Option(min=2, help="Length of the answer, in tokens.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to measure.")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
+) -> None:
+    """Measure on this computer how fast the model of a bundle loads, reads a prompt and answers."""
+    with bundles.open_bundle(path) as (folder, manifest):
+        info = _first_runnable(manifest)
+        if prompt_tokens + decode_tokens > info.max_context:
+            raise UserError(
+                f"--prompt-tokens {prompt_tokens} and --decode-tokens {decode_tokens} together exceed the context of "
+                f"{info.max_context} tokens: ask for less."
+            )
+        from et_pipeline.runtime.speed import measure_speed
+
+        speed = measure_speed(
+            folder / info.file, folder / manifest.tokenizer.file, prompt_tokens, decode_tokens, rounds, threads
+        )
+    if as_json:
+        _print_json(speed.model_dump(mode="json"))
+    else:
+        title, columns, rows = _speed_table([speed])
+        _print_table(_console(), title, columns, rows)
+
+
+@app.command("zip")
+def zip_command(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.zip", help="The file to write.")],
+) -> None:
+    """Pack a bundle folder into one .zip that the app can import."""
+    bundles.write_zip(path, out)
+    sys.stdout.write(f"{out}: {_size(out.stat().st_size)}\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """One line of `verify`."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Iterator[Checked]:
+    """Checks an opened bundle, whose hashes are already known to be right."""
+    import jsonschema
+
+    total = sum(file.size for file in manifest.files.values())
+    yield Checked("files", True, f"{len(manifest.files)} files, {_size(total)}, every SHA-256 as in the manifest")
+    schema = json.loads(bundle.SCHEMA_PATH.read_text(encoding="utf-8"))
+    content = json.loads((folder / bundle.FILE_NAME).read_text(encoding="utf-8"))
+    try:
+        jsonschema.validate(content, schema)
+    except jsonschema.ValidationError as error:
+        raise UserError(f"{bundle.FILE_NAME}: {error.json_path} breaks the JSON Schema: {error.message}.") from error
+    yield Checked("manifest", True, f"follows the JSON Schema of version {manifest.version}")
+
+    tokenizer = _load_tokenizer(folder, manifest)
+    for info in manifest.programs:
+        if info.backend not in HOST_BACKENDS:
+            yield Checked(info.file, True, f"not run: this computer has no {info.backend}")
+            continue
+        program = _load_program(folder, info, threads)
+        _check_metadata(program.metadata, info, manifest.tokenizer)
+        yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
+        yield _check_samples(program, tokenizer, manifest, info)
+
+    gate = manifest.quality.gate
+    missed = [
+        f"{check.name} {check.value:.4g} (threshold {check.threshold:.4g})" for check in gate.checks if not check.passed
+    ]
+    verdict = f"all {len(gate.checks)} checks passed" if gate.passed else "below its threshold: " + ", ".join(missed)
+    yield Checked("quality gate", gate.passed, verdict)
+
+
+def _check_metadata(metadata: dict[str, Any], info: bundle.ProgramInfo, tokenizer: bundle.Tokenizer) -> None:
+    """Compares what a program says about itself with the manifest, where it says it."""
+    expected: dict[str, Any] = {
+        "get_max_context_len": info.max_context,
+        "get_max_seq_len": info.prefill_chunk,
+        "get_eos_ids": tokenizer.eos_ids,
+    }
+    if tokenizer.bos_id is not None:
+        expected["get_bos_id"] = tokenizer.bos_id
+    for key, value in expected.items():
+        found = metadata.get(key, value)
+        if found != value:
+            raise UserError(
+                f"{info.file}: {key} is {found}, and the manifest says {value}: the two do not belong together."
+            )
+
+
+def _check_samples(
+    program: Program, tokenizer: Tokenizer, manifest: bundle.Manifest, info: bundle.ProgramInfo
+) -> Checked:
+    """Answers the manifest's sample prompts again."""
+    from et_pipeline.runtime.chat import greedy_answer
+
+    name = f"sample answers of {info.file}"
+    different = []
+    for sample in manifest.samples:
+        limit = manifest.tasks[sample.task].max_new_tokens
+        answer = greedy_answer(
+            program, tokenizer, manifest.chat, manifest.tokenizer, info.max_context, sample.prompt, limit
+        )
+        if answer != sample.answer:
+            different.append(f"{sample.task} {sample.prompt!r} gave {answer!r} instead of {sample.answer!r}")
+    if different:
+        return Checked(name, False, f"{len(different)} of {len(manifest.samples)} differ, first: {different[0]}")
+    return Checked(name, True, f"{len(manifest.samples)} equal" if manifest.samples else "the manifest has none")
+
+
+def _first_runnable(manifest: bundle.Manifest) -> bundle.ProgramInfo:
+    for info in manifest.programs:
+        if info.backend in HOST_BACKENDS:
+            return info
+    backends = ", ".join(sorted({info.backend for info in manifest.programs}))
+    raise UserError(f"This computer cannot run {manifest.what.name}: its programs are for {backends} only.")
+
+
+def _load_program(folder: Path, info: bundle.ProgramInfo, threads: int | None) -> Program:
+    from et_pipeline.runtime.program import Program
+
+    try:
+        return Program(folder / info.file, threads=threads)
+    except RuntimeError as error:
+        raise UserError(f"{info.file} cannot be loaded by the ExecuTorch runtime ({error}).") from error
+
+
+def _load_tokenizer(folder: Path, manifest: bundle.Manifest) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(folder / manifest.tokenizer.file))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"{manifest.tokenizer.file} is no tokenizer in Hugging Face's format ({error}).") from error
+
+
+def _talk(session: ChatSession, name: str, max_new_tokens: int) -> None:
+    """The terminal conversation: reads messages, shows answers."""
+    from et_pipeline.runtime.chat import ContextFullError
+
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    console = _console()
+    if terminal:
+        console.print(Text(f"{name} answers. /reset begins a new chat, /quit ends, Ctrl-C stops an answer.", "dim"))
+    for message in _messages(terminal):
+        if message == "/quit":
+            break
+        if message == "/reset":
+            session.reset()
+            _note(console, "New chat.")
+            continue
+        if not message:
+            continue
+        try:
+            _show_answer(session, message, max_new_tokens)
+        except ContextFullError as full:
+            if session.is_new:
+                _note(console, f"This message is too long for the model: {full}.")
+                continue
+            _note(console, f"The chat is full: {full}. A new chat begins with your message.")
+            session.reset()
+            try:
+                _show_answer(session, message, max_new_tokens)
+            except ContextFullError as too_long:
+                _note(console, f"This message is too long for the model: {too_long}.")
+                continue
+        if session.last and session.last.end == "context":
+            _note(console, "The chat is full: the answer was cut off. A new chat begins with your next message.")
+            session.reset()
+        if terminal and (last := session.last):
+            figures = f"{last.tokens} tokens, first after {last.ttft_s * 1000:.0f} ms, {last.decode_tok_s:.1f} tok/s"
+            console.print(Text(figures, "dim"))
+
+
+def _messages(terminal: bool) -> Iterator[str]:
+    """What the user types, line by line, until the end of input."""
+    if not terminal:
+        for line in sys.stdin:
+            yield line.strip()
+        return
+    import readline  # noqa: F401  gives input() line editing and history
+
+    while True:
+        try:
+            yield input("\n> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+
+
+def _show_answer(session: ChatSession, message: str, max_new_tokens: int) -> None:
+    pieces = session.ask(message, max_new_tokens)
+    try:
+        for piece in pieces:
+            sys.stdout.write(_printable(piece))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pieces.close()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def _note(console: Console, text: str) -> None:
+    """A line about the chat, apart from the answers: on stderr when the output is piped."""
+    if console.is_terminal:
+        console.print(Text(text, "yellow"))
+    else:
+        sys.stderr.write(text + "\n")
+
+
+Rows = Sequence[Sequence[str]]
+
+
+def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Rows]]:
+    """The tables of `inspect`."""
+    what, memory, quality = manifest.what, manifest.memory, manifest.quality
+    total = sum(file.size for file in manifest.files.values())
+    revision = f" at {what.source.revision}" if what.source.revision else ""
+    yield (
+        what.name,
+        ("", ""),
+        [
+            ("model", f"{what.architecture} ({what.family}), {_count(what.parameters)} parameters"),
+            ("source", what.source.source + revision),
+            ("licence", what.licence or "unknown"),
+            ("made", (what.created or "(no date)") + " with " + ", ".join(f"{k} {v}" for k, v in what.tools.items())),
+            ("size", f"{_size(total)} in {len(manifest.files)} files"),
+            (
+                "memory",
+                f"{_size(memory.resident_bytes)} while answering, {_size(memory.peak_bytes)} at most; "
+                f"weights {_size(memory.weights_bytes)}, KV cache {_size(memory.kv_cache_bytes)}",
+            ),
+            ("phone", f"{_size(memory.min_device_ram_bytes)} of RAM or more"),
+        ],
+    )
+    yield (
+        "Programs",
+        ("file", "size", "backend", "chips", "context", "chunk", "delegates", "outside", "run here"),
+        [
+            (
+                info.file,
+                _size(manifest.files[info.file].size),
+                info.backend,
+                ", ".join(info.soc) or "any",
+                str(info.max_context),
+                str(info.prefill_chunk),
+                str(info.delegates),
+                str(sum(info.fallback_operators.values())),
+                "yes" if info.executed else "not executed",
+            )
+            for info in manifest.programs
+        ],
+    )
+    if quality.agreement:
+        yield (
+            "Agreement of the program's logits",
+            ("against", "fed", "cosine", "max diff", "KL", "top-1"),
+            [
+                (
+                    against,
+                    way,
+                    f"{figures.cosine:.6f}",
+                    f"{figures.max_abs_diff:.3g}",
+                    f"{figures.kl:.2g}",
+                    f"{figures.top1:.1%}",
+                )
+                for against, ways in quality.agreement
+                for way, figures in ways
+            ],
+        )
+    scores = [
+        (task, f"{score.original:.1f} %", f"{score.deployed:.1f} %", str(score.items))
+        for task, score in quality.tasks.items()
+    ]
+    if quality.perplexity:
+        scores.append(("perplexity", f"{quality.perplexity.original:.2f}", f"{quality.perplexity.deployed:.2f}", ""))
+    yield "Quality", ("task", "original", "deployed", "items"), scores
+    yield (
+        f"Gate: {'passed' if quality.gate.passed else 'FAILED'}",
+        ("check", "value", "threshold", ""),
+        [
+            (check.name, f"{check.value:.4g}", f"{check.threshold:.4g}", "ok" if check.passed else "FAILED")
+            for check in quality.gate.checks
+        ],
+    )
+    yield _speed_table(manifest.speed)
+    yield (
+        "Tasks",
+        ("name", "title", "choices", "longest answer"),
+        [
+            (
+                name,
+                task.title,
+                "; ".join(f"{key}: {', '.join(options)}" for key, options in task.choices.items()),
+                f"{task.max_new_tokens} tokens",
+            )
+            for name, task in manifest.tasks.items()
+        ],
+    )
+
+
+def _speed_table(speeds: Iterable[bundle.Speed]) -> tuple[str, Sequence[str], Rows]:
+    def spread(figure: bundle.Percentiles) -> str:
+        return f"{figure.p50:.1f} ({figure.p10:.1f} to {figure.p90:.1f})"
+
+    columns = ("where", "threads", "load ms", "first token ms", "prefill tok/s", "decode tok/s", "tokens", "memory")
+    rows = [
+        (
+            speed.where,
+            str(speed.threads),
+            spread(speed.load_ms),
+            spread(speed.ttft_ms),
+            spread(speed.prefill_tok_s),
+            spread(speed.decode_tok_s),
+            f"{speed.prompt_tokens} + {speed.decode_tokens}",
+            _size(speed.peak_rss_bytes),
+        )
+        for speed in speeds
+    ]
+    return "Speed: median (10th to 90th percentile)", columns, rows
+
+
+def _print_table(console: Console, title: str, columns: Sequence[str], rows: Rows) -> None:
+    """A table without lines, which reads the same in a terminal and in a file."""
+    table = Table(
+        title=Text(_printable(title), "bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=any(columns),
+        header_style="dim",
+    )
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_printable(cell), "red" if cell == "FAILED" else "") for cell in row))
+    console.print(table)
+    console.print()
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # nobody's window: do not break lines
+    return console
+
+
+def _print_json(content: Any) -> None:
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _printable(text: str) -> str:
+    """Text without control characters: what a bundle or a model says must not steer the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+def _size(count: int) -> str:
+    """Bytes for people, in powers of ten, as phone makers count."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def _count(number: int) -> str:
+    for unit, scale in (("billion", 10**9), ("million", 10**6)):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return str(number)
+
+
+if __name__ == "__main__":
+    main()

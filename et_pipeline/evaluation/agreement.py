@@ -1,0 +1,80 @@
+"""How close two sets of logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Agreement(BaseModel):
+    """Agreement over a number of positions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    positions: int
+    cosine: float  # mean over positions
+    min_cosine: float
+    max_abs_diff: float
+    kl: float  # mean, in nats per position
+    top1: float  # fraction of positions with the same likeliest token
+
+
+def compare(found: torch.Tensor, reference: torch.Tensor) -> Agreement:
+    """Compare logits with a reference, in float64.
+
+    The divergence is KL(reference ‖ found) of the two softmax distributions (Kullback & Leibler 1951).
+
+    Args:
+        found: [N, V] logits, N ≥ 1.
+        reference: [N, V] logits.
+
+    Raises:
+        ValueError: the shapes differ or hold nothing, or a logit is not finite.
+    """
+    import torch
+    from torch.nn import functional
+
+    if found.shape != reference.shape or found.dim() != 2 or found.numel() == 0:
+        raise ValueError(f"logits of shapes {list(found.shape)} and {list(reference.shape)} cannot be compared")
+    a, b = found.double(), reference.double()
+    if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+        raise ValueError("logits hold a value that is not finite")
+    cosine = functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)
+    log_a, log_b = functional.log_softmax(a, -1), functional.log_softmax(b, -1)
+    divergence = (log_b.exp() * (log_b - log_a)).sum(-1)
+    return Agreement(
+        positions=a.shape[0],
+        cosine=cosine.mean().item(),
+        min_cosine=cosine.min().item(),
+        max_abs_diff=(a - b).abs().max().item(),
+        kl=divergence.mean().item(),
+        top1=torch.eq(a.argmax(-1), b.argmax(-1)).double().mean().item(),
+    )
+
+
+def merge(parts: Sequence[Agreement]) -> Agreement:
+    """The agreement over all positions of several comparisons.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not parts:
+        raise ValueError("there is no agreement to merge")
+    total = sum(part.positions for part in parts)
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(part.positions * value for part, value in zip(parts, values, strict=True)) / total
+
+    return Agreement(
+        positions=total,
+        cosine=mean([part.cosine for part in parts]),
+        min_cosine=min(part.min_cosine for part in parts),
+        max_abs_diff=max(part.max_abs_diff for part in parts),
+        kl=mean([part.kl for part in parts]),
+        top1=mean([part.top1 for part in parts]),
+    )

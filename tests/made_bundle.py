@@ -1,0 +1,156 @@
+"""A small bundle and a fake program to test with."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from et_pipeline import manifest as bundle
+from et_pipeline.chat_template import ChatFormat
+
+PTE = "model.pte"
+EOS = 256
+CHATML = ChatFormat(
+    system_prefix="<|im_start|>system\n",
+    system_to_user="<|im_end|>\n<|im_start|>user\n",
+    start_to_user="<|im_start|>user\n",
+    user_to_assistant="<|im_end|>\n<|im_start|>assistant\n",
+    assistant_to_user="<|im_end|>\n<|im_start|>user\n",
+    user_to_past_assistant="<|im_end|>\n<|im_start|>assistant\n",
+    supports_system=True,
+)
+
+
+def byte_tokenizer():
+    """One token per byte, so that characters are split wherever they can be; then `<|im_end|>`, `<|im_start|>`."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    return tokenizer
+
+
+class FakeProgram:
+    """Answers as told, with the same calls as a `Program`; `cache` is what a KV cache would hold."""
+
+    def __init__(self, answers):
+        self.answers = [list(answer) for answer in answers]
+        self.cache = []
+        self.metadata = {"get_max_context_len": 512, "get_max_seq_len": 64, "get_eos_ids": [EOS]}
+        self.prefilled = []
+
+    def forward(self, tokens, start):
+        assert start <= len(self.cache), "a gap in the cache"
+        self.cache[start:] = tokens[0].tolist()
+        logits = torch.zeros(300)
+        logits[self.rest.pop(0)] = 10.0
+        return logits
+
+    def prefill(self, tokens, start=0, chunk=None):
+        self.rest = self.answers.pop(0)
+        self.prefilled.append(tokens[0].tolist())
+        return self.forward(tokens, start)
+
+
+class EchoProgram(FakeProgram):
+    """Stands in for `Program(path)`: says how many bytes it was given."""
+
+    def __init__(self, path, threads=None):
+        super().__init__([])
+        assert path.is_file()
+
+    def prefill(self, tokens, start=0, chunk=None):
+        text = f"I read {tokens.shape[1]} bytes. ü👋"
+        self.answers = [[*byte_tokenizer().encode(text).ids, EOS]]
+        return super().prefill(tokens, start)
+
+
+def write_files(folder):
+    (folder / "sub").mkdir(parents=True)
+    (folder / PTE).write_bytes(b"a program" * 1000)
+    (folder / "sub" / "report.html").write_text("<p>report</p>")
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+
+
+def make_manifest(files, **changes):
+    agreement = bundle.Agreement(cosine=0.9999, max_abs_diff=0.01, kl=1e-5, top1=0.99)
+    ways = bundle.WaysOfFeeding(one_piece=agreement, chunked=agreement, token_by_token=agreement)
+    figure = bundle.Percentiles(p10=1.0, p50=2.0, p90=3.0)
+    parts = {
+        "what": bundle.What(
+            name="tiny",
+            family="llama",
+            architecture="LlamaForCausalLM",
+            parameters=1_230_000,
+            licence="apache-2.0",
+            source=bundle.Source(source="builtin:tiny", files={"model.safetensors": "0" * 64}),
+            tools={"torch": "2.13.0"},
+            settings={"seed": 0, "model": {"name": "tiny"}},
+            created="2026-01-02",
+        ),
+        "files": files,
+        "programs": [
+            bundle.ProgramInfo(
+                file=PTE,
+                backend="xnnpack",
+                methods=["forward"],
+                max_context=512,
+                prefill_chunk=64,
+                min_runtime="1.3.0",
+                executed=True,
+                delegates=6,
+                fallback_operators={"aten::embedding": 1},
+            )
+        ],
+        "tokenizer": bundle.Tokenizer(
+            file="tokenizer.json", eos_ids=[EOS], adds_bos=False, special_tokens=["<|im_end|>", "<|im_start|>"]
+        ),
+        "chat": bundle.Chat(segments=CHATML, stop_strings=["###"], system_prompt="Be brief."),
+        "tasks": {
+            "translate": bundle.Task(
+                title="Translate",
+                template="To {language}: {text}",
+                max_new_tokens=40,
+                choices={"language": ["German", "French"]},
+                disclaimer="May be wrong.",
+            )
+        },
+        "memory": bundle.Memory(
+            weights_bytes=9000, kv_cache_bytes=100, resident_bytes=10_000, peak_bytes=20_000, min_device_ram_bytes=10**9
+        ),
+        "quality": bundle.Quality(
+            agreement=bundle.Comparison(quantized=ways, original=ways),
+            tasks={"translate": bundle.TaskScore(original=90.0, deployed=89.0, items=100)},
+            perplexity=bundle.Perplexity(original=9.0, deployed=9.5),
+            gate=make_gate(passed=True),
+        ),
+        "speed": [
+            bundle.Speed(
+                where="a computer",
+                threads=2,
+                prompt_tokens=128,
+                decode_tokens=64,
+                load_ms=figure,
+                ttft_ms=figure,
+                prefill_tok_s=figure,
+                decode_tok_s=figure,
+                peak_rss_bytes=10**8,
+            )
+        ],
+        "stages": {"lower": bundle.StageCost(wall_s=1.0, cpu_s=1.5, peak_rss_bytes=10**9)},
+        "samples": [bundle.Sample(task="translate", prompt="To German: hi", answer="I read 82 bytes. ü👋")],
+    }
+    return bundle.Manifest(**{**parts, **changes})
+
+
+def make_gate(passed):
+    check = bundle.Check(name="top1 against original", value=0.99 if passed else 0.5, threshold=0.9, passed=passed)
+    return bundle.Gate(thresholds={"min_top1_original": 0.9}, checks=[check], passed=passed)
+
+
+def make_bundle(folder, **changes):
+    """Writes a whole, good bundle and returns its folder."""
+    write_files(folder)
+    bundle.write(make_manifest(bundle.describe_files(folder), **changes), folder)
+    return folder

@@ -1,0 +1,91 @@
+"""The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from et_pipeline import CONF, cli
+
+
+@pytest.fixture()
+def command(tmp_path, monkeypatch, capsys):
+    """Run et-pipeline in this process; returns its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["et-pipeline", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    yield run
+    for handler in list(logging.getLogger().handlers):
+        if type(handler).__module__ == "logging":
+            logging.getLogger().removeHandler(handler)
+
+
+def test_help_tells_a_newcomer_what_to_type(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    for word in ("Usage:", "recipe: 8da4w", "device:", "mode=plan", "Exit codes", "--config-dir"):
+        assert word in out
+
+
+def test_cfg_job_resolve_shows_the_whole_configuration(command):
+    code, out, _ = command("--cfg", "job", "--resolve", "recipe=int8_weight_only")
+    assert code == 0
+    assert "name: tiny_assistant-int8_weight_only-xnnpack" in out
+
+
+def test_config_dir_adds_options(command, tmp_path):
+    mine = tmp_path / "mine" / "recipe"
+    mine.mkdir(parents=True)
+    shutil.copy(CONF / "recipe" / "8da4w.yaml", mine / "wide.yaml")
+    code, out, _ = command("--config-dir", str(tmp_path / "mine"), "recipe=wide", "--cfg", "job")
+    assert code == 0
+    assert "8da4w-g" in out
+
+
+def test_plan_answers_as_json(command):
+    code, out, _ = command("mode=plan", "format=json", "device=galaxy_s22")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["device"] == "Samsung Galaxy S22"
+    assert plan["fits"] is True
+    assert plan["pte_bytes"] < plan["fp16_bytes"]
+
+
+def test_plan_of_a_sweep_is_one_table(command):
+    code, out, _ = command("-m", "mode=plan", "recipe=8da4w,fp32")
+    assert code == 0
+    assert out.count("Plan:") == 1
+    assert "8da4w-g32" in out
+    assert "fp32" in out
+
+
+def test_quiet_prints_nothing(command):
+    code, out, err = command("mode=plan", "hydra.job_logging.root.level=WARNING")
+    assert (code, out, err) == (0, "", "")
+
+
+def test_plan_needs_no_torch(tmp_path):
+    program = (
+        "import sys; from et_pipeline import cli; sys.argv = ['et-pipeline', 'mode=plan']\n"
+        "try: cli.main()\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):
+    code, out, err = command("-m", "mode=plan", "recipe.group_size=48,32")
+    assert code == 2
+    assert "8da4w-g32" in out
+    assert "recipe.group_size=48" in err

@@ -1,0 +1,86 @@
+import pytest
+from hydra import compose, initialize_config_dir
+from pydantic import ValidationError
+
+from et_pipeline import CONF
+from et_pipeline.errors import UserError
+from et_pipeline.settings import Quantization, load_settings, setting_names
+
+GROUPS = ("model", "recipe", "backend", "device", "task", "experiment")
+NEEDED = {"model/custom": ["model.source=somewhere"]}  # options that leave a key to the user
+
+
+def settings(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_settings(compose("config", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+)
+def test_every_option_of_every_group_composes_to_valid_settings(group, option):
+    made = settings(f"{group}={option}", *NEEDED.get(f"{group}/{option}", []))
+    assert made.mode == "run"
+
+
+def test_every_yaml_belongs_to_a_group():
+    known = {"hydra", *GROUPS}
+    assert {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")} - known == {"config.yaml"}
+
+
+def test_every_figure_of_a_device_has_a_source():
+    for path in sorted((CONF / "device").glob("*.yaml")):
+        device = settings(f"device={path.stem}").device
+        assert set(device.sources) == {"ram_gb", "app_memory_limit_gb", "memory_bandwidth_gb_s"}, path
+
+
+def test_settings_are_frozen():
+    made = settings()
+    with pytest.raises(ValidationError):
+        made.recipe.group_size = 64
+
+
+def test_a_stage_sees_only_what_it_reads():
+    recipe = settings("recipe=8da4w", "recipe.gate.max_task_drop=3").recipe
+    assert recipe.quantization == settings().recipe.quantization
+    assert set(recipe.quantization.model_dump()) == set(Quantization.model_fields)
+
+
+def test_name_follows_model_recipe_and_backend():
+    assert settings("recipe.group_size=64").name == "tiny_assistant-8da4w-g64-xnnpack"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["recipe.group_size=abc"], r'recipe.group_size="abc" is not valid: .*integer'),
+        (["recipe.group_size=true"], r"recipe.group_size=true is not valid"),
+        (["recipe.group_size=1.5"], r"recipe.group_size=1.5 is not valid"),
+        (["+recipe.group_sise=3"], r"recipe.group_sise is not a setting; did you mean group_size\?"),
+        (["recipe.scheme=int3"], r'recipe.scheme="int3" is not valid: .*8da4w'),
+        (["model=custom"], r"model.source has no value"),
+        (["recipe.gate=null"], r"recipe.gate"),
+        (["seed=null"], r"seed=null is not valid"),
+        (["until=launch"], r'until="launch" is not valid: .*lower'),
+        (["name=../escape"], r"name="),
+        (["name=${nope}"], r"name cannot be resolved"),
+        (["model.prefill_chunk=1024"], r"model.prefill_chunk=1024 exceeds model.max_context=512"),
+        (["measure.prompt_tokens=500"], r"do not fit into model.max_context=512"),
+        (["recipe=int4_weight_only", "recipe.group_size=32"], r"recipe.group_size=0"),
+        (["recipe=int8_weight_only", "recipe.group_size=32"], r"recipe.group_size=0"),
+        (["recipe=8da4w", "recipe.mapping=asymmetric"], r"recipe.mapping=symmetric_no_clipping_error"),
+        (["recipe=int4_weight_only", "recipe.mapping=asymmetric"], r"does not run on backend=xnnpack"),
+        (["recipe=8da8w", "recipe.group_size=32"], r"recipe.group_size=0"),
+        (["recipe.group_size=48"], r"recipe.group_size"),
+        (["task.use_cases.chat.template=hello"], r"task.use_cases.chat.template='hello' must hold exactly"),
+        (["task.use_cases.chat.template='{text'"], r"task.use_cases.chat.template='{text' is malformed"),
+    ],
+)
+def test_load_settings_names_key_value_and_remedy(overrides, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        settings(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_setting_names_are_dotted():
+    assert {"recipe", "recipe.gate.max_task_drop", "paths.cache"} <= set(setting_names())

@@ -1,0 +1,113 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from et_pipeline.errors import UserError
+from et_pipeline.settings import Backend
+from et_pipeline.worker import StageCrash, run_stage
+
+
+@pytest.fixture()
+def stage(tmp_path, monkeypatch):
+    """Write a stage module that a child process can import, and run it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def run(body):
+        source = (
+            "import os, sys, errno, torch\nfrom pathlib import Path\nfrom et_pipeline.errors import UserError\n"
+            "from et_pipeline.settings import Backend\n"
+            f"def run(inputs, out: Path, tick, *, backend: Backend):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
+        )
+        (tmp_path / "a_stage.py").write_text(source)
+        out = tmp_path / "out"
+        out.mkdir()
+        ticks = []
+        result = run_stage(
+            "a_stage",
+            {"data": tmp_path},
+            out,
+            {"backend": Backend(name="xnnpack")},
+            7,
+            tmp_path / "log.txt",
+            lambda done, total: ticks.append((done, total)),
+        )
+        return *result, ticks
+
+    return run
+
+
+def test_run_stage_returns_figures_cost_and_progress(stage, tmp_path):
+    figures, cost, ticks = stage(
+        """
+        print("noise")
+        tick(1, 2); tick(2, 2)
+        (out / "x").write_text("x")
+        return {"backend": backend.name, "seed": torch.initial_seed(), "inputs": sorted(inputs)}
+        """
+    )
+    assert figures == {"backend": "xnnpack", "seed": 7, "inputs": ["data"]}
+    assert ticks[-1] == (2, 2)
+    assert cost["wall_s"] > 0
+    assert cost["peak_rss_bytes"] > 50e6  # torch is in there
+    assert "noise" in (tmp_path / "log.txt").read_text()
+
+
+def test_run_stage_hands_on_a_users_mistake(stage):
+    with pytest.raises(UserError, match="config.json is missing"):
+        stage("raise UserError('config.json is missing')")
+
+
+def test_run_stage_shows_the_traceback_of_our_fault(stage):
+    with pytest.raises(StageCrash, match="ZeroDivisionError"):
+        stage("1 / 0")
+
+
+def test_run_stage_names_the_signal_of_a_native_crash(stage):
+    with pytest.raises(StageCrash, match="SIGSEGV"):
+        stage("os.kill(os.getpid(), 11)")
+
+
+def test_run_stage_says_that_the_disk_is_full(stage, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="no space left"):
+        stage(
+            """
+            import shutil, collections
+            shutil.disk_usage = lambda path: collections.namedtuple("usage", "total used free")(1, 1, 0)
+            raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
+            """
+        )
+
+
+def test_child_ends_with_its_parent(tmp_path):
+    (tmp_path / "b_stage.py").write_text(
+        "import os, time\n"
+        "def run(inputs, out, tick):\n"
+        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+    )
+    program = (
+        "from pathlib import Path\nfrom et_pipeline.worker import run_stage\n"
+        f"run_stage('b_stage', {{}}, Path({str(tmp_path)!r}), {{}}, 0, Path({str(tmp_path / 'log')!r}), print)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    pid_file = tmp_path / "pid"
+    deadline = time.monotonic() + 120
+    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child = int(pid_file.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        if open(f"/proc/{child}/stat").read().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child lives on")
