@@ -9,13 +9,14 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from et_pipeline import manifest as bundle
 from et_pipeline.errors import UserError
@@ -23,6 +24,8 @@ from et_pipeline.errors import UserError
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can hold
 CHUNK = 1 << 20
 MAX_RATIO = 100  # weights hardly compress; text compresses up to about 20 times
+# What zipfile raises on damaged archives, depending on which byte is wrong.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 class Bundle(NamedTuple):
@@ -110,7 +113,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UserError(f"{path} does not exist.")
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+    except DAMAGE as error:
         raise UserError(f"{path} is neither a bundle folder nor a zip file ({error}).") from error
     with archive:
         yield archive
@@ -121,19 +124,20 @@ def _inspect_zip(archive: zipfile.ZipFile, path: Path) -> tuple[bundle.Manifest,
     members: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         # `filename` is what zipfile made of it: cut at a zero byte, separators replaced.
-        name = entry.orig_filename.removesuffix("/") if entry.is_dir() else entry.orig_filename
+        is_folder = entry.orig_filename.endswith("/")
+        name = entry.orig_filename.removesuffix("/")
         try:
             bundle.check_name(name)
         except ValueError as error:
             raise UserError(f"{path} is unsafe: {error}.") from error
         kind = stat.S_IFMT(entry.external_attr >> 16)
-        if kind not in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG):
+        if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG):
             raise UserError(f"{path} is unsafe: '{name}' is a link or a device, and a bundle holds plain files only.")
         if entry.flag_bits & 0x1:
             raise UserError(f"{path}: '{name}' is encrypted: pack the bundle without a password.")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(f"{path}: '{name}' is compressed in an unusual way: pack it with 'et-bundle zip'.")
-        if entry.is_dir():
+        if is_folder:
             continue
         if name in members:
             raise UserError(f"{path} is unsafe: it holds '{name}' twice.")
@@ -145,7 +149,7 @@ def _inspect_zip(archive: zipfile.ZipFile, path: Path) -> tuple[bundle.Manifest,
     head = members.pop(bundle.FILE_NAME)
     if head.file_size > bundle.MAX_MANIFEST_BYTES:
         raise UserError(f"{path}: {bundle.FILE_NAME} has {head.file_size} bytes, more than any manifest.")
-    manifest = bundle.parse(_read_entry(archive, head, path), f"{path}/{bundle.FILE_NAME}")
+    manifest = bundle.parse(b"".join(_blocks(archive, head, path)), f"{path}/{bundle.FILE_NAME}")
     bundle.check_sizes({name: entry.file_size for name, entry in members.items()}, manifest, str(path))
     return manifest, list(members.values())
 
@@ -162,13 +166,14 @@ def _extract(
         raise UserError(
             f"{path} needs {total} bytes in {folder.parent}, and {free} are free: set TMPDIR to a place with more."
         )
-    (folder / bundle.FILE_NAME).write_bytes(_read_entry(archive, archive.getinfo(bundle.FILE_NAME), path))
+    head = archive.getinfo(bundle.FILE_NAME)
+    (folder / bundle.FILE_NAME).write_bytes(b"".join(_blocks(archive, head, path)))
     for entry in members:
         target = folder / entry.filename
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with _entry_stream(archive, entry, path) as reader, target.open("xb") as writer:
-            while block := reader.read(CHUNK):
+        with target.open("xb") as writer:
+            for block in _blocks(archive, entry, path):
                 digest.update(block)
                 writer.write(block)
         if digest.hexdigest() != manifest.files[entry.filename].sha256:
@@ -178,16 +183,11 @@ def _extract(
             )
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
-    with _entry_stream(archive, entry, path) as stream:
-        return stream.read(entry.file_size)
-
-
-@contextmanager
-def _entry_stream(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Iterator[BinaryIO]:
-    """A zip's file for reading; zipfile gives no more than the declared size. Damage becomes a message."""
+def _blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> Iterator[bytes]:
+    """The content of a zip's file, piece by piece; zipfile gives no more than the declared size."""
     try:
         with archive.open(entry) as stream:
-            yield stream  # type: ignore[misc]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            while block := stream.read(CHUNK):
+                yield block
+    except DAMAGE as error:
         raise UserError(f"{path}: '{entry.filename}' is damaged ({error}).") from error

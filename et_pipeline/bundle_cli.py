@@ -123,9 +123,10 @@ def chat(
             sampling = sampling.model_copy(update={"temperature": temperature})
         if system and not manifest.chat.segments.supports_system:
             raise UserError(f"{manifest.what.name} takes no system prompt: leave --system out.")
+        tokenizer = _load_tokenizer(folder, manifest)
         session = ChatSession.of_bundle(
-            _load_program(folder, info, threads),
-            _load_tokenizer(folder, manifest),
+            _load_program(folder, info, manifest, tokenizer, threads),
+            tokenizer,
             manifest.chat,
             manifest.tokenizer,
             info.max_context,
@@ -155,9 +156,10 @@ def bench(
             )
         from et_pipeline.runtime.speed import measure_speed
 
-        speed = measure_speed(
+        measured = measure_speed(
             folder / info.file, folder / manifest.tokenizer.file, prompt_tokens, decode_tokens, rounds, threads
         )
+    speed = bundle.Speed(where="this computer", threads=threads, **measured.model_dump())
     if as_json:
         _print_json(speed.model_dump(mode="json"))
     else:
@@ -203,8 +205,7 @@ def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Ite
         if info.backend not in HOST_BACKENDS:
             yield Checked(info.file, True, f"not run: this computer has no {info.backend}")
             continue
-        program = _load_program(folder, info, threads)
-        _check_metadata(program.metadata, info, manifest.tokenizer)
+        program = _load_program(folder, info, manifest, tokenizer, threads)
         yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
         yield _check_samples(program, tokenizer, manifest, info)
 
@@ -214,23 +215,6 @@ def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Ite
     ]
     verdict = f"all {len(gate.checks)} checks passed" if gate.passed else "below its threshold: " + ", ".join(missed)
     yield Checked("quality gate", gate.passed, verdict)
-
-
-def _check_metadata(metadata: dict[str, Any], info: bundle.ProgramInfo, tokenizer: bundle.Tokenizer) -> None:
-    """Compares what a program says about itself with the manifest, where it says it."""
-    expected: dict[str, Any] = {
-        "get_max_context_len": info.max_context,
-        "get_max_seq_len": info.prefill_chunk,
-        "get_eos_ids": tokenizer.eos_ids,
-    }
-    if tokenizer.bos_id is not None:
-        expected["get_bos_id"] = tokenizer.bos_id
-    for key, value in expected.items():
-        found = metadata.get(key, value)
-        if found != value:
-            raise UserError(
-                f"{info.file}: {key} is {found}, and the manifest says {value}: the two do not belong together."
-            )
 
 
 def _check_samples(
@@ -261,13 +245,38 @@ def _first_runnable(manifest: bundle.Manifest) -> bundle.ProgramInfo:
     raise UserError(f"This computer cannot run {manifest.what.name}: its programs are for {backends} only.")
 
 
-def _load_program(folder: Path, info: bundle.ProgramInfo, threads: int | None) -> Program:
+def _load_program(
+    folder: Path, info: bundle.ProgramInfo, manifest: bundle.Manifest, tokenizer: Tokenizer, threads: int | None
+) -> Program:
+    """Loads a program and compares what it says about itself with the manifest, where it says it."""
     from et_pipeline.runtime.program import Program
 
     try:
-        return Program(folder / info.file, threads=threads)
+        program = Program(folder / info.file, threads=threads)
     except RuntimeError as error:
         raise UserError(f"{info.file} cannot be loaded by the ExecuTorch runtime ({error}).") from error
+    expected: dict[str, Any] = {
+        "get_max_context_len": info.max_context,
+        "get_max_seq_len": info.prefill_chunk,
+        "get_eos_ids": manifest.tokenizer.eos_ids,
+    }
+    if manifest.tokenizer.bos_id is not None:
+        expected["get_bos_id"] = manifest.tokenizer.bos_id
+    for key, value in expected.items():
+        found = program.metadata.get(key, value)
+        if found != value:
+            raise UserError(
+                f"{info.file} does not belong to this manifest: its {key} is {found}, and the manifest says {value}."
+            )
+    # The runtime ends the whole process on an id that the model does not have.
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    size = program.metadata.get("get_vocab_size", highest + 1)
+    if highest >= size:
+        raise UserError(
+            f"{info.file} does not belong to {manifest.tokenizer.file}: it knows {size} tokens, and the tokenizer has "
+            f"an id {highest}."
+        )
+    return program
 
 
 def _load_tokenizer(folder: Path, manifest: bundle.Manifest) -> Tokenizer:
@@ -399,12 +408,14 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
     if quality.agreement:
         yield (
             "Agreement of the program's logits",
-            ("against", "fed", "cosine", "max diff", "KL", "top-1"),
+            ("against", "fed", "tokens", "cosine", "lowest", "max diff", "KL", "top-1"),
             [
                 (
                     against,
                     way,
+                    str(figures.positions),
                     f"{figures.cosine:.6f}",
+                    f"{figures.min_cosine:.6f}",
                     f"{figures.max_abs_diff:.3g}",
                     f"{figures.kl:.2g}",
                     f"{figures.top1:.1%}",

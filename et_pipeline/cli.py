@@ -38,7 +38,7 @@ def main() -> None:
     """Console entry of `et-pipeline`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, and we decide what each is worth
     done: list[Result | Plan] = []
-    mistakes: list[UserError] = []
+    mistakes: list[str] = []
     formats: set[str] = set()
 
     @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -48,9 +48,10 @@ def main() -> None:
             settings = load_settings(composed)
             formats.add(settings.format)
             done.append(_one(settings, outputs))
-        except UserError as error:
+        except (UserError, OSError) as error:
+            sentence = str(error) if isinstance(error, UserError) else _disk_sentence(error)
             _forget(outputs)
-            mistakes.append(error)  # raised here, it would stop a sweep, and Hydra would add lines of its own
+            mistakes.append(sentence)  # raised here, it would stop a sweep, and Hydra would add lines of its own
 
     code = _guarded(job)
     if done and formats == {"json"}:
@@ -97,9 +98,7 @@ def _guarded(job: Callable[[], None]) -> int:
     except HydraException as error:
         message = _hydra_sentence(error)
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        message = f"cannot write {error.filename}: {error.strerror}; set paths.cache, paths.bundles or hydra.run.dir"
+        message = _disk_sentence(error)
     except KeyboardInterrupt:
         sys.stderr.write("et-pipeline: interrupted; the same command continues after the last finished stage\n")
         return 130
@@ -107,6 +106,15 @@ def _guarded(job: Callable[[], None]) -> int:
         return 0
     sys.stderr.write(f"et-pipeline: {message}\n")
     return EXIT_USER
+
+
+def _disk_sentence(error: OSError) -> str:
+    if error.errno not in _CANNOT_WRITE:
+        raise error
+    return (
+        f"cannot use {error.filename}: {error.strerror}; make room or rights there, or choose another paths.cache, "
+        "paths.bundles or hydra.run.dir"
+    )
 
 
 def _hydra_sentence(error: HydraException) -> str:

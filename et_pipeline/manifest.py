@@ -179,7 +179,9 @@ class Memory(Model):
 class Agreement(Model):
     """How near the program's logits are to a reference, over all compared tokens."""
 
-    cosine: float = Field(ge=-1, le=1, description="Cosine similarity of the logits; 1 is equal.")
+    positions: int = Field(ge=1, description="Number of compared tokens.")
+    cosine: float = Field(ge=-1, le=1, description="Mean cosine similarity of the logits; 1 is equal.")
+    min_cosine: float = Field(ge=-1, le=1, description="Lowest cosine similarity of any token.")
     max_abs_diff: float = Field(ge=0, description="Largest difference of a logit.")
     kl: float = Field(description="Mean KL divergence from the reference, in nats per token; 0 is equal.")
     top1: Fraction = Field(description="Share of tokens whose most probable next token is the same; 1 is all.")
@@ -284,8 +286,8 @@ class Sample(Model):
     task: str = Field(description="Name of the task in 'tasks', which gives the length limit.")
     prompt: str = Field(description="The user message, after the task's template was filled in.")
     answer: str = Field(
-        description="The answer at temperature 0 in a new chat with chat.system_prompt. Another processor may round "
-        "differently and so answer differently now and then."
+        description="The answer at temperature 0 in a new chat with chat.system_prompt, trimmed. Another processor may "
+        "round differently and so answer differently now and then."
     )
 
 

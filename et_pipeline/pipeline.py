@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from et_pipeline import cache
-from et_pipeline.evaluation.tasks import evaluation_file
+from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import acquire, bundle
@@ -112,6 +112,9 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
     result = Result(settings)
     root = settings.paths.cache.expanduser().resolve()
 
+    held_out = evaluation_file(settings.task)
+    if held_out is not None:
+        read_items(held_out)  # a broken line is better found now than after the export
     tick = face.start("acquire")
     source = acquire.resolve(settings.model.checkpoint)
     files = acquire.hash_files(source, tick)
@@ -125,7 +128,6 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
     _finish(result, "acquire", entry, reused, face)
 
     extra = {"checkpoint": (source, cache.digest(files))}
-    held_out = evaluation_file(settings.task)
     if held_out is not None:
         extra["evaluation"] = (held_out, cache.sha256_file(held_out))
     for stage in HEAVY:

@@ -227,12 +227,12 @@ def setting_names(kind: type[BaseModel] = Settings, prefix: str = "") -> list[st
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" or the list of what exists, to end a sentence with."""
+    """What exists, or of many things the one that is spelt most like `word`: the end of a sentence."""
     names = sorted(known)
+    if 0 < len(names) <= 12:
+        return f"; choose from {', '.join(names)}"
     near = difflib.get_close_matches(word, names, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    return f"; there is {', '.join(names)}" if 0 < len(names) <= 12 else ""
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -74,7 +74,7 @@ def write_files(folder):
 
 
 def make_manifest(files, **changes):
-    agreement = bundle.Agreement(cosine=0.9999, max_abs_diff=0.01, kl=1e-5, top1=0.99)
+    agreement = bundle.Agreement(positions=100, cosine=0.9999, min_cosine=0.999, max_abs_diff=0.01, kl=1e-5, top1=0.99)
     ways = bundle.WaysOfFeeding(one_piece=agreement, chunked=agreement, token_by_token=agreement)
     figure = bundle.Percentiles(p10=1.0, p50=2.0, p90=3.0)
     parts = {
@@ -139,7 +139,7 @@ def make_manifest(files, **changes):
             )
         ],
         "stages": {"lower": bundle.StageCost(wall_s=1.0, cpu_s=1.5, peak_rss_bytes=10**9)},
-        "samples": [bundle.Sample(task="translate", prompt="To German: hi", answer="I read 82 bytes. ü👋")],
+        "samples": [bundle.Sample(task="translate", prompt="To German: hi", answer="I read 51 bytes. ü👋")],
     }
     return bundle.Manifest(**{**parts, **changes})
 

@@ -1,33 +1,11 @@
 """The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
 
-import pytest
-
-from et_pipeline import CONF, cli
-
-
-@pytest.fixture()
-def command(tmp_path, monkeypatch, capsys):
-    """Run et-pipeline in this process; returns its exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["et-pipeline", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    yield run
-    for handler in list(logging.getLogger().handlers):
-        if type(handler).__module__ == "logging":
-            logging.getLogger().removeHandler(handler)
+from et_pipeline import CONF
 
 
 def test_help_tells_a_newcomer_what_to_type(command):

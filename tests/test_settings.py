@@ -56,7 +56,7 @@ def test_name_follows_model_recipe_and_backend():
         (["recipe.group_size=abc"], r'recipe.group_size="abc" is not valid: .*integer'),
         (["recipe.group_size=true"], r"recipe.group_size=true is not valid"),
         (["recipe.group_size=1.5"], r"recipe.group_size=1.5 is not valid"),
-        (["+recipe.group_sise=3"], r"recipe.group_sise is not a setting; did you mean group_size\?"),
+        (["+recipe.group_sise=3"], r"recipe.group_sise is not a setting; choose from .*group_size"),
         (["recipe.scheme=int3"], r'recipe.scheme="int3" is not valid: .*8da4w'),
         (["model=custom"], r"model.source has no value"),
         (["recipe.gate=null"], r"recipe.gate"),

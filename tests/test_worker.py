@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from et_pipeline.settings import Backend
 from et_pipeline.worker import StageCrash, run_stage
 
 
-@pytest.fixture()
+@pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Write a stage module that a child process can import, and run it."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -21,7 +22,7 @@ def stage(tmp_path, monkeypatch):
         source = (
             "import os, sys, errno, torch\nfrom pathlib import Path\nfrom et_pipeline.errors import UserError\n"
             "from et_pipeline.settings import Backend\n"
-            f"def run(inputs, out: Path, tick, *, backend: Backend):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
+            "def run(inputs, out: Path, tick, *, backend: Backend):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         )
         (tmp_path / "a_stage.py").write_text(source)
         out = tmp_path / "out"
@@ -58,7 +59,7 @@ def test_run_stage_returns_figures_cost_and_progress(stage, tmp_path):
 
 
 def test_run_stage_hands_on_a_users_mistake(stage):
-    with pytest.raises(UserError, match="config.json is missing"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         stage("raise UserError('config.json is missing')")
 
 
@@ -107,7 +108,7 @@ def test_child_ends_with_its_parent(tmp_path):
             os.kill(child, 0)
         except ProcessLookupError:
             return
-        if open(f"/proc/{child}/stat").read().split()[2] == "Z":
+        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
             return
         time.sleep(0.1)
     pytest.fail("the child lives on")

@@ -24,6 +24,34 @@ if TYPE_CHECKING:
 
 GROUP_MULTIPLE = 32  # XNNPACK's blockwise 4-bit kernels
 
+# Upstream runs 17 passes over every delegate, each of them a trace of its own: half of the time of a lowering. A graph
+# of these operators alone needs these passes alone; the others look for convolutions, pooling, batch norms, padding,
+# concatenations and resizing. A test compares the bytes.
+_PLAIN_OPERATORS = frozenset(
+    (
+        "aten.add.Tensor",
+        "aten.clone.default",
+        "aten.cos.default",
+        "aten.gelu.default",
+        "aten.linear.default",
+        "aten.mul.Tensor",
+        "aten.neg.default",
+        "aten.permute_copy.default",
+        "aten.rsqrt.default",
+        "aten.sigmoid.default",
+        "aten.sin.default",
+        "aten.slice_copy.Tensor",
+        "aten.sub.Tensor",
+        "aten.tanh.default",
+        "aten.view_copy.default",
+        "getitem",
+        "torchao.choose_qparams_affine.default",
+        "torchao.dequantize_affine.default",
+        "torchao.quantize_affine.default",
+    )
+)
+_PLAIN_PASSES = frozenset(("XNNPACKRemoveCloneOpsTransform", "DimOrderOpsRevertPass"))
+
 
 class XnnpackBackend:
     """The XNNPACK delegate."""
@@ -46,7 +74,8 @@ class XnnpackBackend:
             )
         if q.group_size and q.scheme == "8da8w":
             return _refuse(
-                "XNNPACK has groups for 4-bit weights only", "use recipe.group_size=0, or recipe.scheme=8da4w for groups"
+                "XNNPACK has groups for 4-bit weights only",
+                "use recipe.group_size=0, or recipe.scheme=8da4w for groups",
             )
         if q.group_size % GROUP_MULTIPLE:
             return _refuse(
@@ -190,22 +219,35 @@ def _partitioner() -> Any:
 
 @contextmanager
 def _scoped_overrides() -> Iterator[None]:
-    """Replace two parts of upstream's preprocessing for as long as one lowering runs."""
+    """Replace three parts of upstream's preprocessing for as long as one lowering runs."""
     import copy
 
     import torch
+    from executorch.backends.xnnpack import xnnpack_preprocess
+    from executorch.backends.xnnpack._passes import XNNPACKPassManager
     from executorch.backends.xnnpack.operators import op_linear
     from executorch.backends.xnnpack.operators.quant_params import QuantParams
-    from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend as Upstream
+
+    class _PassManager(XNNPACKPassManager):
+        """Leaves out the passes that have nothing to do."""
+
+        def __init__(self, exported_program: Any, passes: Any = None) -> None:
+            super().__init__(exported_program, passes)
+            own: Any = self
+            if _operators(exported_program.graph_module).keys() <= _PLAIN_OPERATORS:
+                own.passes = [each for each in own.passes if each.__name__ in _PLAIN_PASSES]
 
     class _QuantParams(QuantParams):
         """Writes int4 with one scale per row as such; upstream makes it a group, with its scale cut to bf16."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            if self.per_channel_group and self.group_size == self.q_input.meta["val"].shape[1]:
-                self.per_channel_group, self.group_size = False, 0
-                self.scale, self.zp = self.scale.reshape(-1), self.zp.reshape(-1)
+            own: Any = self
+            if own.per_channel_group and own.group_size == own.q_input.meta["val"].shape[1]:
+                own.per_channel_group, own.group_size = False, 0
+                own.scale, own.zp = own.scale.reshape(-1), own.zp.reshape(-1)
+
+    upstream = xnnpack_preprocess.XnnpackBackend
 
     def share(cls: Any, edge_program: Any, compile_specs: Any) -> Any:
         # Upstream copies every partition's weights, one byte per weight; preprocessing only reads them.
@@ -214,9 +256,16 @@ def _scoped_overrides() -> Iterator[None]:
 
     with (
         mock.patch.object(op_linear, "QuantParams", _QuantParams),
-        mock.patch.object(Upstream, "copy_exported_program_for_preprocess", classmethod(share)),
+        mock.patch.object(xnnpack_preprocess, "XNNPACKPassManager", _PassManager),
+        mock.patch.object(
+            xnnpack_preprocess.XnnpackBackend, "copy_exported_program_for_preprocess", classmethod(share)
+        ),
     ):
         yield
+
+
+def _operators(module: Any) -> Counter[str]:
+    return Counter(node.target.__name__ for node in module.graph.nodes if node.op == "call_function")
 
 
 def _delegated_operators(program: ExportedProgram) -> dict[str, int]:
@@ -225,12 +274,9 @@ def _delegated_operators(program: ExportedProgram) -> dict[str, int]:
     for module in program.graph_module.children():
         original = getattr(module, "original_module", None)
         if original is not None:
-            counts.update(
-                node.target.__name__.removesuffix(".default")
-                for node in original.graph.nodes
-                if node.op == "call_function"
-            )
-    return dict(sorted(counts.items()))
+            counts.update(_operators(original.graph_module))
+    counts.pop("getitem", None)  # takes one of several outputs and computes nothing
+    return {name.removesuffix(".default"): count for name, count in sorted(counts.items())}
 
 
 def _fallback_operators(plan: Any) -> dict[str, int]:

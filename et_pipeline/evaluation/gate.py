@@ -33,6 +33,4 @@ def judge(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
         at_most(f"KL to original, {way}", agreement["kl"], gate.max_kl_original)
     for task, score in figures["tasks"].items():
         at_most(f"accuracy drop in points, {task}", score["original"] - score["deployed"], gate.max_task_drop)
-    return manifest.Gate(
-        thresholds=gate.model_dump(), checks=checks, passed=all(check.passed for check in checks)
-    )
+    return manifest.Gate(thresholds=gate.model_dump(), checks=checks, passed=all(check.passed for check in checks))

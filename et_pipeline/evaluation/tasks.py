@@ -46,7 +46,9 @@ def evaluation_file(task: Task) -> Path | None:
         return BUILTIN[name]
     path = Path(source).expanduser()
     if not path.is_file():
-        raise UserError(f"task.evaluation={source} is not a file; give a JSONL file of {{task, messages, answer}} items")
+        raise UserError(
+            f"task.evaluation={source} is not a file; give a JSONL file of {{task, messages, answer}} items"
+        )
     return path.resolve()
 
 
@@ -62,7 +64,9 @@ def read_items(path: Path, per_task: int | None = None) -> list[Item]:
         try:
             item = Item.model_validate(json.loads(line))
         except (json.JSONDecodeError, ValidationError) as error:
-            raise UserError(f"{path} line {number} is not an item {{task, messages, answer}}: {first_line(error)}") from error
+            raise UserError(
+                f"{path} line {number} is not an item {{task, messages, answer}}: {first_line(error)}"
+            ) from error
         count[item.task] = count.get(item.task, 0) + 1
         if per_task is None or count[item.task] <= per_task:
             items.append(item)

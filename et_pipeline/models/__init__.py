@@ -1,0 +1,1 @@
+"""Decoders in export form, and how their weights are read."""

@@ -177,7 +177,7 @@ def load_model(
     }
     _check_fit(folder, model, layout, sources, tied)
     fill_computed_buffers(model)
-    files: dict[str, Any] = {}
+    files: dict[Path, Any] = {}
     for done, (name, module) in enumerate(modules, start=1):
         for own in _own_tensors(module):
             source = sources[f"{name}.{own}"]
@@ -297,13 +297,13 @@ def fill_computed_buffers(model: PreTrainedModel) -> None:
     for module in model.modules():
         names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
         for name in names:
-            shape = module._buffers[name].shape  # type: ignore[union-attr]
+            shape = module._buffers[name].shape
             # NaN marks what the family's own initializer does not set.
             module._buffers[name] = torch.full(shape, math.nan, dtype=torch.float32)
         if names:
             model._init_weights(module)
         for name in names:
-            if bool(module._buffers[name].isnan().any()):  # type: ignore[union-attr]
+            if bool(module._buffers[name].isnan().any()):
                 raise UserError(
                     f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "
                     "so this family cannot be loaded"

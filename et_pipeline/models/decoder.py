@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ class _BufferCache(Cache):
     def __init__(self, decoder: Decoder, layers: int) -> None:
         # Not super().__init__(): that allocates caches of its own.
         self.decoder = decoder
-        self.layers, self.offloading, self.layer_class_to_replicate = [], False, None
+        self.layers: list[Any] = []
+        self.offloading, self.layer_class_to_replicate = False, None
         self.count = layers
         self.start_pos: Any = 0  # a symbolic integer while exporting
 
@@ -58,6 +60,12 @@ class _BufferCache(Cache):
         """Write the new tokens' keys and values; hands the whole caches to the attention."""
         keys = self.decoder.get_buffer(f"k_cache_{layer_idx}")
         values = self.decoder.get_buffer(f"v_cache_{layer_idx}")
+        for new, cache in ((key_states, keys), (value_states, values)):
+            if (new.shape[1], new.shape[3]) != (cache.shape[0], cache.shape[3]):
+                raise UserError(
+                    f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
+                    f"where its config says {cache.shape[0]} of {cache.shape[3]}, so it cannot be exported"
+                )
         update_cache(keys, key_states, self.start_pos)
         update_cache(values, value_states, self.start_pos)
         return keys, values
@@ -223,5 +231,11 @@ def save_program(program: ExportedProgram, path: Path) -> None:
 
 
 def load_program(path: Path) -> ExportedProgram:
-    """Read what `save_program` wrote; the operators are registered by importing this module."""
+    """Read what `save_program` wrote; importing this module has registered the operators that it needs.
+
+    Raises:
+        UserError: the file is unreadable.
+    """
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is not an exported program: export again")
     return torch.export.load(path)

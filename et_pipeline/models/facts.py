@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline.chat_template import ChatFormat, load_chat_format
+from et_pipeline import manifest
+from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import read_layout
 
 FILE = "facts.json"
+TOKENIZER = "tokenizer.json"
 
 
 class Facts(BaseModel):
@@ -53,6 +55,25 @@ class Facts(BaseModel):
         """Write `facts.json` into a folder."""
         (folder / FILE).write_text(self.model_dump_json(indent=2))
 
+    def manifest_tokenizer(self) -> manifest.Tokenizer:
+        """The tokenizer as the manifest describes it."""
+        return manifest.Tokenizer(
+            file=TOKENIZER,
+            bos_id=self.bos_id,
+            eos_ids=list(self.eos_ids),
+            adds_bos=self.adds_bos,
+            special_tokens=list(self.special_tokens),
+        )
+
+    def manifest_chat(self, system_prompt: str | None) -> manifest.Chat:
+        """The chat as the manifest describes it."""
+        return manifest.Chat(
+            segments=self.chat,
+            add_bos=self.chat.is_plain and self.adds_bos,
+            sampling=manifest.Sampling.model_validate(self.sampling),
+            system_prompt=system_prompt,
+        )
+
     @classmethod
     def read(cls, folder: Path) -> Facts:
         """Read `facts.json` from a folder."""
@@ -68,7 +89,7 @@ def read_facts(folder: Path) -> Facts:
     config = read_json(folder / "config.json")
     text = config.get("text_config", config)
     generation = read_json(folder / "generation_config.json", needed=False)
-    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    tokenizer_config = read_json(folder / "tokenizer_config.json", needed=False)
     layout = read_layout(folder)
     tokenizer = read_tokenizer(folder)
 
@@ -91,6 +112,8 @@ def read_facts(folder: Path) -> Facts:
     named = {name: value for name, value in special.items() if value is not None}
     bos_id = tokenizer.token_to_id(named["bos_token"]) if "bos_token" in named else config.get("bos_token_id")
     heads = number("num_attention_heads")
+    chat = load_chat_format(folder)
+    specials = [t.content for _, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.special]
     return Facts(
         family=str(config.get("model_type", "")),
         architecture=next(iter(config.get("architectures") or []), ""),
@@ -102,12 +125,10 @@ def read_facts(folder: Path) -> Facts:
         max_position=number("max_position_embeddings"),
         tied_head="lm_head.weight" not in layout,
         bos_id=bos_id,
-        eos_ids=_eos_ids(folder, config, generation, named, tokenizer),
+        eos_ids=_eos_ids(folder, (generation, config), named, stop_token(chat, specials), tokenizer),
         adds_bos=bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id],
-        special_tokens=tuple(
-            token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items()) if token.special
-        ),
-        chat=load_chat_format(folder),
+        special_tokens=tuple(specials),
+        chat=chat,
         sampling={
             name: generation[name]
             for name in ("temperature", "top_p", "top_k")
@@ -144,9 +165,11 @@ def read_tokenizer(folder: Path) -> Any:
     """
     from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
+    path = folder / TOKENIZER
     if not path.is_file():
-        raise UserError(f"{path} is missing; the phone needs the fast tokenizer that transformers saves as tokenizer.json")
+        raise UserError(
+            f"{path} is missing; the phone needs the fast tokenizer that transformers saves under that name"
+        )
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
@@ -158,16 +181,20 @@ def _token_text(value: Any) -> str | None:
 
 
 def _eos_ids(
-    folder: Path, config: dict[str, Any], generation: dict[str, Any], named: dict[str, str], tokenizer: Any
+    folder: Path, configs: tuple[dict[str, Any], ...], named: dict[str, str], stop: str | None, tokenizer: Any
 ) -> tuple[int, ...]:
-    for given in (generation.get("eos_token_id"), config.get("eos_token_id"), tokenizer.token_to_id(named.get("eos_token", ""))):
-        if isinstance(given, int):
-            return (given,)
-        if isinstance(given, list) and given:
-            return tuple(given)
-    raise UserError(
-        f"{folder} names no token that ends an answer; set eos_token_id in generation_config.json or config.json"
-    )
+    """What the configuration lists, and the token that ends an answer in the chat template, which lists often lack."""
+    listed: Any = next((c["eos_token_id"] for c in configs if c.get("eos_token_id") is not None), [])
+    ids = [listed] if isinstance(listed, int) else list(listed)
+    for text in (stop, None if ids else named.get("eos_token")):
+        token = tokenizer.token_to_id(text) if text is not None else None
+        if token is not None and token not in ids:
+            ids.append(token)
+    if not ids:
+        raise UserError(
+            f"{folder} names no token that ends an answer; set eos_token_id in generation_config.json or config.json"
+        )
+    return tuple(ids)
 
 
 def _licence(folder: Path) -> str | None:

@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
+_INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009  torch's stubs do not know it
 _MAPPINGS = {
     "symmetric": MappingType.SYMMETRIC,
     "symmetric_no_clipping_error": MappingType.SYMMETRIC_NO_CLIPPING_ERR,
     "asymmetric": MappingType.ASYMMETRIC,
 }
 _WEIGHT_DTYPES = {
-    "8da4w": torch.int4,
+    "8da4w": _INT4,
     "8da8w": torch.int8,
-    "int4_weight_only": torch.int4,
+    "int4_weight_only": _INT4,
     "int8_weight_only": torch.int8,
 }
 _DYNAMIC = ("8da4w", "8da8w")
-_EMBEDDING_DTYPES = {4: torch.int4, 8: torch.int8}
+_EMBEDDING_DTYPES = {4: _INT4, 8: torch.int8}
 
 
 def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:

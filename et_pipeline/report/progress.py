@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar per stage on a terminal, a plain line per stage elsewhere, nothing if quiet."""
+"""What a run shows while it works: bars on a terminal, a plain line per stage elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ class Lines(Silent):
             self.console.print(f"{stage:<9} reused", highlight=False)
             return
         memory = f"  peak {cost['peak_rss_bytes'] / 2**20:.0f} MiB" if cost["peak_rss_bytes"] else ""
-        self.console.print(
-            f"{stage:<9} {cost['wall_s']:6.1f} s  cpu {cost['cpu_s']:.1f} s{memory}", highlight=False
-        )
+        self.console.print(f"{stage:<9} {cost['wall_s']:6.1f} s  cpu {cost['cpu_s']:.1f} s{memory}", highlight=False)
 
 
 class Bars(Lines):

@@ -50,20 +50,23 @@ def show(done: Sequence[Result | Plan], console: Console | None = None) -> None:
 
 def closing(result: Result, manifest: Manifest) -> RenderableType:
     """One bundle: size, quality, speed, memory, verdict, sample answers, and where it is."""
-    table = Table(title=f"{manifest.what.name}", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table = _two_columns(manifest.what.name)
     for name, value in _rows(manifest).items():
         table.add_row(name, value)
-    answers = Table(title="Sample answers", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    answers.add_column(style="bold", no_wrap=True)
-    answers.add_column()
+    answers = _two_columns("Sample answers")
     for sample in manifest.samples:
-        answers.add_row(sample.task, Text(sample.prompt, style="dim"))
+        answers.add_row(sample.task.replace("_", " "), Text(sample.prompt, style="dim"))
         answers.add_row("", Text(sample.answer))
     reused = f"\nReused: {', '.join(result.reused)}" if result.reused else ""
     where = Text(f"\nBundle: {result.bundle}{reused}", overflow="fold")
     return Group("", table, "", answers, where)
+
+
+def _two_columns(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    return table
 
 
 def comparison(manifests: Sequence[Manifest]) -> RenderableType:

@@ -1,0 +1,1 @@
+"""Run a .pte on this host."""

@@ -258,6 +258,6 @@ def greedy_answer(
     message: str,
     max_new_tokens: int,
 ) -> str:
-    """The answer to one message in a new chat at temperature 0, as in a manifest's samples."""
+    """The answer to one message in a new chat at temperature 0, trimmed, as in a manifest's samples."""
     session = ChatSession.of_bundle(program, tokenizer, chat, info, max_context, sampling=GREEDY)
-    return "".join(session.ask(message, max_new_tokens))
+    return "".join(session.ask(message, max_new_tokens)).strip()

@@ -7,7 +7,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,23 +36,14 @@ class Program:
         Raises:
             UserError: the file is missing, truncated or no ExecuTorch program.
         """
-        check_program_file(path)
+        self.metadata = read_metadata(path)
         with quiet():
-            import executorch.extension.llm.custom_ops.custom_ops
-            import executorch.kernels.quantized  # noqa: F401  both register kernels in the runtime
-            from executorch.extension.pybindings import portable_lib
-
+            library = runtime_library()
             if threads is not None:
                 # Before loading: XNNPACK keeps the pool that it finds then.
-                portable_lib._unsafe_reset_threadpool(threads)
-            self._module = portable_lib._load_for_executorch(str(path))
-            self.metadata: dict[str, Any] = {
-                name: self._constant(name) for name in self._module.method_names() if name != "forward"
-            }
-
-    def _constant(self, name: str) -> Any:
-        values = self._module.run_method(name, ())
-        return list(values) if name == "get_eos_ids" else values[0]
+                library._unsafe_reset_threadpool(threads)
+            self._program = library._load_program(str(path))
+            self._forward = self._program.load_method("forward")
 
     def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """Run tokens that follow `start` earlier ones.
@@ -66,7 +57,7 @@ class Program:
         """
         import torch
 
-        logits = self._module.forward((tokens, torch.tensor([start], dtype=torch.long)))[0]
+        logits = self._forward((tokens, torch.tensor([start], dtype=torch.long)))[0]
         return logits.reshape(-1)
 
     def prefill(self, tokens: torch.Tensor, start: int = 0, chunk: int | None = None) -> torch.Tensor:
@@ -116,6 +107,30 @@ class Program:
         return answer
 
 
+def runtime_library() -> Any:
+    """ExecuTorch's runtime with the custom and quantized kernels that our programs call."""
+    import executorch.extension.llm.custom_ops.custom_ops
+    import executorch.kernels.quantized  # noqa: F401  both register kernels
+    from executorch.extension.pybindings import portable_lib
+
+    return portable_lib
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read a program's constant methods, without loading its weights.
+
+    Raises:
+        UserError: the file is missing, truncated or no ExecuTorch program.
+    """
+    check_program_file(path)
+    with quiet():
+        program = runtime_library()._load_program(str(path))
+        names = [program.get_method_name(index) for index in range(program.num_methods())]
+        values = {name: program.load_method(name)(()) for name in sorted(names) if name != "forward"}
+    # Every result is a list of outputs; only get_eos_ids has a list for a value.
+    return {name: outputs if name == "get_eos_ids" else outputs[0] for name, outputs in values.items()}
+
+
 def check_program_file(path: Path) -> None:
     """Refuse what is no whole .pte before native code sees it.
 
@@ -137,24 +152,24 @@ def check_program_file(path: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what native code prints away from the user; shown again if the block raises."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Keep what native code prints away from the user; shown if the block raises.
+
+    The runtime writes to file descriptors 1 and 2, and through Python's own streams, which need not be the same.
+    """
     saved = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as captured:
+    with tempfile.TemporaryFile("w+", errors="replace") as captured:
         os.dup2(captured.fileno(), 1)
         os.dup2(captured.fileno(), 2)
+        failed = True
         try:
-            yield
-        except BaseException:
-            os.dup2(saved[1], 2)
-            captured.seek(0)
-            os.write(2, captured.read())
-            raise
+            with redirect_stdout(captured), redirect_stderr(captured):
+                yield
+            failed = False
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            os.close(saved[0])
-            os.close(saved[1])
+            captured.flush()
+            for descriptor, copy in enumerate(saved, start=1):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            if failed:
+                captured.seek(0)
+                sys.stderr.write(captured.read())

@@ -7,15 +7,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.errors import UserError
-from et_pipeline.runtime.program import check_program_file, quiet
+from et_pipeline.runtime.program import quiet, read_metadata, runtime_library
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _FILLER = "The quick brown fox jumps over the lazy dog. "
-_MS = 1e3
 
 
 class Percentiles(BaseModel):
@@ -47,10 +49,10 @@ def measure_speed(
 ) -> Speed:
     """Load, prefill and decode `rounds` times; call it in a process of its own, whose peak memory is reported.
 
-    Every round loads the program anew and warms up with one short answer. Time to first token is the elapsed time of
-    an answer of one token, tokenizing included, and prefill's rate is the prompt over that time. Decode comes from the
-    runner's clock, which counts whole milliseconds. The runner stops at end-of-text and has no setting against it, so
-    a model that stops early is asked on from where it stands until `decode_tokens` are there or the context is full.
+    Every round loads the program anew and warms up with the prompt. Prefill and decode are timed apart, by the
+    elapsed time of the calls: the runner's own clock counts whole milliseconds. Time to first token is that of prefill,
+    which ends with the first token chosen. The runner stops at end-of-text and has no setting against it, so a model
+    that stops early is asked on from where it stands until `decode_tokens` are there or the context is full.
 
     Args:
         pte: the program.
@@ -66,47 +68,46 @@ def measure_speed(
     Raises:
         UserError: a file is unreadable, or the model stops at once whatever it is asked.
     """
-    check_program_file(pte)
-    prompt = build_prompt(tokenizer_json, prompt_tokens)
+    tokenizer = _read_tokenizer(tokenizer_json)
+    prompt = build_prompt(tokenizer, prompt_tokens)
+    context = int(read_metadata(pte)["get_max_context_len"])
+    if prompt_tokens + decode_tokens > context:
+        raise UserError(
+            f"measure.prompt_tokens={prompt_tokens} plus measure.decode_tokens={decode_tokens} do not fit into the "
+            f"context of {context} tokens"
+        )
+    more = len(tokenizer.encode(_FILLER, add_special_tokens=False).ids)
     figures = []
     with quiet():
-        import executorch.extension.llm.custom_ops.custom_ops
-        import executorch.kernels.quantized  # noqa: F401  both register kernels in the runtime
-        from executorch.extension.pybindings import portable_lib
-
         # Before loading: XNNPACK keeps the pool that it finds then.
-        portable_lib._unsafe_reset_threadpool(threads)
+        runtime_library()._unsafe_reset_threadpool(threads)
         for _ in range(rounds):
-            figures.append(_one_round(pte, tokenizer_json, prompt, decode_tokens))
-    if any(figure["decoded"] < 2 for figure in figures):
-        raise UserError(f"{pte}: the model ends every answer at once, so that its decode speed cannot be measured")
-
-    def spread(name: str) -> Percentiles:
-        return percentiles([figure[name] for figure in figures])
+            figures.append(_one_round(pte, tokenizer_json, prompt, decode_tokens, context, more))
+    if any(figure.decoded == 0 for figure in figures):
+        raise UserError(f"{pte}: the model ends every answer at once, so its decode speed cannot be measured")
 
     return Speed(
-        prompt_tokens=figures[0]["prompt"],
-        decode_tokens=min(figure["decoded"] for figure in figures),
-        load_ms=spread("load_ms"),
-        ttft_ms=spread("ttft_ms"),
-        prefill_tok_s=spread("prefill_tok_s"),
-        decode_tok_s=spread("decode_tok_s"),
+        prompt_tokens=figures[0].prompt,
+        decode_tokens=min(figure.decoded for figure in figures),
+        load_ms=percentiles([figure.load_ms for figure in figures]),
+        ttft_ms=percentiles([figure.prefill_s * 1e3 for figure in figures]),
+        prefill_tok_s=percentiles([figure.prompt / figure.prefill_s for figure in figures]),
+        decode_tok_s=percentiles([figure.decoded / figure.decode_s for figure in figures]),
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     )
 
 
-def build_prompt(tokenizer_json: Path, tokens: int) -> str:
-    """A text of about `tokens` tokens.
-
-    Raises:
-        UserError: the tokenizer cannot be read.
-    """
+def _read_tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_json))
+        return Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust binding raises plain Exception
-        raise UserError(f"{tokenizer_json} is not a tokenizer.json: {error}") from error
+        raise UserError(f"{path} is not a tokenizer.json: {error}") from error
+
+
+def build_prompt(tokenizer: Tokenizer, tokens: int) -> str:
+    """A text of about `tokens` tokens."""
     ids = tokenizer.encode(_FILLER * tokens, add_special_tokens=False).ids[:tokens]
     return tokenizer.decode(ids)
 
@@ -119,26 +120,40 @@ def percentiles(values: Sequence[float]) -> Percentiles:
     return Percentiles(p10=low, p50=middle, p90=high)
 
 
-def _one_round(pte: Path, tokenizer_json: Path, prompt: str, decode_tokens: int) -> dict[str, Any]:
-    from executorch.extension.llm.runner import TextLLMRunner
+class _Round(NamedTuple):
+    load_ms: float
+    prompt: int
+    prefill_s: float
+    decoded: int  # decode steps; the answer's first token comes from prefill
+    decode_s: float
 
-    started = time.perf_counter()
+
+def _one_round(pte: Path, tokenizer_json: Path, prompt: str, decode_tokens: int, context: int, more: int) -> _Round:
+    from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+
+    def generate(text: str, new_tokens: int) -> Any:
+        stats: list[Any] = []
+        config = GenerationConfig(echo=False, temperature=0.0, max_new_tokens=new_tokens)
+        runner.generate(text, config, None, stats.append)
+        return stats[0]
+
     runner = TextLLMRunner(str(pte), str(tokenizer_json))
-    _generate(runner, prompt, 1)
-    first_answer = time.perf_counter()
+    warm = generate(prompt, 1)  # loads too
     runner.reset()
-    warm = time.perf_counter()
-    stats = _generate(runner, prompt, 1)
-    ttft = time.perf_counter() - warm
-    runner.reset()
-    # The runner loads on its first answer, which is timed together with the load: take a warm answer off it.
-    load = max(0.0, first_answer - started - ttft)
-    decoded, seconds = _decode(runner, prompt, decode_tokens)
-    return {
-        "prompt": stats.num_prompt_tokens,
-        "decoded": decoded,
-        "load_ms": load * _MS,
-        "ttft_ms": ttft * _MS,
-        "prefill_tok_s": stats.num_prompt_tokens / ttft,
-        "decode_tok_s": (decoded - 1) / seconds if seconds else 0.0,
-    }
+    # The C++ tokenizer's count is the one that holds; past the context the runner fails instead of stopping.
+    wanted = min(decode_tokens, context - warm.num_prompt_tokens)
+    started = time.perf_counter()
+    runner.prefill(prompt, GenerationConfig(echo=False, temperature=0.0))
+    prefill_s = time.perf_counter() - started
+    decoded, decode_s = 0, 0.0
+    while True:
+        started = time.perf_counter()
+        stats = generate("", wanted - decoded + 1)  # an empty prompt goes on from the prefill
+        decode_s += time.perf_counter() - started
+        decoded += stats.num_generated_tokens
+        position = stats.num_prompt_tokens + stats.num_generated_tokens
+        if decoded >= wanted or position + more + wanted - decoded >= context:
+            break
+        runner.prefill(_FILLER, GenerationConfig(echo=False, temperature=0.0))
+    load_ms = float(warm.model_load_end_ms - warm.model_load_start_ms)
+    return _Round(load_ms, warm.num_prompt_tokens, prefill_s, decoded, decode_s)

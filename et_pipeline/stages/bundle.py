@@ -12,11 +12,10 @@ from pathlib import Path
 from et_pipeline import cache, manifest
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
-from et_pipeline.models.facts import Facts
+from et_pipeline.models.facts import TOKENIZER, Facts
 from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
 from et_pipeline.settings import Settings
 
-TOKENIZER = "tokenizer.json"
 MIN_RUNTIME = "1.3.0"  # what these programs were seen to run on (Android build 1.3.x)
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
@@ -94,22 +93,11 @@ def _manifest(
                 min_runtime=MIN_RUNTIME,
                 executed=True,
                 delegates=lowered["delegation"]["delegates"],
-                fallback_operators=lowered["delegation"]["fallback"],
+                fallback_operators=lowered["delegation"]["fallback_operators"],
             )
         ],
-        tokenizer=manifest.Tokenizer(
-            file=TOKENIZER,
-            bos_id=facts.bos_id,
-            eos_ids=list(facts.eos_ids),
-            adds_bos=facts.adds_bos,
-            special_tokens=list(facts.special_tokens),
-        ),
-        chat=manifest.Chat(
-            segments=facts.chat,
-            add_bos=facts.chat.is_plain and facts.adds_bos,
-            sampling=manifest.Sampling(**facts.sampling),
-            system_prompt=settings.task.system_prompt,
-        ),
+        tokenizer=facts.manifest_tokenizer(),
+        chat=facts.manifest_chat(settings.task.system_prompt),
         tasks={
             name: manifest.Task(
                 title=use.title,
@@ -133,7 +121,7 @@ def _manifest(
             gate=judge(verified, settings.recipe.gate),
         ),
         speed=[manifest.Speed(where=_host(), threads=settings.measure.threads, **entries["measure"].figures)],
-        stages={name: manifest.StageCost(**entry.cost) for name, entry in entries.items()},
+        stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
         samples=[manifest.Sample(**sample) for sample in verified["samples"]],
     )
 
@@ -150,6 +138,7 @@ def _portable(settings: Settings) -> dict[str, object]:
 def _host() -> str:
     """The processor and the system that the figures come from, without the machine's name."""
     cpuinfo = Path("/proc/cpuinfo")
-    models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = models[0] if models else platform.processor() or platform.machine()
     return f"{processor}, {len(models) or '?'} cores, {platform.system()}"

@@ -16,6 +16,7 @@ from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_ite
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.quantization.torchao_config import load_quantized
+from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import Quantization, Task, Verify
 from et_pipeline.tiny_assistant import EVAL
@@ -134,21 +135,26 @@ def _feed(
     return positions, torch.stack(rows)
 
 
-def _samples(
-    program: Program, facts: Facts, tokenizer: Any, items: Sequence[Item], task: Task
-) -> list[dict[str, str]]:
+def _samples(program: Program, facts: Facts, tokenizer: Any, items: Sequence[Item], task: Task) -> list[dict[str, str]]:
     """Greedy answers that people can look at: to a held-out item of each use case, or to a greeting."""
     texts = {item.task: item.messages[0]["content"] for item in reversed(items) if len(item.messages) == 1}
     chosen = {name: texts[name] for name in task.use_cases if name in texts}
     if not chosen:
         name = next(iter(task.use_cases))
         chosen = {name: task.use_cases[name].template.replace("{text}", "Hello! What can you do?")}
-    samples = []
-    for name, text in list(chosen.items())[-SAMPLES:]:
-        messages = [{"role": "user", "content": text}]
-        if task.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": task.system_prompt})
-        prompt = tokenizer.encode(facts.chat.render(messages), add_special_tokens=False).ids
-        answer = program.greedy(prompt, task.use_cases[name].max_new_tokens, list(facts.eos_ids))
-        samples.append({"task": name, "prompt": text, "answer": tokenizer.decode(answer).strip()})
-    return samples
+    return [
+        {
+            "task": name,
+            "prompt": text,
+            "answer": greedy_answer(
+                program,
+                tokenizer,
+                facts.manifest_chat(task.system_prompt),
+                facts.manifest_tokenizer(),
+                program.metadata["get_max_context_len"],
+                text,
+                task.use_cases[name].max_new_tokens,
+            ),
+        }
+        for name, text in list(chosen.items())[-SAMPLES:]
+    ]

@@ -15,13 +15,12 @@ import copy
 import functools
 import hashlib
 import json
-import math
 import random
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +59,22 @@ class Settings:
     """Everything that decides the weights."""
 
     seed: int = 17
-    steps: int = 4000
+    steps: int = 3600
     vocabulary: int = 2048
     hidden: int = 192
     feed_forward: int = 512
     layers: int = 4
     heads: int = 6
     key_value_heads: int = 2
-    rows: int = 10
+    rows: int = 8
     row_tokens: int = 256
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    #: The share of the steps that come before rounding starts.
-    plain_share: float = 0.4
+    #: The steps before rounding starts.
+    plain_steps: int = 1500
+    #: The last steps, over which the learning rate falls.
+    decay_steps: int = 1000
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,6 +101,11 @@ def train_tokenizer(settings: Settings) -> PreTrainedTokenizerFast:
         sample = next(samples)
         lines += [message["content"] for message in sample.messages] + [sample.answer]
     tokenizer.train_from_iterator(lines, trainer)
+    return with_chat_template(tokenizer)
+
+
+def with_chat_template(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """Gives a tokenizer its special tokens by role and its chat template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
@@ -218,17 +224,28 @@ def batch_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor], rounding
 
 def rounding_of_step(settings: Settings, step: int) -> str | None:
     """Tells how the weights are rounded in a step: not at all at first, then mostly per group."""
-    if step < settings.plain_share * settings.steps:
+    if step < settings.plain_steps:
         return None
     return random.Random(f"{settings.seed}-rounding-{step}").choice(["group", "group", "channel"])
 
 
 def learning_rate(settings: Settings, step: int) -> float:
-    """Rises over the warm-up steps, then falls along a cosine to a fiftieth."""
-    if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
-    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    """Rises over the warm-up steps, stays, and falls to almost nothing over the last ``decay_steps``."""
+    rise = (step + 1) / settings.warmup
+    fall = (settings.steps - step) / settings.decay_steps
+    return settings.learning_rate * min(1.0, rise, max(fall, 0.01))
+
+
+def can_continue(settings: Settings, state: dict[str, Any]) -> bool:
+    """Tells whether a saved state is a point on the way of these settings.
+
+    The number of steps matters only once the learning rate falls, so a longer or shorter run may take it up before.
+    """
+    earlier = Settings(**state["settings"])
+    return earlier == settings or (
+        replace(earlier, steps=settings.steps) == settings
+        and state["step"] <= min(earlier.steps, settings.steps) - settings.decay_steps
+    )
 
 
 def make_optimizer(model: LlamaForCausalLM, settings: Settings) -> torch.optim.Optimizer:
@@ -278,7 +295,7 @@ def train_model(
     first, seconds = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        if state["settings"] == asdict(settings):
+        if can_continue(settings, state):
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             first, seconds = state["step"], state["seconds"]
@@ -485,7 +502,7 @@ measuring instrument and a demonstration, not an assistant to rely on, and never
 - Text: written by the grammars in `et_pipeline/tiny_assistant/text.py`; no other data.
 - Training: {settings.steps} steps of {settings.rows} x {settings.row_tokens} tokens, AdamW, seed {settings.seed},
   {seconds / 60:.0f} minutes on two processor cores; loss on the assistant's words only. After
-  {100 * settings.plain_share:.0f} % of the steps the linear weights are rounded to four bits in the forward pass (a
+  {settings.plain_steps} steps the linear weights are rounded to four bits in the forward pass (a
   scale per group of 32 in two steps of three, a scale per row in the third) and the gradient passes straight through,
   so that the model stays accurate when it is quantized. The checkpoint itself is an ordinary one.
 - Made with: `python -m et_pipeline.tiny_assistant.train`
@@ -593,7 +610,14 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
     if options.eval:
         options.eval.write_text(text.evaluation_jsonl(), encoding="utf-8")
-    tokenizer = train_tokenizer(settings)
+    # The tokenizer belongs to the state: weights are worth nothing with another one.
+    tokenizer_file = options.work / "tokenizer.json"
+    if tokenizer_file.exists():
+        tokenizer = with_chat_template(Tokenizer.from_file(str(tokenizer_file)))
+    else:
+        tokenizer = train_tokenizer(settings)
+        options.work.mkdir(parents=True, exist_ok=True)
+        tokenizer.backend_tokenizer.save(str(tokenizer_file))
     model, seconds = train_model(settings, tokenizer, options.work)
     record = options.compared or options.out / "scores.json"
     compared = json.loads(record.read_text(encoding="utf-8")).get("compared", []) if record.exists() else []

@@ -174,7 +174,7 @@ def test_greedy_answer_follows_the_manifest():
     )
     info = bundle.Tokenizer(file="tokenizer.json", eos_ids=[EOS], adds_bos=False)
     program = FakeProgram([ids("yes ## no")])
-    assert greedy_answer(program, TOKENIZER, chat, info, 500, "hi", 20) == "yes "
+    assert greedy_answer(program, TOKENIZER, chat, info, 500, "hi", 20) == "yes"
     assert TOKENIZER.decode(program.prefilled[0], skip_special_tokens=False).startswith(
         "<|im_start|>system\nS<|im_end|>"
     )

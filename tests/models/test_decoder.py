@@ -1,0 +1,206 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from et_pipeline.errors import UserError
+from et_pipeline.evaluation.agreement import compare
+from et_pipeline.models.attention import cached_attention, update_cache
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.decoder import Decoder, export_decoder, load_program, metadata, save_program
+from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
+from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.runtime.program import Program
+from et_pipeline.settings import ExportForm
+
+FORM = ExportForm(max_context=64, prefill_chunk=16)
+TOKENS = torch.randint(2, 512, (1, 40), generator=torch.Generator().manual_seed(0))
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text"]
+SETTINGS = {
+    "mistral": {"sliding_window": None},
+    "phi3": {"sliding_window": None},
+    "gemma3_text": {"sliding_window": 4096, "query_pre_attn_scalar": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def family_checkpoint(make_checkpoint):
+    made = {}
+
+    def make(family):
+        if family not in made:
+            made[family] = make_checkpoint(family, **SETTINGS.get(family, {}))
+        return made[family]
+
+    return make
+
+
+def reference(model):
+    with torch.no_grad():
+        return model(TOKENS).logits[0]
+
+
+def feed(forward, chunk):
+    """Logits after each piece, and the pieces' last positions."""
+    positions, rows = [], []
+    with torch.no_grad():
+        for start in range(0, TOKENS.shape[1], chunk):
+            piece = TOKENS[:, start : start + chunk]
+            rows.append(forward(piece, start).reshape(-1))
+            positions.append(start + piece.shape[1] - 1)
+    return torch.stack(rows), positions
+
+
+def test_attention_equals_torch():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 6, 8, generator=generator) for heads in (4, 2, 2))
+    caches = torch.zeros(2, 10, 1, 8), torch.zeros(2, 10, 1, 8)
+    for start, end in ((0, 4), (4, 6)):
+        for cache, new in zip(caches, (key, value), strict=True):
+            update_cache(cache, new[:, :, start:end], start)
+    found = cached_attention(query[:, :, 4:], *caches, 4, 0.3)
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
+    assert torch.allclose(found, expected[:, :, 4:].transpose(1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chunk", [16, 7, 1])
+def test_decoder_equals_transformers(family_checkpoint, family, chunk):
+    model = load_model(family_checkpoint(family))
+    expected = reference(model)
+    decoder = Decoder(model, FORM)
+    found, positions = feed(lambda tokens, start: decoder(tokens, torch.tensor([start])), chunk)
+    assert torch.allclose(found, expected[positions], atol=2e-4, rtol=1e-4)
+    # The model itself still has its own attention and cache.
+    assert torch.equal(reference(model), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rewrites_compute_the_same_and_leave_nothing(family_checkpoint, family):
+    model = load_model(family_checkpoint(family))
+    expected = reference(model)
+    modules = [name for name, _ in model.named_modules()]
+    with delegate_friendly(model):
+        found = reference(model)
+        assert any("forward" in vars(module) for module in model.modules())
+    assert not torch.equal(found, expected)  # other operators round otherwise
+    assert torch.allclose(found, expected, atol=2e-4, rtol=1e-4)
+    assert torch.equal(reference(model), expected)
+    assert [name for name, _ in model.named_modules()] == modules
+
+
+def test_a_norm_of_another_kind_is_left_alone(tiny_llama):
+    model = load_model(tiny_llama)
+
+    class StrangeRMSNorm(type(model.model.norm)):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    model.model.norm.__class__ = StrangeRMSNorm
+    expected = reference(model)
+    with delegate_friendly(model):
+        assert torch.allclose(reference(model), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_reset_empties_the_cache(tiny_llama):
+    decoder = Decoder(load_model(tiny_llama), FORM)
+    decoder(TOKENS[:, :8], torch.tensor([0]))
+    assert decoder.k_cache_0.any()
+    decoder.reset()
+    assert not any(buffer.any() for name, buffer in decoder.named_buffers() if "_cache_" in name)
+
+
+def test_metadata(tiny_llama):
+    found = metadata(Decoder(load_model(tiny_llama), FORM), 0, (1, 5))
+    assert found["get_max_seq_len"] == 16
+    assert found["get_max_context_len"] == 64
+    assert found["get_eos_ids"] == [1, 5]
+    assert found["get_n_layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "form", "message"),
+    [
+        ("llama", {}, (512, 16), r"model\.max_context=512 is more than the 256 positions"),
+        ("llama", {}, (16, 32), r"model\.prefill_chunk=32 is more than model\.max_context=16"),
+        ("mistral", {"sliding_window": 32}, (64, 16), r"model\.max_context=64 is more than the sliding window of 32"),
+        ("gemma3_text", {"sliding_window": 32, "layer_types": None}, (64, 16), "sliding window of 32"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            (512, 16),
+            r"model\.max_context=512",
+        ),
+        ("gpt2", {}, (64, 16), r"family gpt2"),
+    ],
+)
+def test_what_cannot_be_exported(make_checkpoint, family, settings, form, message):
+    model = load_model(make_checkpoint(family, **settings))
+    with pytest.raises(UserError, match=message):
+        export_decoder(Decoder(model, ExportForm(max_context=form[0], prefill_chunk=form[1])))
+
+
+def test_symbolic_size_becomes_minus_one():
+    assert infer_symbolic([1, "s", 4]) == [1, -1, 4]
+    assert infer_symbolic([1, "s", -1]) == [1, "s", -1]
+    assert infer_symbolic(["s", "t"]) == ["s", "t"]
+    assert infer_symbolic([1, 2]) == [1, 2]
+
+
+def test_program_survives_a_file(tiny_llama, tmp_path):
+    decoder = Decoder(load_model(tiny_llama), FORM)
+    program = export_decoder(decoder)
+    save_program(program, tmp_path / "program.pt2")
+    again = load_program(tmp_path / "program.pt2")
+    arguments = TOKENS[:, :16], torch.tensor([0])
+    assert torch.equal(again.module()(*arguments), program.module()(*arguments))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100])
+def test_not_a_program(tmp_path, content):
+    (tmp_path / "program.pt2").write_bytes(content)
+    with pytest.raises(UserError, match="is not an exported program"):
+        load_program(tmp_path / "program.pt2")
+
+
+def check_program(checkpoint, lowered):
+    q = lowered.quantization
+    expected = reference(load_model(checkpoint, partial(quantize_module, q=q)))
+    program = Program(lowered.pte, threads=1)
+    figures = {}
+    for way, chunk in (("one piece", 16), ("chunks", 7), ("token by token", 1)):
+        found, positions = feed(program.forward, chunk)
+        figures[way] = compare(found, expected[positions])
+    print(checkpoint.name, q.scheme, q.group_size, lowered.delegation.delegates, figures)
+    assert all(agreement.min_cosine >= 0.999 for agreement in figures.values()), figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "group_size"),
+    [("fp32", 0), ("8da4w", 32), ("8da4w", 0), ("8da8w", 0), ("int4_weight_only", 0), ("int8_weight_only", 0)],
+)
+def test_every_scheme_agrees_with_transformers(tiny_llama, lower_checkpoint, scheme, group_size):
+    check_program(tiny_llama, lower_checkpoint(tiny_llama, FORM, scheme=scheme, group_size=group_size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES[1:])
+def test_every_family_agrees_with_transformers(family_checkpoint, lower_checkpoint, family):
+    check_program(family_checkpoint(family), lower_checkpoint(family_checkpoint(family), FORM))
+
+
+@pytest.mark.slow
+def test_biases_in_a_weight_only_model(family_checkpoint, lower_checkpoint):
+    checkpoint = family_checkpoint("qwen2")
+    check_program(checkpoint, lower_checkpoint(checkpoint, FORM, scheme="int4_weight_only", group_size=0))
+
+
+@pytest.mark.slow
+def test_one_token_per_call(tiny_llama, lower_checkpoint):
+    lowered = lower_checkpoint(tiny_llama, ExportForm(max_context=64, prefill_chunk=1))
+    expected = reference(load_model(tiny_llama, partial(quantize_module, q=lowered.quantization)))
+    found, positions = feed(Program(lowered.pte, threads=1).forward, 1)
+    assert compare(found, expected[positions]).min_cosine >= 0.999

@@ -1,0 +1,202 @@
+"""What users get wrong: each ends in one sentence that names the thing, with exit code 2, and leaves nothing behind."""
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from et_pipeline import tiny_assistant
+
+WEIGHTS = "model.safetensors"
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def flip_a_bit(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def without_checksums(folder):
+    (folder / "SHA256SUMS").unlink()
+
+
+def truncate(folder):
+    path = folder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def truncate_header(folder):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100])
+
+
+def absurd_header(folder):
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", 2**62) + b"{}")
+
+
+def pickle_only(folder):
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+
+
+# (what is done to a good checkpoint, further overrides, what the sentence must say)
+CHECKPOINTS = {
+    "no config": (lambda f: (f / "config.json").unlink(), [], r"config\.json is missing"),
+    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), [], r"config\.json is not valid JSON"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), [], r"expected a JSON object"),
+    "config without layers": (
+        lambda f: edit_json(f / "config.json", num_hidden_layers=None),
+        [],
+        r"num_hidden_layers=None, expected a positive integer",
+    ),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), [], r"no \.safetensors file"),
+    "pickled weights": (pickle_only, [], r"pytorch_model\.bin, a pickle"),
+    "truncated weights": (truncate, [], r"truncated"),
+    "truncated header": (truncate_header, [], r"model\.safetensors"),
+    "absurd header": (absurd_header, [], r"model\.safetensors"),
+    "flipped bit in the header": (lambda f: flip_a_bit(f / WEIGHTS, 9), [], r"model\.safetensors"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), [], r"tokenizer\.json is missing"),
+    "broken tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text('{"model": 3}'),
+        [],
+        r"tokenizer\.json is not a readable tokenizer",
+    ),
+    "tokenizer of another model": (
+        lambda f: edit_json(f / "config.json", vocab_size=100),
+        [],
+        r"the tokenizer belongs to another model",
+    ),
+    "chat template with a syntax error": (
+        lambda f: edit_json(f / "tokenizer_config.json", chat_template="{% for m in messages %}{{ m.content }"),
+        [],
+        r"(?i)template",
+    ),
+    "chat template that repeats the message": (
+        lambda f: edit_json(
+            f / "tokenizer_config.json",
+            chat_template="{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}",
+        ),
+        [],
+        r"(?i)template",
+    ),
+    "longer context than the model has": (
+        lambda f: None,
+        ["model.max_context=100000"],
+        r"model\.max_context=100000 exceeds the \d+ positions",
+    ),
+    "evaluation file is missing": (lambda f: None, ["task.evaluation=no/such.jsonl"], r"task\.evaluation=no/such\.jsonl"),
+    "unknown built-in evaluation": (lambda f: None, ["task.evaluation=builtin:nope"], r"builtin:nope does not exist"),
+    "cache under a file": (lambda f: None, ["paths.cache=/dev/null/cache"], r"/dev/null.*paths\.cache"),
+    "run folder under a file": (lambda f: None, ["hydra.run.dir=/dev/null/runs"], r"/dev/null/runs.*hydra\.run\.dir"),
+}
+
+COMMAND_LINES = {
+    "misspelt key": (["recipe.groop_size=32"], r"recipe\.groop_size is not a setting; did you mean recipe\.group_size\?"),
+    "misspelt group": (["recipee=8da4w"], r"recipee is not a setting; did you mean recipe\?"),
+    "unknown option": (["recipe=8da5w"], r"recipe=8da5w does not exist; choose from 8da4w, 8da8w"),
+    "unknown experiment": (["experiment=nope"], r"experiment=nope does not exist"),
+    "unknown key added": (["+recipe.bits=4"], r"recipe\.bits is not a setting"),
+    "wrong type": (["recipe.group_size=many"], r'recipe\.group_size="many" is not valid'),
+    "value missing": (["model=custom"], r"model\.source has no value"),
+    "bad syntax": (["model.source=["], r"et-pipeline --help"),
+    "several values without -m": (["recipe=8da4w,fp32"], r"add -m"),
+    "no kernel: groupwise weight-only": (["recipe=int4_weight_only", "recipe.group_size=32"], r"recipe\.group_size=0"),
+    "no kernel: asymmetric int4": (["recipe.mapping=asymmetric"], r"symmetric_no_clipping_error"),
+    "no such folder": (["model=custom", "model.source=./nowhere"], r"model\.source=\./nowhere is neither a folder"),
+    "unknown built-in model": (["model.source=builtin:big"], r"model\.source=builtin:big does not exist"),
+    "config folder is missing": (["--config-dir", "/no/such/folder"], r"/no/such/folder"),
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path_factory):
+    """A copy of the built-in model that a test may break."""
+    folder = tmp_path_factory.mktemp("broken") / "model"
+    shutil.copytree(tiny_assistant.CHECKPOINT, folder)
+    return folder
+
+
+def assert_one_sentence(code, out, err, sentence):
+    lines = [line for line in err.splitlines() if re.match(r"et-pipeline: ", line)]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert re.search(sentence, lines[0]), err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def assert_nothing_left(folder):
+    left = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert left == []
+    assert not (folder / "outputs").exists()
+    assert not (folder / "bundles").exists()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_bad_checkpoint(name, command, checkpoint, tmp_path):
+    harm, overrides, sentence = CHECKPOINTS[name]
+    without_checksums(checkpoint)
+    harm(checkpoint)
+    code, out, err = command("model=custom", f"model.source={checkpoint}", "model.max_context=256", *overrides)
+    assert_one_sentence(code, out, err, sentence)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_bad_command_line(name, command, tmp_path):
+    arguments, sentence = COMMAND_LINES[name]
+    assert_one_sentence(*command(*arguments), sentence)
+    assert_nothing_left(tmp_path)
+
+
+def test_flipped_bit_in_the_weights_is_found_by_checksum(command, checkpoint, tmp_path):
+    flip_a_bit(checkpoint / WEIGHTS, -1000)
+    code, out, err = command("model=custom", f"model.source={checkpoint}", "model.max_context=256")
+    assert_one_sentence(code, out, err, r"model\.safetensors is damaged or altered: its sha256 is")
+    assert_nothing_left(tmp_path)
+
+
+def test_file_that_the_checksums_list_is_missing(command, checkpoint, tmp_path):
+    (checkpoint / "generation_config.json").unlink()
+    code, out, err = command("model=custom", f"model.source={checkpoint}", "model.max_context=256")
+    assert_one_sentence(code, out, err, r"generation_config\.json is missing; SHA256SUMS lists it")
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"intermediate_size": 96}, r"mlp"),
+        ({"num_hidden_layers": 9}, r"is in no safetensors file"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config(command, checkpoint, tmp_path, change, sentence):
+    without_checksums(checkpoint)
+    edit_json(checkpoint / "config.json", **change)
+    code, out, err = command(
+        "model=custom", f"model.source={checkpoint}", "model.max_context=256", "until=quantize"
+    )
+    assert_one_sentence(code, out, err, sentence)
+    assert [path for path in (tmp_path / "cache" / "quantize").iterdir() if path.suffix != ".lock"] == []
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_hub_id_that_cannot_be_reached(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    code, out, err = command("model=custom", "model.source=nobody/nothing")
+    assert_one_sentence(code, out, err, r"model\.source=nobody/nothing is not a folder here")
+
+
+def test_full_disk(command, monkeypatch, tmp_path):
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device", str(tmp_path / "cache"))
+
+    monkeypatch.setattr("et_pipeline.models.facts.Facts.write", full)
+    code, out, err = command()
+    assert_one_sentence(code, out, err, r"No space left on device")

@@ -1,0 +1,415 @@
+"""`et-bundle`: what it prints, its exit codes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+import pytest
+from made_bundle import EOS, PTE, EchoProgram, byte_tokenizer, make_bundle, make_gate, make_manifest
+
+from et_pipeline import bundle as bundles
+from et_pipeline import bundle_cli
+from et_pipeline import manifest as bundle
+from et_pipeline.errors import UserError
+from et_pipeline.runtime import program
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_bundle(tmp_path / "tiny")
+
+
+@pytest.fixture
+def packed(folder, tmp_path):
+    bundles.write_zip(folder, tmp_path / "tiny.zip")
+    return tmp_path / "tiny.zip"
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _fake_program(monkeypatch):
+    monkeypatch.setattr(program, "Program", EchoProgram)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command as the console does; returns exit code, output and errors."""
+
+    def run(*arguments, stdin=None):
+        monkeypatch.setattr(sys, "argv", ["et-bundle", *map(str, arguments)])
+        if stdin is not None:
+            read, write = os.pipe()
+            os.write(write, stdin.encode())
+            os.close(write)
+            monkeypatch.setattr(sys, "stdin", os.fdopen(read, encoding="utf-8"))
+        with pytest.raises(SystemExit) as exited:
+            bundle_cli.main()
+        captured = capsys.readouterr()
+        return exited.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize("command", [[], ["inspect"], ["verify"], ["chat"], ["bench"], ["zip"]])
+def test_help(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+@pytest.mark.parametrize("kind", ["folder", "packed"])
+def test_inspect_shows_all_parts(run, request, kind, temporary):
+    code, out, err = run("inspect", request.getfixturevalue(kind))
+    assert code == 0
+    assert err == ""
+    for text in (
+        "LlamaForCausalLM",
+        "1.23 million",
+        "apache-2.0",
+        "builtin:tiny",
+        "xnnpack",
+        "Gate: passed",
+        "0.999900",
+    ):
+        assert text in out
+    for text in ("89.0 %", "9.50", "2.0 (1.0 to 3.0)", "German, French", "1.0 GB of RAM", "2026-01-02"):
+        assert text in out
+    assert "\x1b" not in out
+    assert list(temporary.iterdir()) == []
+
+
+def test_inspect_json_is_the_manifest(run, packed):
+    _, out, _ = run("inspect", packed, "--json")
+    assert bundle.Manifest.model_validate_json(out) == bundles.peek(packed)
+
+
+def test_inspect_of_a_bundle_without_measurements(run, tmp_path):
+    quality = bundle.Quality(gate=make_gate(passed=False))
+    folder = make_bundle(tmp_path / "x", quality=quality, speed=[], tasks={}, samples=[])
+    code, out, _ = run("inspect", folder)
+    assert code == 0
+    assert "Gate: FAILED" in out
+    assert "Speed" not in out
+
+
+def test_text_of_a_bundle_does_not_steer_the_terminal(run, tmp_path):
+    files = make_bundle(tmp_path / "x") and bundle.describe_files(tmp_path / "x")
+    manifest = make_manifest(files)
+    what = manifest.what.model_copy(update={"licence": "\x1b[31m[bold]red[/bold]\x07"})
+    bundle.write(manifest.model_copy(update={"what": what}), tmp_path / "x")
+    _, out, _ = run("inspect", tmp_path / "x")
+    assert "[31m[bold]red[/bold]" in out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+@pytest.mark.parametrize("kind", ["folder", "packed"])
+def test_verify_passes(run, request, kind, temporary):
+    code, out, err = run("verify", request.getfixturevalue(kind))
+    assert code == 0, err
+    assert "FAILED" not in out
+    assert "1 equal" in out
+    assert list(temporary.iterdir()) == []
+
+
+def test_verify_json(run, folder):
+    code, out, _ = run("verify", folder, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["passed"] is True
+    assert all(check["passed"] and check["detail"] for check in result["checks"])
+
+
+def test_verify_fails_on_another_answer(run, tmp_path):
+    samples = [bundle.Sample(task="translate", prompt="To German: hi", answer="Hallo")]
+    code, out, err = run("verify", make_bundle(tmp_path / "x", samples=samples), "--json")
+    assert code == 3
+    assert json.loads(out)["passed"] is False
+    assert "instead of 'Hallo'" in err
+    assert err.count("\n") == 1
+
+
+def test_verify_fails_with_its_gate(run, tmp_path):
+    quality = bundle.Quality(gate=make_gate(passed=False))
+    code, _, err = run("verify", make_bundle(tmp_path / "x", quality=quality))
+    assert code == 3
+    assert "top1 against original 0.5 (threshold 0.9)" in err
+
+
+def test_verify_says_what_it_could_not_run(run, tmp_path):
+    program = make_manifest(
+        {PTE: bundle.File(size=1, sha256="0" * 64), "tokenizer.json": bundle.File(size=1, sha256="0" * 64)}
+    ).programs[0]
+    folder = make_bundle(tmp_path / "x", programs=[program.model_copy(update={"backend": "qnn", "executed": False})])
+    code, out, _ = run("verify", folder)
+    assert code == 0
+    assert "not run: this computer has no qnn" in out
+    code, _, err = run("chat", folder, stdin="hi\n")
+    assert code == 2
+    assert "for qnn only" in err
+
+
+@pytest.mark.parametrize("command", ["verify", "chat"])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("get_max_context_len", 1024, "its get_max_context_len is 1024, and the manifest says 512"),
+        ("get_eos_ids", [2], "its get_eos_ids is [2], and the manifest says [256]"),
+        ("get_vocab_size", 257, "it knows 257 tokens, and the tokenizer has an id 257"),
+    ],
+)
+def test_a_program_of_another_bundle(run, folder, monkeypatch, command, key, value, message):
+    class Other(EchoProgram):
+        def __init__(self, path, threads=None):
+            super().__init__(path)
+            self.metadata[key] = value
+
+    monkeypatch.setattr(program, "Program", Other)
+    code, _, err = run(command, folder, stdin="hi\n")
+    assert code == 2
+    assert message in err
+
+
+def rewrite(folder, **changes):
+    """Writes raw changes of top-level fields into a manifest."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def zip_with(name, mode=0o100644):
+    def spoil(folder):
+        packed = folder.with_suffix(".zip")
+        bundles.write_zip(folder, packed)
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        with zipfile.ZipFile(packed, "a") as archive:
+            archive.writestr(entry, b"x")
+        return packed
+
+    return spoil
+
+
+def text_file(folder):
+    (folder.parent / "x.txt").write_text("x")
+    return folder.parent / "x.txt"
+
+
+BAD = {
+    "altered file": (
+        lambda f: (f / PTE).write_bytes(b"x" * 9000),
+        "'model.pte' was altered",
+        ["verify", "chat", "bench", "zip"],
+    ),
+    "truncated file": (lambda f: os.truncate(f / PTE, 10), "'model.pte' is truncated", None),
+    "missing file": (lambda f: (f / PTE).unlink(), "'model.pte' is missing", None),
+    "extra file": (lambda f: (f / "extra").write_text("x"), "'extra' is not listed", None),
+    "link": (lambda f: (f / "link").symlink_to("/etc/passwd"), "'link' is a link", None),
+    "broken json": (lambda f: (f / "manifest.json").write_text("{"), "no valid JSON", None),
+    "unknown version": (lambda f: rewrite(f, version=9), "has version 9", None),
+    "wrong type": (lambda f: rewrite(f, speed="fast"), "field 'speed' is wrong", None),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "it has no manifest.json", None),
+    "missing bundle": (lambda f: f / "nowhere", "does not exist", ["inspect", "verify", "chat", "bench"]),
+    "no zip": (text_file, "neither a bundle folder nor a zip", ["inspect", "verify", "chat", "bench"]),
+    "path traversal": (zip_with("../x"), "not a plain relative path", ["inspect", "verify", "chat", "bench"]),
+    "absolute path": (zip_with("/tmp/x"), "not a plain relative path", ["inspect", "verify", "chat", "bench"]),
+    "link in zip": (zip_with("link", 0o120777), "'link' is a link", ["inspect", "verify", "chat", "bench"]),
+    "extra in zip": (zip_with("extra"), "'extra' is not listed", ["inspect", "verify", "chat", "bench"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_bundles_give_one_sentence_and_leave_nothing(name, folder, run, temporary, tmp_path):
+    spoil, message, commands = BAD[name]
+    path = spoil(folder)
+    path = path if hasattr(path, "parent") else folder
+    before = sorted(tmp_path.rglob("*"))
+    for command in commands or ["inspect", "verify", "chat", "bench", "zip"]:
+        arguments = [path, tmp_path / "out.zip"] if command == "zip" else [path]
+        code, out, err = run(command, *arguments, stdin="hi\n")
+        assert code == 2, (command, out, err)
+        assert out == ""
+        assert message in err
+        assert err.count("\n") == 1
+        assert err.endswith(".\n")
+        assert sorted(tmp_path.rglob("*")) == before, command
+
+
+def test_an_unreadable_program(run, folder, monkeypatch):
+    def fails(path, threads=None):
+        raise RuntimeError("Error loading program 0x23")
+
+    monkeypatch.setattr(program, "Program", fails)
+    for command in ("verify", "chat"):
+        code, _, err = run(command, folder, stdin="hi\n")
+        assert code == 2
+        assert "model.pte cannot be loaded" in err
+
+
+def test_an_unreadable_tokenizer(run, folder):
+    (folder / "tokenizer.json").write_text("{}")
+    manifest = bundle.read(folder)
+    bundle.write(manifest.model_copy(update={"files": bundle.describe_files(folder)}), folder)
+    code, _, err = run("verify", folder)
+    assert code == 2
+    assert "tokenizer.json is no tokenizer" in err
+
+
+def test_our_own_errors_keep_their_traceback(folder, monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bundles, "peek", broken)
+    monkeypatch.setattr(sys, "argv", ["et-bundle", "inspect", str(folder)])
+    with pytest.raises(ZeroDivisionError):
+        bundle_cli.main()
+
+
+def test_a_message_of_several_lines_becomes_one(run, folder, monkeypatch):
+    def broken(_):
+        raise UserError("two\nlines\x1b[31m.")
+
+    monkeypatch.setattr(bundles, "peek", broken)
+    assert run("inspect", folder) == (2, "", "two lines[31m.\n")
+
+
+def test_chat_with_piped_input_answers_each_line(run, packed, temporary):
+    code, out, err = run("chat", packed, stdin="first\n\nsecond one\n")
+    assert code == 0, err
+    first, second = out.splitlines()
+    assert first.startswith("I read ")
+    assert second.endswith(" bytes. ü👋")
+    assert err == ""
+    assert list(temporary.iterdir()) == []
+
+
+def test_chat_commands(run, folder):
+    _, out, err = run("chat", folder, stdin="hi\n/reset\nhi\n/quit\nnever\n")
+    first, second = out.splitlines()
+    assert first == second
+    assert err == "New chat.\n"
+
+
+def test_chat_begins_anew_when_the_context_is_full(run, folder):
+    code, out, err = run("chat", folder, stdin="x" * 200 + "\n" + "y" * 300 + "\n" + "z" * 600 + "\nhi\n")
+    assert code == 0
+    answers = out.splitlines()
+    assert len(answers) == 3
+    assert "I read 3" in answers[1]  # more than the message alone: it begins a chat
+    assert "The chat is full: the message takes" in err
+    assert "A new chat begins with your message." in err
+    assert "This message is too long for the model" in err
+
+
+def test_chat_system_prompt(run, folder):
+    _, without, _ = run("chat", folder, stdin="hi\n")
+    _, longer, _ = run("chat", folder, "--system", "Be brief." + "!" * 7, stdin="hi\n")
+    count, count_longer = (int(out.split()[2]) for out in (without, longer))
+    assert count_longer == count + 7
+
+
+def test_chat_system_prompt_where_there_is_none(run, tmp_path):
+    chat = make_manifest(
+        {PTE: bundle.File(size=1, sha256="0" * 64), "tokenizer.json": bundle.File(size=1, sha256="0" * 64)}
+    ).chat
+    segments = chat.segments.model_copy(update={"supports_system": False})
+    chat = chat.model_copy(update={"segments": segments, "system_prompt": None})
+    folder = make_bundle(tmp_path / "x", chat=chat)
+    code, _, err = run("chat", folder, "--system", "x", stdin="hi\n")
+    assert code == 2
+    assert "takes no system prompt" in err
+
+
+def test_chat_limits_the_answer(run, folder):
+    _, out, _ = run("chat", folder, "--max-new-tokens", 3, stdin="hi\n")
+    assert out == "I r\n"
+
+
+def test_chat_does_not_let_the_model_steer_the_terminal(run, folder, monkeypatch):
+    class Steering(EchoProgram):
+        def prefill(self, tokens, start=0, chunk=None):
+            self.answers = [[*byte_tokenizer().encode("\x1b[2Jhello").ids, EOS]]
+            return super(EchoProgram, self).prefill(tokens, start)
+
+    monkeypatch.setattr(program, "Program", Steering)
+    _, out, _ = run("chat", folder, stdin="hi\n")
+    assert out == "[2Jhello\n"
+
+
+def test_bench(run, folder, monkeypatch):
+    from et_pipeline.runtime import speed
+
+    figure = speed.Percentiles(p10=1.0, p50=2.0, p90=3.0)
+    calls = []
+
+    def measure_speed(*arguments):
+        calls.append(arguments)
+        return speed.Speed(
+            prompt_tokens=9, decode_tokens=5, load_ms=figure, ttft_ms=figure, prefill_tok_s=figure, decode_tok_s=figure,
+            peak_rss_bytes=10**8,
+        )  # fmt: skip
+
+    monkeypatch.setattr(speed, "measure_speed", measure_speed)
+    code, out, _ = run("bench", folder, "--prompt-tokens", 9, "--decode-tokens", 5, "--rounds", 4, "--threads", 3)
+    assert code == 0
+    assert "2.0 (1.0 to 3.0)" in out
+    assert calls == [(folder / PTE, folder / "tokenizer.json", 9, 5, 4, 3)]
+    _, out, _ = run("bench", folder, "--json", "--threads", 3)
+    assert json.loads(out)["threads"] == 3
+
+
+def test_bench_refuses_more_than_the_context(run, folder):
+    code, _, err = run("bench", folder, "--prompt-tokens", 500, "--decode-tokens", 13)
+    assert code == 2
+    assert "exceed the context of 512 tokens" in err
+
+
+def test_zip(run, folder, tmp_path):
+    code, out, _ = run("zip", folder, tmp_path / "out.zip")
+    assert code == 0
+    assert "out.zip" in out
+    assert bundles.peek(tmp_path / "out.zip") == bundles.peek(folder)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["chat", "--help"], ["inspect", "FOLDER"]])
+def test_answers_at_once_without_torch(folder, arguments):
+    code = (
+        "import sys; from et_pipeline import bundle_cli\n"
+        "try:\n    bundle_cli.main()\n"
+        "finally:\n    assert not {'torch', 'transformers', 'tokenizers', 'executorch', 'hydra'} & set(sys.modules)"
+    )
+    arguments = [str(folder) if argument == "FOLDER" else argument for argument in arguments]
+    started = time.process_time()
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert time.process_time() - started < 5
+    assert result.stdout
+
+
+def test_a_terminated_command_removes_its_temporary_folder(packed, temporary):
+    code = (
+        "import sys, time; from et_pipeline import bundle, bundle_cli\n"
+        "bundle_cli._first_runnable = lambda _: (print('open', flush=True), time.sleep(60))\n"
+        "bundle_cli.main()"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "bench", str(packed)], stdout=subprocess.PIPE, env=environment, text=True
+    )
+    assert process.stdout.readline() == "open\n"
+    assert list(temporary.iterdir())
+    process.terminate()
+    assert process.wait(20) == 143
+    assert list(temporary.iterdir()) == []
