@@ -39,7 +39,8 @@ def show(done: Sequence[Result | Plan], console: Console | None = None) -> None:
     if plans:
         console.print(plan_table(plans))
     if len(bundles) == 1:
-        console.print(closing(*bundles[0]))
+        result, manifest = bundles[0]
+        console.print(closing(manifest, str(result.bundle), result.reused))
     elif bundles:
         console.print(comparison([manifest for _, manifest in bundles]))
     for result in results:
@@ -48,7 +49,7 @@ def show(done: Sequence[Result | Plan], console: Console | None = None) -> None:
             console.print(f"{last} is in {result.entries[last].folder}", highlight=False, soft_wrap=True)
 
 
-def closing(result: Result, manifest: Manifest) -> RenderableType:
+def closing(manifest: Manifest, where: str, reused: Sequence[str] = ()) -> RenderableType:
     """One bundle: size, quality, speed, memory, verdict, sample answers, and where it is."""
     table = _two_columns(manifest.what.name)
     for name, value in _rows(manifest).items():
@@ -57,9 +58,8 @@ def closing(result: Result, manifest: Manifest) -> RenderableType:
     for sample in manifest.samples:
         answers.add_row(sample.task.replace("_", " "), Text(sample.prompt, style="dim"))
         answers.add_row("", Text(sample.answer))
-    reused = f"\nReused: {', '.join(result.reused)}" if result.reused else ""
-    where = Text(f"\nBundle: {result.bundle}{reused}", overflow="fold")
-    return Group("", table, "", answers, where)
+    ending = f"\nBundle: {where}" + (f"\nReused: {', '.join(reused)}" if reused else "")
+    return Group("", table, "", answers, Text(ending, overflow="fold"))
 
 
 def _two_columns(title: str) -> Table:

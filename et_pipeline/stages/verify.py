@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model
@@ -132,7 +133,13 @@ def _feed(
             positions.append(end - 1)
             rows.append(program.forward(tokens[:, start:end], start))
     advance(1)
-    return positions, torch.stack(rows)
+    logits = torch.stack(rows)
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            f"the lowered program computes logits that are not finite (fed as {way}); the backend does not compute this "
+            "recipe rightly, choose another recipe"
+        )
+    return positions, logits
 
 
 def _samples(program: Program, facts: Facts, tokenizer: Any, items: Sequence[Item], task: Task) -> list[dict[str, str]]:

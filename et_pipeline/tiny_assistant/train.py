@@ -59,7 +59,7 @@ class Settings:
     """Everything that decides the weights."""
 
     seed: int = 17
-    steps: int = 3600
+    steps: int = 5000
     vocabulary: int = 2048
     hidden: int = 192
     feed_forward: int = 512
@@ -101,11 +101,6 @@ def train_tokenizer(settings: Settings) -> PreTrainedTokenizerFast:
         sample = next(samples)
         lines += [message["content"] for message in sample.messages] + [sample.answer]
     tokenizer.train_from_iterator(lines, trainer)
-    return with_chat_template(tokenizer)
-
-
-def with_chat_template(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """Gives a tokenizer its special tokens by role and its chat template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BEGIN,
@@ -236,11 +231,13 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.learning_rate * min(1.0, rise, max(fall, 0.01))
 
 
-def can_continue(settings: Settings, state: dict[str, Any]) -> bool:
-    """Tells whether a saved state is a point on the way of these settings.
+def can_continue(settings: Settings, vocabulary: str, state: dict[str, Any]) -> bool:
+    """Tells whether a saved state is a point on the way of these settings, with the same vocabulary.
 
     The number of steps matters only once the learning rate falls, so a longer or shorter run may take it up before.
     """
+    if state["vocabulary"] != vocabulary:
+        return False
     earlier = Settings(**state["settings"])
     return earlier == settings or (
         replace(earlier, steps=settings.steps) == settings
@@ -292,10 +289,12 @@ def train_model(
     optimizer = make_optimizer(model, settings)
     work.mkdir(parents=True, exist_ok=True)
     state_file = work / "state.pt"
+    # Weights are worth nothing with another vocabulary, which a change of the text would bring.
+    vocabulary = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
     first, seconds = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        if can_continue(settings, state):
+        if can_continue(settings, vocabulary, state):
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             first, seconds = state["step"], state["seconds"]
@@ -317,6 +316,7 @@ def train_model(
             if (step + 1) % save_every == 0 or step + 1 == settings.steps:
                 state = {
                     "settings": asdict(settings),
+                    "vocabulary": vocabulary,
                     "step": step + 1,
                     "seconds": time.monotonic() - started,
                     "model": model.state_dict(),
@@ -374,13 +374,20 @@ def score(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: list[dict[str, Any]], misses: list | None = None
 ) -> dict[str, float]:
     """Returns the exact match of each task; wrong answers are added to ``misses`` if given."""
-    right: dict[str, list[bool]] = {}
-    replies = answers(model, tokenizer, [item["messages"] for item in items])
-    for item, reply in zip(items, replies, strict=True):
-        right.setdefault(item["task"], []).append(reply == item["answer"].strip())
-        if misses is not None and reply != item["answer"].strip():
-            misses.append({**item, "reply": reply})
-    return {task: sum(hits) / len(hits) for task, hits in right.items()}
+    scores = {}
+    # Task by task, because the answers to one task are of similar length and a batch is as slow as its longest answer.
+    for task in dict.fromkeys(item["task"] for item in items):
+        asked = [item for item in items if item["task"] == task]
+        replies = answers(model, tokenizer, [item["messages"] for item in asked])
+        wrong = [
+            {**item, "reply": reply}
+            for item, reply in zip(asked, replies, strict=True)
+            if reply != item["answer"].strip()
+        ]
+        scores[task] = (len(asked) - len(wrong)) / len(asked)
+        if misses is not None:
+            misses += wrong
+    return scores
 
 
 def quantized(model: LlamaForCausalLM, form: str) -> LlamaForCausalLM:
@@ -480,7 +487,9 @@ def write_checksums(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
-def model_card(settings: Settings, parameters: int, seconds: float, scores: dict[str, dict[str, float]]) -> str:
+def model_card(
+    settings: Settings, parameters: int, seconds: float, scores: dict[str, dict[str, float]], note: str
+) -> str:
     """Writes the README.md of the checkpoint."""
     return f"""---
 license: apache-2.0
@@ -507,6 +516,7 @@ measuring instrument and a demonstration, not an assistant to rely on, and never
   so that the model stays accurate when it is quantized. The checkpoint itself is an ordinary one.
 - Made with: `python -m et_pipeline.tiny_assistant.train`
 - Licence: Apache-2.0
+{f"- Note: {note}" if note else ""}
 
 ## Scores
 
@@ -525,6 +535,7 @@ def export(
     seconds: float,
     out: Path,
     compared: list[dict[str, Any]],
+    note: str = "",
 ) -> dict[str, dict[str, float]]:
     """Writes the whole checkpoint folder beside its place, scores it and then swaps it in.
 
@@ -535,6 +546,7 @@ def export(
         seconds: How long it took.
         out: The checkpoint folder.
         compared: Other sizes and schedules tried, for the record.
+        note: A remark for the model card.
 
     Returns:
         The scores, per form and task.
@@ -556,10 +568,11 @@ def export(
         "seed": settings.seed,
         "training_seconds": round(seconds),
         "settings": asdict(settings),
+        "note": note,
         "compared": compared,
     }
     (fresh / "scores.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (fresh / "README.md").write_text(model_card(settings, parameters, seconds, scores), encoding="utf-8")
+    (fresh / "README.md").write_text(model_card(settings, parameters, seconds, scores, note), encoding="utf-8")
     write_checksums(fresh)
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -610,14 +623,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Settings(**{name: getattr(options, name) for name in asdict(Settings())})
     if options.eval:
         options.eval.write_text(text.evaluation_jsonl(), encoding="utf-8")
-    # The tokenizer belongs to the state: weights are worth nothing with another one.
-    tokenizer_file = options.work / "tokenizer.json"
-    if tokenizer_file.exists():
-        tokenizer = with_chat_template(Tokenizer.from_file(str(tokenizer_file)))
-    else:
-        tokenizer = train_tokenizer(settings)
-        options.work.mkdir(parents=True, exist_ok=True)
-        tokenizer.backend_tokenizer.save(str(tokenizer_file))
+    tokenizer = train_tokenizer(settings)
     model, seconds = train_model(settings, tokenizer, options.work)
     record = options.compared or options.out / "scores.json"
     compared = json.loads(record.read_text(encoding="utf-8")).get("compared", []) if record.exists() else []

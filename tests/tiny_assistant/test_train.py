@@ -1,5 +1,6 @@
 """The training of tiny-assistant: a killed run goes on as if nothing had happened, and rounding is what it says."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,17 @@ torch = pytest.importorskip("torch")
 from et_pipeline.tiny_assistant import text, train  # noqa: E402 (after importorskip)
 
 MINUTE = train.Settings(
-    steps=30, vocabulary=400, hidden=32, feed_forward=64, layers=1, heads=2, key_value_heads=1, rows=2, warmup=3
+    steps=30,
+    vocabulary=400,
+    hidden=32,
+    feed_forward=64,
+    layers=1,
+    heads=2,
+    key_value_heads=1,
+    rows=2,
+    warmup=3,
+    plain_steps=12,
+    decay_steps=10,
 )
 
 
@@ -38,9 +49,23 @@ def test_a_half_written_state_is_never_read(tmp_path, tokenizer):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt"]
 
 
-def test_a_state_of_other_settings_is_left_alone(tmp_path, tokenizer):
-    import dataclasses
+def test_a_shorter_run_can_be_made_longer_before_its_learning_rate_falls(tmp_path, tokenizer):
+    longer = dataclasses.replace(MINUTE, steps=40)
+    whole, _ = train.train_model(longer, tokenizer, tmp_path / "whole")
+    train.train_model(MINUTE, tokenizer, tmp_path / "grown", save_every=10, stop_at=20)
+    grown, _ = train.train_model(longer, tokenizer, tmp_path / "grown")
+    assert torch.equal(whole.model.embed_tokens.weight, grown.model.embed_tokens.weight)
 
+
+@pytest.mark.parametrize(("step", "expected"), [(20, True), (21, False)])
+def test_a_state_past_the_constant_learning_rate_belongs_to_its_run_alone(step, expected):
+    state = {"settings": dataclasses.asdict(MINUTE), "vocabulary": "v", "step": step}
+    assert train.can_continue(MINUTE, "v", state)
+    assert not train.can_continue(MINUTE, "other", state)
+    assert train.can_continue(dataclasses.replace(MINUTE, steps=40), "v", state) == expected
+
+
+def test_a_state_of_other_settings_is_left_alone(tmp_path, tokenizer):
     train.train_model(MINUTE, tokenizer, tmp_path, save_every=10, stop_at=10)
     other = dataclasses.replace(MINUTE, seed=MINUTE.seed + 1)
     fresh, _ = train.train_model(other, tokenizer, tmp_path, stop_at=0)

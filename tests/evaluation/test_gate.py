@@ -1,0 +1,41 @@
+import pytest
+
+from et_pipeline.evaluation.gate import judge
+from et_pipeline.settings import Gate
+
+GATE = Gate(
+    min_cosine_quantized=0.999, min_top1_quantized=0.99, min_top1_original=0.9, max_kl_original=0.1, max_task_drop=1.0
+)
+WAYS = ("one_piece", "chunked", "token_by_token")
+
+
+def figures(cosine=1.0, top1=1.0, kl=0.0, deployed=100.0):
+    agreement = {way: {"cosine": cosine, "top1": top1, "kl": kl} for way in WAYS}
+    tasks = {"chat": {"original": 100.0, "deployed": deployed, "items": 100}}
+    return {"quantized": agreement, "original": agreement, "tasks": tasks}
+
+
+def test_judge_passes_a_good_bundle():
+    verdict = judge(figures(), GATE)
+    assert verdict.passed
+    assert len(verdict.checks) == 13
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({"cosine": 0.998}, {"cosine to quantized eager"}),
+        ({"top1": 0.98}, {"top-1 with quantized eager"}),
+        ({"top1": 0.5}, {"top-1 with quantized eager", "top-1 with original"}),
+        ({"kl": 0.2}, {"KL to original"}),
+        ({"deployed": 98.9}, {"accuracy drop in points"}),
+    ],
+)
+def test_judge_names_what_fails(change, failed):
+    verdict = judge(figures(**change), GATE)
+    assert not verdict.passed
+    assert {check.name.split(",")[0] for check in verdict.checks if not check.passed} == failed
+
+
+def test_a_gain_in_accuracy_is_no_fault():
+    assert judge(figures(deployed=101.0), GATE).passed

@@ -1,0 +1,130 @@
+"""The whole road on the built-in model, as a newcomer takes it: real export, real runtime."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from et_pipeline import manifest
+
+BIN = Path(sys.executable).parent
+NAME = "tiny_assistant-8da4w-g32-xnnpack"
+
+
+class Run:
+    """An et-pipeline command in a folder of its own, with a cache of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, *arguments, code=0):
+        ended = subprocess.run(
+            [BIN / "et-pipeline", f"paths.cache={self.folder / 'cache'}", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == code, ended.stderr
+        return ended
+
+    def entries(self, stage):
+        return [path for path in (self.folder / "cache" / stage).iterdir() if path.suffix != ".lock"]
+
+    @property
+    def bundle(self):
+        return self.folder / "bundles" / NAME
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("demo"))
+    run.first = run("experiment=demo", "verify.items_per_task=25")
+    return run
+
+
+def test_demo_ends_with_a_verdict_and_sample_answers(demo):
+    assert "PASSED" in demo.first.stdout
+    assert "See a doctor" in demo.first.stdout
+    assert f"Bundle: {demo.bundle}" in demo.first.stdout.replace("\n", "")
+    for stage in ("quantize", "export", "lower", "verify", "measure"):
+        assert stage in demo.first.stderr
+
+
+def test_demo_agrees_with_the_quantized_eager_model_in_all_ways_of_feeding(demo):
+    agreement = manifest.read(demo.bundle).quality.agreement
+    for way in ("one_piece", "chunked", "token_by_token"):
+        figures = getattr(agreement.quantized, way)
+        assert figures.cosine >= 0.999
+        assert figures.top1 >= 0.99
+    for score in manifest.read(demo.bundle).quality.tasks.values():
+        assert score.deployed >= score.original - 1
+
+
+def test_second_run_reuses_everything_quickly_and_says_so(demo):
+    before = (demo.bundle / "xnnpack.pte").read_bytes()
+    started = time.monotonic()
+    again = demo("experiment=demo", "verify.items_per_task=25")
+    assert time.monotonic() - started < 15
+    assert "Reused: acquire, quantize, export, lower, verify, measure" in again.stdout
+    assert (demo.bundle / "xnnpack.pte").read_bytes() == before
+
+
+def test_another_evaluation_reuses_the_program(demo):
+    document = json.loads(demo("experiment=demo", "verify.items_per_task=1", "format=json").stdout)
+    assert document["reused"] == ["acquire", "quantize", "export", "lower", "measure"]
+    assert document["manifest"]["quality"]["tasks"]["chat"]["items"] == 1
+
+
+def test_failed_gate_exits_3_and_marks_the_bundle(demo):
+    ended = demo("experiment=demo", "verify.items_per_task=25", "recipe.gate.max_kl_original=0", "name=strict", code=3)
+    assert "KL to original" in ended.stderr
+    assert "FAILED" in ended.stdout
+    gate = manifest.read(demo.folder / "bundles" / "strict").quality.gate
+    assert not gate.passed
+    verified = subprocess.run([BIN / "et-bundle", "inspect", demo.folder / "bundles" / "strict"], capture_output=True, text=True)
+    assert verified.returncode == 0
+    assert "FAILED" in verified.stdout.upper()
+
+
+def test_bundle_is_read_by_et_bundle(demo, tmp_path):
+    subprocess.run([BIN / "et-bundle", "zip", demo.bundle, tmp_path / "demo.zip"], check=True)
+    verified = subprocess.run([BIN / "et-bundle", "verify", tmp_path / "demo.zip"], capture_output=True, text=True)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    inspected = subprocess.run([BIN / "et-bundle", "inspect", demo.bundle, "--json"], capture_output=True, text=True)
+    assert json.loads(inspected.stdout)["quality"]["gate"]["passed"] is True
+
+
+def test_manifest_names_no_path_of_this_machine(demo):
+    text = (demo.bundle / manifest.FILE_NAME).read_text()
+    assert str(demo.folder) not in text
+    assert str(Path.home()) not in text
+
+
+@pytest.mark.slow
+def test_two_empty_caches_give_the_same_program(demo, tmp_path):
+    other = Run(tmp_path)
+    other("until=lower")
+    assert (other.entries("lower")[0] / "model.pte").read_bytes() == (demo.bundle / "xnnpack.pte").read_bytes()
+
+
+@pytest.mark.slow
+def test_damaged_cache_entry_is_named_and_built_again(demo, tmp_path):
+    shutil.copytree(demo.folder / "cache", tmp_path / "cache")
+    run = Run(tmp_path)
+    program = run.entries("lower")[0] / "model.pte"
+    good = program.read_bytes()
+    program.write_bytes(good[:-1])
+    ended = run("until=lower")
+    assert f"{program} is not what it was" in ended.stderr
+    assert (run.entries("lower")[0] / "model.pte").read_bytes() == good
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["fp32", "8da8w", "int8_weight_only", "int4_weight_only"])
+def test_every_recipe_passes_its_gate(demo, recipe):
+    document = json.loads(demo(f"recipe={recipe}", "verify.items_per_task=25", "format=json").stdout)
+    assert document["manifest"]["quality"]["gate"]["passed"] is True
