@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import struct
-from pathlib import Path
 
 import pytest
 
@@ -89,14 +88,21 @@ CHECKPOINTS = {
         ["model.max_context=100000"],
         r"model\.max_context=100000 exceeds the \d+ positions",
     ),
-    "evaluation file is missing": (lambda f: None, ["task.evaluation=no/such.jsonl"], r"task\.evaluation=no/such\.jsonl"),
+    "evaluation file is missing": (
+        lambda f: None,
+        ["task.evaluation=no/such.jsonl"],
+        r"task\.evaluation=no/such\.jsonl",
+    ),
     "unknown built-in evaluation": (lambda f: None, ["task.evaluation=builtin:nope"], r"builtin:nope does not exist"),
     "cache under a file": (lambda f: None, ["paths.cache=/dev/null/cache"], r"/dev/null.*paths\.cache"),
     "run folder under a file": (lambda f: None, ["hydra.run.dir=/dev/null/runs"], r"/dev/null/runs.*hydra\.run\.dir"),
 }
 
 COMMAND_LINES = {
-    "misspelt key": (["recipe.groop_size=32"], r"recipe\.groop_size is not a setting; did you mean recipe\.group_size\?"),
+    "misspelt key": (
+        ["recipe.groop_size=32"],
+        r"recipe\.groop_size is not a setting; did you mean recipe\.group_size\?",
+    ),
     "misspelt group": (["recipee=8da4w"], r"recipee is not a setting; did you mean recipe\?"),
     "unknown option": (["recipe=8da5w"], r"recipe=8da5w does not exist; choose from 8da4w, 8da8w"),
     "unknown experiment": (["experiment=nope"], r"experiment=nope does not exist"),
@@ -178,9 +184,7 @@ def test_file_that_the_checksums_list_is_missing(command, checkpoint, tmp_path):
 def test_weights_that_do_not_fit_the_config(command, checkpoint, tmp_path, change, sentence):
     without_checksums(checkpoint)
     edit_json(checkpoint / "config.json", **change)
-    code, out, err = command(
-        "model=custom", f"model.source={checkpoint}", "model.max_context=256", "until=quantize"
-    )
+    code, out, err = command("model=custom", f"model.source={checkpoint}", "model.max_context=256", "until=quantize")
     assert_one_sentence(code, out, err, sentence)
     assert [path for path in (tmp_path / "cache" / "quantize").iterdir() if path.suffix != ".lock"] == []
     assert not (tmp_path / "outputs").exists()

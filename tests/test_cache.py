@@ -73,9 +73,7 @@ def _slow_build(folder, made, waited):
 def test_two_processes_build_one_entry_once(tmp_path):
     context = multiprocessing.get_context("fork")
     made, waited = context.Queue(), context.Queue()
-    processes = [
-        context.Process(target=_slow_build, args=(tmp_path / "stage" / "key", made, waited)) for _ in range(2)
-    ]
+    processes = [context.Process(target=_slow_build, args=(tmp_path / "stage" / "key", made, waited)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -85,9 +85,10 @@ def test_failed_gate_exits_3_and_marks_the_bundle(demo):
     assert "FAILED" in ended.stdout
     gate = manifest.read(demo.folder / "bundles" / "strict").quality.gate
     assert not gate.passed
-    verified = subprocess.run([BIN / "et-bundle", "inspect", demo.folder / "bundles" / "strict"], capture_output=True, text=True)
-    assert verified.returncode == 0
-    assert "FAILED" in verified.stdout.upper()
+    strict = demo.folder / "bundles" / "strict"
+    inspected = subprocess.run([BIN / "et-bundle", "inspect", strict], capture_output=True, text=True)
+    assert inspected.returncode == 0
+    assert "FAILED" in inspected.stdout.upper()
 
 
 def test_bundle_is_read_by_et_bundle(demo, tmp_path):

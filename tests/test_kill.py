@@ -66,7 +66,7 @@ def fingerprint(folder):
 
 
 def leftovers(folder):
-    return [path for path in (folder / "cache").rglob("*.tmp")] + list((folder / "bundles").glob("*.tmp"))
+    return [*(folder / "cache").rglob("*.tmp"), *(folder / "bundles").glob("*.tmp")]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def resolve(checkpoint: Checkpoint) -> Path:
         if name not in BUILTIN:
             raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
         return BUILTIN[name]
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
     if folder.is_dir():
         return folder.resolve()
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:

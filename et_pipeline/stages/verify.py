@@ -136,8 +136,8 @@ def _feed(
     logits = torch.stack(rows)
     if not bool(logits.isfinite().all()):
         raise UserError(
-            f"the lowered program computes logits that are not finite (fed as {way}); the backend does not compute this "
-            "recipe rightly, choose another recipe"
+            f"the lowered program computes logits that are not finite (fed as {way}): the backend computes this "
+            "recipe wrongly; choose another recipe"
         )
     return positions, logits
 

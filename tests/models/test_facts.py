@@ -1,0 +1,59 @@
+import json
+import shutil
+
+import pytest
+
+from et_pipeline import tiny_assistant
+from et_pipeline.errors import UserError
+from et_pipeline.models.facts import read_facts
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def folder(tiny_llama, tmp_path):
+    return shutil.copytree(tiny_llama, tmp_path / "model")
+
+
+def test_facts_of_the_built_in_model():
+    facts = read_facts(tiny_assistant.CHECKPOINT)
+    assert facts.family == "llama"
+    assert facts.licence == "apache-2.0"
+    assert facts.chat.supports_system
+    assert facts.manifest_chat("Be brief.").system_prompt == "Be brief."
+    assert facts.manifest_tokenizer().eos_ids == list(facts.eos_ids)
+
+
+def test_the_templates_end_token_ends_answers_even_if_no_list_names_it(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for token in ("<|im_start|>", "<|im_end|>"):
+        tokenizer["added_tokens"].append(
+            {"id": 300 + len(tokenizer["added_tokens"]), "content": token, "special": True}
+            | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        )
+        tokenizer["model"]["vocab"][token] = tokenizer["added_tokens"][-1]["id"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML}))
+    facts = read_facts(folder)
+    assert len(facts.eos_ids) == 2
+    assert facts.special_tokens[-1] == "<|im_end|>"
+
+
+def test_sampling_is_greedy_unless_the_checkpoint_asks_for_more(folder):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"temperature": 0.7, "top_k": 50, "eos_token_id": 1}))
+    assert read_facts(folder).sampling == {}
+    path.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 50, "eos_token_id": 1}))
+    sampling = read_facts(folder).manifest_chat(None).sampling
+    assert (sampling.temperature, sampling.top_k) == (0.7, 50)
+
+
+def test_a_model_that_never_ends_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
+    (folder / "generation_config.json").unlink()
+    with pytest.raises(UserError, match="names no token that ends an answer"):
+        read_facts(folder)
