@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from et_pipeline import CONF
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, UserError
-from et_pipeline.pipeline import Result, run
+from et_pipeline.pipeline import Result, check, run
 from et_pipeline.plan import Plan, plan
 from et_pipeline.report import progress, tables
 from et_pipeline.settings import Settings, closest, first_line, load_settings, setting_names
@@ -46,6 +46,7 @@ def main() -> None:
         outputs = Path(HydraConfig.get().runtime.output_dir)
         try:
             settings = load_settings(composed)
+            check(settings)
             formats.add(settings.format)
             done.append(_one(settings, outputs))
         except (UserError, OSError) as error:

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from et_pipeline import cache
+from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
@@ -95,6 +97,22 @@ class Result:
     reused: list[str] = field(default_factory=list)
     bundle: Path | None = None
     manifest: Manifest | None = None
+
+
+def check(settings: Settings) -> None:
+    """Refuse a recipe that the backend has no kernel for, before any work is done.
+
+    Raises:
+        UserError: says why, and what works.
+    """
+    recipe = settings.recipe
+    support = get_backend(settings.backend.name).supports(recipe.quantization)
+    if not support.ok:
+        raise UserError(
+            f"recipe.scheme={recipe.scheme} with recipe.group_size={recipe.group_size} and "
+            f"recipe.mapping={recipe.mapping} does not run on backend={settings.backend.name}: "
+            f"{support.reason}; {support.instead}"
+        )
 
 
 def run(settings: Settings, face: Face, logs: Path) -> Result:

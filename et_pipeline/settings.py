@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only"]
@@ -242,7 +241,7 @@ def first_line(error: BaseException) -> str:
 
 def _check_combination(settings: Settings) -> None:
     """Refuse what can be known to fail before any work is done."""
-    model, measure, recipe = settings.model, settings.measure, settings.recipe
+    model, measure = settings.model, settings.measure
     if model.prefill_chunk > model.max_context:
         raise UserError(
             f"model.prefill_chunk={model.prefill_chunk} exceeds model.max_context={model.max_context}; "
@@ -252,13 +251,6 @@ def _check_combination(settings: Settings) -> None:
         raise UserError(
             f"measure.prompt_tokens={measure.prompt_tokens} plus measure.decode_tokens={measure.decode_tokens} "
             f"do not fit into model.max_context={model.max_context}; lower one of them or raise the context"
-        )
-    support = get_backend(settings.backend.name).supports(recipe.quantization)
-    if not support.ok:
-        raise UserError(
-            f"recipe.scheme={recipe.scheme} with recipe.group_size={recipe.group_size} and "
-            f"recipe.mapping={recipe.mapping} does not run on backend={settings.backend.name}: "
-            f"{support.reason}; {support.instead}"
         )
     for name, use_case in settings.task.use_cases.items():
         try:

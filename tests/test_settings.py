@@ -4,6 +4,7 @@ from pydantic import ValidationError
 
 from et_pipeline import CONF
 from et_pipeline.errors import UserError
+from et_pipeline.pipeline import check
 from et_pipeline.settings import Quantization, load_settings, setting_names
 
 GROUPS = ("model", "recipe", "backend", "device", "task", "experiment")
@@ -12,7 +13,9 @@ NEEDED = {"model/custom": ["model.source=somewhere"]}  # options that leave a ke
 
 def settings(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_settings(compose("config", overrides=list(overrides)))
+        made = load_settings(compose("config", overrides=list(overrides)))
+    check(made)
+    return made
 
 
 @pytest.mark.parametrize(

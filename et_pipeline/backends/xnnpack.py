@@ -105,7 +105,7 @@ class XnnpackBackend:
                 program,
                 partitioner=[_partitioner()],
                 transform_passes=[_infer_symbolic_views],
-                constant_methods=metadata,
+                constant_methods=dict(sorted(metadata.items())),  # the order is part of the file
                 # The verifier rejects llama::update_cache, and dim-order copies are one more operator to fall back on.
                 compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
             )
@@ -247,7 +247,7 @@ def _scoped_overrides() -> Iterator[None]:
                 own.per_channel_group, own.group_size = False, 0
                 own.scale, own.zp = own.scale.reshape(-1), own.zp.reshape(-1)
 
-    upstream = xnnpack_preprocess.XnnpackBackend
+    backend = xnnpack_preprocess.XnnpackBackend
 
     def share(cls: Any, edge_program: Any, compile_specs: Any) -> Any:
         # Upstream copies every partition's weights, one byte per weight; preprocessing only reads them.
@@ -257,9 +257,7 @@ def _scoped_overrides() -> Iterator[None]:
     with (
         mock.patch.object(op_linear, "QuantParams", _QuantParams),
         mock.patch.object(xnnpack_preprocess, "XNNPACKPassManager", _PassManager),
-        mock.patch.object(
-            xnnpack_preprocess.XnnpackBackend, "copy_exported_program_for_preprocess", classmethod(share)
-        ),
+        mock.patch.object(backend, "copy_exported_program_for_preprocess", classmethod(share)),
     ):
         yield
 

@@ -510,7 +510,7 @@ measuring instrument and a demonstration, not an assistant to rely on, and never
 - Tokenizer: byte-level BPE, every digit a token of its own.
 - Text: written by the grammars in `et_pipeline/tiny_assistant/text.py`; no other data.
 - Training: {settings.steps} steps of {settings.rows} x {settings.row_tokens} tokens, AdamW, seed {settings.seed},
-  {seconds / 60:.0f} minutes on two processor cores; loss on the assistant's words only. After
+  {seconds / 60:.0f} minutes on at most two processor cores, no GPU; loss on the assistant's words only. After
   {settings.plain_steps} steps the linear weights are rounded to four bits in the forward pass (a
   scale per group of 32 in two steps of three, a scale per row in the third) and the gradient passes straight through,
   so that the model stays accurate when it is quantized. The checkpoint itself is an ordinary one.
