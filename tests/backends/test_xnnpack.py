@@ -5,14 +5,17 @@ import sys
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from et_pipeline import CONF
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
+from et_pipeline.evaluation.gate import judge
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import quiet, runtime_library
-from et_pipeline.settings import Quantization
+from et_pipeline.settings import Gate, Quantization
 
 BACKEND = get_backend("xnnpack")
 INPUT = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
@@ -122,7 +125,12 @@ def test_what_upstream_lowers_to_garbage(tmp_path, q):
     program = torch.export.export(model, (INPUT,), strict=False)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     (tmp_path / "model.pte").write_bytes(lowered.buffer)
-    assert compare(execute(tmp_path / "model.pte"), expected).cosine < 0.95
+    found = compare(execute(tmp_path / "model.pte"), expected)
+    assert found.cosine < 0.95
+    figures = {kind: {"one_piece": found.model_dump()} for kind in ("quantized", "original")}
+    for path in sorted((CONF / "recipe").glob("*.yaml")):  # had `supports` let it through, every gate would stop it
+        gate = Gate.model_validate(OmegaConf.to_container(OmegaConf.load(path).gate))
+        assert not judge({**figures, "tasks": {}}, gate).passed, path
 
 
 def test_a_groupwise_weight_only_linear_is_an_error_not_garbage(tmp_path):

@@ -1,0 +1,34 @@
+"""The pipeline as a function, for what no command line lets through."""
+
+from hydra import compose, initialize_config_dir
+
+from et_pipeline import CONF, manifest
+from et_pipeline.pipeline import run
+from et_pipeline.report.progress import Silent
+from et_pipeline.settings import load_settings
+
+
+def test_the_gate_alone_stops_a_recipe_that_the_backend_computes_wrongly(make_checkpoint, tmp_path):
+    """Asymmetric int4 is refused at composition; here it goes all the way, without an error, to a failed bundle."""
+    checkpoint = make_checkpoint("llama", num_hidden_layers=1)
+    overrides = [
+        "model=custom",
+        f"model.source={checkpoint}",
+        "model.max_context=64",
+        "model.prefill_chunk=32",
+        "task=chat",
+        "recipe.mapping=asymmetric",
+        "verify.sequences=4",
+        "measure.prompt_tokens=8",
+        "measure.decode_tokens=4",
+        "measure.rounds=1",
+        f"paths.cache={tmp_path / 'cache'}",
+        f"paths.bundles={tmp_path / 'bundles'}",
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = load_settings(compose("config", overrides=overrides))
+    result = run(settings, Silent(), tmp_path)
+    gate = manifest.read(result.bundle).quality.gate
+    assert not gate.passed
+    failed = {check.name for check in gate.checks if not check.passed}
+    assert {f"cosine to quantized eager, {way}" for way in ("one_piece", "chunked", "token_by_token")} <= failed
