@@ -40,8 +40,7 @@ class Program:
         with quiet():
             library = runtime_library()
             if threads is not None:
-                # Before loading: XNNPACK keeps the pool that it finds then.
-                library._unsafe_reset_threadpool(threads)
+                set_threads(threads)
             self._program = library._load_program(str(path))
             self._forward = self._program.load_method("forward")
 
@@ -105,6 +104,19 @@ class Program:
             if len(answer) < budget:
                 logits = self.forward(torch.tensor([[token]], dtype=torch.long), len(prompt_ids) + len(answer) - 1)
         return answer
+
+
+def set_threads(threads: int) -> None:
+    """Let the runtime and its operators use this many threads; call it before loading a program.
+
+    XNNPACK keeps the pool that it finds when a program is loaded. The attention operator divides its work by that
+    pool's size and runs it on torch's own; with different sizes its threads wait for each other, and a token takes
+    100 times as long.
+    """
+    import torch
+
+    runtime_library()._unsafe_reset_threadpool(threads)
+    torch.set_num_threads(threads)
 
 
 def runtime_library() -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.errors import UserError
-from et_pipeline.runtime.program import quiet, read_metadata, runtime_library
+from et_pipeline.runtime.program import quiet, read_metadata, set_threads
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -79,8 +79,7 @@ def measure_speed(
     more = len(tokenizer.encode(_FILLER, add_special_tokens=False).ids)
     figures = []
     with quiet():
-        # Before loading: XNNPACK keeps the pool that it finds then.
-        runtime_library()._unsafe_reset_threadpool(threads)
+        set_threads(threads)
         for _ in range(rounds):
             figures.append(_one_round(pte, tokenizer_json, prompt, decode_tokens, context, more))
     if any(figure.decoded == 0 for figure in figures):
