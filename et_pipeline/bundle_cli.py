@@ -469,7 +469,7 @@ def _speed_table(speeds: Iterable[bundle.Speed]) -> tuple[str, Sequence[str], Ro
             spread(speed.prefill_tok_s),
             spread(speed.decode_tok_s),
             f"{speed.prompt_tokens} + {speed.decode_tokens}",
-            _size(speed.peak_rss_bytes),
+            _size(speed.program_rss_bytes),
         )
         for speed in speeds
     ]

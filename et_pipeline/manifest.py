@@ -169,10 +169,16 @@ class Task(Model):
 class Memory(Model):
     """Memory that the program needs on a phone, in bytes."""
 
-    weights_bytes: Bytes = Field(description="Weights as they lie in memory.")
+    weights_bytes: Bytes = Field(description="Weights as they lie in the program.")
     kv_cache_bytes: Bytes = Field(description="KV cache at full context.")
-    resident_bytes: Bytes = Field(description="Expected resident memory while it answers.")
-    peak_bytes: Bytes = Field(description="Expected highest resident memory, which may be during loading.")
+    resident_bytes: Bytes = Field(
+        description="Resident memory of the program while it answers, the app itself not counted: measured "
+        "where the program can be executed, else weights and KV cache."
+    )
+    peak_bytes: Bytes = Field(
+        description="Expected highest resident memory of the program, which is during loading: the weights are packed "
+        "while the file is still mapped."
+    )
     min_device_ram_bytes: Bytes = Field(description="Smallest RAM of a phone on which loading it makes sense.")
 
 
@@ -268,7 +274,12 @@ class Speed(Model):
     ttft_ms: Percentiles = Field(description="Time from prompt to first token, in milliseconds.")
     prefill_tok_s: Percentiles = Field(description="Prompt tokens per second.")
     decode_tok_s: Percentiles = Field(description="Answer tokens per second.")
-    peak_rss_bytes: Bytes = Field(description="Highest resident memory of the process, in bytes.")
+    program_rss_bytes: Bytes = Field(
+        description="Resident memory that loading and running the program added to the process, in bytes."
+    )
+    peak_rss_bytes: Bytes = Field(
+        description="Highest resident memory of the process, in bytes; on a computer with all of Python's libraries."
+    )
     energy: float | None = Field(default=None, ge=0, description="Joules per answer token; null if not measured.")
 
 

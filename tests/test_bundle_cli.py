@@ -358,6 +358,7 @@ def test_bench(run, folder, monkeypatch):
         calls.append(arguments)
         return speed.Speed(
             prompt_tokens=9, decode_tokens=5, load_ms=figure, ttft_ms=figure, prefill_tok_s=figure, decode_tok_s=figure,
+            program_rss_bytes=10**6,
             peak_rss_bytes=10**8,
         )  # fmt: skip
 

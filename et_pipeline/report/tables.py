@@ -143,8 +143,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         "speed on this host": f"TTFT {speed.ttft_ms.p50:.1f} ms, prefill {speed.prefill_tok_s.p50:,.0f} tok/s, "
         f"decode {speed.decode_tok_s.p50:,.0f} tok/s ({speed.prompt_tokens} + {speed.decode_tokens} tokens, "
         f"{speed.threads} threads, load {speed.load_ms.p50:.0f} ms)",
-        "memory": f"KV cache {size(manifest.memory.kv_cache_bytes)}, resident about "
-        f"{size(manifest.memory.resident_bytes)} in an app",
+        "memory": f"{size(manifest.memory.resident_bytes)} resident for the program, "
+        f"{size(manifest.memory.kv_cache_bytes)} of it KV cache",
     }
     texts = {name: Text(value) for name, value in rows.items()}
     failed = [check for check in quality.gate.checks if not check.passed]

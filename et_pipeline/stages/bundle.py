@@ -65,7 +65,7 @@ def _manifest(
     lowered, verified = entries["lower"].figures, entries["verify"].figures
     weights = lowered["bytes"]
     kv = kv_cache_bytes(facts.layers, facts.kv_heads, facts.head_dim, settings.model.max_context)
-    resident = weights + kv + RUNTIME_BYTES
+    resident = entries["measure"].figures["program_rss_bytes"]
     return Manifest(
         what=manifest.What(
             name=settings.name,
@@ -113,7 +113,7 @@ def _manifest(
             kv_cache_bytes=kv,
             resident_bytes=resident,
             peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
-            min_device_ram_bytes=2 * resident,
+            min_device_ram_bytes=2 * (resident + weights + RUNTIME_BYTES),  # an app gets about half of the RAM
         ),
         quality=manifest.Quality(
             agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"]),

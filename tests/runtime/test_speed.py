@@ -23,6 +23,7 @@ def test_measures_with_the_llm_runner(tiny_program, capfd):
         assert 0 < spread.p10 <= spread.p50 <= spread.p90
     assert speed.load_ms.p10 >= 0
     assert speed.peak_rss_bytes > tiny_program.pte.stat().st_size
+    assert 0 < speed.program_rss_bytes < 200e6
     assert capfd.readouterr() == ("", "")
 
 
