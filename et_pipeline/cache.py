@@ -146,7 +146,8 @@ def build(
                 if path.is_file()
             }
             record = {"key": dict(key), "files": files, "figures": figures, "cost": cost}
-            (temporary / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True))
+            # Not sorted: what is read from here must have the order of what a first run hands on.
+            (temporary / RECORD).write_text(json.dumps(record, indent=2))
             publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

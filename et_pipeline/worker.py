@@ -155,7 +155,8 @@ def main() -> None:
         # Libraries report a full disk in many ways; the disk itself is asked.
         if shutil.disk_usage(request["out"]).free > DISK_FULL_BYTES:
             raise
-        say(mistake=f"no space left on the disk of {request['out']}; free some, or set paths.cache to another disk")
+        cache = Path(request["out"]).parents[1]  # <cache>/<stage>/<key>.tmp
+        say(mistake=f"no space left on the disk of paths.cache={cache}; free some, or choose another one")
         raise SystemExit(EXIT_USER) from error
 
 

@@ -2,8 +2,12 @@
 
 import json
 import re
+import shlex
 import shutil
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -195,6 +199,27 @@ def test_hub_id_that_cannot_be_reached(command, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     code, out, err = command("model=custom", "model.source=nobody/nothing")
     assert_one_sentence(code, out, err, r"model\.source=nobody/nothing is not a folder here")
+
+
+def test_full_disk_in_a_stage(tmp_path):
+    """A real one: the cache on a file system of two megabytes."""
+    small = tmp_path / "small"
+    small.mkdir()
+    command = [Path(sys.executable).parent / "et-pipeline", f"paths.cache={small / 'cache'}", "until=quantize"]
+    mount = f"mount -t tmpfs -o size=2m tmpfs {small} || exit 77; "
+    after = f"; code=$?; find {small} -name '*.tmp'; exit $code"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount + shlex.join(map(str, command)) + after],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode in (1, 77) and "et-pipeline" not in done.stderr:
+        pytest.skip("mounting a file system needs rights that this user does not have")
+    assert_one_sentence(
+        done.returncode, done.stdout, done.stderr, r"no space left on the disk of paths\.cache=.*/small/cache"
+    )
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_full_disk(command, monkeypatch, tmp_path):

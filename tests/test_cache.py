@@ -93,6 +93,15 @@ def test_publish_replaces_a_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_figures_have_the_same_order_when_they_are_reused(tmp_path):
+    def make(out):
+        return {"b": 1, "a": {"d": 2, "c": 3}}, {}
+
+    first, _ = cache.build(tmp_path / "stage" / "key", make, {})
+    again, _ = cache.build(tmp_path / "stage" / "key", make, {})
+    assert json.dumps(first.figures) == json.dumps(again.figures)
+
+
 def test_digest_does_not_depend_on_the_order_of_keys():
     assert cache.digest({"a": 1, "b": 2}) == cache.digest({"b": 2, "a": 1})
     assert cache.digest({"a": 1}) != cache.digest({"a": 2})

@@ -57,6 +57,22 @@ def compare(found: torch.Tensor, reference: torch.Tensor) -> Agreement:
     )
 
 
+def negative_log_likelihood(logits: torch.Tensor, sequence: Sequence[int]) -> float:
+    """How unlikely a text is to a model: the sum over its tokens after the first; exp(sum / count) is the perplexity.
+
+    Args:
+        logits: [N, V], after each of the N tokens.
+        sequence: the N token ids.
+
+    Returns:
+        Nats, of N - 1 tokens.
+    """
+    import torch
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits[:-1].double(), torch.tensor(sequence[1:]), reduction="sum").item()
+
+
 def merge(parts: Sequence[Agreement]) -> Agreement:
     """The agreement over all positions of several comparisons.
 

@@ -134,6 +134,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         rows["vs original"] = (
             f"cosine {_down(original.cosine)}, top-1 {_down(100 * original.top1, 2)} %, KL {original.kl:.4f} nats"
         )
+    if quality.perplexity is not None:
+        rows["perplexity"] = f"{quality.perplexity.deployed:.3f} (original {quality.perplexity.original:.3f})"
     if quality.tasks:
         rows["task accuracy"] = "\n".join(
             f"{name.replace('_', ' ')} {score.deployed:.0f} % (original {score.original:.0f} %)"

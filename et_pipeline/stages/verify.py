@@ -7,12 +7,13 @@ cannot hide in both sides. The program is fed in three ways: the prompt in one p
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.agreement import compare, merge
+from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.facts import Facts, read_tokenizer
@@ -39,7 +40,7 @@ def run(
 
     Returns:
         `quantized` and `original` (agreement of the program with either, per way of feeding), `eager` (agreement of
-        the quantized eager model with the original), `tasks` (accuracy in points), `samples`.
+        the quantized eager model with the original), `perplexity` per token, `tasks` (accuracy in points), `samples`.
     """
     facts = Facts.read(inputs["acquire"])
     tokenizer = read_tokenizer(inputs["checkpoint"])
@@ -82,6 +83,10 @@ def run(
         "quantized": {way: _agreement(fed[way], quantized_logits) for way in FEEDINGS},
         "original": {way: _agreement(fed[way], original_logits) for way in FEEDINGS},
         "eager": merge([compare(a, b) for a, b in zip(quantized_logits, original_logits, strict=True)]).model_dump(),
+        "perplexity": {
+            "original": _perplexity(original_logits, sequences),
+            "deployed": _perplexity([rows for _, rows in fed["token_by_token"]], sequences),
+        },
         "tasks": {
             name: {
                 "original": scores["original"][name],
@@ -97,6 +102,11 @@ def run(
 def _agreement(fed: Sequence[tuple[list[int], torch.Tensor]], reference: Sequence[torch.Tensor]) -> dict[str, float]:
     parts = [compare(rows, logits[positions]) for (positions, rows), logits in zip(fed, reference, strict=True)]
     return merge(parts).model_dump()
+
+
+def _perplexity(logits: Sequence[torch.Tensor], sequences: Sequence[list[int]]) -> float:
+    total = sum(negative_log_likelihood(rows, tokens) for rows, tokens in zip(logits, sequences, strict=True))
+    return math.exp(total / sum(len(tokens) - 1 for tokens in sequences))
 
 
 def _sequences(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[list[int]]:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from et_pipeline.evaluation.agreement import compare, merge
+from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
 
 
 def test_equal_logits_agree_fully():
@@ -50,6 +50,11 @@ def test_merge_equals_comparing_at_once():
 def test_what_cannot_be_compared(a, b):
     with pytest.raises(ValueError, match="logits"):
         compare(a, b)
+
+
+def test_negative_log_likelihood_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1.0, 1.0, 1.0]]))
+    assert negative_log_likelihood(logits, [0, 2, 1]) == pytest.approx(-math.log(0.25) - math.log(0.8))
 
 
 def test_merging_nothing():
