@@ -14,12 +14,15 @@ from et_pipeline.settings import Quantization, Settings
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
 SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales in bf16
 SCALE_BYTES_CHANNEL = 4
-RUNTIME_BYTES = 500_000_000  # code, activations and packing buffers: from measured runs of 0.1-7B models
+RUNTIME_BYTES = 500_000_000  # the app around the program: code, activations, packing buffers, Android's own share
 BANDWIDTH_SHARE = 0.55  # of the roofline that decoding reaches on phones: 0.5-0.6 in published measurements
 
 
 class Plan(BaseModel):
-    """What to expect of a model with a recipe on a device. Sizes in bytes, speed in tokens per second."""
+    """What to expect of a model with a recipe on a device. Sizes in bytes, speed in tokens per second.
+
+    `resident_bytes` is the whole app's memory; `decode_tok_s` is what the memory bus allows, a small model reaches less.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -84,7 +84,7 @@ def comparison(manifests: Sequence[Manifest]) -> RenderableType:
 def plan_table(plans: Sequence[Plan]) -> RenderableType:
     """Forecasts, a row each."""
     table = Table(box=None, padding=(0, 2, 0, 0), title=f"Plan: {plans[0].model}", title_justify="left")
-    for name in ("recipe", "parameters", ".pte", "of fp16", "KV cache", "resident", "device", "fits", "decode tok/s"):
+    for name in ("recipe", "parameters", ".pte", "of fp16", "KV cache", "app memory", "device", "fits", "decode tok/s"):
         table.add_column(name, justify="left" if name in ("recipe", "device") else "right")
     for each in plans:
         table.add_row(
