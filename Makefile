@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
 		echo "No GPU here: asking for the CPU build of torch"; \
-		$(BIN)/pip install --quiet --retries 0 --timeout 15 --no-deps --index-url $(TORCH_CPU_INDEX) -c constraints.txt torch \
-		|| echo "That index cannot be reached; taking the default build, which is larger and works as well"; \
+		$(BIN)/pip install --quiet --retries 0 --timeout 15 --no-deps --index-url $(TORCH_CPU_INDEX) -c constraints.txt torch 2>/dev/null \
+		|| echo "Its index cannot be reached; taking the default build, which is larger and works as well"; \
 	fi
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -21,7 +21,8 @@ BANDWIDTH_SHARE = 0.55  # of the roofline that decoding reaches on phones: 0.5-0
 class Plan(BaseModel):
     """What to expect of a model with a recipe on a device. Sizes in bytes, speed in tokens per second.
 
-    `resident_bytes` is the whole app's memory; `decode_tok_s` is what the memory bus allows, a small model reaches less.
+    `resident_bytes` is the whole app's memory; `decode_tok_s` is what the memory bus allows, which a small model does
+    not reach.
     """
 
     model_config = ConfigDict(frozen=True)
