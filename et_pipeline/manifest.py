@@ -209,7 +209,7 @@ class Comparison(Model):
 
 
 class Perplexity(Model):
-    """Perplexity per token; lower is better."""
+    """Perplexity per token of held-out answers, given their conversations; lower is better, 1 is certain."""
 
     original: float = Field(gt=0, description="Perplexity of the original model.")
     deployed: float = Field(gt=0, description="Perplexity of the deployed program.")

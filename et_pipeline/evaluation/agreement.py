@@ -57,20 +57,23 @@ def compare(found: torch.Tensor, reference: torch.Tensor) -> Agreement:
     )
 
 
-def negative_log_likelihood(logits: torch.Tensor, sequence: Sequence[int]) -> float:
-    """How unlikely a text is to a model: the sum over its tokens after the first; exp(sum / count) is the perplexity.
+def negative_log_likelihood(logits: torch.Tensor, sequence: Sequence[int], first: int = 1) -> float:
+    """How unlikely the end of a text is to a model, given its beginning; exp(sum / count) is the perplexity.
 
     Args:
         logits: [N, V], after each of the N tokens.
         sequence: the N token ids.
+        first: index of the first token that counts, at least 1.
 
     Returns:
-        Nats, of N - 1 tokens.
+        Nats, summed over N - first tokens.
     """
     import torch
     from torch.nn import functional
 
-    return functional.cross_entropy(logits[:-1].double(), torch.tensor(sequence[1:]), reduction="sum").item()
+    return functional.cross_entropy(
+        logits[first - 1 : -1].double(), torch.tensor(sequence[first:]), reduction="sum"
+    ).item()
 
 
 def merge(parts: Sequence[Agreement]) -> Agreement:

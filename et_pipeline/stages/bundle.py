@@ -118,7 +118,7 @@ def _manifest(
         quality=manifest.Quality(
             agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"]),
             tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
-            perplexity=manifest.Perplexity(**verified["perplexity"]),
+            perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
             gate=judge(verified, settings.recipe.gate),
         ),
         speed=[manifest.Speed(where=_host(), threads=settings.measure.threads, **entries["measure"].figures)],

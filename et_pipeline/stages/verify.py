@@ -10,7 +10,7 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
@@ -40,14 +40,15 @@ def run(
 
     Returns:
         `quantized` and `original` (agreement of the program with either, per way of feeding), `eager` (agreement of
-        the quantized eager model with the original), `perplexity` per token, `tasks` (accuracy in points), `samples`.
+        the quantized eager model with the original), `perplexity` of the answers, `tasks` (accuracy in points), `samples`.
     """
     facts = Facts.read(inputs["acquire"])
     tokenizer = read_tokenizer(inputs["checkpoint"])
     path = inputs["lower"] / "model.pte"
     program = Program(path, threads=1 if path.stat().st_size < SMALL_BYTES else None)
     # Any real text serves the comparison of logits; the built-in items are there for every model.
-    sequences = _sequences(read_items(EVAL), verify.sequences, facts, tokenizer, program.metadata["get_max_seq_len"])
+    texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, program.metadata["get_max_seq_len"])
+    sequences = [text.ids for text in texts]
     items = read_items(inputs["evaluation"], verify.items_per_task) if "evaluation" in inputs else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
     budget = max((use.max_new_tokens for use in task.use_cases.values()), default=64)
@@ -84,8 +85,8 @@ def run(
         "original": {way: _agreement(fed[way], original_logits) for way in FEEDINGS},
         "eager": merge([compare(a, b) for a, b in zip(quantized_logits, original_logits, strict=True)]).model_dump(),
         "perplexity": {
-            "original": _perplexity(original_logits, sequences),
-            "deployed": _perplexity([rows for _, rows in fed["token_by_token"]], sequences),
+            "original": _perplexity(original_logits, texts),
+            "deployed": _perplexity([rows for _, rows in fed["token_by_token"]], texts),
         },
         "tasks": {
             name: {
@@ -104,16 +105,27 @@ def _agreement(fed: Sequence[tuple[list[int], torch.Tensor]], reference: Sequenc
     return merge(parts).model_dump()
 
 
-def _perplexity(logits: Sequence[torch.Tensor], sequences: Sequence[list[int]]) -> float:
-    total = sum(negative_log_likelihood(rows, tokens) for rows, tokens in zip(logits, sequences, strict=True))
-    return math.exp(total / sum(len(tokens) - 1 for tokens in sequences))
+def _perplexity(logits: Sequence[torch.Tensor], texts: Sequence[_Text]) -> float | None:
+    """Of the answers, given the conversations; None where no answer fits into a call."""
+    total = sum(negative_log_likelihood(rows, text.ids, text.prompt) for rows, text in zip(logits, texts, strict=True))
+    count = sum(len(text.ids) - text.prompt for text in texts)
+    return math.exp(total / count) if count else None
 
 
-def _sequences(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[list[int]]:
+class _Text(NamedTuple):
+    ids: list[int]
+    prompt: int  # how many of them are not the last answer's
+
+
+def _texts(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[_Text]:
     """Whole conversations as token ids, spread over the items, no longer than one forward call takes."""
     step = max(1, len(items) // count)
-    texts = [facts.chat.render(item.messages) + item.answer for item in items[::step][:count]]
-    return [tokenizer.encode(text, add_special_tokens=False).ids[:limit] for text in texts]
+    texts = []
+    for item in items[::step][:count]:
+        prompt = facts.chat.render(item.messages)
+        ids = tokenizer.encode(prompt + item.answer, add_special_tokens=False).ids[:limit]
+        texts.append(_Text(ids, min(len(tokenizer.encode(prompt, add_special_tokens=False).ids), len(ids))))
+    return texts
 
 
 def _eager_logits(model: Any, sequence: list[int], advance: Callable[[int], None]) -> torch.Tensor:
