@@ -40,7 +40,8 @@ def run(
 
     Returns:
         `quantized` and `original` (agreement of the program with either, per way of feeding), `eager` (agreement of
-        the quantized eager model with the original), `perplexity` of the answers, `tasks` (accuracy in points), `samples`.
+        the quantized eager model with the original), `perplexity` of the answers, `tasks` (accuracy in points) and
+        `samples`.
     """
     facts = Facts.read(inputs["acquire"])
     tokenizer = read_tokenizer(inputs["checkpoint"])
