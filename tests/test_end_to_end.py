@@ -99,6 +99,18 @@ def test_bundle_is_read_by_et_bundle(demo, tmp_path):
     assert json.loads(inspected.stdout)["quality"]["gate"]["passed"] is True
 
 
+def test_chat_answers_piped_messages_and_remembers(demo):
+    done = subprocess.run(
+        [BIN / "et-bundle", "chat", demo.bundle],
+        input="My name is Felix.\nTranslate to French: Where is the station?\nWhat is my name?\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("Felix", "Où est la gare", "Your name is Felix"):
+        assert words in done.stdout
+
+
 def test_manifest_names_no_path_of_this_machine(demo):
     text = (demo.bundle / manifest.FILE_NAME).read_text()
     assert str(demo.folder) not in text
@@ -110,6 +122,18 @@ def test_two_empty_caches_give_the_same_program(demo, tmp_path):
     other = Run(tmp_path)
     other("until=lower")
     assert (other.entries("lower")[0] / "model.pte").read_bytes() == (demo.bundle / "xnnpack.pte").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_share_the_work(tmp_path):
+    command = [BIN / "et-pipeline", f"paths.cache={tmp_path / 'cache'}", "until=quantize", "format=json"]
+    runs = [
+        subprocess.Popen([*command, f"hydra.run.dir={tmp_path / str(n)}"], stdout=subprocess.PIPE, cwd=tmp_path)
+        for n in range(2)
+    ]
+    reused = [json.loads(run.communicate()[0])["reused"] for run in runs]
+    assert sorted(map(len, reused)) == [0, 2] or sorted(map(len, reused)) == [1, 1]
+    assert [run.returncode for run in runs] == [0, 0]
 
 
 @pytest.mark.slow
