@@ -64,7 +64,19 @@ def render(root: Path) -> dict[Path, str]:
 def recipes_table(manifests: list[Manifest]) -> str:
     """The recipes side by side, in Markdown."""
     rows: list[list[Any]] = [
-        ["recipe", "size", "of fp16", "cosine", "top-1", "cosine", "top-1", "KL", "task accuracy", "prefill", "decode"]
+        [
+            "recipe",
+            "size",
+            "of fp16",
+            "quantized: cosine",
+            "top-1",
+            "original: cosine",
+            "top-1",
+            "KL",
+            "task accuracy",
+            "prefill",
+            "decode",
+        ]
     ]
     for each in manifests:
         assert each.quality.agreement is not None
