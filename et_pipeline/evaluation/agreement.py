@@ -71,9 +71,8 @@ def negative_log_likelihood(logits: torch.Tensor, sequence: Sequence[int], first
     import torch
     from torch.nn import functional
 
-    return functional.cross_entropy(
-        logits[first - 1 : -1].double(), torch.tensor(sequence[first:]), reduction="sum"
-    ).item()
+    targets = torch.tensor(sequence[first:], dtype=torch.long)
+    return functional.cross_entropy(logits[first - 1 : -1].double(), targets, reduction="sum").item()
 
 
 def merge(parts: Sequence[Agreement]) -> Agreement:

@@ -56,6 +56,7 @@ def test_negative_log_likelihood_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1.0, 1.0, 1.0]]))
     assert negative_log_likelihood(logits, [0, 2, 1]) == pytest.approx(-math.log(0.25) - math.log(0.8))
     assert negative_log_likelihood(logits, [0, 2, 1], first=2) == pytest.approx(-math.log(0.8))
+    assert negative_log_likelihood(logits, [0, 2, 1], first=3) == 0
 
 
 def test_merging_nothing():
