@@ -221,8 +221,8 @@ def test_numbers_that_json_has_not_are_refused():
     [
         ("builtin:tiny", "builtin:tiny"),
         ("org/model", "org/model"),
-        ("/home/me/models/llama", "llama"),
-        ("/home/me/models/llama/", "llama"),
+        ("/srv/models/llama", "llama"),
+        ("/srv/models/llama/", "llama"),
         ("~/llama", "llama"),
         ("../llama", "llama"),
         ("C:\\models\\llama", "llama"),

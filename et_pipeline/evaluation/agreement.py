@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from et_pipeline.manifest import Agreement
 
 if TYPE_CHECKING:
     import torch
-
-
-class Agreement(BaseModel):
-    """Agreement over a number of positions."""
-
-    model_config = ConfigDict(frozen=True)
-
-    positions: int
-    cosine: float  # mean over positions
-    min_cosine: float
-    max_abs_diff: float
-    kl: float  # mean, in nats per position
-    top1: float  # fraction of positions with the same likeliest token
 
 
 def compare(found: torch.Tensor, reference: torch.Tensor) -> Agreement:

@@ -12,22 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.errors import UserError
+from et_pipeline.manifest import Percentiles
 from et_pipeline.runtime.program import quiet, read_metadata, set_threads
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _FILLER = "The quick brown fox jumps over the lazy dog. "
-
-
-class Percentiles(BaseModel):
-    """A figure over several rounds, interpolated linearly."""
-
-    model_config = ConfigDict(frozen=True)
-
-    p10: float
-    p50: float
-    p90: float
 
 
 class Speed(BaseModel):
