@@ -1,4 +1,4 @@
-"""`et-bundle`: look into a bundle, check it, talk to it, time it, pack it."""
+"""`et-bundle`: look into a bundle, check it, talk to it, time it, pack it, give it to a phone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HOST_BACKENDS = ("xnnpack", "portable")  # what the runtime on this computer can run
 
 app = typer.Typer(
-    help="Look into a bundle, check it, talk to it, time it, pack it.\n\n"
+    help="Look into a bundle, check it, talk to it, time it, pack it, give it to a phone.\n\n"
     "A bundle is what et-pipeline makes for a phone: a folder, or one .zip, with ExecuTorch programs (.pte), the "
     "tokenizer and manifest.json.",
     no_args_is_help=True,
@@ -144,9 +144,17 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option(min=2, help="Length of the prompt, in tokens.")] = 128,
     decode_tokens: Annotated[int, typer.Option(min=2, help="Length of the answer, in tokens.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="How often to measure.")] = 5,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that compute.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute; a phone's app chooses itself.")] = 2,
+    phone: Annotated[
+        bool, typer.Option("--phone", help="Measure on the connected phone, and write the result into the manifest.")
+    ] = False,
 ) -> None:
-    """Measure on this computer how fast the model of a bundle loads, reads a prompt and answers."""
+    """Measure how fast the model of a bundle loads, reads a prompt and answers: on this computer, or on a phone."""
+    if phone:
+        from et_pipeline.runtime import phone as phones
+
+        _print_speed(phones.benchmark(path, prompt_tokens, decode_tokens, rounds).speed, as_json)
+        return
     with bundles.open_bundle(path) as (folder, manifest):
         info = _first_runnable(manifest)
         if prompt_tokens + decode_tokens > info.max_context:
@@ -159,12 +167,32 @@ def bench(
         measured = measure_speed(
             folder / info.file, folder / manifest.tokenizer.file, prompt_tokens, decode_tokens, rounds, threads
         )
-    speed = bundle.Speed(where="this computer", threads=threads, **measured.model_dump())
-    if as_json:
-        _print_json(speed.model_dump(mode="json"))
-    else:
-        title, columns, rows = _speed_table([speed])
-        _print_table(_console(), title, columns, rows)
+    _print_speed(bundle.Speed(where="this computer", threads=threads, **measured.model_dump()), as_json)
+
+
+@app.command("add-speed")
+def add_speed(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle's folder.")],
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What the app's benchmark screen exported.")],
+) -> None:
+    """Write what the app measured on a phone into the bundle's manifest."""
+    from et_pipeline.runtime import phone as phones
+
+    try:
+        data = report.read_bytes()
+    except OSError as error:
+        raise UserError(f"{report} cannot be read ({error.strerror}).") from error
+    read = phones.read_report(data, str(report))
+    phones.add_speed(path, read)
+    _print_speed(read.speed, as_json=False)
+
+
+@app.command()
+def push(path: PathArgument) -> None:
+    """Give a bundle to the app on the connected phone."""
+    from et_pipeline.runtime import phone as phones
+
+    sys.stdout.write(f"{phones.push(path)} is on the phone; the app checks it and takes it in.\n")
 
 
 @app.command("zip")
@@ -453,6 +481,14 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
             for name, task in manifest.tasks.items()
         ],
     )
+
+
+def _print_speed(speed: bundle.Speed, as_json: bool) -> None:
+    if as_json:
+        _print_json(speed.model_dump(mode="json"))
+    else:
+        title, columns, rows = _speed_table([speed])
+        _print_table(_console(), title, columns, rows)
 
 
 def _speed_table(speeds: Iterable[bundle.Speed]) -> tuple[str, Sequence[str], Rows]:

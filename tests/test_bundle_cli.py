@@ -63,7 +63,9 @@ def run(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("command", [[], ["inspect"], ["verify"], ["chat"], ["bench"], ["zip"]])
+@pytest.mark.parametrize(
+    "command", [[], ["inspect"], ["verify"], ["chat"], ["bench"], ["zip"], ["push"], ["add-speed"]]
+)
 def test_help(run, command):
     code, out, _ = run(*command, "--help")
     assert code == 0
@@ -414,3 +416,25 @@ def test_a_terminated_command_removes_its_temporary_folder(packed, temporary):
     process.terminate()
     assert process.wait(20) == 143
     assert list(temporary.iterdir()) == []
+
+
+def test_add_speed_writes_what_a_phone_measured(run, folder, tmp_path):
+    manifest = bundle.read(folder)
+    speed = manifest.speed[0].model_copy(update={"where": "Pixel 8"}).model_dump()
+    report = {"format": "et_pipeline.benchmark", "version": 1, "sha256": manifest.files[PTE].sha256, "speed": speed}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    code, out, err = run("add-speed", folder, tmp_path / "report.json")
+    assert (code, err) == (0, "")
+    assert "Pixel 8" in out
+    assert [entry.where for entry in bundle.read(folder).speed] == ["a computer", "Pixel 8"]
+    assert run("add-speed", folder, tmp_path / "none.json")[0] == 2
+
+
+@pytest.mark.parametrize("command", [["push"], ["bench", "--phone"]])
+def test_phone_commands_say_that_there_is_none(run, folder, command, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("ANDROID_HOME", raising=False)
+    monkeypatch.delenv("ANDROID_SDK_ROOT", raising=False)
+    code, out, err = run(*command, folder)
+    assert (code, out) == (2, "")
+    assert err.startswith("adb is not installed")
