@@ -6,11 +6,16 @@ READY  := $(VENV)/.ready
 MODEL  ?= tiny_assistant
 RECIPE ?= 8da4w
 DEVICE ?= phone_6gb
+DEMO   := bundles/tiny_assistant-8da4w-g32-xnnpack
+BUNDLE ?= $(DEMO)
+ANDROID := android_demo
+APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 # PyTorch's own index of CPU builds: a tenth of the size of the default Linux build. Used where no GPU is found.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs clean
+.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs clean \
+        apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
 	@printf 'et_pipeline puts a language model on a phone. On a fresh machine, begin with: make demo\n\n'
@@ -39,7 +44,33 @@ recipes: $(READY) ## Every recipe on one model, side by side
 	$(BIN)/et-pipeline -m experiment=recipes model=$(MODEL)
 
 chat: $(READY) ## Talk to the demo's bundle in the terminal
-	$(BIN)/et-bundle chat bundles/tiny_assistant-8da4w-g32-xnnpack
+	$(BIN)/et-bundle chat $(BUNDLE)
+
+# The app. What is built here needs a JDK 17 (and, for tests, a C compiler), but neither Android's SDK nor Gradle.
+$(DEMO)/manifest.json: | $(READY)
+	$(BIN)/et-pipeline experiment=demo
+
+apk: $(if $(filter $(DEMO),$(BUNDLE)),$(DEMO)/manifest.json) ## Build the Android app with bundles inside: make apk [BUNDLE="path ..."] [RELEASE=1]
+	$(PYTHON) $(ANDROID)/tools/build.py apk $(if $(RELEASE),--release) $(addprefix --bundle ,$(BUNDLE))
+
+test-android: $(DEMO)/manifest.json ## The app's tests: real activity, real model, Android's own ExecuTorch library, no phone
+	$(BIN)/python $(ANDROID)/tools/references.py $(DEMO) $(ANDROID)/build/references.json
+	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --references $(ANDROID)/build/references.json
+
+screenshots: $(DEMO)/manifest.json ## Draw the app's reference screenshots again
+	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --record-screenshots --filter Screenshot
+
+install: $(READY) ## Install the app on the connected phone (after make apk)
+	$(BIN)/python -m et_pipeline.runtime.phone $(APK)
+
+push: $(READY) ## Give a bundle to the app on the connected phone: make push [BUNDLE=path]
+	$(BIN)/et-bundle push $(BUNDLE)
+
+device-bench: $(READY) ## Measure a bundle on the connected phone, and write it into the bundle's manifest
+	$(BIN)/et-bundle bench $(BUNDLE) --phone
+
+android-lock: ## Resolve the app's dependencies again (after a change of the version catalog)
+	$(PYTHON) $(ANDROID)/tools/lock.py
 
 train-tiny: $(READY) ## Train the built-in model again (under an hour on two cores; resumes when interrupted)
 	$(BIN)/python -m et_pipeline.tiny_assistant.train
@@ -66,5 +97,5 @@ docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and p
 	$(BIN)/python -m et_pipeline.report.docs
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)
-	rm -rf bundles outputs multirun build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

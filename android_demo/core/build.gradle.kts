@@ -1,0 +1,16 @@
+plugins {
+    alias(libs.plugins.kotlin.jvm)
+    alias(libs.plugins.kotlin.serialization)
+}
+
+kotlin {
+    jvmToolchain(17)
+    compilerOptions { allWarningsAsErrors = true }
+}
+
+dependencies {
+    api(libs.coroutines.core)
+    api(libs.serialization.json)
+    testImplementation(libs.junit)
+    testImplementation(libs.coroutines.test)
+}

@@ -1,0 +1,173 @@
+"""The lock file and the downloads that it names.
+
+`dependencies.lock` holds every file that the build takes from a registry, each with its SHA-256, so that a build on any
+machine uses the same bytes. Downloads are kept in a cache and checked again at each use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "dependencies.lock"
+MAVEN = ("https://repo.maven.apache.org/maven2", "https://maven.google.com")
+NPM = "https://registry.npmjs.org"
+ATTEMPTS = 4
+TIMEOUT_S = 60
+
+
+class BuildError(Exception):
+    """Something that the user can mend; the message is one sentence."""
+
+
+class NotServedError(BuildError):
+    """No registry has the file."""
+
+
+@dataclass(frozen=True, order=True)
+class Artifact:
+    """One file of a registry.
+
+    Attributes:
+        scope: What it is for: 'app' (in the APK), 'test', 'compiler', 'merger', 'tool', 'robolectric', 'runtime'.
+        group: Maven's group, or 'npm'.
+        name: Maven's artifact, or the npm package.
+        version: Its version.
+        kind: File name extension.
+        sha256: Of the content; '-' if it is not known, and then the file must not be used.
+    """
+
+    scope: str
+    group: str
+    name: str
+    version: str
+    kind: str
+    sha256: str
+
+    @property
+    def path(self) -> str:
+        """Path in a repository."""
+        if self.group == "npm":
+            return f"{self.name}/-/{self.name}-{self.version}.{self.kind}"
+        return f"{self.group.replace('.', '/')}/{self.name}/{self.version}/{self.name}-{self.version}.{self.kind}"
+
+    @property
+    def repositories(self) -> Sequence[str]:
+        """Where to ask for it; ET_MAVEN and ET_NPM name other places, such as a company's mirror."""
+        if self.group == "npm":
+            return os.environ.get("ET_NPM", NPM).split()
+        return os.environ.get("ET_MAVEN", " ".join(MAVEN)).split()
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.name}:{self.version}"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept."""
+    return Path(os.environ.get("ET_ANDROID_CACHE", Path.home() / ".cache" / "et_pipeline" / "android"))
+
+
+def read_lock(path: Path = LOCK) -> list[Artifact]:
+    """Reads the lock file: one artifact a line, '#' begins a comment."""
+    artifacts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        fields = line.split("#")[0].split()
+        if not fields:
+            continue
+        if len(fields) != 4 or fields[1].count(":") != 2:
+            raise BuildError(f"{path.name}, line {number}: expected 'scope group:name:version type sha256'.")
+        scope, coordinate, kind, sha256 = fields
+        artifacts.append(Artifact(scope, *coordinate.split(":"), kind, sha256))
+    return artifacts
+
+
+def write_lock(artifacts: Iterable[Artifact], path: Path = LOCK) -> None:
+    """Writes the lock file, sorted."""
+    lines = ["# Made by tools/lock.py (make android-lock): scope, group:name:version, type, SHA-256."]
+    lines += [f"{a.scope} {a} {a.kind} {a.sha256}" for a in sorted(artifacts)]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def download(url: str) -> bytes:
+    """The content behind an address, tried again when the connection fails.
+
+    Raises:
+        NotServedError: The registry says that it does not have it.
+        BuildError: The registry cannot be reached.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+                content: bytes = response.read()
+                return content
+        except urllib.error.HTTPError as error:
+            if error.code in (403, 404, 410):
+                raise NotServedError(f"{url} is not served ({error.code}).") from error
+            reason = str(error)
+        except OSError as error:
+            reason = str(error)
+        if attempt < ATTEMPTS:
+            time.sleep(2 ** (attempt - 1))
+    raise BuildError(f"{url} cannot be downloaded ({reason}): check the connection, or name a mirror in ET_MAVEN.")
+
+
+def fetch(artifact: Artifact) -> Path:
+    """The artifact's file in the cache, downloaded when it is not there or damaged.
+
+    Raises:
+        BuildError: It cannot be had, or what came is not what the lock names.
+    """
+    target = cache_folder() / artifact.path
+    if target.is_file() and sha256_of(target) == artifact.sha256:
+        return target
+    problem = BuildError(f"{artifact} is in no repository.")
+    for repository in artifact.repositories:
+        try:
+            content = download(f"{repository.rstrip('/')}/{artifact.path}")
+        except BuildError as error:
+            problem = error
+            continue
+        found = hashlib.sha256(content).hexdigest()
+        if found != artifact.sha256:
+            problem = BuildError(
+                f"{repository}/{artifact.path} has SHA-256 {found[:12]}…, and {LOCK.name} says "
+                f"{artifact.sha256[:12]}…: do not use this file."
+            )
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(content)
+        temporary.replace(target)
+        return target
+    raise problem
+
+
+def fetch_all(artifacts: Sequence[Artifact]) -> dict[Artifact, Path]:
+    """Files of several artifacts, downloaded side by side."""
+    files: dict[Artifact, Path] = {}
+    with ThreadPoolExecutor(8) as executor:
+        for artifact, path in zip(artifacts, executor.map(fetch, artifacts), strict=True):
+            files[artifact] = path
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{len(files)} of {len(artifacts)} files")
+                sys.stderr.flush()
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\033[K")
+    return files
