@@ -181,6 +181,10 @@ def wanted(module: Module, version: str) -> list[Dependency]:
         needed = Module(_fill(entry.findtext("groupId"), values), _fill(entry.findtext("artifactId"), values))
         version_text = _plain(_fill(entry.findtext("version"), values)) or versions.get(needed, "")
         dependencies.append(Dependency(needed, version_text))
+    # Not every multiplatform module's POM names its platform part; Gradle finds it in a file of its own.
+    parts = [Module(module.group, f"{module.name}-{part}") for part in ("android", "jvm")]
+    if not any(need.module in parts for need in dependencies):
+        dependencies += [Dependency(part, version) for part in parts if pom(part, version) is not None][:1]
     return dependencies
 
 

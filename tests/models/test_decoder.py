@@ -155,7 +155,10 @@ def test_program_survives_a_file(tiny_llama, tmp_path):
     save_program(program, tmp_path / "program.pt2")
     again = load_program(tmp_path / "program.pt2")
     arguments = TOKENS[:, :16], torch.tensor([0])
-    assert torch.equal(again.module()(*arguments), program.module()(*arguments))
+    # Bit equality would be luck: where a file's weights land in memory changes the order BLAS adds in.
+    torch.testing.assert_close(again.module()(*arguments), program.module()(*arguments))
+    assert again.state_dict.keys() == program.state_dict.keys()
+    assert all(torch.equal(again.state_dict[name], value) for name, value in program.state_dict.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100])

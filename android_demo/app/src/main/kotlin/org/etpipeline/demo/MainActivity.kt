@@ -1,0 +1,48 @@
+package org.etpipeline.demo
+
+import android.content.Intent
+import android.os.Bundle
+import androidx.activity.ComponentActivity
+import androidx.activity.compose.setContent
+import androidx.activity.enableEdgeToEdge
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.setValue
+import org.etpipeline.demo.ui.DemoTheme
+
+/** The only activity. */
+class MainActivity : ComponentActivity() {
+    private var sharedText by mutableStateOf<String?>(null)
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        enableEdgeToEdge()
+        super.onCreate(savedInstanceState)
+        // After a rotation the intent is still there, but its text has been dealt with.
+        sharedText = if (savedInstanceState == null) intent.text() else savedInstanceState.getString(SHARED)
+        setContent {
+            DemoTheme { App(sharedText, onSharedTextTaken = { sharedText = null }) }
+        }
+    }
+
+    override fun onNewIntent(intent: Intent) {
+        super.onNewIntent(intent)
+        intent.text()?.let { sharedText = it }
+        (application as DemoApp).takeIn() // a computer that has pushed a model opens the app
+    }
+
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        outState.putString(SHARED, sharedText)
+    }
+
+    private companion object {
+        const val SHARED = "shared_text"
+    }
+}
+
+/** What another app has shared, or what was selected in it. */
+private fun Intent.text(): String? = when (action) {
+    Intent.ACTION_SEND -> getStringExtra(Intent.EXTRA_TEXT)
+    Intent.ACTION_PROCESS_TEXT -> getCharSequenceExtra(Intent.EXTRA_PROCESS_TEXT)?.toString()
+    else -> null
+}?.takeIf { it.isNotBlank() }

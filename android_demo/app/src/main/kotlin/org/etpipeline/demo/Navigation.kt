@@ -1,0 +1,125 @@
+package org.etpipeline.demo
+
+import androidx.activity.compose.BackHandler
+import androidx.annotation.DrawableRes
+import androidx.annotation.StringRes
+import androidx.compose.foundation.layout.Box
+import androidx.compose.foundation.layout.BoxWithConstraints
+import androidx.compose.foundation.layout.Column
+import androidx.compose.foundation.layout.Row
+import androidx.compose.foundation.layout.WindowInsets
+import androidx.compose.foundation.layout.WindowInsetsSides
+import androidx.compose.foundation.layout.consumeWindowInsets
+import androidx.compose.foundation.layout.fillMaxSize
+import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.only
+import androidx.compose.foundation.layout.safeDrawing
+import androidx.compose.foundation.layout.ime
+import androidx.compose.foundation.layout.union
+import androidx.compose.material3.Icon
+import androidx.compose.material3.NavigationBar
+import androidx.compose.material3.NavigationBarItem
+import androidx.compose.material3.NavigationRail
+import androidx.compose.material3.NavigationRailItem
+import androidx.compose.material3.Surface
+import androidx.compose.material3.Text
+import androidx.compose.runtime.Composable
+import androidx.compose.runtime.LaunchedEffect
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.saveable.rememberSaveable
+import androidx.compose.runtime.saveable.rememberSaveableStateHolder
+import androidx.compose.runtime.setValue
+import androidx.compose.ui.Modifier
+import androidx.compose.ui.platform.testTag
+import androidx.compose.ui.res.painterResource
+import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.unit.dp
+import org.etpipeline.demo.benchmark.BenchmarkScreen
+import org.etpipeline.demo.chat.ChatScreen
+import org.etpipeline.demo.models.ModelsScreen
+import org.etpipeline.demo.tasks.TasksScreen
+
+/** The app's four places. */
+enum class Place(@StringRes val title: Int, @DrawableRes val icon: Int) {
+    CHAT(R.string.place_chat, R.drawable.ic_chat),
+    TASKS(R.string.place_tasks, R.drawable.ic_tasks),
+    MODELS(R.string.place_models, R.drawable.ic_models),
+    BENCHMARK(R.string.place_benchmark, R.drawable.ic_benchmark),
+}
+
+private val WIDE = 600.dp // Material's border between a phone held upright and everything wider
+
+/** The whole app: one place at a time, chosen at the bottom, or at the side where there is room. */
+@Composable
+fun App(sharedText: String?, onSharedTextTaken: () -> Unit) {
+    var place by rememberSaveable { mutableStateOf(Place.CHAT) }
+    var askInChat by rememberSaveable { mutableStateOf("") }
+    val kept = rememberSaveableStateHolder()
+    LaunchedEffect(sharedText) { if (sharedText != null) place = Place.TASKS }
+    BackHandler(enabled = place != Place.CHAT) { place = Place.CHAT }
+
+    AppScaffold(place, onPlace = { place = it }) {
+        kept.SaveableStateProvider(place) {
+            when (place) {
+                Place.CHAT -> ChatScreen(
+                    askInChat,
+                    onDraftTaken = { askInChat = "" },
+                    onOpenModels = { place = Place.MODELS },
+                )
+                Place.TASKS -> TasksScreen(
+                    sharedText,
+                    onSharedTextTaken = onSharedTextTaken,
+                    onAskInChat = {
+                        askInChat = it
+                        place = Place.CHAT
+                    },
+                    onOpenModels = { place = Place.MODELS },
+                )
+                Place.MODELS -> ModelsScreen()
+                Place.BENCHMARK -> BenchmarkScreen(onOpenModels = { place = Place.MODELS })
+            }
+        }
+    }
+}
+
+/** Content with the places at its bottom or side. */
+@Composable
+fun AppScaffold(place: Place, onPlace: (Place) -> Unit, content: @Composable () -> Unit) {
+    Surface(Modifier.fillMaxSize()) {
+        BoxWithConstraints {
+            if (maxWidth >= WIDE) {
+                Row {
+                    NavigationRail(Modifier.testTag("navigation")) {
+                        Place.entries.forEach {
+                            NavigationRailItem(it == place, { onPlace(it) }, { PlaceIcon(it) }, label = { PlaceLabel(it) })
+                        }
+                    }
+                    val taken = WindowInsets.safeDrawing.only(WindowInsetsSides.Start)
+                    Box(Modifier.weight(1f).consumeWindowInsets(taken)) { content() }
+                }
+            } else {
+                Column {
+                    // The bar lies under the keyboard, which then takes the place of both.
+                    val taken = WindowInsets.safeDrawing.only(WindowInsetsSides.Bottom)
+                    Box(Modifier.weight(1f).fillMaxWidth().consumeWindowInsets(taken)) { content() }
+                    NavigationBar(
+                        Modifier.testTag("navigation"),
+                        windowInsets = WindowInsets.safeDrawing.only(WindowInsetsSides.Horizontal + WindowInsetsSides.Bottom)
+                            .union(WindowInsets.ime.only(WindowInsetsSides.Bottom)),
+                    ) {
+                        Place.entries.forEach {
+                            NavigationBarItem(it == place, { onPlace(it) }, { PlaceIcon(it) }, label = { PlaceLabel(it) })
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+@Composable
+private fun PlaceIcon(place: Place) = Icon(painterResource(place.icon), contentDescription = null)
+
+@Composable
+private fun PlaceLabel(place: Place) = Text(stringResource(place.title))

@@ -1,0 +1,65 @@
+package org.etpipeline.demo
+
+import android.content.res.Resources
+import android.icu.text.MeasureFormat
+import android.icu.util.Measure
+import android.icu.util.MeasureUnit
+import android.icu.text.NumberFormat
+import org.etpipeline.core.Problem
+
+/** What is wrong and what to do about it, in one sentence of the user's language. */
+fun Problem.text(resources: Resources): String = when (this) {
+    Problem.NoManifest -> resources.getString(R.string.problem_no_manifest)
+    is Problem.BadManifest -> resources.getString(R.string.problem_bad_manifest, detail)
+    is Problem.NewerManifest -> resources.getString(R.string.problem_newer_manifest, found, supported)
+    is Problem.NameTaken -> resources.getString(R.string.problem_name_taken, name)
+    is Problem.BundleGone -> resources.getString(R.string.problem_bundle_gone, id)
+    is Problem.MissingFile -> resources.getString(R.string.problem_missing_file, file)
+    is Problem.UnexpectedFile -> resources.getString(R.string.problem_unexpected_file, file)
+    is Problem.WrongSize -> resources.getString(R.string.problem_wrong_size, file, found, expected)
+    is Problem.WrongHash -> resources.getString(R.string.problem_wrong_hash, file)
+    is Problem.UnsafePath -> resources.getString(R.string.problem_unsafe_path, file)
+    is Problem.DuplicateFile -> resources.getString(R.string.problem_duplicate_file, file)
+    Problem.DamagedZip -> resources.getString(R.string.problem_damaged_zip)
+    is Problem.EncryptedZip -> resources.getString(R.string.problem_encrypted_zip, file)
+    is Problem.ZipBomb -> resources.getString(R.string.problem_zip_bomb, file)
+    is Problem.NotEnoughSpace ->
+        resources.getString(R.string.problem_not_enough_space, resources.fileSize(needed), resources.fileSize(free))
+    is Problem.NotEnoughMemory -> resources.getString(
+        R.string.problem_not_enough_memory,
+        resources.fileSize(needed),
+        resources.fileSize(total),
+        resources.fileSize(free),
+    )
+    is Problem.NoProgram -> if (socs.isEmpty()) {
+        resources.getString(R.string.problem_no_program, backends.joinToString(), phone)
+    } else {
+        resources.getString(R.string.problem_no_program_chips, backends.joinToString(), phone, socs.joinToString())
+    }
+    is Problem.RuntimeTooOld -> resources.getString(R.string.problem_runtime_too_old, needed, found)
+    is Problem.Storage -> resources.getString(R.string.problem_storage, detail)
+    is Problem.BadProgram -> resources.getString(R.string.problem_bad_program, detail)
+    is Problem.BadTokenizer -> resources.getString(R.string.problem_bad_tokenizer, detail)
+    Problem.PromptTooLong -> resources.getString(R.string.problem_prompt_too_long)
+    is Problem.EngineFailed -> resources.getString(R.string.problem_engine_failed, detail)
+    Problem.EngineClosed -> resources.getString(R.string.problem_engine_closed)
+    Problem.BrokenText -> resources.getString(R.string.problem_broken_text)
+}
+
+/**
+ * [bytes] with the unit that suits it, such as "1.6 MB", in decimal units as the system's own settings show them.
+ *
+ * `Formatter.formatShortFileSize` says the same, but wants a Context where only resources are at hand.
+ */
+fun Resources.fileSize(bytes: Long): String {
+    val (unit, divisor) = when {
+        bytes >= 999_500_000 -> MeasureUnit.GIGABYTE to 1e9
+        bytes >= 999_500 -> MeasureUnit.MEGABYTE to 1e6
+        bytes >= 1000 -> MeasureUnit.KILOBYTE to 1e3
+        else -> MeasureUnit.BYTE to 1.0
+    }
+    val value = bytes / divisor
+    val locale = configuration.locales[0]
+    val numbers = NumberFormat.getInstance(locale).apply { maximumFractionDigits = if (value < 100 && divisor > 1e3) 1 else 0 }
+    return MeasureFormat.getInstance(locale, MeasureFormat.FormatWidth.SHORT, numbers).formatMeasures(Measure(value, unit))
+}

@@ -1,0 +1,129 @@
+package org.etpipeline.demo.benchmark
+
+import android.content.ContentResolver
+import android.net.Uri
+import androidx.lifecycle.ViewModel
+import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.viewModelScope
+import androidx.lifecycle.viewmodel.initializer
+import androidx.lifecycle.viewmodel.viewModelFactory
+import java.io.IOException
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
+import org.etpipeline.core.BenchmarkPlan
+import org.etpipeline.core.BenchmarkReport
+import org.etpipeline.core.BenchmarkSubject
+import org.etpipeline.core.BundleException
+import org.etpipeline.core.EngineException
+import org.etpipeline.core.Phase
+import org.etpipeline.core.Problem
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.core.runBenchmark
+import org.etpipeline.demo.DemoApp
+import org.etpipeline.demo.Services
+
+/**
+ * What the benchmark screen shows.
+ *
+ * @property progress null unless it runs.
+ * @property isPlugged whether the phone is being charged, so that the battery tells nothing; null if it has no counter.
+ */
+data class BenchmarkState(
+    val bundle: StoredBundle? = null,
+    val plan: BenchmarkPlan = BenchmarkPlan(),
+    val progress: Progress? = null,
+    val report: BenchmarkReport? = null,
+    val problem: Problem? = null,
+    val isPlugged: Boolean? = null,
+) {
+    /** Rounds that are done, of how many, and what is done now. */
+    data class Progress(val done: Int, val of: Int, val phase: Phase)
+
+    /** Length of the context: what prompt and answer have to share. */
+    val maxContext: Int get() = bundle?.manifest?.programs?.maxOf { it.maxContext } ?: 0
+}
+
+/** Measures the selected model. A measurement goes on when the screen is turned. */
+class BenchmarkViewModel(private val services: Services) : ViewModel() {
+    private val _state = MutableStateFlow(BenchmarkState(services.models.bundle))
+    val state: StateFlow<BenchmarkState> = _state.asStateFlow()
+    private var job: Job? = null
+
+    init {
+        viewModelScope.launch {
+            services.models.state.collect {
+                val chosen = services.models.bundle
+                _state.update { if (it.bundle?.id == chosen?.id) it else it.copy(bundle = chosen, report = null, problem = null) }
+            }
+        }
+        viewModelScope.launch(services.io) {
+            val battery = services.phone.battery()
+            _state.update { it.copy(isPlugged = battery?.plugged) }
+        }
+    }
+
+    fun change(plan: BenchmarkPlan) = _state.update { it.copy(plan = plan) }
+
+    fun start() {
+        if (job?.isActive == true) return
+        val plan = state.value.plan
+        _state.update { it.copy(progress = BenchmarkState.Progress(0, plan.rounds, Phase.LOAD), report = null, problem = null) }
+        job = viewModelScope.launch(Dispatchers.Default) {
+            try {
+                val report = measure(services, plan) { done, of, phase ->
+                    _state.update { it.copy(progress = BenchmarkState.Progress(done, of, phase)) }
+                }
+                _state.update { it.copy(report = report) }
+            } catch (error: EngineException) {
+                _state.update { it.copy(problem = error.problem) }
+            } catch (error: BundleException) {
+                _state.update { it.copy(problem = error.problem) }
+            } finally {
+                _state.update { it.copy(progress = null) }
+            }
+        }
+    }
+
+    fun cancel() {
+        job?.cancel()
+    }
+
+    fun dismiss() = _state.update { it.copy(problem = null) }
+
+    /** Writes the report to where the user has chosen. */
+    fun export(resolver: ContentResolver, place: Uri) {
+        val report = state.value.report ?: return
+        viewModelScope.launch {
+            try {
+                withContext(services.io) {
+                    val stream = resolver.openOutputStream(place, "wt") ?: throw IOException("no file")
+                    stream.use { it.write(report.toJson().toByteArray()) }
+                }
+            } catch (error: IOException) {
+                _state.update { it.copy(problem = Problem.Storage(error.message ?: "")) }
+            }
+        }
+    }
+
+    companion object {
+        val Factory = viewModelFactory {
+            initializer { BenchmarkViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+        }
+    }
+}
+
+/** Measures the selected model; what is loaded is freed before, because two models at a time do not work. */
+suspend fun measure(
+    services: Services,
+    plan: BenchmarkPlan,
+    onProgress: (done: Int, of: Int, phase: Phase) -> Unit = { _, _, _ -> },
+): BenchmarkReport = services.models.useFresh { bundle, program, newEngine ->
+    val subject = BenchmarkSubject(checkNotNull(bundle.manifest), program)
+    runBenchmark({ newEngine() }, plan, program.maxContext, services.phone, subject, onProgress)
+}

@@ -1,0 +1,241 @@
+package org.etpipeline.demo.chat
+
+import androidx.core.content.edit
+import androidx.lifecycle.ViewModel
+import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.viewModelScope
+import androidx.lifecycle.viewmodel.initializer
+import androidx.lifecycle.viewmodel.viewModelFactory
+import java.util.UUID
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.delay
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.combine
+import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
+import org.etpipeline.core.Answer
+import org.etpipeline.core.BundleException
+import org.etpipeline.core.ChatSession
+import org.etpipeline.core.Conversation
+import org.etpipeline.core.EngineException
+import org.etpipeline.core.LlmEngine
+import org.etpipeline.core.Manifest
+import org.etpipeline.core.Message
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Role
+import org.etpipeline.core.SavedMessage
+import org.etpipeline.core.Task
+import org.etpipeline.core.fill
+import org.etpipeline.core.toStats
+import org.etpipeline.demo.DemoApp
+import org.etpipeline.demo.Services
+import org.etpipeline.demo.Startup
+import org.etpipeline.demo.engine.ModelHolder
+
+/**
+ * What the chat screen shows.
+ *
+ * @property conversation the open one; its last turn is the answer that comes, if [phase] says so.
+ * @property leftOut how many of the oldest messages the model no longer sees.
+ * @property problem what went wrong, until it is dismissed or something is sent.
+ * @property history all saved conversations, the newest first.
+ */
+data class ChatState(
+    val model: ModelHolder.State = ModelHolder.State.Empty,
+    val startup: Startup.State = Startup.State(),
+    val conversation: Conversation = newConversation(),
+    val phase: Phase = Phase.IDLE,
+    val leftOut: Int = 0,
+    val problem: Problem? = null,
+    val history: List<Conversation> = emptyList(),
+) {
+    val turns: List<SavedMessage> get() = conversation.turns
+
+    /** IDLE: the user may write. WAITING: the model is loaded, or reads. WRITING: the answer comes. */
+    enum class Phase { IDLE, WAITING, WRITING }
+}
+
+private const val TITLE_LENGTH = 60
+private const val SAVE_EVERY_MS = 1000L
+private const val LONGEST_ANSWER = 256 // for a model whose manifest has no chat task
+
+// At temperature 0 the same question has the same answer, and somebody who asks again wants another one.
+private const val TEMPERATURE_OF_ANOTHER_ANSWER = 0.8f
+
+private fun newConversation() = Conversation(UUID.randomUUID().toString(), bundle = "", title = "", updated = 0, turns = emptyList())
+
+/** The conversation on the screen, and those of before. An answer goes on when the screen is turned. */
+class ChatViewModel(
+    private val services: Services,
+    private val now: () -> Long = System::currentTimeMillis,
+) : ViewModel() {
+    private val _state = MutableStateFlow(ChatState(services.models.state.value, services.startup.state.value))
+    val state: StateFlow<ChatState> = _state.asStateFlow()
+
+    // What was said is written even if the screen goes away meanwhile; in order, one after the other.
+    private val disk = CoroutineScope(SupervisorJob() + services.io.limitedParallelism(1))
+    private var job: Job? = null
+    private var answering: LlmEngine? = null
+    private var session: ChatSession? = null
+    private var sessionOn: LlmEngine? = null
+
+    init {
+        viewModelScope.launch {
+            combine(services.models.state, services.startup.state, ::Pair).collect { (model, startup) ->
+                _state.update { it.copy(model = model, startup = startup) }
+            }
+        }
+        viewModelScope.launch {
+            val saved = withContext(services.io) { services.conversations.all().values.sortedByDescending { it.updated } }
+            val open = saved.find { it.id == services.preferences.getString(OPEN, null) }
+            _state.update { if (it.turns.isEmpty() && open != null) it.copy(conversation = open, history = saved) else it.copy(history = saved) }
+        }
+    }
+
+    /** Sends a message. With [replacing], the question at this place and all after it are replaced by it. */
+    fun send(text: String, replacing: Int? = null) {
+        if (text.isBlank()) return
+        val past = state.value.turns.take(replacing ?: state.value.turns.size)
+        answer(past + SavedMessage(Role.USER, text.trim()), temperature = null)
+    }
+
+    /** Answers the last question again, differently. */
+    fun regenerate() {
+        val turns = state.value.turns
+        val question = turns.indexOfLast { it.role == Role.USER }
+        if (question < 0) return
+        val isFirstAnswer = question == turns.lastIndex || turns.last().unfinished
+        answer(turns.take(question + 1), if (isFirstAnswer) null else TEMPERATURE_OF_ANOTHER_ANSWER)
+    }
+
+    /** Ends the answer; what has come so far stays. */
+    fun stop() {
+        val engine = answering
+        if (engine != null && state.value.phase == ChatState.Phase.WRITING) engine.stop() else job?.cancel()
+    }
+
+    fun startNew() = open(newConversation())
+
+    fun open(conversation: Conversation) {
+        viewModelScope.launch {
+            job?.cancelAndJoin()
+            _state.update { it.copy(conversation = conversation, leftOut = 0, problem = null) }
+            services.preferences.edit { putString(OPEN, conversation.id) }
+        }
+    }
+
+    fun delete(conversation: Conversation) {
+        _state.update { state -> state.copy(history = state.history.filterNot { it.id == conversation.id }) }
+        disk.launch { services.conversations.delete(conversation.id) }
+        if (state.value.conversation.id == conversation.id) startNew()
+    }
+
+    fun dismissProblem() {
+        services.startup.dismissProblem()
+        _state.update { it.copy(problem = null) }
+    }
+
+    /** Has the last of [asked], a question, answered. */
+    private fun answer(asked: List<SavedMessage>, temperature: Float?) {
+        val previous = job
+        job = viewModelScope.launch {
+            previous?.cancelAndJoin() // its last words must not get into the new answer
+            val bundle = services.models.bundle
+            _state.update { state ->
+                val title = state.conversation.title.ifEmpty { asked.first().text.lineSequence().first().take(TITLE_LENGTH) }
+                state.copy(
+                    conversation = state.conversation.copy(bundle = bundle?.id.orEmpty(), title = title, turns = asked),
+                    phase = ChatState.Phase.WAITING,
+                    problem = null,
+                )
+            }
+            services.preferences.edit { putString(OPEN, state.value.conversation.id) }
+            save()
+            val saving = launch {
+                while (true) {
+                    delay(SAVE_EVERY_MS)
+                    save()
+                }
+            }
+            try {
+                services.models.use { engine ->
+                    answering = engine
+                    val answer = ask(engine, checkNotNull(services.models.bundle?.manifest), asked, temperature)
+                    finish(answer)
+                }
+            } catch (error: EngineException) {
+                _state.update { it.copy(problem = error.problem) }
+            } catch (error: BundleException) {
+                _state.update { it.copy(problem = error.problem) }
+            } finally {
+                answering = null
+                saving.cancel()
+                _state.update { it.copy(phase = ChatState.Phase.IDLE) }
+                save()
+            }
+        }
+    }
+
+    private suspend fun ask(engine: LlmEngine, manifest: Manifest, asked: List<SavedMessage>, temperature: Float?): Answer {
+        val task = manifest.tasks["chat"]
+        val past = alternating(asked.dropLast(1)).map { Message(it.role, it.fed(task)) }
+        val session = session?.takeIf { sessionOn === engine && it.messages == past }
+            ?: ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, past)
+        this.session = session
+        sessionOn = engine
+        return session.ask(
+            asked.last().fed(task),
+            task?.maxNewTokens ?: LONGEST_ANSWER,
+            temperature ?: manifest.chat.sampling.temperature,
+        ) { piece ->
+            _state.update { state ->
+                val isFirst = state.turns.last().role == Role.USER
+                val soFar = if (isFirst) SavedMessage(Role.ASSISTANT, "", unfinished = true) else state.turns.last()
+                val turns = if (isFirst) state.turns else state.turns.dropLast(1)
+                val longer = turns + soFar.copy(text = soFar.text + piece)
+                state.copy(conversation = state.conversation.copy(turns = longer), phase = ChatState.Phase.WRITING)
+            }
+        }
+    }
+
+    private fun finish(answer: Answer) {
+        _state.update { state ->
+            val questions = state.turns.dropLastWhile { it.role == Role.ASSISTANT }
+            val turns = questions + SavedMessage(Role.ASSISTANT, answer.text, answer.generation.toStats())
+            state.copy(conversation = state.conversation.copy(turns = turns), leftOut = 2 * answer.droppedTurns)
+        }
+    }
+
+    /** A question that was never answered is not fed: two in a row are no chat. */
+    private fun alternating(turns: List<SavedMessage>): List<SavedMessage> =
+        turns.filterIndexed { index, turn -> turn.role != Role.USER || turns.getOrNull(index + 1)?.role == Role.ASSISTANT }
+
+    private fun SavedMessage.fed(task: Task?): String = if (role == Role.USER && task != null) task.fill(text) else text.ifBlank { "…" }
+
+    private fun save() {
+        val conversation = state.value.conversation.copy(updated = now())
+        if (conversation.turns.isEmpty()) return
+        _state.update { state -> state.copy(history = listOf(conversation) + state.history.filterNot { it.id == conversation.id }) }
+        disk.launch {
+            try {
+                services.conversations.write(conversation.id, conversation)
+            } catch (error: BundleException) {
+                _state.update { it.copy(problem = error.problem) }
+            }
+        }
+    }
+
+    companion object {
+        private const val OPEN = "open_conversation"
+
+        val Factory = viewModelFactory {
+            initializer { ChatViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+package org.etpipeline.demo.chat
+
+import android.text.format.DateUtils
+import androidx.compose.foundation.clickable
+import androidx.compose.foundation.layout.Box
+import androidx.compose.foundation.layout.fillMaxSize
+import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.padding
+import androidx.compose.foundation.layout.widthIn
+import androidx.compose.foundation.lazy.LazyColumn
+import androidx.compose.foundation.lazy.items
+import androidx.compose.material.icons.Icons
+import androidx.compose.material.icons.automirrored.filled.ArrowBack
+import androidx.compose.material.icons.filled.Delete
+import androidx.compose.material3.AlertDialog
+import androidx.compose.material3.ExperimentalMaterial3Api
+import androidx.compose.material3.Icon
+import androidx.compose.material3.IconButton
+import androidx.compose.material3.ListItem
+import androidx.compose.material3.Scaffold
+import androidx.compose.material3.Text
+import androidx.compose.material3.TextButton
+import androidx.compose.material3.TopAppBar
+import androidx.compose.runtime.Composable
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.remember
+import androidx.compose.runtime.setValue
+import androidx.compose.ui.Alignment
+import androidx.compose.ui.Modifier
+import androidx.compose.ui.graphics.vector.ImageVector
+import androidx.compose.ui.platform.testTag
+import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.res.vectorResource
+import androidx.compose.ui.text.style.TextOverflow
+import org.etpipeline.core.Conversation
+import org.etpipeline.demo.R
+import org.etpipeline.demo.ui.EmptyState
+import org.etpipeline.demo.ui.READABLE_WIDTH
+
+/** The earlier chats, the newest first. */
+@OptIn(ExperimentalMaterial3Api::class)
+@Composable
+fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: () -> Unit, modifier: Modifier = Modifier) {
+    var deleting by remember { mutableStateOf<Conversation?>(null) }
+    Scaffold(
+        modifier = modifier,
+        topBar = {
+            TopAppBar(
+                title = { Text(stringResource(R.string.chat_history)) },
+                navigationIcon = {
+                    IconButton(onClose) { Icon(Icons.AutoMirrored.Default.ArrowBack, stringResource(R.string.back)) }
+                },
+            )
+        },
+    ) { insets ->
+        Box(Modifier.fillMaxSize().padding(insets), Alignment.TopCenter) {
+            if (history.isEmpty()) {
+                EmptyState(
+                    ImageVector.vectorResource(R.drawable.ic_history),
+                    stringResource(R.string.history_empty_title),
+                    stringResource(R.string.history_empty_text),
+                )
+            } else {
+                LazyColumn(Modifier.widthIn(max = READABLE_WIDTH).fillMaxSize()) {
+                    items(history, key = { it.id }) { conversation ->
+                        ListItem(
+                            headlineContent = { Text(conversation.title, maxLines = 2, overflow = TextOverflow.Ellipsis) },
+                            supportingContent = { Text(DateUtils.getRelativeTimeSpanString(conversation.updated).toString()) },
+                            trailingContent = {
+                                IconButton({ deleting = conversation }) {
+                                    Icon(Icons.Default.Delete, stringResource(R.string.history_delete_this, conversation.title))
+                                }
+                            },
+                            modifier = Modifier.fillMaxWidth().testTag("conversation").clickable {
+                                actions.open(conversation)
+                                onClose()
+                            },
+                        )
+                    }
+                }
+            }
+        }
+    }
+    deleting?.let { conversation ->
+        AlertDialog(
+            onDismissRequest = { deleting = null },
+            title = { Text(stringResource(R.string.history_delete_title)) },
+            text = { Text(stringResource(R.string.history_delete_text, conversation.title)) },
+            confirmButton = {
+                TextButton({
+                    actions.delete(conversation)
+                    deleting = null
+                }) { Text(stringResource(R.string.delete)) }
+            },
+            dismissButton = { TextButton({ deleting = null }) { Text(stringResource(R.string.cancel)) } },
+        )
+    }
+}

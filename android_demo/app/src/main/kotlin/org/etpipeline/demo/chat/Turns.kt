@@ -1,0 +1,145 @@
+package org.etpipeline.demo.chat
+
+import android.content.ClipData
+import android.content.Intent
+import androidx.compose.foundation.layout.Arrangement
+import androidx.compose.foundation.layout.Column
+import androidx.compose.foundation.layout.Row
+import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.padding
+import androidx.compose.foundation.layout.size
+import androidx.compose.foundation.layout.widthIn
+import androidx.compose.foundation.text.selection.SelectionContainer
+import androidx.compose.material.icons.Icons
+import androidx.compose.material.icons.filled.Edit
+import androidx.compose.material.icons.filled.Refresh
+import androidx.compose.material.icons.filled.Share
+import androidx.compose.material3.CircularProgressIndicator
+import androidx.compose.material3.Icon
+import androidx.compose.material3.IconButton
+import androidx.compose.material3.MaterialTheme
+import androidx.compose.material3.Surface
+import androidx.compose.material3.Text
+import androidx.compose.runtime.Composable
+import androidx.compose.runtime.rememberCoroutineScope
+import androidx.compose.ui.Alignment
+import androidx.compose.ui.Modifier
+import androidx.compose.ui.graphics.painter.Painter
+import androidx.compose.ui.graphics.vector.rememberVectorPainter
+import androidx.compose.ui.platform.LocalClipboard
+import androidx.compose.ui.platform.LocalContext
+import androidx.compose.ui.platform.testTag
+import androidx.compose.ui.platform.toClipEntry
+import androidx.compose.ui.res.painterResource
+import androidx.compose.ui.res.pluralStringResource
+import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.semantics.LiveRegionMode
+import androidx.compose.ui.semantics.liveRegion
+import androidx.compose.ui.semantics.semantics
+import androidx.compose.ui.unit.dp
+import java.text.NumberFormat
+import kotlinx.coroutines.launch
+import org.etpipeline.core.AnswerStats
+import org.etpipeline.core.Generation.End
+import org.etpipeline.core.SavedMessage
+import org.etpipeline.demo.R
+
+private val BUBBLE_WIDTH = 560.dp
+
+/** What the user said, at the end side. */
+@Composable
+fun Question(turn: SavedMessage, canEdit: Boolean, onEdit: () -> Unit) {
+    Row(
+        Modifier.fillMaxWidth().padding(start = 32.dp, end = 16.dp),
+        Arrangement.End,
+        Alignment.CenterVertically,
+    ) {
+        IconButton(onEdit, enabled = canEdit) {
+            Icon(
+                Icons.Default.Edit,
+                stringResource(R.string.chat_edit),
+                Modifier.size(18.dp),
+            )
+        }
+        Surface(
+            Modifier.weight(1f, fill = false).widthIn(max = BUBBLE_WIDTH),
+            shape = MaterialTheme.shapes.large,
+            color = MaterialTheme.colorScheme.primaryContainer,
+        ) {
+            SelectionContainer { Text(turn.text, Modifier.testTag("question").padding(horizontal = 16.dp, vertical = 10.dp)) }
+        }
+    }
+}
+
+/** What the model said, with what can be done with it and what it took. */
+@Composable
+fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?) {
+    Column(Modifier.fillMaxWidth().padding(start = 16.dp, end = 32.dp)) {
+        Surface(
+            Modifier.widthIn(max = BUBBLE_WIDTH),
+            shape = MaterialTheme.shapes.large,
+            color = MaterialTheme.colorScheme.surfaceContainerHighest,
+        ) {
+            SelectionContainer {
+                Text(turn.text.ifBlank { stringResource(R.string.chat_empty_answer) }, Modifier.testTag("answer").padding(horizontal = 16.dp, vertical = 10.dp))
+            }
+        }
+        if (isComing) return@Column
+        Row(verticalAlignment = Alignment.CenterVertically) {
+            val context = LocalContext.current
+            val clipboard = LocalClipboard.current
+            val scope = rememberCoroutineScope()
+            Small(painterResource(R.drawable.ic_copy), stringResource(R.string.chat_copy)) {
+                scope.launch { clipboard.setClipEntry(ClipData.newPlainText(null, turn.text).toClipEntry()) }
+            }
+            Small(rememberVectorPainter(Icons.Default.Share), stringResource(R.string.chat_share)) {
+                val send = Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, turn.text)
+                context.startActivity(Intent.createChooser(send, null))
+            }
+            onRegenerate?.let { Small(rememberVectorPainter(Icons.Default.Refresh), stringResource(R.string.chat_regenerate), it) }
+        }
+        val about = if (turn.unfinished) stringResource(R.string.chat_unfinished) else turn.stats?.let { statsText(it) }
+        about?.let {
+            Text(
+                it,
+                // A screen reader says that the answer is complete, not each of its words.
+                Modifier.testTag("stats").padding(start = 16.dp, bottom = 8.dp).semantics { liveRegion = LiveRegionMode.Polite },
+                style = MaterialTheme.typography.labelMedium,
+                color = MaterialTheme.colorScheme.onSurfaceVariant,
+            )
+        }
+    }
+}
+
+/** The model is being loaded, or reads what was said. */
+@Composable
+fun Thinking() {
+    Row(Modifier.padding(horizontal = 24.dp, vertical = 12.dp), verticalAlignment = Alignment.CenterVertically) {
+        CircularProgressIndicator(Modifier.size(18.dp), strokeWidth = 2.dp)
+        Text(stringResource(R.string.chat_thinking), Modifier.padding(start = 12.dp), color = MaterialTheme.colorScheme.onSurfaceVariant)
+    }
+}
+
+@Composable
+private fun Small(icon: Painter, label: String, onClick: () -> Unit) {
+    IconButton(onClick) { Icon(icon, label, Modifier.size(18.dp), MaterialTheme.colorScheme.onSurfaceVariant) }
+}
+
+@Composable
+private fun statsText(stats: AnswerStats): String {
+    val numbers = NumberFormat.getIntegerInstance()
+    val figures = pluralStringResource(
+        R.plurals.chat_stats,
+        stats.tokens,
+        numbers.format(stats.tokens),
+        numbers.format(stats.ttftMs),
+        numbers.format(stats.tokensPerSecond),
+    )
+    val end = when (stats.end) {
+        End.LENGTH.name -> R.string.chat_end_length
+        End.CONTEXT.name -> R.string.chat_end_context
+        End.STOPPED.name -> R.string.chat_end_stopped
+        else -> return figures
+    }
+    return figures + " · " + stringResource(end)
+}

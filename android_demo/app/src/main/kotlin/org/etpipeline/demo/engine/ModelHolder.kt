@@ -1,0 +1,178 @@
+package org.etpipeline.demo.engine
+
+import android.content.ComponentCallbacks2
+import android.content.SharedPreferences
+import androidx.core.content.edit
+import java.io.File
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.SupervisorJob
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
+import org.etpipeline.core.BundleException
+import org.etpipeline.core.BundleStore
+import org.etpipeline.core.EngineException
+import org.etpipeline.core.LlmEngine
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Program
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.core.chooseProgram
+import org.etpipeline.core.requireMemory
+import org.etpipeline.demo.phone.Phone
+
+/**
+ * Owns the one loaded model of the process: which it is, loading it when it is needed, freeing it when the system asks.
+ *
+ * Screens call [use] and need not know whether the model is loaded. One at a time answers.
+ */
+class ModelHolder(
+    private val store: BundleStore,
+    private val phone: Phone,
+    private val preferences: SharedPreferences,
+    private val newEngine: (StoredBundle, Program) -> LlmEngine = ::executorchEngine,
+) {
+    /** What is selected and whether it is loaded. */
+    sealed interface State {
+        /** There is no model that could be used. */
+        data object Empty : State
+
+        data class Selected(val bundle: StoredBundle) : State
+
+        data class Loading(val bundle: StoredBundle) : State
+
+        data class Ready(val bundle: StoredBundle, val program: Program, val loadMs: Long) : State
+
+        data class Failed(val bundle: StoredBundle, val problem: Problem) : State
+    }
+
+    private val _state = MutableStateFlow<State>(State.Empty)
+    val state: StateFlow<State> = _state.asStateFlow()
+
+    private val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default)
+    private val turn = Mutex()
+    private var loaded: Pair<String, LlmEngine>? = null // id of the bundle; guarded by turn
+
+    @Volatile private var freeAfterAnswer = false
+
+    /** The selected bundle. */
+    val bundle: StoredBundle?
+        get() = when (val now = state.value) {
+            State.Empty -> null
+            is State.Selected -> now.bundle
+            is State.Loading -> now.bundle
+            is State.Ready -> now.bundle
+            is State.Failed -> now.bundle
+        }
+
+    /** Selects a bundle of the store; it is loaded at its first use. */
+    fun select(id: String) {
+        val chosen = store.list().find { it.id == id } ?: return
+        preferences.edit { putString(SELECTED, id) }
+        if (chosen.id != bundle?.id || state.value is State.Failed) _state.value = State.Selected(chosen)
+    }
+
+    /** Looks at the store again, after an import or a deletion. Without a selection the first usable bundle is taken. */
+    fun refresh() {
+        val usable = store.list().filter { it.problem == null }
+        val wanted = bundle?.id ?: preferences.getString(SELECTED, null)
+        val chosen = usable.find { it.id == wanted } ?: usable.firstOrNull()
+        if (chosen == null) _state.value = State.Empty else if (chosen.id != bundle?.id) _state.value = State.Selected(chosen)
+    }
+
+    /**
+     * Runs [block] with the selected model, loaded. Others wait until it ends.
+     *
+     * @throws BundleException if the model cannot run on this phone; nothing was loaded then.
+     * @throws EngineException if the runtime refuses it, or [block] fails.
+     */
+    suspend fun <T> use(block: suspend (LlmEngine) -> T): T = turn.withLock {
+        try {
+            block(engine())
+        } finally {
+            if (freeAfterAnswer) free()
+        }
+    }
+
+    /**
+     * Runs [block] with engines of its own for the selected model: a benchmark loads again and again. The loaded model
+     * is freed before, because two at a time do not work.
+     */
+    suspend fun <T> useFresh(block: suspend (StoredBundle, Program, newEngine: () -> LlmEngine) -> T): T = turn.withLock {
+        val chosen = bundle ?: throw BundleException(Problem.BundleGone(""))
+        val program = check(chosen)
+        free()
+        block(chosen, program) { newEngine(chosen, program) }
+    }
+
+    /** Frees the model's memory, after the answer that is being given; the next use loads it again. */
+    suspend fun unload() = turn.withLock { free() }
+
+    /** What the system says about memory: frees the model when the app is hidden or memory runs out. */
+    fun onTrimMemory(level: Int) {
+        @Suppress("DEPRECATION") // still sent up to Android 13
+        val isShort = level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND ||
+            level == ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL
+        if (!isShort) return
+        freeAfterAnswer = true
+        scope.launch {
+            turn.withLock { if (freeAfterAnswer) free() }
+        }
+    }
+
+    private suspend fun engine(): LlmEngine {
+        val chosen = bundle ?: throw BundleException(Problem.BundleGone(""))
+        loaded?.let { (id, engine) -> if (id == chosen.id) return engine }
+        free()
+        try {
+            val program = check(chosen)
+            _state.value = State.Loading(chosen)
+            val engine = newEngine(chosen, program)
+            loaded = chosen.id to engine
+            val loadMs = engine.load()
+            _state.value = State.Ready(chosen, program, loadMs)
+            return engine
+        } catch (error: Exception) {
+            free()
+            _state.value = when (error) {
+                is BundleException -> State.Failed(chosen, error.problem)
+                is EngineException -> State.Failed(chosen, error.problem)
+                else -> State.Selected(chosen)
+            }
+            throw error
+        }
+    }
+
+    /** The program to run here, if the bundle is whole and fits into this phone's memory. */
+    private fun check(chosen: StoredBundle): Program {
+        chosen.problem?.let { throw BundleException(it) }
+        val manifest = chosen.manifest ?: throw BundleException(Problem.NoManifest)
+        val program = chooseProgram(manifest, phone.facts)
+        requireMemory(manifest.memory, phone.totalRam, phone.freeRam)
+        return program
+    }
+
+    private fun free() {
+        freeAfterAnswer = false
+        loaded?.second?.close()
+        loaded = null
+        (_state.value as? State.Ready)?.let { _state.value = State.Selected(it.bundle) }
+    }
+
+    private companion object {
+        const val SELECTED = "selected_model"
+    }
+}
+
+private fun executorchEngine(bundle: StoredBundle, program: Program): LlmEngine {
+    val manifest = checkNotNull(bundle.manifest)
+    return ExecuTorchEngine(
+        program = File(bundle.folder, program.file),
+        tokenizer = File(bundle.folder, manifest.tokenizer.file),
+        maxContext = program.maxContext,
+        specialTokens = manifest.tokenizer.specialTokens,
+    )
+}

@@ -1,0 +1,297 @@
+package org.etpipeline.demo.models
+
+import android.content.res.Resources
+import android.icu.text.CompactDecimalFormat
+import androidx.compose.foundation.layout.Arrangement
+import androidx.compose.foundation.layout.Column
+import androidx.compose.foundation.layout.FlowRow
+import androidx.compose.foundation.layout.FlowRowScope
+import androidx.compose.foundation.layout.Row
+import androidx.compose.foundation.layout.Spacer
+import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.padding
+import androidx.compose.foundation.layout.size
+import androidx.compose.material.icons.Icons
+import androidx.compose.material.icons.filled.Check
+import androidx.compose.material.icons.filled.CheckCircle
+import androidx.compose.material.icons.filled.KeyboardArrowDown
+import androidx.compose.material.icons.filled.KeyboardArrowUp
+import androidx.compose.material.icons.filled.Warning
+import androidx.compose.material3.Button
+import androidx.compose.material3.Card
+import androidx.compose.material3.CardDefaults
+import androidx.compose.material3.HorizontalDivider
+import androidx.compose.material3.Icon
+import androidx.compose.material3.LinearProgressIndicator
+import androidx.compose.material3.MaterialTheme
+import androidx.compose.material3.Text
+import androidx.compose.material3.TextButton
+import androidx.compose.runtime.Composable
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.saveable.rememberSaveable
+import androidx.compose.runtime.setValue
+import androidx.compose.ui.Alignment
+import androidx.compose.ui.Modifier
+import androidx.compose.ui.graphics.Color
+import androidx.compose.ui.graphics.vector.ImageVector
+import androidx.compose.ui.platform.LocalResources
+import androidx.compose.ui.platform.testTag
+import androidx.compose.ui.res.pluralStringResource
+import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.semantics.clearAndSetSemantics
+import androidx.compose.ui.semantics.heading
+import androidx.compose.ui.semantics.semantics
+import androidx.compose.ui.unit.dp
+import java.text.NumberFormat
+import org.etpipeline.core.Fit
+import org.etpipeline.core.Manifest
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Program
+import org.etpipeline.core.Quality
+import org.etpipeline.demo.R
+import org.etpipeline.demo.fileSize
+import org.etpipeline.demo.tasks.taskTitle
+import org.etpipeline.demo.text
+
+/** One model: what it is, whether it fits this phone, how good and how fast it is. */
+@Composable
+internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, modifier: Modifier = Modifier) {
+    var details by rememberSaveable { mutableStateOf(false) }
+    val manifest = item.bundle.manifest.takeIf { item.bundle.problem == null }
+    val colors = if (item.selected) {
+        CardDefaults.cardColors(MaterialTheme.colorScheme.secondaryContainer)
+    } else {
+        CardDefaults.cardColors()
+    }
+    Card(modifier.fillMaxWidth().testTag("model-${item.bundle.id}"), colors = colors) {
+        Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(12.dp)) {
+            Text(item.name, Modifier.semantics { heading() }, style = MaterialTheme.typography.titleMedium)
+            if (manifest == null) {
+                Refusal(item.refusal)
+                Fact(stringResource(R.string.models_size), LocalResources.current.fileSize(item.bundle.bytes))
+            } else {
+                Facts(item, manifest)
+                if (details) Details(item, manifest)
+            }
+            Actions {
+                TextButton(onClick = delete) { Text(stringResource(R.string.models_delete)) }
+                if (manifest != null) {
+                    TextButton(onClick = { details = !details }) {
+                        Text(stringResource(R.string.models_details))
+                        Icon(if (details) Icons.Default.KeyboardArrowUp else Icons.Default.KeyboardArrowDown, null)
+                    }
+                    if (item.selected) {
+                        Sign(Icons.Default.Check, stringResource(R.string.models_selected), MaterialTheme.colorScheme.primary)
+                    } else {
+                        Button(onClick = select) { Text(stringResource(R.string.models_use)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/** Buttons at the end of a card, on as many lines as they need. */
+@Composable
+internal fun Actions(content: @Composable FlowRowScope.() -> Unit) {
+    FlowRow(
+        Modifier.fillMaxWidth(),
+        horizontalArrangement = Arrangement.spacedBy(8.dp, Alignment.End),
+        itemVerticalAlignment = Alignment.CenterVertically,
+        content = content,
+    )
+}
+
+@Composable
+private fun Facts(item: ModelItem, manifest: Manifest) {
+    val resources = LocalResources.current
+    FlowRow(
+        horizontalArrangement = Arrangement.spacedBy(24.dp),
+        verticalArrangement = Arrangement.spacedBy(12.dp),
+    ) {
+        Fact(stringResource(R.string.models_size), resources.fileSize(item.bundle.bytes))
+        Fact(stringResource(R.string.models_parameters), resources.compact(manifest.what.parameters))
+        item.program?.let {
+            val context = pluralStringResource(R.plurals.models_tokens, it.maxContext, it.maxContext)
+            Fact(stringResource(R.string.models_context), context)
+        }
+        Fact(
+            stringResource(R.string.models_licence),
+            manifest.what.licence ?: stringResource(R.string.models_licence_unknown),
+        )
+    }
+    MemoryFact(item, manifest)
+    if (item.refusal != null && item.fit != Fit.TOO_LARGE) Refusal(item.refusal)
+    item.program?.let { Fact(stringResource(R.string.models_runs_on), backendTitle(it.backend)) }
+    QualityFact(manifest.quality)
+    SpeedFact(item.measured)
+}
+
+@Composable
+private fun MemoryFact(item: ModelItem, manifest: Manifest) {
+    val resources = LocalResources.current
+    val peak = manifest.memory.peakBytes
+    val color = when (item.fit) {
+        Fit.TOO_LARGE -> MaterialTheme.colorScheme.error
+        Fit.TIGHT -> MaterialTheme.colorScheme.tertiary
+        else -> MaterialTheme.colorScheme.primary
+    }
+    Fact(
+        stringResource(R.string.models_memory),
+        stringResource(R.string.models_memory_of, resources.fileSize(peak), resources.fileSize(item.totalRam)),
+    ) {
+        LinearProgressIndicator(
+            progress = { if (item.totalRam > 0) (peak.toFloat() / item.totalRam).coerceIn(0f, 1f) else 0f },
+            modifier = Modifier.fillMaxWidth().padding(vertical = 4.dp).clearAndSetSemantics {},
+            color = color,
+            trackColor = MaterialTheme.colorScheme.surfaceContainerLowest,
+            drawStopIndicator = {},
+        )
+        when (item.fit) {
+            Fit.FITS -> Sign(Icons.Default.CheckCircle, stringResource(R.string.models_fit_fits), color)
+            Fit.TIGHT -> Sign(Icons.Default.Warning, stringResource(R.string.models_fit_tight), color)
+            Fit.TOO_LARGE -> Sign(Icons.Default.Warning, stringResource(R.string.models_fit_too_large), color)
+            null -> Unit
+        }
+    }
+}
+
+@Composable
+private fun QualityFact(quality: Quality) {
+    Fact(stringResource(R.string.models_quality)) {
+        if (quality.gate.passed) {
+            Sign(Icons.Default.CheckCircle, stringResource(R.string.models_gate_passed), MaterialTheme.colorScheme.primary)
+        } else {
+            Sign(Icons.Default.Warning, stringResource(R.string.models_gate_failed), MaterialTheme.colorScheme.error)
+        }
+        quality.worstTask?.let { (task, change) -> Line(stringResource(R.string.models_worst_task, taskTitle(task), change)) }
+        quality.lowestTop1?.let { Line(stringResource(R.string.models_top1, it * 100)) }
+        quality.perplexity?.let { Line(stringResource(R.string.models_perplexity, it.deployed, it.original)) }
+    }
+}
+
+@Composable
+private fun SpeedFact(measured: Measured?) {
+    val numbers = NumberFormat.getIntegerInstance(LocalResources.current.configuration.locales[0])
+    Fact(stringResource(R.string.models_speed)) {
+        if (measured == null) {
+            Line(stringResource(R.string.models_speed_unknown))
+        } else {
+            val rate = numbers.format(measured.speed.decodeTokS.p50)
+            Line(stringResource(R.string.models_speed_value, rate, numbers.format(measured.speed.ttftMs.p50)))
+            Line(
+                if (measured.here) {
+                    stringResource(R.string.models_speed_here)
+                } else {
+                    stringResource(R.string.models_speed_elsewhere, measured.speed.where)
+                },
+            )
+        }
+    }
+}
+
+@Composable
+private fun Refusal(problem: Problem?) {
+    if (problem == null) return
+    Column(verticalArrangement = Arrangement.spacedBy(4.dp)) {
+        Sign(Icons.Default.Warning, stringResource(R.string.models_unusable), MaterialTheme.colorScheme.error)
+        Text(problem.text(LocalResources.current), style = MaterialTheme.typography.bodyMedium)
+    }
+}
+
+/** What only a curious user wants to know. */
+@Composable
+private fun Details(item: ModelItem, manifest: Manifest) {
+    val resources = LocalResources.current
+    HorizontalDivider()
+    val failed = manifest.quality.gate.checks.filterNot { it.passed }
+    if (failed.isNotEmpty()) {
+        val numbers = NumberFormat.getInstance(resources.configuration.locales[0]).apply { maximumFractionDigits = 4 }
+        Fact(stringResource(R.string.models_checks_failed)) {
+            for (check in failed) {
+                val value = numbers.format(check.value)
+                Line(stringResource(R.string.models_check, check.name, value, numbers.format(check.threshold)))
+            }
+        }
+    }
+    Fact(stringResource(R.string.models_programs)) { manifest.programs.forEach { ProgramLines(it) } }
+    Fact(stringResource(R.string.models_files)) {
+        for ((name, file) in manifest.files) {
+            Line(stringResource(R.string.models_name_and_value, name, resources.fileSize(file.size)))
+        }
+    }
+    Fact(stringResource(R.string.models_source), manifest.what.source.source) {
+        manifest.what.source.revision?.let { Line(stringResource(R.string.models_revision, it)) }
+        manifest.what.created?.let { Line(stringResource(R.string.models_created, it)) }
+    }
+    Fact(stringResource(R.string.models_tools), manifest.what.tools.entries.joinToString { (name, version) -> "$name $version" })
+}
+
+@Composable
+private fun ProgramLines(program: Program) {
+    Line(stringResource(R.string.models_name_and_value, program.file, backendTitle(program.backend)))
+    Column(Modifier.padding(start = 16.dp)) {
+        Line(
+            if (program.soc.isEmpty()) {
+                stringResource(R.string.models_program_any_chip)
+            } else {
+                stringResource(R.string.models_program_chips, program.soc.joinToString())
+            },
+        )
+        Line(stringResource(R.string.models_program_runtime, program.minRuntime))
+        val fallback = program.fallbackOperators.values.sum()
+        Line(pluralStringResource(R.plurals.models_fallback, fallback, fallback))
+        Line(
+            if (program.executed) {
+                stringResource(R.string.models_program_executed)
+            } else {
+                stringResource(R.string.models_program_not_executed)
+            },
+        )
+    }
+}
+
+/** A small label above what it names. */
+@Composable
+private fun Fact(label: String, value: String? = null, more: @Composable () -> Unit = {}) {
+    Column {
+        Text(
+            label,
+            style = MaterialTheme.typography.labelMedium,
+            color = MaterialTheme.colorScheme.onSurfaceVariant,
+        )
+        if (value != null) Line(value)
+        more()
+    }
+}
+
+@Composable
+private fun Line(text: String) {
+    Text(text, style = MaterialTheme.typography.bodyMedium)
+}
+
+/** A verdict: never by colour alone. */
+@Composable
+private fun Sign(icon: ImageVector, text: String, color: Color) {
+    Row(verticalAlignment = Alignment.CenterVertically) {
+        Icon(icon, contentDescription = null, modifier = Modifier.size(20.dp), tint = color)
+        Spacer(Modifier.size(8.dp))
+        Text(text, style = MaterialTheme.typography.bodyMedium, color = color)
+    }
+}
+
+@Composable
+private fun backendTitle(backend: String): String = when (backend) {
+    "xnnpack" -> stringResource(R.string.models_backend_xnnpack)
+    "vulkan" -> stringResource(R.string.models_backend_vulkan)
+    "qnn" -> stringResource(R.string.models_backend_qnn)
+    "portable" -> stringResource(R.string.models_backend_portable)
+    else -> backend
+}
+
+/** A count as people say it, such as "135M". */
+private fun Resources.compact(number: Long): String =
+    CompactDecimalFormat.getInstance(configuration.locales[0], CompactDecimalFormat.CompactStyle.SHORT)
+        .apply { maximumSignificantDigits = 3 }
+        .format(number)

@@ -1,0 +1,210 @@
+package org.etpipeline.demo.models
+
+import androidx.lifecycle.ViewModel
+import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.viewModelScope
+import androidx.lifecycle.viewmodel.initializer
+import androidx.lifecycle.viewmodel.viewModelFactory
+import java.io.IOException
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.delay
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.StateFlow
+import kotlinx.coroutines.flow.asStateFlow
+import kotlinx.coroutines.flow.conflate
+import kotlinx.coroutines.flow.merge
+import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.isActive
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.withContext
+import org.etpipeline.core.BundleException
+import org.etpipeline.core.BundleSource
+import org.etpipeline.core.Fit
+import org.etpipeline.core.Manifest
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Program
+import org.etpipeline.core.Quality
+import org.etpipeline.core.Speed
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.core.chooseProgram
+import org.etpipeline.core.memoryFit
+import org.etpipeline.core.requireMemory
+import org.etpipeline.demo.DemoApp
+import org.etpipeline.demo.Services
+import org.etpipeline.demo.phone.Phone
+
+/** While a model is being copied its state changes many times a second; the list need not. */
+private const val RELOAD_MS = 250L
+
+/**
+ * What the models screen shows.
+ *
+ * @property models null until the store has been read.
+ * @property importing the import that runs, if any.
+ * @property problem the last thing that went wrong, until it is dismissed.
+ * @property imported the model that was imported last, until it is dismissed or another import begins.
+ */
+data class ModelsState(
+    val models: List<ModelItem>? = null,
+    val importing: Importing? = null,
+    val problem: Problem? = null,
+    val imported: ModelItem? = null,
+)
+
+/** Bytes of an import; [name] is null while the source is still being opened, [total] if nobody knows it. */
+data class Importing(val name: String? = null, val done: Long = 0, val total: Long? = null)
+
+/**
+ * One bundle of the store, judged for this phone.
+ *
+ * @property refusal why it cannot be used here: unreadable, no program for this phone, or too much memory.
+ * @property program what would run here; null if nothing would.
+ * @property measured its speed, where there is a figure.
+ */
+data class ModelItem(
+    val bundle: StoredBundle,
+    val selected: Boolean = false,
+    val totalRam: Long = 0,
+    val fit: Fit? = null,
+    val program: Program? = null,
+    val refusal: Problem? = null,
+    val measured: Measured? = null,
+) {
+    val name: String get() = bundle.manifest?.what?.name ?: bundle.id
+}
+
+/** A speed and whether it was measured on this very phone model. */
+data class Measured(val speed: Speed, val here: Boolean)
+
+/** The list of models: import, select, delete. An import goes on when the screen is turned. */
+class ModelsViewModel(private val services: Services) : ViewModel() {
+    private val _state = MutableStateFlow(ModelsState())
+    val state: StateFlow<ModelsState> = _state.asStateFlow()
+    private var import: Job? = null
+
+    init {
+        viewModelScope.launch {
+            // A model may come or go without this screen: from a computer, or by what another screen selects.
+            merge(services.models.state, services.startup.state).conflate().collect {
+                reload()
+                delay(RELOAD_MS)
+            }
+        }
+    }
+
+    /** Imports what [open] gives; opening asks a documents provider and is done off the main thread, too. */
+    fun import(open: () -> BundleSource) {
+        if (import?.isActive == true) return
+        _state.update { it.copy(importing = Importing(), problem = null, imported = null) }
+        import = viewModelScope.launch {
+            try {
+                val bundle = withContext(services.io) {
+                    val source = open()
+                    _state.update { it.copy(importing = Importing(source.name, 0, source.totalBytes)) }
+                    services.store.import(
+                        source,
+                        progress = { done, total -> _state.update { it.copy(importing = Importing(source.name, done, total)) } },
+                        isCancelled = { !isActive },
+                    ).also { services.models.refresh() }
+                }
+                reload()
+                _state.update { state -> state.copy(imported = state.models?.find { it.bundle.id == bundle.id }) }
+            } catch (e: BundleException) {
+                fail(e.problem)
+            } catch (e: CancellationException) {
+                throw e
+            } catch (e: IOException) {
+                fail(e.asProblem())
+            } catch (e: RuntimeException) {
+                fail(e.asProblem()) // a documents provider is foreign code: whatever it throws arrives here
+            } finally {
+                _state.update { it.copy(importing = null) }
+            }
+        }
+    }
+
+    fun cancelImport() {
+        import?.cancel()
+    }
+
+    /** Selects a model, or says why it cannot run here before anything is loaded. */
+    fun select(item: ModelItem) {
+        if (item.refusal != null) return fail(item.refusal)
+        _state.update { it.copy(problem = null, imported = null) }
+        viewModelScope.launch(services.io) { services.models.select(item.bundle.id) }
+    }
+
+    fun delete(item: ModelItem) {
+        viewModelScope.launch {
+            try {
+                services.models.unload() // its files are mapped into memory while it is loaded
+                withContext(services.io) {
+                    services.store.delete(item.bundle.id)
+                    services.models.refresh()
+                }
+            } catch (e: BundleException) {
+                fail(e.problem)
+            }
+            _state.update { it.copy(imported = null) }
+            reload()
+        }
+    }
+
+    fun dismiss() {
+        _state.update { it.copy(problem = null, imported = null) }
+    }
+
+    private fun fail(problem: Problem) {
+        _state.update { it.copy(problem = problem) }
+    }
+
+    private suspend fun reload() {
+        val models = withContext(services.io) { services.store.list().map { it.judge(services.phone, services.models.bundle?.id) } }
+        _state.update { it.copy(models = models) }
+    }
+
+    companion object {
+        val Factory = viewModelFactory {
+            initializer { ModelsViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+        }
+    }
+}
+
+private fun Exception.asProblem() = Problem.Storage(message?.lineSequence()?.first() ?: javaClass.simpleName)
+
+/** What [phone] can do with this bundle, from its manifest alone. */
+fun StoredBundle.judge(phone: Phone, selected: String?): ModelItem {
+    val manifest = manifest
+    if (manifest == null || problem != null) return ModelItem(this, refusal = problem ?: Problem.NoManifest)
+    var program: Program? = null
+    val refusal = try {
+        program = chooseProgram(manifest, phone.facts)
+        requireMemory(manifest.memory, phone.totalRam, phone.freeRam)
+        null
+    } catch (e: BundleException) {
+        e.problem
+    }
+    return ModelItem(
+        bundle = this,
+        selected = id == selected,
+        totalRam = phone.totalRam,
+        fit = memoryFit(manifest.memory, phone.totalRam, phone.freeRam),
+        program = program,
+        refusal = refusal,
+        measured = manifest.speedFor(phone.name),
+    )
+}
+
+/** The figures of this phone if somebody measured here, else the first ones that there are. */
+fun Manifest.speedFor(phone: String): Measured? =
+    speed.find { it.where.equals(phone, ignoreCase = true) }?.let { Measured(it, here = true) }
+        ?: speed.firstOrNull()?.let { Measured(it, here = false) }
+
+/** The task that changed most for the worse, with the change in points; null if no task was scored. */
+val Quality.worstTask: Pair<String, Double>?
+    get() = tasks.mapValues { (_, score) -> score.deployed - score.original }.minByOrNull { it.value }?.toPair()
+
+/** The lowest share of next tokens, over all ways of feeding, that equal the original model's. */
+val Quality.lowestTop1: Double?
+    get() = agreement?.original?.run { minOf(onePiece.top1, chunked.top1, tokenByToken.top1) }

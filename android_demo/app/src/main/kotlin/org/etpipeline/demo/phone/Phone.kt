@@ -1,0 +1,75 @@
+package org.etpipeline.demo.phone
+
+import android.app.ActivityManager
+import android.content.Context
+import android.content.Intent
+import android.content.IntentFilter
+import android.os.BatteryManager
+import android.os.Build
+import android.os.Debug
+import android.os.PowerManager
+import androidx.core.content.ContextCompat
+import org.etpipeline.core.BatteryReading
+import org.etpipeline.core.PhoneFacts
+import org.etpipeline.core.PhoneProbe
+import org.etpipeline.demo.engine.RUNTIME_VERSION
+import org.etpipeline.demo.engine.executorchBackends
+
+/** The phone that the app runs on: what it has, and how it does at the moment. */
+interface Phone : PhoneProbe {
+    /** All of its memory that apps can see, in bytes. */
+    val totalRam: Long
+
+    /** Memory that is free now, or can be freed without ending this app, in bytes. */
+    val freeRam: Long
+
+    /** What decides which program of a bundle runs here. */
+    val facts: PhoneFacts
+}
+
+/** The real one. */
+class AndroidPhone(private val context: Context) : Phone {
+    override val name: String = "${Build.MANUFACTURER.replaceFirstChar(Char::titlecase)} ${Build.MODEL}"
+
+    /** The runtime takes the fast cores but one; this is the nearest that an app can know. */
+    override val threads: Int = (Runtime.getRuntime().availableProcessors() - 1).coerceAtLeast(1)
+
+    override val totalRam: Long get() = memory().totalMem
+    override val freeRam: Long get() = memory().availMem
+
+    override val facts: PhoneFacts by lazy {
+        val soc = if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.S) Build.SOC_MODEL else Build.BOARD
+        PhoneFacts(name, soc, executorchBackends(), RUNTIME_VERSION)
+    }
+
+    override fun pssBytes(): Long = Debug.getPss() * 1024
+
+    override fun thermalStatus(): String? {
+        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.Q) return null
+        return when (service<PowerManager>().currentThermalStatus) {
+            PowerManager.THERMAL_STATUS_NONE -> "none"
+            PowerManager.THERMAL_STATUS_LIGHT -> "light"
+            PowerManager.THERMAL_STATUS_MODERATE -> "moderate"
+            PowerManager.THERMAL_STATUS_SEVERE -> "severe"
+            PowerManager.THERMAL_STATUS_CRITICAL -> "critical"
+            PowerManager.THERMAL_STATUS_EMERGENCY -> "emergency"
+            PowerManager.THERMAL_STATUS_SHUTDOWN -> "shutdown"
+            else -> null
+        }
+    }
+
+    override fun battery(): BatteryReading? {
+        val charge = service<BatteryManager>().getIntProperty(BatteryManager.BATTERY_PROPERTY_CHARGE_COUNTER)
+        val changed = IntentFilter(Intent.ACTION_BATTERY_CHANGED)
+        val state = ContextCompat.registerReceiver(context, null, changed, ContextCompat.RECEIVER_NOT_EXPORTED)
+        val millivolts = state?.getIntExtra(BatteryManager.EXTRA_VOLTAGE, 0) ?: 0
+        // A phone without a charge counter answers with the smallest number, or with 0.
+        if (charge <= 0 || millivolts <= 0) return null
+        val plugged = (state?.getIntExtra(BatteryManager.EXTRA_PLUGGED, 0) ?: 0) != 0
+        return BatteryReading(charge.toLong(), millivolts, plugged)
+    }
+
+    private fun memory() = ActivityManager.MemoryInfo().also { service<ActivityManager>().getMemoryInfo(it) }
+
+    private inline fun <reified T> service(): T = checkNotNull(context.getSystemService(T::class.java))
+}

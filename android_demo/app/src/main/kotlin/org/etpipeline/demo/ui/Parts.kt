@@ -1,0 +1,90 @@
+package org.etpipeline.demo.ui
+
+import androidx.compose.foundation.layout.Arrangement
+import androidx.compose.foundation.layout.Column
+import androidx.compose.foundation.layout.ColumnScope
+import androidx.compose.foundation.layout.Row
+import androidx.compose.foundation.layout.fillMaxSize
+import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.padding
+import androidx.compose.foundation.layout.size
+import androidx.compose.foundation.layout.widthIn
+import androidx.compose.foundation.rememberScrollState
+import androidx.compose.foundation.verticalScroll
+import androidx.compose.material3.Card
+import androidx.compose.material3.CardDefaults
+import androidx.compose.material3.Icon
+import androidx.compose.material3.MaterialTheme
+import androidx.compose.material3.Text
+import androidx.compose.material3.TextButton
+import androidx.compose.runtime.Composable
+import androidx.compose.ui.Alignment
+import androidx.compose.ui.Modifier
+import androidx.compose.ui.graphics.vector.ImageVector
+import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.semantics.LiveRegionMode
+import androidx.compose.ui.semantics.heading
+import androidx.compose.ui.semantics.liveRegion
+import androidx.compose.ui.semantics.semantics
+import androidx.compose.ui.text.style.TextAlign
+import androidx.compose.ui.unit.dp
+import org.etpipeline.demo.R
+
+/** Text is not drawn wider than this, however wide the screen is: long lines are hard to read. */
+val READABLE_WIDTH = 720.dp
+
+/** A screen without content: what it is for, and what to do. */
+@Composable
+fun EmptyState(
+    icon: ImageVector,
+    title: String,
+    text: String,
+    modifier: Modifier = Modifier,
+    actions: @Composable ColumnScope.() -> Unit = {},
+) {
+    Column(
+        modifier.fillMaxSize().verticalScroll(rememberScrollState()).padding(24.dp),
+        verticalArrangement = Arrangement.spacedBy(12.dp, Alignment.CenterVertically),
+        horizontalAlignment = Alignment.CenterHorizontally,
+    ) {
+        Icon(icon, contentDescription = null, Modifier.size(48.dp), tint = MaterialTheme.colorScheme.primary)
+        Text(
+            title,
+            Modifier.semantics { heading() },
+            style = MaterialTheme.typography.headlineSmall,
+            textAlign = TextAlign.Center,
+        )
+        Text(
+            text,
+            Modifier.widthIn(max = 480.dp),
+            color = MaterialTheme.colorScheme.onSurfaceVariant,
+            textAlign = TextAlign.Center,
+        )
+        actions()
+    }
+}
+
+/** Something went wrong; the text says what to do about it. Screen readers say it at once. */
+@Composable
+fun ErrorCard(
+    text: String,
+    modifier: Modifier = Modifier,
+    onDismiss: (() -> Unit)? = null,
+    onRetry: (() -> Unit)? = null,
+) {
+    Card(
+        modifier.fillMaxWidth(),
+        colors = CardDefaults.cardColors(
+            containerColor = MaterialTheme.colorScheme.errorContainer,
+            contentColor = MaterialTheme.colorScheme.onErrorContainer,
+        ),
+    ) {
+        Text(text, Modifier.padding(16.dp).semantics { liveRegion = LiveRegionMode.Assertive })
+        if (onDismiss != null || onRetry != null) {
+            Row(Modifier.fillMaxWidth().padding(end = 8.dp, bottom = 4.dp), Arrangement.End) {
+                onRetry?.let { TextButton(it) { Text(stringResource(R.string.try_again)) } }
+                onDismiss?.let { TextButton(it) { Text(stringResource(R.string.dismiss)) } }
+            }
+        }
+    }
+}

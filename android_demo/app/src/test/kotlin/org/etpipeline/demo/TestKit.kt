@@ -1,0 +1,160 @@
+package org.etpipeline.demo
+
+import android.content.Context
+import androidx.compose.ui.test.junit4.ComposeTestRule
+import androidx.compose.ui.test.onRoot
+import androidx.test.core.app.ApplicationProvider
+import com.github.takahirom.roborazzi.RoborazziOptions
+import com.github.takahirom.roborazzi.captureRoboImage
+import java.io.File
+import kotlinx.coroutines.channels.Channel
+import org.etpipeline.core.BatteryReading
+import org.etpipeline.core.BundleStore
+import org.etpipeline.core.Conversation
+import org.etpipeline.core.EngineException
+import org.etpipeline.core.FolderSource
+import org.etpipeline.core.Generation
+import org.etpipeline.core.GenerationRequest
+import org.etpipeline.core.JsonFolder
+import org.etpipeline.core.LlmEngine
+import org.etpipeline.core.Note
+import org.etpipeline.core.PhoneFacts
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Program
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.demo.phone.Phone
+
+/** Qualifiers of the screens that are drawn. */
+const val PHONE = "w411dp-h891dp-port-notnight-xhdpi"
+const val PHONE_DARK = "w411dp-h891dp-port-night-xhdpi"
+const val TABLET = "w1280dp-h800dp-land-notnight-mdpi"
+const val TABLET_DARK = "w1280dp-h800dp-land-night-mdpi"
+
+/** The bundle that the tests were given: the built-in model's. */
+val bundleFolder: File get() = File(checkNotNull(System.getProperty("et.bundle")) { "run with --bundle" })
+
+/** A phone that is whatever the test wants. */
+class TestPhone : Phone {
+    override var totalRam = 8_000_000_000L
+    override var freeRam = 4_000_000_000L
+    override var facts = PhoneFacts("Test Phone", "SM0000", listOf("xnnpack", "portable"), "1.3.1")
+    override val name get() = facts.name
+    override val threads = 2
+    var battery: BatteryReading? = null
+
+    override fun pssBytes() = 50_000_000L
+    override fun thermalStatus(): String? = "none"
+    override fun battery(): BatteryReading? = battery
+}
+
+/**
+ * Answers as told, word by word.
+ *
+ * With [isPaced] each word but the first waits for a [step]: nothing in a test has to be timed.
+ */
+class FakeEngine : LlmEngine {
+    val answers = ArrayDeque<String>()
+    val prompts = mutableListOf<String>()
+    val temperatures = mutableListOf<Float>()
+    var isPaced = false
+    var problem: Problem? = null
+    var droppedPrompts = 0 // how many prompts are too long
+    override var uses = 0L
+    var loads = 0
+    var isClosed = false
+
+    private val steps = Channel<Unit>(Channel.UNLIMITED)
+    @Volatile private var isStopped = false
+
+    fun step(count: Int = 1) = repeat(count) { steps.trySend(Unit) }
+
+    override suspend fun load(): Long = 7L.also {
+        loads++
+        isClosed = false
+    }
+
+    override suspend fun generate(
+        prompt: String,
+        request: GenerationRequest,
+        onPiece: (String) -> Boolean,
+    ): Generation {
+        uses++
+        if (droppedPrompts > 0) {
+            droppedPrompts--
+            throw EngineException(Problem.PromptTooLong)
+        }
+        prompts += prompt
+        temperatures += request.temperature
+        problem?.let { throw EngineException(it) }
+        isStopped = false
+        val words = (answers.removeFirstOrNull() ?: "ok").split(Regex("(?<= )"))
+        for ((index, word) in words.withIndex()) {
+            if (index > 0 && isPaced) steps.receive()
+            if (isStopped || !onPiece(word)) {
+                return Generation(10, index, 12.0, 20.0, Generation.End.STOPPED)
+            }
+        }
+        return Generation(10, words.size, 12.0, 20.0, Generation.End.MODEL)
+    }
+
+    override fun stop() {
+        isStopped = true
+        step()
+    }
+
+    override suspend fun reset() {
+        uses++
+    }
+
+    override fun close() {
+        isClosed = true
+    }
+}
+
+/** The app with a [FakeEngine], a [TestPhone], and no files of before. */
+open class TestApp : DemoApp() {
+    val phone = TestPhone()
+    val engine = FakeEngine()
+
+    protected open val newEngine: ((StoredBundle, Program) -> LlmEngine)? get() = { _, _ -> engine }
+
+    public override fun createServices(): Services {
+        val store = BundleStore(File(filesDir, "bundles"))
+        val preferences = getSharedPreferences("app", Context.MODE_PRIVATE)
+        val models = newEngine?.let { ModelHolder(store, phone, preferences, it) } ?: ModelHolder(store, phone, preferences)
+        return Services(
+            store = store,
+            conversations = JsonFolder(File(filesDir, "chats"), Conversation.serializer()),
+            notes = JsonFolder(File(filesDir, "notes"), Note.serializer()),
+            phone = phone,
+            preferences = preferences,
+            models = models,
+            startup = Startup(this, store, models, preferences),
+        )
+    }
+}
+
+/** The app on Android's own ExecuTorch library, on a phone that is a [TestPhone]. */
+class RealEngineApp : TestApp() {
+    override val newEngine = null
+}
+
+/** The app that the test runs in. */
+val testApp: TestApp get() = ApplicationProvider.getApplicationContext()
+
+/** Puts the tests' bundle into the store and selects it. */
+fun TestApp.install(): StoredBundle {
+    val bundle = services.store.import(FolderSource(bundleFolder))
+    services.models.refresh()
+    return bundle
+}
+
+/** Draws the screen, or compares it with what was drawn before. */
+fun ComposeTestRule.screenshot(name: String) {
+    val options = RoborazziOptions(
+        recordOptions = RoborazziOptions.RecordOptions(resizeScale = 0.5),
+        compareOptions = RoborazziOptions.CompareOptions(changeThreshold = 0.01f),
+    )
+    onRoot().captureRoboImage("src/test/screenshots/$name.png", options)
+}

@@ -1,0 +1,244 @@
+package org.etpipeline.core
+
+import java.util.Collections
+import java.util.WeakHashMap
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
+
+/** One per engine: emptying the context and feeding it are two calls, and no other session may come between them. */
+private val turns: MutableMap<LlmEngine, Mutex> = Collections.synchronizedMap(WeakHashMap())
+
+/**
+ * One conversation over an engine: what is fed, what is shown, when an answer ends.
+ *
+ * The context keeps what was said, so only the new turn is fed. All of it is fed again, by itself, when the context
+ * holds something else: another session used the engine, the conversation was rewound, or an answer left text in the
+ * context that was not shown. When the context is full, the oldest turns are left out of what is fed.
+ *
+ * Any number of sessions can share an engine; they wait for each other. To end an answer, cancel the coroutine or call
+ * [LlmEngine.stop]: what was shown so far stays as the answer.
+ *
+ * @param chat of the bundle's manifest.
+ * @param specialTokens of the manifest's tokenizer: texts that are never shown.
+ * @param messages of a conversation to go on with, user and assistant in turn.
+ * @param systemPrompt is ignored by models that take none.
+ */
+class ChatSession(
+    private val engine: LlmEngine,
+    private val chat: Chat,
+    private val specialTokens: List<String>,
+    messages: List<Message> = emptyList(),
+    private val systemPrompt: String? = chat.systemPrompt,
+) {
+    /** Everything that was said, as it was shown. It begins with the user, and user and assistant take turns. */
+    @Volatile
+    var messages: List<Message> = messages.toList()
+        private set
+
+    /** The special token with which the template ends an answer. */
+    private val endToken: String? = chat.segments.assistantToUser.trimStart().let { text ->
+        specialTokens.filter { it.isNotEmpty() && text.startsWith(it) }.maxByOrNull { it.length }
+    }
+
+    /** [LlmEngine.uses] when the context held exactly [messages] but for [unfed]; null: it holds something else. */
+    private var ownUse: Long? = null
+    private var unfed = ""
+
+    /** Oldest turns (question and answer) that are not fed any more. */
+    private var droppedTurns = 0
+
+    /** After the context was full: how many characters to feed again at most, so that there is room for an answer. */
+    private var feedAtMost: Int? = null
+
+    @Volatile
+    private var isAnswering = false
+
+    init {
+        require(messages.withIndex().all { (i, m) -> m.role == if (i % 2 == 0) Role.USER else Role.ASSISTANT }) {
+            "user and assistant take turns"
+        }
+    }
+
+    /**
+     * Says [text] and returns the answer. If the last question has no answer, [text] takes its place.
+     *
+     * @param text not blank.
+     * @param maxNewTokens longest answer in tokens.
+     * @param onText gets the answer's text as it comes, mostly on the engine's thread: hand it over, do not wait.
+     * @throws EngineException if the engine fails. An answer that had begun stays in [messages], else they are as they
+     *   were before. [Problem.PromptTooLong]: not even [text] alone fits into the context.
+     */
+    suspend fun ask(
+        text: String,
+        maxNewTokens: Int,
+        temperature: Float = chat.sampling.temperature,
+        onText: (String) -> Unit = {},
+    ): Answer {
+        require(text.isNotBlank()) { "the message is blank" }
+        return inTurn(GenerationRequest(maxNewTokens, temperature), onText) {
+            messages.take(messages.size / 2 * 2) + Message(Role.USER, text)
+        }
+    }
+
+    /**
+     * Answers the last question again, in place of the answer that it has. At temperature 0 the answer is the same.
+     *
+     * Parameters and exceptions are those of [ask].
+     */
+    suspend fun regenerate(
+        maxNewTokens: Int,
+        temperature: Float = chat.sampling.temperature,
+        onText: (String) -> Unit = {},
+    ): Answer = inTurn(GenerationRequest(maxNewTokens, temperature), onText) {
+        val question = messages.indexOfLast { it.role == Role.USER }
+        check(question >= 0) { "there is no question" }
+        ownUse = null
+        messages.take(question + 1)
+    }
+
+    /** Forgets all but the first [count] messages. Not while an answer comes. */
+    fun rewind(count: Int) {
+        check(!isAnswering) { "an answer comes" }
+        require(count in 0..messages.size) { "there are ${messages.size} messages" }
+        if (count == messages.size) return
+        messages = messages.take(count)
+        ownUse = null
+    }
+
+    /** Waits for the engine, then has a question answered; keeps [messages] right whatever happens. */
+    private suspend fun inTurn(
+        request: GenerationRequest,
+        onText: (String) -> Unit,
+        asked: () -> List<Message>,
+    ): Answer = turns.computeIfAbsent(engine) { Mutex() }.withLock {
+        engine.stoppedOnCancel { isCancelled ->
+            val messagesBefore = messages
+            val droppedBefore = droppedTurns
+            val text = AnswerText(chat.stopStrings, specialTokens)
+            isAnswering = true
+            try {
+                messages = asked()
+                answer(request, text, onText, isCancelled)
+            } catch (error: Throwable) {
+                ownUse = null
+                if (text.text.isEmpty()) {
+                    messages = messagesBefore
+                    droppedTurns = droppedBefore
+                } else {
+                    messages += Message(Role.ASSISTANT, text.text)
+                }
+                throw error
+            } finally {
+                isAnswering = false
+            }
+        }
+    }
+
+    private suspend fun answer(
+        request: GenerationRequest,
+        text: AnswerText,
+        onText: (String) -> Unit,
+        isCancelled: () -> Boolean,
+    ): Answer {
+        var pieces = 0
+        var ended = false // by the end token
+        var isEndFed = false
+        var last = "" // piece that belongs to the answer
+        val (generation, fedAgain) = feed(request, isCancelled) { piece ->
+            pieces++
+            when {
+                ended -> {
+                    isEndFed = true
+                    false
+                }
+                piece == endToken -> {
+                    ended = true
+                    // Some versions of the runner do not look at the first token: they feed it and go on.
+                    isEndFed = pieces == 1
+                    true
+                }
+                isCancelled() -> false
+                else -> {
+                    last = piece
+                    show(text.add(piece), onText)
+                    !text.stopped
+                }
+            }
+        }
+        if (!isCancelled()) show(text.finish(), onText)
+        if (isCancelled() && text.text.isEmpty()) throw CancellationException("cancelled before the answer began")
+
+        messages += Message(Role.ASSISTANT, text.text)
+        if (generation.unfed == endToken && pieces == 1) isEndFed = false
+        // An unfed piece that is no part of the answer can be forgotten; the end token begins the next turn anyway.
+        unfed = generation.unfed.takeIf { it == last && it != endToken }.orEmpty()
+        ownUse = if (text.stopped || isEndFed) null else engine.uses
+        feedAtMost = if (generation.end == Generation.End.CONTEXT) lengthInContext() / 2 else null
+        val end = if (text.stopped || ended) Generation.End.MODEL else generation.end
+        return Answer(text.text, generation.copy(end = end), droppedTurns, fedAgain)
+    }
+
+    /** Feeds the last question, and as much of what was before it as is needed and fits. */
+    private suspend fun feed(
+        request: GenerationRequest,
+        isCancelled: () -> Boolean,
+        onPiece: (String) -> Boolean,
+    ): Pair<Generation, Boolean> {
+        val asked = messages
+        if (droppedTurns > asked.size / 2) droppedTurns = 0 // turns that were left out were rewound
+        val isOwn = ownUse == engine.uses && feedAtMost == null
+        if (isOwn) {
+            val turn = unfed + chat.segments.nextTurn(asked.last().text)
+            unlessTooLong { engine.generate(turn, request, onPiece) }?.let { return it to false }
+            if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
+        }
+        val limit = feedAtMost ?: Int.MAX_VALUE
+        do {
+            val fits = render(asked).length <= limit
+        } while (!fits && dropOldest(asked))
+        while (true) {
+            engine.reset()
+            if (isCancelled()) throw CancellationException("cancelled before the answer began")
+            val fedAgain = droppedTurns < asked.size / 2
+            val first = request.copy(addBos = chat.addBos)
+            unlessTooLong { engine.generate(render(asked), first, onPiece) }?.let { return it to fedAgain }
+            if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
+        }
+    }
+
+    /** Leaves one more turn out of what is fed; false if only the question is left. */
+    private fun dropOldest(asked: List<Message>): Boolean {
+        val more = droppedTurns < asked.size / 2
+        if (more) droppedTurns++
+        return more
+    }
+
+    private fun render(asked: List<Message>): String =
+        chat.segments.render(asked.drop(2 * droppedTurns), systemPrompt)
+
+    /** Characters of the conversation that the context holds now, the answer included. */
+    private fun lengthInContext(): Int = render(messages.dropLast(1)).length + messages.last().text.length
+}
+
+private fun show(text: String, onText: (String) -> Unit) {
+    if (text.isNotEmpty()) onText(text)
+}
+
+internal inline fun unlessTooLong(generate: () -> Generation): Generation? =
+    try {
+        generate()
+    } catch (error: EngineException) {
+        if (error.problem != Problem.PromptTooLong) throw error
+        null
+    }
+
+/**
+ * One answer.
+ *
+ * @property text as it was shown.
+ * @property generation what it took. [Generation.end] is [Generation.End.MODEL] also after a stop string.
+ * @property droppedTurns how many of the oldest turns the model does not see any more; they did not fit.
+ * @property fedAgain whether earlier turns had to be fed once more, which made the wait for the first token longer.
+ */
+data class Answer(val text: String, val generation: Generation, val droppedTurns: Int, val fedAgain: Boolean)

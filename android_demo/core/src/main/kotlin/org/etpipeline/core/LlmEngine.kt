@@ -1,0 +1,79 @@
+package org.etpipeline.core
+
+/**
+ * One loaded model and its context. Text goes in, text comes out; what was fed stays in the context from call to call.
+ *
+ * All suspending calls take turns on the engine's own thread. [stop] may come from any thread at any time.
+ */
+interface LlmEngine : AutoCloseable {
+    /** Grows with every [generate] and [reset]: whoever fed the context last sees by it whether it is still theirs. */
+    val uses: Long
+
+    /**
+     * Loads the program; does nothing when it is loaded.
+     *
+     * @return milliseconds that loading took, 0 if it was loaded already.
+     * @throws EngineException with [Problem] when the runtime refuses the files.
+     */
+    suspend fun load(): Long
+
+    /**
+     * Feeds [prompt] behind what the context holds and generates.
+     *
+     * @param onPiece gets the text as it comes, special tokens included, on the engine's thread. It returns whether to
+     *   go on: after the first `false` no further piece is delivered.
+     * @throws EngineException [Problem.PromptTooLong] if the prompt does not fit into what is left of the context
+     *   (nothing was fed then), or another problem, after which the context is empty.
+     */
+    suspend fun generate(prompt: String, request: GenerationRequest, onPiece: (String) -> Boolean): Generation
+
+    /** Ends the running generation after the current token, also one that was asked for but has not begun yet. */
+    fun stop()
+
+    /** Empties the context. */
+    suspend fun reset()
+
+    /** Stops, then frees the model on the engine's thread; later calls throw [Problem.EngineClosed]. */
+    override fun close()
+}
+
+/**
+ * What to generate.
+ *
+ * @property maxNewTokens longest answer in tokens.
+ * @property temperature 0: always the most probable token.
+ * @property addBos whether the begin-of-text token is put before the prompt.
+ */
+data class GenerationRequest(val maxNewTokens: Int, val temperature: Float = 0f, val addBos: Boolean = false)
+
+/**
+ * What one generation did.
+ *
+ * @property promptTokens tokens that were fed for the prompt of this call only.
+ * @property tokens tokens of the answer, the end-of-text token not counted.
+ * @property ttftMs milliseconds from the call until the first token was known.
+ * @property decodeMs milliseconds from the first to the last token.
+ * @property end why it ended.
+ * @property unfed the last piece of text if it was delivered but not yet fed back into the context: the next prompt has
+ *   to begin with it. Empty when the model ended the answer itself.
+ */
+data class Generation(
+    val promptTokens: Int,
+    val tokens: Int,
+    val ttftMs: Double,
+    val decodeMs: Double,
+    val end: End,
+    val unfed: String = "",
+) {
+    /** Prompt tokens per second. */
+    val prefillTokensPerSecond: Double get() = if (ttftMs > 0) promptTokens * 1000 / ttftMs else 0.0
+
+    /** Tokens per second after the first; 0 if there was only one. */
+    val decodeTokensPerSecond: Double get() = if (tokens > 1 && decodeMs > 0) (tokens - 1) * 1000 / decodeMs else 0.0
+
+    /** Why a generation ended. */
+    enum class End { MODEL, LENGTH, CONTEXT, STOPPED }
+}
+
+/** A failure that the user can be told about. */
+class EngineException(val problem: Problem, cause: Throwable? = null) : Exception(problem.toString(), cause)

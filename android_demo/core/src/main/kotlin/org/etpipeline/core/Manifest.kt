@@ -1,0 +1,185 @@
+package org.etpipeline.core
+
+import kotlinx.serialization.SerialName
+import kotlinx.serialization.Serializable
+import kotlinx.serialization.json.JsonObject
+
+/**
+ * What `manifest.json` says, field by field as `et_pipeline/manifest.schema.json` describes it (there are the units and
+ * meanings). Unknown fields are refused: a change of the fields raises [VERSION].
+ */
+@Serializable
+data class Manifest(
+    val format: String,
+    val version: Int,
+    val what: What,
+    val files: Map<String, FileInfo>,
+    val programs: List<Program>,
+    val tokenizer: Tokenizer,
+    val chat: Chat,
+    val tasks: Map<String, Task> = emptyMap(),
+    val memory: Memory,
+    val quality: Quality,
+    val speed: List<Speed> = emptyList(),
+    val stages: Map<String, StageCost> = emptyMap(),
+    val samples: List<Sample> = emptyList(),
+) {
+    /** Bytes of all files. */
+    val totalBytes: Long get() = files.values.sumOf { it.size }
+
+    companion object {
+        const val FORMAT = "et_pipeline.bundle"
+        const val VERSION = 1
+        const val FILE_NAME = "manifest.json"
+        /** Far above any real manifest: a reader must not be made to load gigabytes of JSON. */
+        const val MAX_BYTES = 16L shl 20
+        /** Likewise far above any real bundle. */
+        const val MAX_FILES = 1000
+    }
+}
+
+@Serializable
+data class Source(val source: String, val revision: String? = null, val files: Map<String, String>)
+
+@Serializable
+data class What(
+    val name: String,
+    val family: String,
+    val architecture: String,
+    val parameters: Long,
+    val licence: String? = null,
+    val source: Source,
+    val tools: Map<String, String>,
+    val settings: JsonObject,
+    val created: String? = null,
+)
+
+@Serializable
+data class FileInfo(val size: Long, val sha256: String)
+
+@Serializable
+data class Program(
+    val file: String,
+    val backend: String,
+    val soc: List<String> = emptyList(),
+    val methods: List<String>,
+    @SerialName("max_context") val maxContext: Int,
+    @SerialName("prefill_chunk") val prefillChunk: Int,
+    @SerialName("min_runtime") val minRuntime: String,
+    val qairt: String? = null,
+    val executed: Boolean,
+    val delegates: Int,
+    @SerialName("fallback_operators") val fallbackOperators: Map<String, Int> = emptyMap(),
+)
+
+@Serializable
+data class Tokenizer(
+    val file: String,
+    val kind: String = "hf-json",
+    @SerialName("bos_id") val bosId: Long? = null,
+    @SerialName("eos_ids") val eosIds: List<Long>,
+    @SerialName("adds_bos") val addsBos: Boolean,
+    @SerialName("special_tokens") val specialTokens: List<String> = emptyList(),
+)
+
+@Serializable
+data class Sampling(
+    val temperature: Float = 0f,
+    @SerialName("top_p") val topP: Float = 1f,
+    @SerialName("top_k") val topK: Int = 0,
+)
+
+@Serializable
+data class Chat(
+    val segments: ChatFormat,
+    @SerialName("add_bos") val addBos: Boolean = false,
+    @SerialName("stop_strings") val stopStrings: List<String> = emptyList(),
+    val sampling: Sampling = Sampling(),
+    @SerialName("system_prompt") val systemPrompt: String? = null,
+)
+
+@Serializable
+data class Task(
+    val title: String,
+    val template: String,
+    @SerialName("max_new_tokens") val maxNewTokens: Int,
+    val choices: Map<String, List<String>> = emptyMap(),
+    val disclaimer: String? = null,
+)
+
+@Serializable
+data class Memory(
+    @SerialName("weights_bytes") val weightsBytes: Long,
+    @SerialName("kv_cache_bytes") val kvCacheBytes: Long,
+    @SerialName("resident_bytes") val residentBytes: Long,
+    @SerialName("peak_bytes") val peakBytes: Long,
+    @SerialName("min_device_ram_bytes") val minDeviceRamBytes: Long,
+)
+
+@Serializable
+data class Agreement(
+    val positions: Int,
+    val cosine: Double,
+    @SerialName("min_cosine") val minCosine: Double,
+    @SerialName("max_abs_diff") val maxAbsDiff: Double,
+    val kl: Double,
+    val top1: Double,
+)
+
+@Serializable
+data class WaysOfFeeding(
+    @SerialName("one_piece") val onePiece: Agreement,
+    val chunked: Agreement,
+    @SerialName("token_by_token") val tokenByToken: Agreement,
+)
+
+@Serializable
+data class Comparison(val quantized: WaysOfFeeding, val original: WaysOfFeeding)
+
+@Serializable
+data class Perplexity(val original: Double, val deployed: Double)
+
+@Serializable
+data class TaskScore(val original: Double, val deployed: Double, val items: Int)
+
+@Serializable
+data class Check(val name: String, val value: Double, val threshold: Double, val passed: Boolean)
+
+@Serializable
+data class Gate(val thresholds: Map<String, Double>, val checks: List<Check>, val passed: Boolean)
+
+@Serializable
+data class Quality(
+    val agreement: Comparison? = null,
+    val tasks: Map<String, TaskScore> = emptyMap(),
+    val perplexity: Perplexity? = null,
+    val gate: Gate,
+)
+
+@Serializable
+data class Percentiles(val p10: Double, val p50: Double, val p90: Double)
+
+@Serializable
+data class Speed(
+    val where: String,
+    val threads: Int,
+    @SerialName("prompt_tokens") val promptTokens: Int,
+    @SerialName("decode_tokens") val decodeTokens: Int,
+    @SerialName("load_ms") val loadMs: Percentiles,
+    @SerialName("ttft_ms") val ttftMs: Percentiles,
+    @SerialName("prefill_tok_s") val prefillTokS: Percentiles,
+    @SerialName("decode_tok_s") val decodeTokS: Percentiles,
+    @SerialName("program_rss_bytes") val programRssBytes: Long,
+    @SerialName("peak_rss_bytes") val peakRssBytes: Long,
+    val energy: Double? = null,
+)
+
+@Serializable
+data class StageCost(
+    @SerialName("wall_s") val wallS: Double,
+    @SerialName("cpu_s") val cpuS: Double,
+    @SerialName("peak_rss_bytes") val peakRssBytes: Long,
+)
+
+@Serializable
+data class Sample(val task: String, val prompt: String, val answer: String)

@@ -1,0 +1,56 @@
+package org.etpipeline.core
+
+/**
+ * What can go wrong with a bundle or a model, as data: the app says it in the user's language, one sentence each, and
+ * the sentence says what to do. Every case that is added here needs a string in each language.
+ */
+sealed interface Problem {
+    // --- the bundle as a whole
+    /** The picked folder or zip holds no manifest.json at its top. */
+    data object NoManifest : Problem
+    /** manifest.json is no JSON, no manifest, or a field is wrong; [detail] names the field. */
+    data class BadManifest(val detail: String) : Problem
+    /** The manifest was made by a newer et_pipeline than this app reads. */
+    data class NewerManifest(val found: String, val supported: Int) : Problem
+    /** A bundle of this name is already there with other content. */
+    data class NameTaken(val name: String) : Problem
+    /** No bundle of this id is in the store (any more). */
+    data class BundleGone(val id: String) : Problem
+
+    // --- its files
+    data class MissingFile(val file: String) : Problem
+    data class UnexpectedFile(val file: String) : Problem
+    data class WrongSize(val file: String, val found: Long, val expected: Long) : Problem
+    data class WrongHash(val file: String) : Problem
+    /** A path that would leave the bundle's folder, or is not plain. */
+    data class UnsafePath(val file: String) : Problem
+    data class DuplicateFile(val file: String) : Problem
+    /** No zip at all, or its bytes are damaged. */
+    data object DamagedZip : Problem
+    data class EncryptedZip(val file: String) : Problem
+    /** The zip unpacks to far more than a bundle can. */
+    data class ZipBomb(val file: String) : Problem
+
+    // --- the phone
+    data class NotEnoughSpace(val needed: Long, val free: Long) : Problem
+    /** Loading it would need more memory than this phone has, or has free now. Bytes. */
+    data class NotEnoughMemory(val needed: Long, val total: Long, val free: Long) : Problem
+    /** No program of the bundle fits this phone; [backends] and [socs] are what the bundle offers. */
+    data class NoProgram(val backends: List<String>, val socs: List<String>, val phone: String) : Problem
+    data class RuntimeTooOld(val needed: String, val found: String) : Problem
+    /** Reading or writing failed; [detail] is the system's word for it. */
+    data class Storage(val detail: String) : Problem
+
+    // --- the engine
+    /** The runtime refuses the program; [detail] is its own short reason. */
+    data class BadProgram(val detail: String) : Problem
+    data class BadTokenizer(val detail: String) : Problem
+    data object PromptTooLong : Problem
+    data class EngineFailed(val detail: String) : Problem
+    data object EngineClosed : Problem
+    /** The model gave bytes that are no text, and the runtime delivers nothing after such bytes. */
+    data object BrokenText : Problem
+}
+
+/** A bundle that cannot be taken or used. */
+class BundleException(val problem: Problem, cause: Throwable? = null) : Exception(problem.toString(), cause)

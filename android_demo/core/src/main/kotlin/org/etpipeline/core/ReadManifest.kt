@@ -1,0 +1,231 @@
+package org.etpipeline.core
+
+import kotlinx.serialization.SerializationException
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonArray
+import kotlinx.serialization.json.JsonElement
+import kotlinx.serialization.json.JsonNull
+import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.JsonPrimitive
+import kotlinx.serialization.json.longOrNull
+
+private const val MAX_NAME_BYTES = 240 // what every file system takes
+private val SHA_256 = Regex("[0-9a-f]{64}")
+private val DAY = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}.*", RegexOption.DOT_MATCHES_ALL)
+private val STRICT = Json { encodeDefaults = true }
+
+/** What Python's `isprintable` refuses in a file's name: control and format characters, line ends, odd spaces. */
+private val UNPRINTABLE = setOf(
+    CharCategory.CONTROL,
+    CharCategory.FORMAT,
+    CharCategory.SURROGATE,
+    CharCategory.PRIVATE_USE,
+    CharCategory.UNASSIGNED,
+    CharCategory.LINE_SEPARATOR,
+    CharCategory.PARAGRAPH_SEPARATOR,
+    CharCategory.SPACE_SEPARATOR,
+).map { it.value }.toSet()
+
+/**
+ * The manifest in the text of a `manifest.json`, with every rule of the format checked.
+ *
+ * The file comes from anywhere, so nothing is guessed: unknown fields, numbers in quotes and values out of range are
+ * refused, as `et_pipeline` itself does.
+ *
+ * @throws BundleException [Problem.BadManifest] naming the first field that is wrong, [Problem.NewerManifest], or
+ *   [Problem.UnsafePath] if a file of the manifest would lie outside the bundle.
+ */
+fun readManifest(text: String): Manifest {
+    try {
+        val tree = STRICT.parseToJsonElement(text)
+        checkVersion(tree)
+        // From the text once more, because only then do error messages tell the whole path to a field.
+        val manifest = STRICT.decodeFromString(Manifest.serializer(), text)
+        checkKinds(tree, STRICT.encodeToJsonElement(Manifest.serializer(), manifest), "")
+        checkValues(manifest)
+        return manifest
+    } catch (error: SerializationException) {
+        throw BundleException(Problem.BadManifest(oneLine(error.message)), error)
+    } catch (error: IllegalArgumentException) { // what decoding throws besides, such as for a number out of range
+        throw BundleException(Problem.BadManifest(oneLine(error.message)), error)
+    } catch (_: StackOverflowError) {
+        bad("manifest", "is nested too deeply")
+    }
+}
+
+/**
+ * Checks that a file's name inside a bundle is safe on every system: relative, `/` between its parts, no `..`.
+ *
+ * @throws BundleException [Problem.UnsafePath].
+ */
+fun checkName(name: String) {
+    val isPlain = name.split('/').none { it.isEmpty() || it == "." || it == ".." }
+    val isPrintable = name.codePoints().allMatch { it == ' '.code || Character.getType(it) !in UNPRINTABLE }
+    val isOnDrive = name.getOrNull(1) == ':' // C:file, on Windows
+    if (!isPlain || !isPrintable || isOnDrive || '\\' in name || name.toByteArray().size > MAX_NAME_BYTES) {
+        throw BundleException(Problem.UnsafePath(name.take(MAX_NAME_BYTES)))
+    }
+}
+
+private fun bad(field: String, what: String): Nothing = throw BundleException(Problem.BadManifest("$field $what"))
+
+private fun oneLine(message: String?): String =
+    message.orEmpty().lineSequence().first().trim().take(200).ifEmpty { "not readable" }
+
+/** Before anything else: a newer manifest may differ in every other field. */
+private fun checkVersion(tree: JsonElement) {
+    val format = (tree as? JsonObject)?.get("format")
+    if (format != JsonPrimitive(Manifest.FORMAT)) bad("format", "must be '${Manifest.FORMAT}'")
+    val found = tree["version"]
+    val number = (found as? JsonPrimitive)?.takeUnless { it.isString }?.longOrNull
+    if (number != null && number > Manifest.VERSION) {
+        throw BundleException(Problem.NewerManifest(number.toString(), Manifest.VERSION))
+    }
+    if (number != Manifest.VERSION.toLong()) bad("version", "must be ${Manifest.VERSION}")
+}
+
+/** The JSON library takes `"7"` for a number; here it is not. The read values tell what kind each must be. */
+private fun checkKinds(found: JsonElement, read: JsonElement?, path: String) {
+    when {
+        found is JsonObject && read is JsonObject ->
+            found.forEach { (key, value) -> checkKinds(value, read[key], "$path.$key".trimStart('.')) }
+        found is JsonArray && read is JsonArray ->
+            found.forEachIndexed { index, value -> checkKinds(value, read.getOrNull(index), "$path.$index") }
+        found is JsonNull || read is JsonNull -> Unit
+        found is JsonPrimitive && read is JsonPrimitive && found.isString != read.isString ->
+            bad(path, if (read.isString) "must be a text" else "must not stand in quotes")
+    }
+}
+
+private fun checkValues(manifest: Manifest) = with(manifest) {
+    checkWhat(what)
+    checkFiles(this)
+    programs.forEachIndexed { index, program -> checkProgram(program, "programs.$index") }
+    checkTokenizer(tokenizer)
+    checkChat(chat)
+    for ((name, task) in tasks) rule(task.maxNewTokens >= 1, "tasks.$name.max_new_tokens", "must be at least 1")
+    checkMemory(memory)
+    checkQuality(quality)
+    speed.forEachIndexed { index, speed -> checkSpeed(speed, "speed.$index") }
+    for ((name, cost) in stages) {
+        rule(cost.wallS >= 0, "stages.$name.wall_s", NOT_NEGATIVE)
+        rule(cost.cpuS >= 0, "stages.$name.cpu_s", NOT_NEGATIVE)
+        rule(cost.peakRssBytes >= 0, "stages.$name.peak_rss_bytes", NOT_NEGATIVE)
+    }
+    samples.forEachIndexed { index, sample -> rule(sample.task in tasks, "samples.$index.task", "is not in tasks") }
+}
+
+private const val NOT_NEGATIVE = "must not be negative"
+
+private fun rule(holds: Boolean, field: String, what: String) {
+    if (!holds) bad(field, what)
+}
+
+private fun checkHash(hash: String, field: String) =
+    rule(SHA_256.matches(hash), field, "must be 64 lower-case hexadecimal digits")
+
+private fun checkWhat(what: What) {
+    rule(what.parameters >= 1, "what.parameters", "must be at least 1")
+    rule(what.created?.let(DAY::matches) ?: true, "what.created", "must begin with a day such as 2025-01-31")
+    for ((name, hash) in what.source.files) {
+        checkName(name)
+        checkHash(hash, "what.source.files.$name")
+    }
+}
+
+private fun checkFiles(manifest: Manifest) {
+    val files = manifest.files
+    rule(files.size <= Manifest.MAX_FILES, "files", "are more than ${Manifest.MAX_FILES}")
+    rule(Manifest.FILE_NAME !in files, "files", "must not list ${Manifest.FILE_NAME} itself")
+    var total = 0L
+    for ((name, file) in files) {
+        checkName(name)
+        checkHash(file.sha256, "files.$name.sha256")
+        rule(file.size >= 0, "files.$name.size", NOT_NEGATIVE)
+        rule(file.size <= Long.MAX_VALUE - total, "files.$name.size", "is too large")
+        total += file.size
+        for (parent in generateSequence(name.substringBeforeLast('/', "")) { it.substringBeforeLast('/', "") }
+            .takeWhile { it.isNotEmpty() }) {
+            rule(parent !in files && parent != Manifest.FILE_NAME, "files", "have '$parent' as file and as folder")
+        }
+    }
+    rule(manifest.programs.isNotEmpty(), "programs", "must not be empty")
+    for (name in manifest.programs.map { it.file } + manifest.tokenizer.file) {
+        rule(name in files, "files", "do not list '${name.take(MAX_NAME_BYTES)}', which is used")
+    }
+}
+
+private fun checkProgram(program: Program, field: String) {
+    rule(program.methods.isNotEmpty(), "$field.methods", "must not be empty")
+    rule(program.maxContext >= 1, "$field.max_context", "must be at least 1")
+    rule(program.prefillChunk >= 1, "$field.prefill_chunk", "must be at least 1")
+    rule(program.delegates >= 0, "$field.delegates", NOT_NEGATIVE)
+}
+
+private fun checkTokenizer(tokenizer: Tokenizer) {
+    rule(tokenizer.kind == "hf-json", "tokenizer.kind", "must be 'hf-json'")
+    rule((tokenizer.bosId ?: 0) >= 0, "tokenizer.bos_id", NOT_NEGATIVE)
+    rule(tokenizer.eosIds.all { it >= 0 }, "tokenizer.eos_ids", NOT_NEGATIVE)
+}
+
+private fun checkChat(chat: Chat) {
+    rule(chat.stopStrings.none { it.isEmpty() }, "chat.stop_strings", "must not be empty texts")
+    rule(chat.sampling.temperature >= 0, "chat.sampling.temperature", NOT_NEGATIVE)
+    rule(chat.sampling.topP > 0 && chat.sampling.topP <= 1, "chat.sampling.top_p", "must be above 0 and at most 1")
+    rule(chat.sampling.topK >= 0, "chat.sampling.top_k", NOT_NEGATIVE)
+}
+
+private fun checkMemory(memory: Memory) {
+    rule(memory.weightsBytes >= 0, "memory.weights_bytes", NOT_NEGATIVE)
+    rule(memory.kvCacheBytes >= 0, "memory.kv_cache_bytes", NOT_NEGATIVE)
+    rule(memory.residentBytes >= 0, "memory.resident_bytes", NOT_NEGATIVE)
+    rule(memory.peakBytes >= 0, "memory.peak_bytes", NOT_NEGATIVE)
+    rule(memory.minDeviceRamBytes >= 0, "memory.min_device_ram_bytes", NOT_NEGATIVE)
+}
+
+private fun checkQuality(quality: Quality) {
+    quality.agreement?.let {
+        checkAgreement(it.quantized, "quality.agreement.quantized")
+        checkAgreement(it.original, "quality.agreement.original")
+    }
+    for ((name, score) in quality.tasks) {
+        rule(score.original in 0.0..100.0, "quality.tasks.$name.original", "must be 0 to 100")
+        rule(score.deployed in 0.0..100.0, "quality.tasks.$name.deployed", "must be 0 to 100")
+        rule(score.items >= 1, "quality.tasks.$name.items", "must be at least 1")
+    }
+    quality.perplexity?.let {
+        rule(it.original > 0, "quality.perplexity.original", "must be above 0")
+        rule(it.deployed > 0, "quality.perplexity.deployed", "must be above 0")
+    }
+    val passed = quality.gate.checks.all { it.passed }
+    rule(quality.gate.passed == passed, "quality.gate.passed", "contradicts the checks")
+}
+
+private fun checkAgreement(ways: WaysOfFeeding, field: String) {
+    val named = mapOf("one_piece" to ways.onePiece, "chunked" to ways.chunked, "token_by_token" to ways.tokenByToken)
+    for ((name, agreement) in named) {
+        rule(agreement.positions >= 1, "$field.$name.positions", "must be at least 1")
+        rule(agreement.cosine in -1.0..1.0, "$field.$name.cosine", "must be -1 to 1")
+        rule(agreement.minCosine in -1.0..1.0, "$field.$name.min_cosine", "must be -1 to 1")
+        rule(agreement.maxAbsDiff >= 0, "$field.$name.max_abs_diff", NOT_NEGATIVE)
+        rule(agreement.top1 in 0.0..1.0, "$field.$name.top1", "must be 0 to 1")
+    }
+}
+
+private fun checkSpeed(speed: Speed, field: String) {
+    rule(speed.threads >= 1, "$field.threads", "must be at least 1")
+    rule(speed.promptTokens >= 1, "$field.prompt_tokens", "must be at least 1")
+    rule(speed.decodeTokens >= 1, "$field.decode_tokens", "must be at least 1")
+    val figures = mapOf(
+        "load_ms" to speed.loadMs,
+        "ttft_ms" to speed.ttftMs,
+        "prefill_tok_s" to speed.prefillTokS,
+        "decode_tok_s" to speed.decodeTokS,
+    )
+    for ((name, figure) in figures) {
+        rule(figure.p10 >= 0 && figure.p50 >= 0 && figure.p90 >= 0, "$field.$name", NOT_NEGATIVE)
+    }
+    rule(speed.programRssBytes >= 0, "$field.program_rss_bytes", NOT_NEGATIVE)
+    rule(speed.peakRssBytes >= 0, "$field.peak_rss_bytes", NOT_NEGATIVE)
+    rule((speed.energy ?: 0.0) >= 0, "$field.energy", NOT_NEGATIVE)
+}

@@ -1,0 +1,85 @@
+package org.etpipeline.core
+
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
+import org.junit.Assert.assertTrue
+import org.junit.Test
+
+/** [chooseProgram] and [memoryFit]: which model runs on which phone. */
+class ModelChoiceTest {
+    private val sample = readManifest(sampleManifest())
+    private val general = sample.programs.single()
+    private val phone = PhoneFacts("Phone 7", "SM8650", listOf("xnnpack", "qnn"), "1.3.1")
+
+    private fun of(vararg programs: Program) = sample.copy(programs = programs.toList())
+
+    private fun problemOf(block: () -> Unit) = assertThrows(BundleException::class.java) { block() }.problem
+
+    @Test
+    fun `the first that fits`() {
+        val second = general.copy(file = "b.pte")
+        assertEquals(general, chooseProgram(of(general, second), phone))
+        assertEquals(second, chooseProgram(of(general.copy(backend = "vulkan"), second), phone))
+    }
+
+    @Test
+    fun `one for this chip before one for any`() {
+        val qnn = general.copy(file = "q.pte", backend = "qnn", soc = listOf("SM8550", "sm8650"))
+        assertEquals(qnn, chooseProgram(of(general, qnn), phone))
+        assertEquals(general, chooseProgram(of(general, qnn), phone.copy(soc = "SM9999")))
+        assertEquals(general, chooseProgram(of(general, qnn), phone.copy(backends = listOf("XNNPACK"))))
+        assertEquals(general, chooseProgram(of(general, qnn.copy(minRuntime = "2.0")), phone))
+    }
+
+    @Test
+    fun `none fits`() {
+        val qnn = general.copy(backend = "qnn", soc = listOf("SM8550"))
+        assertEquals(
+            Problem.NoProgram(listOf("qnn", "vulkan"), listOf("SM8550"), "Phone 7"),
+            problemOf { chooseProgram(of(qnn, general.copy(backend = "vulkan")), phone) },
+        )
+        assertTrue(problemOf { chooseProgram(of(qnn), phone.copy(soc = "")) } is Problem.NoProgram)
+    }
+
+    @Test
+    fun `the runtime is too old`() {
+        val programs = of(general.copy(minRuntime = "1.10.0"), general.copy(minRuntime = "1.4.0"))
+        assertEquals(Problem.RuntimeTooOld("1.4.0", "1.3.1"), problemOf { chooseProgram(programs, phone) })
+        chooseProgram(programs, phone.copy(runtime = "1.4"))
+        chooseProgram(programs, phone.copy(runtime = "1.10.0+cpu"))
+    }
+
+    @Test
+    fun `versions are compared by their numbers`() {
+        assertTrue(compareVersions("1.10.0", "1.9.9") > 0)
+        assertTrue(compareVersions("1.3", "1.3.0") == 0)
+        assertTrue(compareVersions("1.3.0-rc1", "1.3.0+cpu") == 0)
+        assertTrue(compareVersions("1.4.0a0", "1.3.9") > 0)
+        assertTrue(compareVersions("x", "0") == 0)
+    }
+
+    private val gib = 1L shl 30
+    private val memory = sample.memory.copy(peakBytes = 2 * gib, minDeviceRamBytes = 6 * gib)
+
+    @Test
+    fun `memory fits`() {
+        assertEquals(Fit.FITS, memoryFit(memory, 6 * gib, 3 * gib))
+        assertEquals("a 6 GB phone reports less", Fit.FITS, memoryFit(memory, 6 * gib * 90 / 100, 3 * gib))
+        assertEquals(Fit.TOO_LARGE, memoryFit(memory, 6 * gib * 85 / 100, 3 * gib))
+        assertEquals(Fit.TIGHT, memoryFit(memory, 6 * gib, gib))
+        assertEquals(Fit.TOO_LARGE, memoryFit(memory.copy(peakBytes = 5 * gib), 6 * gib, 6 * gib))
+    }
+
+    @Test
+    fun `too large is refused with the figures`() {
+        requireMemory(memory, 6 * gib, gib)
+        assertEquals(
+            Problem.NotEnoughMemory(6 * gib, 4 * gib, gib),
+            problemOf { requireMemory(memory, 4 * gib, gib) },
+        )
+        assertEquals(
+            Problem.NotEnoughMemory(8 * gib, 8 * gib, gib),
+            problemOf { requireMemory(memory.copy(peakBytes = 8 * gib), 8 * gib, gib) },
+        )
+    }
+}

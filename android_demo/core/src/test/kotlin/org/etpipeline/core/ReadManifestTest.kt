@@ -1,0 +1,205 @@
+package org.etpipeline.core
+
+import java.io.File
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertThrows
+import org.junit.Assert.assertTrue
+import org.junit.Assume.assumeTrue
+import org.junit.Test
+
+class ReadManifestTest {
+    private fun problemOf(block: () -> Unit): Problem = assertThrows(BundleException::class.java) { block() }.problem
+
+    private fun assertBad(text: String, vararg words: String) {
+        val problem = problemOf { readManifest(text) }
+        assertTrue("$problem", problem is Problem.BadManifest)
+        val detail = (problem as Problem.BadManifest).detail
+        for (word in words) assertTrue("'$word' in '$detail'", word in detail)
+        assertTrue("one line: $detail", '\n' !in detail && detail.isNotBlank() && detail.length <= 300)
+    }
+
+    @Test
+    fun `all fields are read`() {
+        val manifest = readManifest(sampleManifest())
+        assertEquals("Small model", manifest.what.name)
+        assertEquals(70_013L, manifest.totalBytes)
+        assertEquals("<|end|>", manifest.chat.segments.assistantToUser)
+        assertEquals(0.7f, manifest.chat.sampling.temperature)
+        assertEquals(listOf("French", "German"), manifest.tasks.getValue("translate").choices["language"])
+        assertEquals(5.0, manifest.speed.single().loadMs.p50, 0.0)
+        assertEquals(1.0, manifest.quality.agreement!!.original.chunked.top1, 0.0)
+    }
+
+    @Test
+    fun `fields with a default can be missing`() {
+        val optional = listOf(
+            "tasks", "speed", "stages", "samples", "what.licence", "what.created", "programs.0.soc", "programs.0.qairt",
+            "programs.0.fallback_operators", "tokenizer.kind", "tokenizer.bos_id", "tokenizer.special_tokens",
+            "chat.add_bos", "chat.stop_strings", "chat.sampling", "chat.system_prompt", "quality.agreement",
+            "quality.tasks", "quality.perplexity", "chat.segments.system_prefix",
+        )
+        for (field in optional) {
+            val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
+            readManifest(edited(field, null, text))
+        }
+    }
+
+    @Test
+    fun `the bundle of the pipeline is read`() {
+        val folder = System.getProperty("et.bundle")
+        assumeTrue("the system property et.bundle names a bundle", folder != null)
+        val manifest = readManifest(File(folder, Manifest.FILE_NAME).readText())
+        assertTrue(manifest.tasks.isNotEmpty())
+        assertEquals(manifest.files.keys, File(folder).list().orEmpty().toSet() - Manifest.FILE_NAME)
+    }
+
+    @Test
+    fun `what is no JSON or no manifest is refused`() {
+        for (text in listOf("", " ", "{", "nothing", "[]", "7", "null", "{}", "\"x\"", "{\"format\": \"other\"}")) {
+            assertBad(text)
+        }
+        assertBad("[".repeat(1_000_000))
+        val nested = "[".repeat(50_000) + "]".repeat(50_000)
+        assertBad(sampleManifest().replace("\"seed\": 0", "\"seed\": $nested"))
+        assertBad(sampleManifest() + "x")
+        assertBad(sampleManifest().dropLast(1))
+    }
+
+    @Test
+    fun `versions`() {
+        assertEquals(Problem.NewerManifest("2", 1), problemOf { readManifest(edited("version", "2")) })
+        // Whatever else has changed in it.
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 3, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("3", 1), problemOf { readManifest(other) })
+        for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
+            assertBad(edited("version", version), "version")
+        }
+        assertBad(edited("version", null), "version")
+        assertBad(edited("format", "\"x\""), "format")
+    }
+
+    @Test
+    fun `unknown, missing and mistyped fields are refused`() {
+        for (path in listOf("", "what.", "programs.0.", "chat.segments.", "speed.0.load_ms.")) {
+            assertBad(edited("${path}extra", "1"), "extra")
+        }
+        val required = listOf(
+            "what", "files", "programs", "tokenizer", "chat", "memory", "quality", "what.name", "programs.0.file",
+            "tokenizer.eos_ids", "chat.segments", "memory.peak_bytes", "quality.gate.passed",
+        )
+        for (path in required) assertBad(edited(path, null), path.substringAfterLast('.'))
+        assertBad(edited("what.parameters", "\"7\""), "what.parameters")
+        assertBad(edited("tokenizer.eos_ids", "[\"2\"]"), "tokenizer.eos_ids.0")
+        assertBad(edited("tokenizer.adds_bos", "\"false\""), "adds_bos")
+        assertBad(edited("memory.peak_bytes", "1.5"))
+        assertBad(edited("memory.peak_bytes", "1e30"))
+        assertBad(edited("memory.peak_bytes", "99999999999999999999"))
+        assertBad(edited("programs.0.max_context", "3000000000"), "programs[0].max_context")
+        assertBad(edited("what.name", "7"))
+        assertBad(edited("what.name", "null"))
+        assertBad(edited("what.settings", "[]"))
+        assertBad(edited("programs.0.soc", "\"SM8650\""))
+        assertBad(edited("quality.perplexity.original", "NaN"))
+        assertBad(edited("quality.perplexity.original", "1e999"))
+    }
+
+    @Test
+    fun `free settings may hold anything`() {
+        readManifest(edited("what.settings", """{"a": {"b": ["1", 1, 1.5, null, true, {"c": []}]}, "d": "7"}"""))
+    }
+
+    @Test
+    fun `values out of range are refused, and the field is named`() {
+        val wrong = listOf(
+            "what.parameters" to "0",
+            "what.created" to "\"yesterday\"",
+            "what.source.files" to "{\"config.json\": \"abc\"}",
+            "programs.0.methods" to "[]",
+            "programs.0.max_context" to "0",
+            "programs.0.prefill_chunk" to "0",
+            "programs.0.delegates" to "-1",
+            "tokenizer.kind" to "\"spm\"",
+            "tokenizer.bos_id" to "-1",
+            "tokenizer.eos_ids" to "[2, -2]",
+            "chat.stop_strings" to "[\"\"]",
+            "chat.sampling.temperature" to "-0.1",
+            "chat.sampling.top_p" to "0",
+            "chat.sampling.top_p" to "1.01",
+            "chat.sampling.top_k" to "-1",
+            "tasks.translate.max_new_tokens" to "0",
+            "memory.weights_bytes" to "-1",
+            "memory.kv_cache_bytes" to "-1",
+            "memory.resident_bytes" to "-1",
+            "memory.peak_bytes" to "-1",
+            "memory.min_device_ram_bytes" to "-1",
+            "quality.agreement.quantized.one_piece.positions" to "0",
+            "quality.agreement.original.chunked.cosine" to "1.1",
+            "quality.agreement.original.token_by_token.min_cosine" to "-1.1",
+            "quality.agreement.quantized.chunked.max_abs_diff" to "-1",
+            "quality.agreement.quantized.chunked.top1" to "1.5",
+            "quality.tasks.translate.original" to "101",
+            "quality.tasks.translate.deployed" to "-1",
+            "quality.tasks.translate.items" to "0",
+            "quality.perplexity.original" to "0",
+            "quality.perplexity.deployed" to "-2",
+            "quality.gate.passed" to "false",
+            "speed.0.threads" to "0",
+            "speed.0.prompt_tokens" to "0",
+            "speed.0.decode_tokens" to "0",
+            "speed.0.ttft_ms" to """{"p10": 1, "p50": -1, "p90": 1}""",
+            "speed.0.program_rss_bytes" to "-1",
+            "speed.0.peak_rss_bytes" to "-1",
+            "speed.0.energy" to "-1",
+            "stages.export.wall_s" to "-1",
+            "stages.export.cpu_s" to "-1",
+            "stages.export.peak_rss_bytes" to "-1",
+            "samples.0.task" to "\"chess\"",
+        )
+        for ((path, value) in wrong) assertBad(edited(path, value), path)
+        assertBad(edited("programs", "[]"), "programs")
+        assertBad(edited("programs.0.file", "\"other.pte\""), "other.pte")
+        assertBad(edited("tokenizer.file", "\"other.json\""), "other.json")
+    }
+
+    private val hash = "a".repeat(64)
+
+    private fun withFile(name: String, size: String = "1", sha256: String = hash): String {
+        val entry = "\"$name\": {\"size\": $size, \"sha256\": \"$sha256\"}"
+        return sampleManifest().replaceFirst("\"files\": {\"model", "\"files\": {$entry, \"model")
+    }
+
+    @Test
+    fun `the list of files is checked`() {
+        readManifest(withFile("other/file.bin"))
+        assertBad(withFile("a", size = "-1"), "files.a.size")
+        assertBad(withFile("a", size = Long.MAX_VALUE.toString()), "too large")
+        assertBad(withFile("a", sha256 = hash.uppercase()), "sha256")
+        assertBad(withFile("a", sha256 = hash.drop(1)), "sha256")
+        assertBad(withFile("manifest.json"), "manifest.json")
+        assertBad(withFile("manifest.json/a"), "manifest.json")
+        assertBad(withFile("model"), "model")
+        assertBad(withFile("tokenizer.json/a/b"), "tokenizer.json")
+        val many = (0..1000).joinToString { "\"f$it\": {\"size\": 0, \"sha256\": \"$hash\"}" }
+        assertBad(edited("files", "{$many}"), "1000")
+    }
+
+    @Test
+    fun `unsafe paths`() {
+        val unsafe = listOf(
+            "", ".", "..", "../a", "a/..", "a/../b", "a/./b", "/a", "a/", "a//b", "a\\b", "..\\a", "C:a", "C:/a",
+            "c:\\a",
+            "a\u0000b", "a\nb", "a\tb", "a\u007fb", "a\u00a0b", "a\u200bb", "a\u202eb", "a\u2028b", "a\ud800b",
+            "a\ue000b",
+            "x".repeat(241), "é".repeat(121), "//server/share",
+        )
+        for (name in unsafe) {
+            assertTrue("'$name'", problemOf { checkName(name) } is Problem.UnsafePath)
+        }
+        for (name in listOf("a", "a b", "a/b/c.d", ".hidden", "...", "a..b", "ü/中文", "x".repeat(240), "ab:c", "😀")) {
+            checkName(name)
+        }
+        assertEquals(Problem.UnsafePath("../evil"), problemOf { readManifest(withFile("../evil")) })
+        val source = edited("what.source.files", "{\"../x\": \"$hash\"}")
+        assertEquals(Problem.UnsafePath("../x"), problemOf { readManifest(source) })
+    }
+}

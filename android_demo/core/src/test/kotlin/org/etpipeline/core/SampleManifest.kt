@@ -1,0 +1,102 @@
+package org.etpipeline.core
+
+import java.security.MessageDigest
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonArray
+import kotlinx.serialization.json.JsonElement
+import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.jsonObject
+
+/** Files of a small bundle; the contents are no real program and tokenizer. */
+internal val SAMPLE_FILES: Map<String, ByteArray> = mapOf(
+    "model/xnnpack.pte" to ByteArray(70_000) { (it * 31 + it / 251).toByte() },
+    "tokenizer.json" to """{"model": {}}""".toByteArray(),
+)
+
+/** A manifest in which nothing is left out. */
+internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: String = "Small model"): String {
+    val listed = files.map { (file, content) ->
+        """"$file": {"size": ${content.size}, "sha256": "${sha256Of(content)}"}"""
+    }
+    val agreement =
+        """{"positions": 144, "cosine": 0.99, "min_cosine": 0.98, "max_abs_diff": 2.5, "kl": 0.02, "top1": 1}"""
+    val ways = """{"one_piece": $agreement, "chunked": $agreement, "token_by_token": $agreement}"""
+    val figures = """{"p10": 4.4, "p50": 5, "p90": 5.6}"""
+    return """
+        {
+          "format": "et_pipeline.bundle",
+          "version": 1,
+          "what": {
+            "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
+            "licence": "apache-2.0", "created": "2025-01-31",
+            "source": {"source": "some/model", "revision": null, "files": {"config.json": "${"0".repeat(64)}"}},
+            "tools": {"torch": "2.0"},
+            "settings": {"seed": 0, "nested": {"list": [1, "1", null, true]}}
+          },
+          "files": {${listed.joinToString()}},
+          "programs": [{
+            "file": "model/xnnpack.pte", "backend": "xnnpack", "soc": [], "methods": ["forward"], "max_context": 512,
+            "prefill_chunk": 128, "min_runtime": "1.3.0", "qairt": null, "executed": true, "delegates": 8,
+            "fallback_operators": {"aten::add.out": 1}
+          }],
+          "tokenizer": {
+            "file": "tokenizer.json", "kind": "hf-json", "bos_id": 1, "eos_ids": [2], "adds_bos": false,
+            "special_tokens": ["<|begin|>", "<|end|>"]
+          },
+          "chat": {
+            "segments": {
+              "system_prefix": "<|begin|>", "system_to_user": "<|end|>", "start_to_user": "<|begin|>",
+              "user_to_assistant": "<|end|>", "assistant_to_user": "<|end|>", "user_to_past_assistant": "<|end|>",
+              "supports_system": true, "frozen_date": null
+            },
+            "add_bos": false, "stop_strings": ["User:"],
+            "sampling": {"temperature": 0.7, "top_p": 0.9, "top_k": 40}, "system_prompt": null
+          },
+          "tasks": {"translate": {
+            "title": "Translate", "template": "Translate to {language}: {text}", "max_new_tokens": 48,
+            "choices": {"language": ["French", "German"]}, "disclaimer": null
+          }},
+          "memory": {
+            "weights_bytes": 1580160, "kv_cache_bytes": 1048576, "resident_bytes": 10498048, "peak_bytes": 12078208,
+            "min_device_ram_bytes": 1024156416
+          },
+          "quality": {
+            "agreement": {"quantized": $ways, "original": $ways},
+            "tasks": {"translate": {"original": 97.0, "deployed": 98.0, "items": 100}},
+            "perplexity": {"original": 1.01, "deployed": 1.02},
+            "gate": {
+              "thresholds": {"max_task_drop": 1.0},
+              "checks": [{"name": "drop", "value": -1.0, "threshold": 1.0, "passed": true}],
+              "passed": true
+            }
+          },
+          "speed": [{
+            "where": "a phone", "threads": 2, "prompt_tokens": 64, "decode_tokens": 48, "load_ms": $figures,
+            "ttft_ms": $figures, "prefill_tok_s": $figures, "decode_tok_s": $figures, "program_rss_bytes": 1,
+            "peak_rss_bytes": 2, "energy": null
+          }],
+          "stages": {"export": {"wall_s": 13.45, "cpu_s": 13, "peak_rss_bytes": 1014378496}},
+          "samples": [{"task": "translate", "prompt": "Translate to French: Hello", "answer": "Bonjour"}]
+        }
+    """.trimIndent()
+}
+
+internal fun sha256Of(content: ByteArray): String =
+    MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
+
+/** A manifest's text with the value at [path] (`programs.0.soc`) replaced; null takes it out. */
+internal fun edited(path: String, value: String?, text: String = sampleManifest()): String {
+    fun edit(element: JsonElement, keys: List<String>): JsonElement {
+        val key = keys.first()
+        val inner = { child: JsonElement? ->
+            if (keys.size == 1) Json.parseToJsonElement(value ?: "null") else edit(child!!, keys.drop(1))
+        }
+        return if (element is JsonArray) {
+            JsonArray(element.mapIndexed { index, child -> if (index == key.toInt()) inner(child) else child })
+        } else {
+            val fields = element.jsonObject
+            JsonObject(if (keys.size == 1 && value == null) fields - key else fields + (key to inner(fields[key])))
+        }
+    }
+    return edit(Json.parseToJsonElement(text), path.split('.')).toString()
+}
