@@ -7,8 +7,10 @@ machine uses the same bytes. Downloads are kept in a cache and checked again at 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -64,8 +66,10 @@ class Artifact:
     def repositories(self) -> Sequence[str]:
         """Where to ask for it; ET_MAVEN and ET_NPM name other places, such as a company's mirror."""
         if self.group == "npm":
-            return os.environ.get("ET_NPM", NPM).split()
-        return os.environ.get("ET_MAVEN", " ".join(MAVEN)).split()
+            addresses = os.environ.get("ET_NPM", NPM)
+        else:
+            addresses = os.environ.get("ET_MAVEN", " ".join(MAVEN))
+        return [address.rstrip("/") for address in addresses.split()]
 
     def __str__(self) -> str:
         return f"{self.group}:{self.name}:{self.version}"
@@ -86,7 +90,8 @@ def read_lock(path: Path = LOCK) -> list[Artifact]:
         if len(fields) != 4 or fields[1].count(":") != 2:
             raise BuildError(f"{path.name}, line {number}: expected 'scope group:name:version type sha256'.")
         scope, coordinate, kind, sha256 = fields
-        artifacts.append(Artifact(scope, *coordinate.split(":"), kind, sha256))
+        group, name, version = coordinate.split(":")
+        artifacts.append(Artifact(scope, group, name, version, kind, sha256))
     return artifacts
 
 
@@ -121,11 +126,22 @@ def download(url: str) -> bytes:
             if error.code in (403, 404, 410):
                 raise NotServedError(f"{url} is not served ({error.code}).") from error
             reason = str(error)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # the latter when it is cut in the middle
             reason = str(error)
         if attempt < ATTEMPTS:
             time.sleep(2 ** (attempt - 1))
     raise BuildError(f"{url} cannot be downloaded ({reason}): check the connection, or name a mirror in ET_MAVEN.")
+
+
+def keep(content: bytes, target: Path) -> None:
+    """Puts a file into the cache whole: threads and other builds may want the same one at the same time."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fetch(artifact: Artifact) -> Path:
@@ -137,12 +153,14 @@ def fetch(artifact: Artifact) -> Path:
     target = cache_folder() / artifact.path
     if target.is_file() and sha256_of(target) == artifact.sha256:
         return target
-    problem = BuildError(f"{artifact} is in no repository.")
+    problem: BuildError = NotServedError(f"{artifact} is in no repository.")
     for repository in artifact.repositories:
         try:
-            content = download(f"{repository.rstrip('/')}/{artifact.path}")
+            content = download(f"{repository}/{artifact.path}")
         except BuildError as error:
-            problem = error
+            # That one registry does not have it says less than that another failed or gave something else.
+            if isinstance(problem, NotServedError) or not isinstance(error, NotServedError):
+                problem = error
             continue
         found = hashlib.sha256(content).hexdigest()
         if found != artifact.sha256:
@@ -151,10 +169,7 @@ def fetch(artifact: Artifact) -> Path:
                 f"{artifact.sha256[:12]}…: do not use this file."
             )
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(content)
-        temporary.replace(target)
+        keep(content, target)
         return target
     raise problem
 

@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import host
+from apk import PAGE, ApkWriter, misaligned, page_size
 from artifacts import ROOT, Artifact, BuildError, fetch, fetch_all, read_lock, sha256_of
-from packaging import PAGE, ApkWriter, misaligned, page_size
 
 BUILD = ROOT / "build"
 CORE, APP = ROOT / "core" / "src", ROOT / "app" / "src"
 ABIS = ("arm64-v8a", "x86_64")
 ALLOWED_PERMISSIONS = ("DYNAMIC_RECEIVER_NOT_EXPORTED_PERMISSION",)  # androidx.core's own, for the app itself
+NO_JDK = "No JDK is installed: install a JDK 17 (on Debian: openjdk-17-jdk-headless)."
 SDK_OF_TESTS = "15-"  # of the Robolectric artifacts
 KEYSTORE_PASSWORD, KEY_ALIAS = "android", "androiddebugkey"  # as Android's tools have them; a debug key is no secret
 # What of Robolectric's build of Android is Android's API. The rest are libraries that the system uses inside.
@@ -102,10 +103,13 @@ def jdk() -> Path:
     """The folder of the JDK 17 in use."""
     javac = shutil.which("javac", path=os.environ.get("JAVA_HOME", "/none") + "/bin") or shutil.which("javac")
     if not javac:
-        raise BuildError("No JDK is installed: install a JDK 17 (on Debian: openjdk-17-jdk-headless).")
-    version = subprocess.run([javac, "-version"], capture_output=True, text=True).stdout.split()[-1]
-    if not version.startswith("17."):
-        raise BuildError(f"The JDK is {version}, and this build was tested with 17 only: set JAVA_HOME to a JDK 17.")
+        raise BuildError(NO_JDK)
+    done = subprocess.run([javac, "-version"], capture_output=True, text=True)
+    version = re.search(r"^javac (\S+)", done.stdout + done.stderr, re.MULTILINE)  # Java 8 says it on stderr
+    if not version:  # macOS has a javac that only says where to get one
+        raise BuildError(NO_JDK)
+    if not re.match(r"17\b", version[1]):
+        raise BuildError(f"The JDK is {version[1]}, and this build was tested with 17 only: set JAVA_HOME to a JDK 17.")
     return Path(javac).resolve().parent.parent
 
 
@@ -115,14 +119,19 @@ def jdk() -> Path:
 
 
 def fingerprint(inputs: Iterable[Any]) -> str:
-    """A hash of everything a step depends on: files and folders by content, the rest by its text."""
+    """A hash of everything a step depends on: files and folders by content, the rest by its text.
+
+    Of a file its own name counts, in a folder its path there: a resource moved to another language is a change, and
+    another place of the whole checkout is none.
+    """
     digest = hashlib.sha256(sha256_of(Path(__file__)).encode())
     for item in inputs:
         paths = sorted(item.rglob("*")) if isinstance(item, Path) and item.is_dir() else [item]
         for path in paths:
             if isinstance(path, Path):
                 if path.is_file():
-                    digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+                    name = path.relative_to(item) if path != item else path.name
+                    digest.update(f"{name} {sha256_of(path)}\n".encode())
             else:
                 digest.update(f"{path}\n".encode())
     return digest.hexdigest()
@@ -132,7 +141,7 @@ def step(name: str, text: str, inputs: Iterable[Any], make: Callable[[Path], Non
     """Makes the folder build/<name> unless it was made from the same inputs already."""
     folder, stamp = BUILD / name, BUILD / f"{name}.stamp"
     key = fingerprint(inputs)
-    if stamp.is_file() and stamp.read_text() == key:
+    if folder.is_dir() and stamp.is_file() and stamp.read_text() == key:
         return folder
     say(text)
     stamp.unlink(missing_ok=True)
@@ -396,6 +405,8 @@ def check_bundle(folder: Path) -> dict[str, Path]:
     files = {"manifest.json": manifest}
     for name, sha256 in sorted(expected.items()):
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise BuildError(f"{manifest} lists '{name}', which is outside of the bundle.")
         if not path.is_file():
             raise BuildError(f"{folder} lacks '{name}', which its manifest lists.")
         if sha256_of(path) != sha256:
@@ -408,7 +419,11 @@ def make_dex(tools: Toolbox, resources: Resources, core: Path, app: Path, settin
     """The app's and the libraries' classes as Android runs them."""
     r8 = tools.tool("r8-")
     # Robolectric's Android has no java.*: the JDK's stands in for it.
-    common = ["--lib", tools.android, "--lib", jdk(), "--min-api", settings.min_sdk]
+    common: list[str | Path] = ["--lib", tools.android, "--lib", jdk(), "--min-api", settings.min_sdk]
+
+    def command(name: str, memory: str, mode: str, folder: Path) -> list[str | Path]:
+        return ["java", memory, "-cp", r8, f"com.android.tools.r8.{name}", mode, *common, "--output", folder]
+
     own = [("core", core), ("app", app), ("r", resources.classes)]
     rules = [
         resources.rules,
@@ -422,19 +437,16 @@ def make_dex(tools: Toolbox, resources: Resources, core: Path, app: Path, settin
         missing = ("androidx.window.extensions.**", "androidx.window.sidecar.**", "com.android.**")
         extra.write_text("".join(f"-dontwarn {name}\n" for name in missing))
         configuration = [part for path in [*rules, extra] for part in ("--pg-conf", path)]
-        mapping = ["--pg-map-output", folder / "mapping.txt", "--map-diagnostics", "warning", "info"]
-        command = ["java", "-Xmx4g", "-cp", r8, "com.android.tools.r8.R8", "--release", *common, "--output", folder]
-        run(*command, *mapping, *configuration, *program, *tools.libraries)
+        mapping = ("--pg-map-output", folder / "mapping.txt", "--map-diagnostics", "warning", "info")
+        run(*command("R8", "-Xmx4g", "--release", folder), *mapping, *configuration, *program, *tools.libraries)
 
     def dex_libraries(folder: Path) -> None:
-        command = ["java", "-Xmx4g", "-cp", r8, "com.android.tools.r8.D8", "--debug", *common, "--output", folder]
-        run(*command, *tools.libraries)
+        run(*command("D8", "-Xmx4g", "--debug", folder), *tools.libraries)
 
     def dex_own(folder: Path) -> None:
         program = [jar(classes, folder / f"{name}.jar") for name, classes in own]
         beside = [part for library in tools.libraries for part in ("--classpath", library)]
-        command = ["java", "-Xmx2g", "-cp", r8, "com.android.tools.r8.D8", "--debug", *common, "--output", folder]
-        run(*command, *beside, *program)
+        run(*command("D8", "-Xmx2g", "--debug", folder), *beside, *program)
 
     names = [library.parent.name + library.name for library in tools.libraries]
     if release:
@@ -520,7 +532,7 @@ def sign(tools: Toolbox, settings: Settings, unsigned: Path, signed: Path) -> st
             *("-keyalg", "RSA", "-keysize", "2048", "-validity", "10000"),
         )
     signer = Path(__file__).with_name("SignApk.java")
-    arguments = [keystore, KEYSTORE_PASSWORD, KEY_ALIAS, settings.min_sdk, unsigned, signed]
+    arguments = (keystore, KEYSTORE_PASSWORD, KEY_ALIAS, settings.min_sdk, unsigned, signed)
     return run("java", "-cp", tools.tool("apksig-"), signer, *arguments).strip()
 
 
@@ -547,15 +559,12 @@ class Tests(NamedTuple):
 
 def run_tests(groups: Sequence[Tests], tools: Toolbox) -> bool:
     """Runs groups of tests side by side, one JVM each; says what failed."""
-    runner = step(
-        "runner",
-        "the test runner",
-        [Path(__file__).with_name("RunTests.java")],
-        lambda folder: (
-            run("javac", "-cp", class_path(tools.jars["test"]), "-d", folder, Path(__file__).with_name("RunTests.java"))
-            and None
-        ),
-    )
+    source = Path(__file__).with_name("RunTests.java")
+
+    def compile_runner(folder: Path) -> None:
+        run("javac", "-cp", class_path(tools.jars["test"]), "-d", folder, source)
+
+    runner = step("runner", "the test runner", [source], compile_runner)
     results = BUILD / "test-results"
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
@@ -563,13 +572,14 @@ def run_tests(groups: Sequence[Tests], tools: Toolbox) -> bool:
     for group in groups:
         say(f"testing {group.name}: {len(group.classes)} classes")
         output = (results / f"{group.name}.log").open("wb")
-        command = ["java", "-Xmx2g", *group.options, "-cp", class_path(runner) + os.pathsep + group.path, "RunTests"]
+        command = ["java", "-Xmx2g", f"-XX:ErrorFile={results}/crash_%p.log", *group.options, "-cp", class_path(runner) + os.pathsep + group.path, "RunTests"]
         command += [str(results / f"{group.name}.txt"), *group.classes]
         running.append((group, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT / "app")))
     passed = failed = skipped = 0
     for group, process in running:
         code = process.wait()
-        text = (results / f"{group.name}.txt").read_text(encoding="utf-8", errors="replace")
+        report = results / f"{group.name}.txt"  # not there when the JVM did not even start
+        text = report.read_text(encoding="utf-8", errors="replace") if report.is_file() else ""
         passed += len(re.findall(r"^PASSED", text, re.MULTILINE))
         skipped += len(re.findall(r"^SKIPPED", text, re.MULTILINE))
         failures = re.findall(r"^FAILED\t.*\n(?:\t.*\n?)*", text, re.MULTILINE)
@@ -591,14 +601,12 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
     resources = link_resources(tools, settings, debuggable=True)
     core, app = compile_app(tools, resources)
     properties = {}
-    assets = BUILD / "test-assets"
-    shutil.rmtree(assets, ignore_errors=True)
-    assets.mkdir(parents=True)
+    installed = BUILD / "installed.apk"  # what the tests' Android has as the app's file
+    shutil.copy(resources.apk, installed)
     if bundle:
-        for name, path in check_bundle(bundle).items():
-            target = assets / "bundles" / bundle.resolve().name / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+        with zipfile.ZipFile(installed, "a") as archive:
+            for name, source in check_bundle(bundle).items():
+                archive.write(source, f"assets/bundles/{bundle.resolve().name}/{name}")
         properties["et.bundle"] = str(bundle.resolve())
     if references:
         properties["et.references"] = str(references.resolve())
@@ -618,8 +626,7 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
         entries = {
             "android_custom_package": settings.application,
             "android_merged_manifest": resources.manifest,
-            "android_resource_apk": resources.apk,
-            "android_merged_assets": assets,
+            "android_resource_apk": installed,
         }
         config.write_text("".join(f"{key}={value}\n" for key, value in entries.items()))
         path = class_path(app, core, resources.classes, test_jars, libraries, BUILD / "test-config")
@@ -649,6 +656,7 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
         options += [
             f"-agentpath:{place}/libandroidhost.so",
             f"-Djava.library.path={place}",
+            "--add-opens=java.base/java.io=ALL-UNNAMED",  # for Robolectric's ParcelFileDescriptor
             # A native library belongs to one class loader, and Robolectric has one for each sandbox.
             "-Dorg.robolectric.packagesToNotAcquire=org.pytorch.,com.facebook.",
             "-Drobolectric.offline=true",
@@ -677,7 +685,8 @@ def main() -> None:
     test.add_argument("--record-screenshots", action="store_true", help="draw them anew instead of comparing")
     arguments = parser.parse_args()
     try:
-        jdk()
+        # The rest of it comes from the same JDK, whatever java the PATH has.
+        os.environ["PATH"] = os.pathsep.join([str(jdk() / "bin"), os.environ.get("PATH", "")])
         if arguments.command == "apk":
             make_apk(arguments.bundle, release=arguments.release)
         elif not make_tests(

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
-from artifacts import LOCK, ROOT, Artifact, BuildError, NotServedError, cache_folder, download, write_lock
+from artifacts import LOCK, ROOT, Artifact, BuildError, NotServedError, cache_folder, download, keep, write_lock
 
 CATALOG = ROOT / "gradle" / "libs.versions.toml"
 RUNTIME = "executorch"  # its alias; resolved by hand, see RUNTIME_NPM
@@ -96,8 +96,7 @@ def pom(module: Module, version: str) -> ET.Element | None:
         if found is None:
             return None
         content = found
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(content)
+        keep(content, kept)
     return ET.fromstring(re.sub(rb"""xmlns=["'][^"']*["']""", b"", content, count=1))
 
 
@@ -193,7 +192,8 @@ def resolve(roots: Iterable[Dependency], constraints: Mapping[Module, str]) -> d
     limits = dict(constraints)
     chosen: dict[Module, str] = {}
     while True:
-        before, found = chosen, {}
+        before = chosen
+        found: dict[Module, str] = {}
         todo = list(roots)
         while todo:
             fresh = []

@@ -16,7 +16,9 @@ import androidx.compose.foundation.layout.only
 import androidx.compose.foundation.layout.safeDrawing
 import androidx.compose.foundation.layout.ime
 import androidx.compose.foundation.layout.union
+import androidx.compose.foundation.text.TextAutoSize
 import androidx.compose.material3.Icon
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.NavigationBar
 import androidx.compose.material3.NavigationBarItem
 import androidx.compose.material3.NavigationRail
@@ -35,6 +37,7 @@ import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.res.painterResource
 import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.unit.dp
+import androidx.compose.ui.unit.sp
 import org.etpipeline.demo.benchmark.BenchmarkScreen
 import org.etpipeline.demo.chat.ChatScreen
 import org.etpipeline.demo.models.ModelsScreen
@@ -122,4 +125,7 @@ fun AppScaffold(place: Place, onPlace: (Place) -> Unit, content: @Composable () 
 private fun PlaceIcon(place: Place) = Icon(painterResource(place.icon), contentDescription = null)
 
 @Composable
-private fun PlaceLabel(place: Place) = Text(stringResource(place.title))
+private fun PlaceLabel(place: Place) {
+    val largest = LocalTextStyle.current.fontSize
+    Text(stringResource(place.title), autoSize = TextAutoSize.StepBased(8.sp, largest), softWrap = false, maxLines = 1)
+}

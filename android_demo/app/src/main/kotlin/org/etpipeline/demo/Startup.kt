@@ -59,7 +59,7 @@ class Startup(
     private fun installBuiltIn() {
         val version = context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime
         if (preferences.getLong(INSTALLED, -1) == version) return
-        val names = context.assets.list(FOLDER).orEmpty()
+        val names = context.assets.children(FOLDER)
         val taken = names.map { take(AssetSource(context.assets, "$FOLDER/$it")) }
         if (taken.all { it }) preferences.edit { putLong(INSTALLED, version) }
     }
@@ -97,10 +97,14 @@ private class AssetSource(private val assets: AssetManager, private val folder: 
     override fun forEachFile(visit: (name: String, content: InputStream) -> Unit) = visitFolder("", visit)
 
     private fun visitFolder(path: String, visit: (name: String, content: InputStream) -> Unit) {
-        for (child in assets.list(folder + path).orEmpty()) {
+        for (child in assets.children(folder + path)) {
             val inside = "$path/$child"
-            val isFolder = assets.list(folder + inside).orEmpty().isNotEmpty()
+            val isFolder = assets.children(folder + inside).isNotEmpty()
             if (isFolder) visitFolder(inside, visit) else assets.open(folder + inside).use { visit(inside.drop(1), it) }
         }
     }
 }
+
+/** Robolectric's Android, unlike a phone's, also lists what lies deeper. */
+private fun AssetManager.children(folder: String): List<String> =
+    list(folder).orEmpty().map { it.substringBefore('/') }.distinct()

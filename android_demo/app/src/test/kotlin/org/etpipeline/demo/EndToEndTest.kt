@@ -2,7 +2,6 @@ package org.etpipeline.demo
 
 import android.content.Intent
 import androidx.compose.ui.semantics.SemanticsProperties
-import androidx.compose.ui.test.assertIsDisplayed
 import androidx.compose.ui.test.junit4.v2.createEmptyComposeRule
 import androidx.compose.ui.test.onAllNodesWithTag
 import androidx.compose.ui.test.onNodeWithTag
@@ -14,6 +13,8 @@ import androidx.compose.ui.test.performTextReplacement
 import androidx.test.core.app.ActivityScenario
 import androidx.test.core.app.ApplicationProvider
 import java.io.File
+import org.etpipeline.core.Manifest
+import org.etpipeline.core.readManifest
 import org.etpipeline.demo.engine.ModelHolder
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
@@ -24,8 +25,6 @@ import org.robolectric.RobolectricTestRunner
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 
-private const val TIMEOUT = 20_000L
-
 /** The real activity, the real model, Android's own library: what somebody sees who has just installed the app. */
 @RunWith(RobolectricTestRunner::class)
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
@@ -35,15 +34,17 @@ class EndToEndTest {
 
     private val app: RealEngineApp = ApplicationProvider.getApplicationContext()
 
+    private val manifest = readManifest(File(bundleFolder, Manifest.FILE_NAME).readText())
+
     private fun texts(tag: String) = rule.onAllNodesWithTag(tag).fetchSemanticsNodes()
         .map { node -> node.config[SemanticsProperties.Text].joinToString("") { it.text } }
 
-    private fun waitForModel() = rule.waitUntil(TIMEOUT) { app.services.startup.state.value.isDone }
+    private fun waitForModel() = rule.waitFor { app.services.startup.state.value.isDone }
 
     private fun ask(text: String, answers: Int): String {
         rule.onNodeWithTag("chat-input").performTextInput(text)
         rule.onNodeWithTag("send").performClick()
-        rule.waitUntil(TIMEOUT) { texts("stats").size == answers }
+        rule.waitFor { texts("stats").size == answers }
         return texts("answer").last()
     }
 
@@ -59,18 +60,23 @@ class EndToEndTest {
 
             rule.onNodeWithText(app.getString(R.string.place_tasks)).performClick()
             rule.onNodeWithTag("open-task-smart_reply").performScrollTo().performClick()
-            rule.onNodeWithTag("task-text").performTextInput("Can you bring the tent to the beach?")
+            rule.onNodeWithTag("task-text").performTextInput(input("smart_reply"))
             rule.onNodeWithTag("run").performScrollTo().performClick()
-            rule.waitUntil(TIMEOUT) { rule.onAllNodesWithTag("reply").fetchSemanticsNodes().size == 3 }
-            rule.onNodeWithText("Sure, I will bring the tent.").performScrollTo().assertIsDisplayed()
+            rule.waitFor { rule.onAllNodesWithTag("reply").fetchSemanticsNodes().size == 3 }
+            assertEquals(sample("smart_reply").answer.lines(), texts("reply"))
 
             it.onActivity { activity -> activity.onBackPressedDispatcher.onBackPressed() }
             rule.onNodeWithTag("open-task-translate").performScrollTo().performClick()
-            rule.onNodeWithTag("task-text").performTextReplacement("The train arrives at eight o'clock.")
+            rule.onNodeWithTag("task-text").performTextReplacement(input("translate"))
             rule.onNodeWithTag("run").performScrollTo().performClick()
-            rule.waitUntil(TIMEOUT) { texts("answer") == listOf("Le train arrive à huit heures.") }
+            rule.waitFor { texts("answer") == listOf("Le train arrive à huit heures.") }
         }
     }
+
+    /** What the pipeline asked when it made the bundle, and what its runtime answered. */
+    private fun sample(task: String) = manifest.samples.first { it.task == task }
+
+    private fun input(task: String) = sample(task).prompt.substringAfter(": ")
 
     @Test
     fun `text that another app shares is translated`() {
@@ -78,10 +84,10 @@ class EndToEndTest {
             .putExtra(Intent.EXTRA_TEXT, "The train arrives at eight o'clock.")
         ActivityScenario.launch<MainActivity>(share).use {
             waitForModel()
-            rule.waitUntil(TIMEOUT) { rule.onAllNodesWithTag("share-task-translate").fetchSemanticsNodes().isNotEmpty() }
-            rule.onNodeWithTag("share-task-translate").performScrollTo().performClick()
+            rule.waitFor { rule.onAllNodesWithTag("open-task-translate").fetchSemanticsNodes().isNotEmpty() }
+            rule.onNodeWithTag("open-task-translate").performScrollTo().performClick()
             rule.onNodeWithTag("run").performScrollTo().performClick()
-            rule.waitUntil(TIMEOUT) { texts("answer") == listOf("Le train arrive à huit heures.") }
+            rule.waitFor { texts("answer") == listOf("Le train arrive à huit heures.") }
         }
     }
 }

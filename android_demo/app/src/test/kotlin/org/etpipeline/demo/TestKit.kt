@@ -1,11 +1,7 @@
 package org.etpipeline.demo
 
 import android.content.Context
-import androidx.compose.ui.test.junit4.ComposeTestRule
-import androidx.compose.ui.test.onRoot
 import androidx.test.core.app.ApplicationProvider
-import com.github.takahirom.roborazzi.RoborazziOptions
-import com.github.takahirom.roborazzi.captureRoboImage
 import java.io.File
 import kotlinx.coroutines.channels.Channel
 import org.etpipeline.core.BatteryReading
@@ -71,6 +67,7 @@ class FakeEngine : LlmEngine {
 
     override suspend fun load(): Long = 7L.also {
         loads++
+        uses++ // its context is empty
         isClosed = false
     }
 
@@ -115,7 +112,7 @@ class FakeEngine : LlmEngine {
 /** The app with a [FakeEngine], a [TestPhone], and no files of before. */
 open class TestApp : DemoApp() {
     val phone = TestPhone()
-    val engine = FakeEngine()
+    var engine = FakeEngine() // a new process has a new one
 
     protected open val newEngine: ((StoredBundle, Program) -> LlmEngine)? get() = { _, _ -> engine }
 
@@ -148,13 +145,4 @@ fun TestApp.install(): StoredBundle {
     val bundle = services.store.import(FolderSource(bundleFolder))
     services.models.refresh()
     return bundle
-}
-
-/** Draws the screen, or compares it with what was drawn before. */
-fun ComposeTestRule.screenshot(name: String) {
-    val options = RoborazziOptions(
-        recordOptions = RoborazziOptions.RecordOptions(resizeScale = 0.5),
-        compareOptions = RoborazziOptions.CompareOptions(changeThreshold = 0.01f),
-    )
-    onRoot().captureRoboImage("src/test/screenshots/$name.png", options)
 }

@@ -12,8 +12,8 @@ sealed interface Problem {
     data class BadManifest(val detail: String) : Problem
     /** The manifest was made by a newer et_pipeline than this app reads. */
     data class NewerManifest(val found: String, val supported: Int) : Problem
-    /** A bundle of this name is already there with other content. */
-    data class NameTaken(val name: String) : Problem
+    /** There is no bundle that could be used. */
+    data object NoModel : Problem
     /** No bundle of this id is in the store (any more). */
     data class BundleGone(val id: String) : Problem
 

@@ -219,9 +219,9 @@ private fun ColumnScope.Spread(name: String, figures: Percentiles) = Line(name, 
 private fun Line(name: String, value: String, second: String = "", isHead: Boolean = false) {
     val style = if (isHead) MaterialTheme.typography.labelMedium else MaterialTheme.typography.bodyLarge
     Row(Modifier.fillMaxWidth().semantics(mergeDescendants = true) {}, Arrangement.spacedBy(8.dp)) {
-        Text(name, Modifier.weight(2f), style = style)
-        Text(value, Modifier.weight(if (second.isEmpty()) 2f else 1f), style = style, textAlign = TextAlign.End)
-        if (second.isNotEmpty()) Text(second, Modifier.weight(1f), style = style, textAlign = TextAlign.End)
+        Text(name, Modifier.weight(3f), style = style)
+        Text(value, Modifier.weight(if (second.isEmpty()) 3f else 2f), style = style, textAlign = TextAlign.End)
+        if (second.isNotEmpty()) Text(second, Modifier.weight(2f), style = style, textAlign = TextAlign.End)
     }
 }
 

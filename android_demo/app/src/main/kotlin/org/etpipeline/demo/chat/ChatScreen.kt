@@ -128,8 +128,9 @@ fun ChatContent(
             onDraftTaken()
         }
     }
+    val hasModel = state.model != ModelHolder.State.Empty
     fun send() {
-        if (input.isBlank() || state.phase != ChatState.Phase.IDLE) return
+        if (!hasModel || input.isBlank() || state.phase != ChatState.Phase.IDLE) return
         actions.send(input, editing)
         input = ""
         editing = null
@@ -181,6 +182,7 @@ fun ChatContent(
                     input,
                     { input = it },
                     Modifier.weight(1f).testTag("chat-input"),
+                    enabled = hasModel,
                     placeholder = { Text(stringResource(R.string.chat_hint)) },
                     maxLines = 6,
                     shape = MaterialTheme.shapes.extraLarge,
@@ -188,7 +190,7 @@ fun ChatContent(
                     keyboardActions = KeyboardActions(onSend = { send() }),
                 )
                 if (state.phase == ChatState.Phase.IDLE) {
-                    FilledIconButton(::send, Modifier.padding(8.dp).testTag("send"), enabled = input.isNotBlank()) {
+                    FilledIconButton(::send, Modifier.padding(8.dp).testTag("send"), enabled = hasModel && input.isNotBlank()) {
                         Icon(Icons.AutoMirrored.Default.Send, stringResource(R.string.chat_send))
                     }
                 } else {
@@ -257,7 +259,7 @@ private fun Welcome(state: ChatState, actions: ChatActions) {
 
 @Composable
 private fun Trouble(problem: Problem, state: ChatState, actions: ChatActions, modifier: Modifier) {
-    val isAboutModel = problem is Problem.NotEnoughMemory || problem is Problem.NoProgram || problem is Problem.BundleGone ||
+    val isAboutModel = problem is Problem.NotEnoughMemory || problem is Problem.NoProgram || problem == Problem.NoModel ||
         state.model is ModelHolder.State.Failed
     Column(modifier.testTag("problem")) {
         ErrorCard(problem.text(LocalResources.current), onDismiss = actions.dismissProblem)

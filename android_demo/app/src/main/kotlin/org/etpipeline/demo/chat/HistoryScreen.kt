@@ -1,6 +1,5 @@
 package org.etpipeline.demo.chat
 
-import android.text.format.DateUtils
 import androidx.compose.foundation.clickable
 import androidx.compose.foundation.layout.Box
 import androidx.compose.foundation.layout.fillMaxSize
@@ -29,10 +28,13 @@ import androidx.compose.runtime.setValue
 import androidx.compose.ui.Alignment
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.graphics.vector.ImageVector
+import androidx.compose.ui.platform.LocalResources
 import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.res.vectorResource
 import androidx.compose.ui.text.style.TextOverflow
+import java.text.DateFormat
+import java.util.Date
 import org.etpipeline.core.Conversation
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.EmptyState
@@ -43,6 +45,8 @@ import org.etpipeline.demo.ui.READABLE_WIDTH
 @Composable
 fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: () -> Unit, modifier: Modifier = Modifier) {
     var deleting by remember { mutableStateOf<Conversation?>(null) }
+    val locale = LocalResources.current.configuration.locales[0]
+    val dates = DateFormat.getDateTimeInstance(DateFormat.MEDIUM, DateFormat.SHORT, locale)
     Scaffold(
         modifier = modifier,
         topBar = {
@@ -66,7 +70,7 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
                     items(history, key = { it.id }) { conversation ->
                         ListItem(
                             headlineContent = { Text(conversation.title, maxLines = 2, overflow = TextOverflow.Ellipsis) },
-                            supportingContent = { Text(DateUtils.getRelativeTimeSpanString(conversation.updated).toString()) },
+                            supportingContent = { Text(dates.format(Date(conversation.updated))) },
                             trailingContent = {
                                 IconButton({ deleting = conversation }) {
                                     Icon(Icons.Default.Delete, stringResource(R.string.history_delete_this, conversation.title))

@@ -28,6 +28,7 @@ import androidx.compose.ui.graphics.painter.Painter
 import androidx.compose.ui.graphics.vector.rememberVectorPainter
 import androidx.compose.ui.platform.LocalClipboard
 import androidx.compose.ui.platform.LocalContext
+import androidx.compose.ui.platform.LocalResources
 import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.platform.toClipEntry
 import androidx.compose.ui.res.painterResource
@@ -125,21 +126,26 @@ private fun Small(icon: Painter, label: String, onClick: () -> Unit) {
     IconButton(onClick) { Icon(icon, label, Modifier.size(18.dp), MaterialTheme.colorScheme.onSurfaceVariant) }
 }
 
+/** What an answer took, on one line. */
 @Composable
-private fun statsText(stats: AnswerStats): String {
-    val numbers = NumberFormat.getIntegerInstance()
-    val figures = pluralStringResource(
+internal fun figures(stats: AnswerStats): String {
+    val numbers = NumberFormat.getIntegerInstance(LocalResources.current.configuration.locales[0])
+    return pluralStringResource(
         R.plurals.chat_stats,
         stats.tokens,
         numbers.format(stats.tokens),
         numbers.format(stats.ttftMs),
         numbers.format(stats.tokensPerSecond),
     )
+}
+
+@Composable
+private fun statsText(stats: AnswerStats): String {
     val end = when (stats.end) {
         End.LENGTH.name -> R.string.chat_end_length
         End.CONTEXT.name -> R.string.chat_end_context
         End.STOPPED.name -> R.string.chat_end_stopped
-        else -> return figures
+        else -> return figures(stats)
     }
-    return figures + " · " + stringResource(end)
+    return figures(stats) + " · " + stringResource(end)
 }

@@ -139,19 +139,26 @@ class ExecuTorchEngine(
             .numEos(0)
             .build()
         val before = position
+        if (before >= maxContext) throw EngineException(Problem.PromptTooLong)
+        var isFull = false
         val started = System.nanoTime()
         try {
             module.generate(prompt, config, callback)
         } catch (error: RuntimeException) {
-            // The runner refuses a prompt that does not fit before it feeds any of it.
-            if (pieces == 0 && (error as? ExecutorchRuntimeException)?.errorCode == INVALID_ARGUMENT) {
-                throw EngineException(Problem.PromptTooLong, error)
+            // The runner refuses a prompt that does not fit before it feeds any of it. Behind the end of the context
+            // the program refuses a token with the same code; no statistics come then.
+            val isRefused = (error as? ExecutorchRuntimeException)?.errorCode == INVALID_ARGUMENT
+            if (isRefused && pieces == 0) throw EngineException(Problem.PromptTooLong, error)
+            isFull = isRefused && before + prompt.length + pieces > maxContext
+            if (!isFull) {
+                empty(module)
+                throw EngineException(Problem.EngineFailed(error.shortReason()), error)
             }
-            empty(module)
-            throw EngineException(Problem.EngineFailed(error.shortReason()), error)
         }
-        val promptTokens = stats.getValue("prompt_tokens").jsonPrimitive.int
-        val steps = stats.getValue("generated_tokens").jsonPrimitive.int // the first token comes from the prompt
+        // The first token comes from the prompt, without a step.
+        val steps = if (isFull) pieces - 1 else stats.getValue("generated_tokens").jsonPrimitive.int
+        val promptTokens =
+            if (isFull) maxContext - before - steps else stats.getValue("prompt_tokens").jsonPrimitive.int
         position = before + promptTokens + steps
         thrown?.let { throw it }
 
@@ -159,7 +166,7 @@ class ExecuTorchEngine(
             unfed in specialTokens -> Generation.End.MODEL // whatever else has happened meanwhile
             isEnough && pieces >= request.maxNewTokens -> Generation.End.LENGTH
             isEnough || isStopped() -> Generation.End.STOPPED
-            position + 1 >= maxContext -> Generation.End.CONTEXT
+            isFull || position + 1 >= maxContext -> Generation.End.CONTEXT
             steps + 1 >= most -> Generation.End.LENGTH
             else -> Generation.End.MODEL
         }

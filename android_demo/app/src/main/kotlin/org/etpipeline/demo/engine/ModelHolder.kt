@@ -102,7 +102,7 @@ class ModelHolder(
      * is freed before, because two at a time do not work.
      */
     suspend fun <T> useFresh(block: suspend (StoredBundle, Program, newEngine: () -> LlmEngine) -> T): T = turn.withLock {
-        val chosen = bundle ?: throw BundleException(Problem.BundleGone(""))
+        val chosen = bundle ?: throw BundleException(Problem.NoModel)
         val program = check(chosen)
         free()
         block(chosen, program) { newEngine(chosen, program) }
@@ -124,7 +124,7 @@ class ModelHolder(
     }
 
     private suspend fun engine(): LlmEngine {
-        val chosen = bundle ?: throw BundleException(Problem.BundleGone(""))
+        val chosen = bundle ?: throw BundleException(Problem.NoModel)
         loaded?.let { (id, engine) -> if (id == chosen.id) return engine }
         free()
         try {

@@ -2,6 +2,7 @@ package org.etpipeline.demo.models
 
 import android.content.res.Resources
 import android.icu.text.CompactDecimalFormat
+import androidx.compose.foundation.BorderStroke
 import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.FlowRow
@@ -19,7 +20,6 @@ import androidx.compose.material.icons.filled.KeyboardArrowUp
 import androidx.compose.material.icons.filled.Warning
 import androidx.compose.material3.Button
 import androidx.compose.material3.Card
-import androidx.compose.material3.CardDefaults
 import androidx.compose.material3.HorizontalDivider
 import androidx.compose.material3.Icon
 import androidx.compose.material3.LinearProgressIndicator
@@ -59,12 +59,8 @@ import org.etpipeline.demo.text
 internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, modifier: Modifier = Modifier) {
     var details by rememberSaveable { mutableStateOf(false) }
     val manifest = item.bundle.manifest.takeIf { item.bundle.problem == null }
-    val colors = if (item.selected) {
-        CardDefaults.cardColors(MaterialTheme.colorScheme.secondaryContainer)
-    } else {
-        CardDefaults.cardColors()
-    }
-    Card(modifier.fillMaxWidth().testTag("model-${item.bundle.id}"), colors = colors) {
+    val border = BorderStroke(2.dp, MaterialTheme.colorScheme.primary).takeIf { item.selected }
+    Card(modifier.fillMaxWidth().testTag("model-${item.bundle.id}"), border = border) {
         Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(12.dp)) {
             Text(item.name, Modifier.semantics { heading() }, style = MaterialTheme.typography.titleMedium)
             if (manifest == null) {

@@ -62,12 +62,11 @@ import androidx.compose.ui.semantics.LiveRegionMode
 import androidx.compose.ui.semantics.liveRegion
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.unit.dp
-import java.text.NumberFormat
 import kotlinx.coroutines.launch
-import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.Task
 import org.etpipeline.core.splitReplies
 import org.etpipeline.demo.R
+import org.etpipeline.demo.chat.figures
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.READABLE_WIDTH
 
@@ -158,9 +157,9 @@ fun TaskContent(
 /** Stands still above the form, so that it is in sight whatever is scrolled. */
 @Composable
 private fun Disclaimer(key: String, task: Task, modifier: Modifier) {
-    val lines = listOfNotNull(
-        task.disclaimer,
+    val lines = listOfNotNull( // the doctor first: in large letters the rest may have to be scrolled to
         if (key == "symptom_check") stringResource(R.string.task_symptom_check_help) else null,
+        task.disclaimer,
     )
     if (lines.isEmpty()) return
     Surface(
@@ -322,18 +321,7 @@ internal fun Outcome(run: TaskRun) {
             run.answer.isBlank() -> Text(stringResource(R.string.task_no_answer))
             run.isCut -> Small(stringResource(R.string.task_cut))
         }
-        run.stats?.let { Small(statsText(it)) }
-    }
-}
-
-@Composable
-private fun statsText(stats: AnswerStats): String {
-    val numbers = NumberFormat.getIntegerInstance(LocalResources.current.configuration.locales[0])
-    val first = numbers.format(stats.ttftMs)
-    return if (stats.tokensPerSecond > 0) {
-        stringResource(R.string.task_stats, first, numbers.format(stats.tokensPerSecond))
-    } else {
-        stringResource(R.string.task_stats_one, first)
+        run.stats?.let { Small(figures(it)) }
     }
 }
 

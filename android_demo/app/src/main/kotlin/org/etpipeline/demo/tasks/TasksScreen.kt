@@ -19,7 +19,6 @@ import androidx.compose.material.icons.automirrored.filled.Send
 import androidx.compose.material.icons.filled.Edit
 import androidx.compose.material.icons.filled.Favorite
 import androidx.compose.material.icons.filled.MailOutline
-import androidx.compose.material.icons.filled.Place
 import androidx.compose.material.icons.filled.Star
 import androidx.compose.material3.Button
 import androidx.compose.material3.Card
@@ -42,6 +41,7 @@ import androidx.compose.ui.Modifier
 import androidx.compose.ui.graphics.vector.ImageVector
 import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.res.vectorResource
 import androidx.compose.ui.text.style.TextOverflow
 import androidx.compose.ui.unit.dp
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
@@ -139,7 +139,7 @@ fun TaskListContent(
         Column(Modifier.padding(insets).fillMaxSize()) {
             if (state.bundle == null) {
                 EmptyState(
-                    icon = Icons.Default.Star,
+                    icon = ImageVector.vectorResource(R.drawable.ic_tasks),
                     title = stringResource(R.string.tasks_no_model_title),
                     text = stringResource(R.string.tasks_no_model_text),
                 ) {
@@ -272,9 +272,10 @@ private fun taskAbout(key: String): String? = when (key) {
     else -> null
 }
 
+@Composable
 private fun taskIcon(key: String): ImageVector = when (key) {
     "smart_reply" -> Icons.Default.MailOutline
-    "translate" -> Icons.Default.Place
+    "translate" -> ImageVector.vectorResource(R.drawable.ic_translate)
     "summarize" -> Icons.AutoMirrored.Default.List
     "symptom_check" -> Icons.Default.Favorite
     else -> Icons.Default.Star

@@ -11,9 +11,11 @@ import androidx.compose.foundation.layout.size
 import androidx.compose.foundation.layout.widthIn
 import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.verticalScroll
+import androidx.compose.material3.ButtonDefaults
 import androidx.compose.material3.Card
 import androidx.compose.material3.CardDefaults
 import androidx.compose.material3.Icon
+import androidx.compose.material3.LocalContentColor
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.Text
 import androidx.compose.material3.TextButton
@@ -81,9 +83,10 @@ fun ErrorCard(
     ) {
         Text(text, Modifier.padding(16.dp).semantics { liveRegion = LiveRegionMode.Assertive })
         if (onDismiss != null || onRetry != null) {
+            val colors = ButtonDefaults.textButtonColors(contentColor = LocalContentColor.current)
             Row(Modifier.fillMaxWidth().padding(end = 8.dp, bottom = 4.dp), Arrangement.End) {
-                onRetry?.let { TextButton(it) { Text(stringResource(R.string.try_again)) } }
-                onDismiss?.let { TextButton(it) { Text(stringResource(R.string.dismiss)) } }
+                onRetry?.let { TextButton(it, colors = colors) { Text(stringResource(R.string.try_again)) } }
+                onDismiss?.let { TextButton(it, colors = colors) { Text(stringResource(R.string.dismiss)) } }
             }
         }
     }

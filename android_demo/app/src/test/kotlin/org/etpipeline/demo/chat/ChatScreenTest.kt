@@ -24,12 +24,14 @@ import androidx.compose.ui.test.performScrollTo
 import androidx.test.core.app.ApplicationProvider
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
+import org.etpipeline.demo.FakeEngine
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
 import org.etpipeline.demo.install
 import org.etpipeline.demo.show
 import org.etpipeline.demo.showScreen
 import org.etpipeline.demo.startEmpty
+import org.etpipeline.demo.waitFor
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Before
@@ -40,8 +42,6 @@ import org.robolectric.RobolectricTestRunner
 import org.robolectric.Shadows.shadowOf
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
-
-private const val TIMEOUT = 10_000L
 
 @RunWith(RobolectricTestRunner::class)
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
@@ -67,7 +67,7 @@ class ChatScreenTest {
 
     private fun string(id: Int, vararg arguments: Any) = app.getString(id, *arguments)
     private fun text(id: Int) = rule.onNodeWithText(string(id))
-    private fun idle() = rule.waitUntil(TIMEOUT) { viewModel.state.value.phase == ChatState.Phase.IDLE }
+    private fun idle() = rule.waitFor { viewModel.state.value.phase == ChatState.Phase.IDLE }
     private fun button(id: Int) = rule.onNodeWithContentDescription(string(id))
     private fun texts(tag: String) = rule.onAllNodesWithTag(tag).fetchSemanticsNodes()
         .map { node -> node.config[SemanticsProperties.Text].joinToString("") { it.text } }
@@ -75,7 +75,7 @@ class ChatScreenTest {
     private fun say(text: String) {
         rule.onNodeWithTag("chat-input").performTextInput(text)
         rule.onNodeWithTag("send").performClick()
-        rule.waitUntil(TIMEOUT) { turns.lastOrNull { it.role == Role.USER }?.text == text }
+        rule.waitFor { turns.lastOrNull { it.role == Role.USER }?.text == text }
     }
 
     @Test
@@ -92,7 +92,7 @@ class ChatScreenTest {
         engine.answers += "Rome, of course."
         show()
         rule.onAllNodesWithTag("example").onFirst().performClick()
-        rule.waitUntil(TIMEOUT) { turns.size == 2 }
+        rule.waitFor { turns.size == 2 }
         idle()
         assertEquals(listOf("What is the capital of Italy?"), texts("question"))
         assertEquals(listOf("Rome, of course."), texts("answer"))
@@ -112,7 +112,7 @@ class ChatScreenTest {
         show()
         rule.onNodeWithTag("chat-input").performTextInput("hello")
         rule.onNodeWithTag("chat-input").performImeAction()
-        rule.waitUntil(TIMEOUT) { turns.size == 2 }
+        rule.waitFor { turns.size == 2 }
     }
 
     @Test
@@ -122,7 +122,7 @@ class ChatScreenTest {
         show()
         say("count")
         for (count in 1..2) {
-            rule.waitUntil(TIMEOUT) { texts("answer").lastOrNull()?.trim()?.split(' ')?.size == count }
+            rule.waitFor { texts("answer").lastOrNull()?.trim()?.split(' ')?.size == count }
             if (count < 2) engine.step()
         }
         rule.onNodeWithTag("stop").performClick()
@@ -152,7 +152,7 @@ class ChatScreenTest {
         say("hello")
         idle()
         button(R.string.chat_regenerate).performClick()
-        rule.waitUntil(TIMEOUT) { texts("answer") == listOf("another") }
+        rule.waitFor { texts("answer") == listOf("another") }
         assertEquals(0f, engine.temperatures[0])
         assertTrue(engine.temperatures[1] > 0.5f)
         assertEquals(2, turns.size)
@@ -170,7 +170,7 @@ class ChatScreenTest {
         rule.onNodeWithTag("chat-input").assertTextContains("first")
         rule.onNodeWithTag("chat-input").performTextReplacement("better")
         rule.onNodeWithTag("send").performClick()
-        rule.waitUntil(TIMEOUT) { turns.size == 2 && viewModel.state.value.phase == ChatState.Phase.IDLE }
+        rule.waitFor { turns.size == 2 && viewModel.state.value.phase == ChatState.Phase.IDLE }
         assertEquals(listOf("better"), texts("question"))
         assertTrue("first" !in engine.prompts.last() && "better" in engine.prompts.last())
     }
@@ -194,7 +194,7 @@ class ChatScreenTest {
         idle()
         button(R.string.chat_copy).performClick()
         val clipboard = app.getSystemService(ClipboardManager::class.java)
-        rule.waitUntil(TIMEOUT) { clipboard.primaryClip?.getItemAt(0)?.text == "an answer" }
+        rule.waitFor { clipboard.primaryClip?.getItemAt(0)?.text == "an answer" }
         button(R.string.chat_share).performClick()
         val chooser = shadowOf(app).nextStartedActivity
         val shared = chooser.getParcelableExtra(Intent.EXTRA_INTENT, Intent::class.java)
@@ -207,11 +207,11 @@ class ChatScreenTest {
         engine.answers += "one two three"
         val activity = show()
         say("count")
-        rule.waitUntil(TIMEOUT) { texts("answer").isNotEmpty() }
+        rule.waitFor { texts("answer").isNotEmpty() }
         activity.recreate()
         activity.get().show { ChatScreen("", {}, {}, viewModel = viewModel) }
         engine.step(2)
-        rule.waitUntil(TIMEOUT) { texts("answer") == listOf("one two three") }
+        rule.waitFor { texts("answer") == listOf("one two three") }
     }
 
     @Test
@@ -220,15 +220,15 @@ class ChatScreenTest {
         show()
         say("how are you")
         idle()
-        rule.waitUntil(TIMEOUT) { app.services.conversations.all().values.singleOrNull()?.turns?.size == 2 }
+        rule.waitFor { app.services.conversations.all().values.singleOrNull()?.turns?.size == 2 }
         val services = app.createServices() // as a new process does
         services.models.refresh()
         val later = ChatViewModel(services)
         show(later)
-        rule.waitUntil(TIMEOUT) { later.state.value.turns.size == 2 }
+        rule.waitFor { later.state.value.turns.size == 2 }
         rule.onAllNodesWithTag("answer").onLast().assertTextContains("I am fine.")
         later.send("and now")
-        rule.waitUntil(TIMEOUT) { later.state.value.turns.size == 4 }
+        rule.waitFor { later.state.value.turns.size == 4 }
         val fed = engine.prompts.last()
         assertTrue(fed, "how are you" in fed && "I am fine." in fed && "and now" in fed)
     }
@@ -236,22 +236,22 @@ class ChatScreenTest {
     @Test
     fun `an answer that the process did not survive is marked, and can be asked again`() {
         engine.isPaced = true
-        engine.answers += listOf("one two three", "all of it")
+        engine.answers += "one two three"
         show()
         say("count")
-        rule.waitUntil(TIMEOUT) { texts("answer").isNotEmpty() }
-        rule.waitUntil(TIMEOUT) { // saved while it streams
+        rule.waitFor { texts("answer").isNotEmpty() }
+        rule.waitFor { // saved while it streams
             app.services.conversations.all().values.singleOrNull()?.turns?.lastOrNull()?.unfinished == true
         }
+        app.engine = FakeEngine().apply { answers += "all of it" }
         val services = app.createServices()
         services.models.refresh()
         val later = ChatViewModel(services)
         show(later)
-        rule.waitUntil(TIMEOUT) { later.state.value.turns.size == 2 }
+        rule.waitFor { later.state.value.turns.size == 2 }
         rule.onAllNodesWithTag("stats").onLast().assertTextContains(string(R.string.chat_unfinished))
-        engine.isPaced = false
         later.regenerate()
-        rule.waitUntil(TIMEOUT) { later.state.value.turns.last().text == "all of it" }
+        rule.waitFor { later.state.value.turns.last().text == "all of it" }
         assertEquals(false, later.state.value.turns.last().unfinished)
         assertEquals(0f, engine.temperatures.last()) // it is the first whole answer
     }
@@ -262,20 +262,20 @@ class ChatScreenTest {
         say("first chat")
         idle()
         button(R.string.chat_new).performClick()
-        rule.waitUntil(TIMEOUT) { turns.isEmpty() }
+        rule.waitFor { turns.isEmpty() }
         say("second chat")
         idle()
         button(R.string.chat_history).performClick()
         assertEquals(2, rule.onAllNodesWithTag("conversation").fetchSemanticsNodes().size)
         rule.onNodeWithText("first chat").performClick()
-        rule.waitUntil(TIMEOUT) { texts("question") == listOf("first chat") }
+        rule.waitFor { texts("question") == listOf("first chat") }
         button(R.string.chat_history).performClick()
         button2(R.string.history_delete_this, "first chat").performClick()
         text(R.string.delete).performClick()
-        rule.waitUntil(TIMEOUT) { rule.onAllNodesWithTag("conversation").fetchSemanticsNodes().size == 1 }
-        rule.waitUntil(TIMEOUT) { app.services.conversations.all().size == 1 }
+        rule.waitFor { rule.onAllNodesWithTag("conversation").fetchSemanticsNodes().size == 1 }
+        rule.waitFor { app.services.conversations.all().size == 1 }
         button(R.string.back).performClick()
-        rule.waitUntil(TIMEOUT) { turns.isEmpty() } // the open chat was the deleted one
+        rule.waitFor { turns.isEmpty() } // the open chat was the deleted one
     }
 
     private fun button2(id: Int, argument: String) = rule.onNodeWithContentDescription(string(id, argument))
@@ -287,10 +287,10 @@ class ChatScreenTest {
         idle()
         say("two")
         idle()
-        engine.droppedPrompts = 2 // the new turn does not fit, nor does all of it
+        engine.droppedPrompts = 1 // the new turn does not fit behind what was said
         say("three")
         idle()
-        rule.waitUntil(TIMEOUT) { viewModel.state.value.leftOut == 2 }
+        rule.waitFor { viewModel.state.value.leftOut == 2 }
         rule.onNodeWithTag("turns").assertExists()
         assertTrue("one" !in engine.prompts.last() && "two" in engine.prompts.last())
         assertEquals(6, turns.size)
@@ -305,7 +305,7 @@ class ChatScreenTest {
         rule.onNodeWithTag("problem").assertIsDisplayed()
         rule.onNodeWithText(string(R.string.problem_prompt_too_long)).assertIsDisplayed()
         text(R.string.chat_new).performClick()
-        rule.waitUntil(TIMEOUT) { turns.isEmpty() }
+        rule.waitFor { turns.isEmpty() }
     }
 
     @Test
@@ -317,7 +317,7 @@ class ChatScreenTest {
         rule.onNodeWithText("no such operator", substring = true).assertIsDisplayed()
         engine.problem = null
         text(R.string.chat_answer_this).performScrollTo().performClick()
-        rule.waitUntil(TIMEOUT) { texts("answer") == listOf("ok") }
+        rule.waitFor { texts("answer") == listOf("ok") }
         assertTrue(rule.onAllNodesWithText("no such operator", substring = true).fetchSemanticsNodes().isEmpty())
     }
 
@@ -339,7 +339,7 @@ class ChatScreenTest {
         say("first")
         idle()
         app.onTrimMemory(TRIM_MEMORY_BACKGROUND)
-        rule.waitUntil(TIMEOUT) { engine.isClosed }
+        rule.waitFor { engine.isClosed }
         say("second")
         idle()
         assertEquals(2, engine.loads)
@@ -352,11 +352,11 @@ class ChatScreenTest {
         engine.answers += "one two"
         show()
         say("count")
-        rule.waitUntil(TIMEOUT) { texts("answer").isNotEmpty() }
+        rule.waitFor { texts("answer").isNotEmpty() }
         app.onTrimMemory(TRIM_MEMORY_BACKGROUND)
         assertEquals(false, engine.isClosed)
         engine.step()
-        rule.waitUntil(TIMEOUT) { engine.isClosed }
+        rule.waitFor { engine.isClosed }
         assertEquals("one two", turns.last().text)
     }
 }

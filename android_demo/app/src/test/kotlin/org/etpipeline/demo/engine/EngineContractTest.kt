@@ -211,7 +211,10 @@ class EngineContractTest {
         runBlocking { engine.reset() }
         val generation = engine.say(prompt(most), program.maxContext).generation
         assertEquals(End.CONTEXT, generation.end)
-        assertEquals(program.maxContext, generation.promptTokens + generation.tokens)
+        assertEquals(program.maxContext + 1, generation.promptTokens + generation.tokens) // the last one is not fed
+        assertEquals(Problem.PromptTooLong, problemOf { engine.say("and") })
+        runBlocking { engine.reset() }
+        assertEquals(End.MODEL, engine.say(first).generation.end)
     }
 
     @Test fun `emoji arrive whole`() {
@@ -267,10 +270,9 @@ class EngineContractTest {
 
     @Test fun `a wrong tokenizer is refused`() {
         val json = temporary.newFile().apply { writeText("""{"version": "1.0"}""") }
-        val vocab = temporary.newFile().apply { writeText("""{"model": {"type": "BPE", "vocab": 7}}""") }
         val text = temporary.newFile().apply { writeText("no tokenizer") }
         val empty = temporary.newFile()
-        for (wrong in listOf(json, vocab, text, empty, pte)) {
+        for (wrong in listOf(json, text, empty, pte)) {
             assertEquals(Problem.BadTokenizer(wrong.name), problemOf { runBlocking { open(tokenizer = wrong).load() } })
         }
     }

@@ -178,10 +178,10 @@ class ModelsScreenTest {
         FolderProvider.root = folder
         FolderProvider.listed = 0
         Robolectric.setupContentProvider(FolderProvider::class.java, FolderProvider.AUTHORITY)
-        return DocumentsContract.buildTreeDocumentUri(FolderProvider.AUTHORITY, "")
+        return DocumentsContract.buildTreeDocumentUri(FolderProvider.AUTHORITY, FolderProvider.ROOT_ID)
     }
 
-    /** A folder as the system's picker hands it out. Document ids are paths. */
+    /** A folder as the system's picker hands it out. Document ids are paths behind a name for the root. */
     class FolderProvider : ContentProvider() {
         override fun query(
             uri: Uri,
@@ -191,7 +191,7 @@ class ModelsScreenTest {
             sortOrder: String?,
         ): Cursor {
             val columns = checkNotNull(projection)
-            val folder = File(root, DocumentsContract.getDocumentId(uri))
+            val folder = file(uri)
             val isChildren = uri.lastPathSegment == "children"
             if (isChildren) listed++
             return MatrixCursor(columns).apply {
@@ -202,17 +202,16 @@ class ModelsScreenTest {
         }
 
         private fun value(file: File, column: String): Any? = when (column) {
-            Document.COLUMN_DOCUMENT_ID -> file.relativeTo(root).path
+            Document.COLUMN_DOCUMENT_ID -> "$ROOT_ID${file.relativeTo(root).path}"
             Document.COLUMN_DISPLAY_NAME -> file.name
             Document.COLUMN_MIME_TYPE -> if (file.isDirectory) Document.MIME_TYPE_DIR else "application/octet-stream"
             Document.COLUMN_SIZE -> if (file.isDirectory) null else file.length()
             else -> null
         }
 
-        override fun openFile(uri: Uri, mode: String): ParcelFileDescriptor = ParcelFileDescriptor.open(
-            File(root, DocumentsContract.getDocumentId(uri)),
-            ParcelFileDescriptor.MODE_READ_ONLY,
-        )
+        override fun openFile(uri: Uri, mode: String): ParcelFileDescriptor = ParcelFileDescriptor.open(file(uri), ParcelFileDescriptor.MODE_READ_ONLY)
+
+        private fun file(uri: Uri) = File(root, DocumentsContract.getDocumentId(uri).removePrefix(ROOT_ID))
 
         override fun onCreate() = true
 
@@ -226,6 +225,7 @@ class ModelsScreenTest {
 
         companion object {
             const val AUTHORITY = "org.etpipeline.demo.test.documents"
+            const val ROOT_ID = "primary:"
             var root = File("")
             var listed = 0
         }

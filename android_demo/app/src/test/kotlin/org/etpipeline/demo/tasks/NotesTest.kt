@@ -55,7 +55,7 @@ class NotesTest {
         rule.onNodeWithTag("new-note").performClick()
         rule.onNodeWithTag("note-text").performTextInput("Last words")
         activity.pause().stop() // the main thread's clock stands still: it is not the autosave
-        rule.waitUntil(30_000) { notes.all().values.map { it.text } == listOf("Last words") }
+        rule.waitFor { notes.all().values.map { it.text } == listOf("Last words") }
     }
 
     @Test

@@ -1,0 +1,42 @@
+package org.etpipeline.demo.screens
+
+import androidx.compose.ui.test.junit4.v2.createEmptyComposeRule
+import org.etpipeline.demo.PHONE
+import org.etpipeline.demo.PHONE_DARK
+import org.etpipeline.demo.TestApp
+import org.junit.Rule
+import org.junit.Test
+import org.junit.runner.RunWith
+import org.robolectric.RobolectricTestRunner
+import org.robolectric.RuntimeEnvironment
+import org.robolectric.annotation.Config
+import org.robolectric.annotation.GraphicsMode
+
+/** Every screen looks as in its picture in `src/test/screenshots`; `make screenshots` draws the pictures again. */
+@RunWith(RobolectricTestRunner::class)
+@GraphicsMode(GraphicsMode.Mode.NATIVE)
+@Config(sdk = [35], application = TestApp::class)
+class PhoneScreenshotTest {
+    @get:Rule val rule = createEmptyComposeRule()
+
+    @Test fun `light`() = rule.checkPictures("phone-light", PHONE)
+
+    @Test fun `dark`() = rule.checkPictures("phone-dark", PHONE_DARK)
+
+    /** Long words, in letters twice as large. */
+    @Test
+    fun `German in the largest letters`() {
+        RuntimeEnvironment.setFontScale(2f)
+        rule.checkPictures("phone-german-large", "de-$PHONE", FEW)
+    }
+
+    /** There is no Arabic text; this shows that everything is mirrored. */
+    @Test fun `from right to left`() = rule.checkPictures("phone-rtl", "ar-ldrtl-$PHONE", FEW)
+
+    @Test fun `small, and turned`() =
+        rule.checkPictures("small-landscape", "w640dp-h320dp-land-notnight-xhdpi", listOf("chat", "symptom-check", "models"))
+
+    private companion object {
+        val FEW = listOf("chat", "chat-too-large", "tasks", "symptom-check", "models", "benchmark-report")
+    }
+}

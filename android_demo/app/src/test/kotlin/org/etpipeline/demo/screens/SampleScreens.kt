@@ -1,0 +1,220 @@
+package org.etpipeline.demo.screens
+
+import androidx.compose.runtime.Composable
+import java.io.File
+import org.etpipeline.core.AnswerStats
+import org.etpipeline.core.BenchmarkReport
+import org.etpipeline.core.BenchmarkRound
+import org.etpipeline.core.Check
+import org.etpipeline.core.Conversation
+import org.etpipeline.core.FileInfo
+import org.etpipeline.core.Fit
+import org.etpipeline.core.Gate
+import org.etpipeline.core.Manifest
+import org.etpipeline.core.Memory
+import org.etpipeline.core.Note
+import org.etpipeline.core.Percentiles
+import org.etpipeline.core.Phase
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Quality
+import org.etpipeline.core.Role
+import org.etpipeline.core.SavedMessage
+import org.etpipeline.core.Speed
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.core.TaskScore
+import org.etpipeline.core.percentiles
+import org.etpipeline.core.readManifest
+import org.etpipeline.demo.Place
+import org.etpipeline.demo.Startup
+import org.etpipeline.demo.benchmark.BenchmarkActions
+import org.etpipeline.demo.benchmark.BenchmarkContent
+import org.etpipeline.demo.benchmark.BenchmarkState
+import org.etpipeline.demo.bundleFolder
+import org.etpipeline.demo.chat.ChatActions
+import org.etpipeline.demo.chat.ChatContent
+import org.etpipeline.demo.chat.ChatState
+import org.etpipeline.demo.chat.HistoryContent
+import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.demo.models.Importing
+import org.etpipeline.demo.models.Measured
+import org.etpipeline.demo.models.ModelItem
+import org.etpipeline.demo.models.ModelsActions
+import org.etpipeline.demo.models.ModelsContent
+import org.etpipeline.demo.models.ModelsState
+import org.etpipeline.demo.tasks.NoteActions
+import org.etpipeline.demo.tasks.NoteContent
+import org.etpipeline.demo.tasks.NotesActions
+import org.etpipeline.demo.tasks.NotesContent
+import org.etpipeline.demo.tasks.NotesState
+import org.etpipeline.demo.tasks.ShareActions
+import org.etpipeline.demo.tasks.ShareContent
+import org.etpipeline.demo.tasks.TaskActions
+import org.etpipeline.demo.tasks.TaskContent
+import org.etpipeline.demo.tasks.TaskForm
+import org.etpipeline.demo.tasks.TaskListContent
+import org.etpipeline.demo.tasks.TaskRun
+import org.etpipeline.demo.tasks.TasksState
+
+/** A screen of the app in a state of which a picture is kept. */
+class SampleScreen(val place: Place, val content: @Composable () -> Unit)
+
+/** Every screen, by the name of its picture. The figures on them are made up: measured ones would differ each time. */
+val sampleScreens: Map<String, SampleScreen> = buildMap {
+    fun screen(place: Place, name: String, content: @Composable () -> Unit) = put(name, SampleScreen(place, content))
+
+    screen(Place.CHAT, "chat-welcome") { Chat(ready) }
+    screen(Place.CHAT, "chat-no-model") { Chat(ChatState(startup = Startup.State(isDone = true))) }
+    screen(Place.CHAT, "chat") { Chat(ready.copy(conversation = conversation(italy))) }
+    screen(Place.CHAT, "chat-writing") {
+        val coming = SavedMessage(Role.ASSISTANT, "The capital of", unfinished = true)
+        val turns = italy + SavedMessage(Role.USER, "And of Spain?") + coming
+        Chat(ready.copy(conversation = conversation(turns), phase = ChatState.Phase.WRITING, leftOut = 4))
+    }
+    screen(Place.CHAT, "chat-too-large") {
+        val problem = Problem.NotEnoughMemory(6_000_000_000, 3_700_000_000, 1_200_000_000)
+        val model = ModelHolder.State.Failed(stored(large), problem)
+        Chat(ready.copy(model = model, conversation = conversation(italy.take(1)), problem = problem))
+    }
+    screen(Place.CHAT, "history") {
+        val titles = listOf("What is the capital of Italy?", "Thank you!", "How much is 17 + 25? And what is left of it if I take away nine?")
+        val chats = titles.mapIndexed { i, title -> Conversation("$i", "tiny", title, DAY - 10 * i * 3_600_000L, italy) }
+        HistoryContent(chats, ChatActions(), onClose = {})
+    }
+
+    screen(Place.TASKS, "tasks") { TaskListContent(TasksState(tiny), {}, {}, {}) }
+    screen(Place.TASKS, "smart-reply") {
+        val answer = "Sure, I will bring the tent.\nSorry, I have no tent.\nShall I bring the umbrella, too?"
+        Task("smart_reply", "Can you bring the tent to the beach?", answer)
+    }
+    screen(Place.TASKS, "translate") { Task("translate", "The train arrives at eight o'clock.", "Le train arrive à huit heures.") }
+    screen(Place.TASKS, "symptom-check") {
+        val answer = "Rest your ankle, cool it and raise the leg.\n\nSee a doctor if you cannot walk on it, or if it lasts more than a week."
+        Task("symptom_check", "I have had a sprained ankle for two days.", answer)
+    }
+    screen(Place.TASKS, "share") { ShareContent("The train arrives at eight o'clock.", TasksState(tiny).tasks, ShareActions()) }
+    screen(Place.TASKS, "notes") {
+        val notes = listOf(
+            Note("1", "Priya went to the market. We needed nine pencils. All together they cost 80 euros.", DAY),
+            Note("2", "Bring the tent\nBring the umbrella", DAY - 86_400_000),
+        )
+        NotesContent(NotesState(notes), NotesActions())
+    }
+    screen(Place.TASKS, "notes-empty") { NotesContent(NotesState(emptyList()), NotesActions()) }
+    screen(Place.TASKS, "note") {
+        val text = "Priya went to the market. We needed nine pencils. All together they cost 80 euros."
+        val run = TaskRun("summarize", text, phase = TaskRun.Phase.DONE, answer = "Priya bought nine pencils for 80 euros.", stats = stats)
+        NoteContent(text, run, NoteActions(summarize = {}))
+    }
+
+    screen(Place.MODELS, "models") { ModelsContent(ModelsState(models), ModelsActions()) }
+    screen(Place.MODELS, "models-import") {
+        val importing = Importing("qwen3-0.6b-8da4w-g32-xnnpack.zip", 310_000_000, 498_000_000)
+        ModelsContent(ModelsState(models.take(1), importing), ModelsActions())
+    }
+    screen(Place.MODELS, "models-refused") {
+        ModelsContent(ModelsState(models.take(1), problem = Problem.WrongHash("xnnpack.pte")), ModelsActions())
+    }
+    screen(Place.MODELS, "models-empty") { ModelsContent(ModelsState(emptyList()), ModelsActions()) }
+
+    screen(Place.BENCHMARK, "benchmark") {
+        val progress = BenchmarkState.Progress(2, 5, Phase.MEASURE)
+        BenchmarkContent(BenchmarkState(tiny, progress = progress, isPlugged = true), BenchmarkActions())
+    }
+    screen(Place.BENCHMARK, "benchmark-report") {
+        BenchmarkContent(BenchmarkState(tiny, report = report, isPlugged = false), BenchmarkActions())
+    }
+}
+
+@Composable
+private fun Chat(state: ChatState) = ChatContent(state, ChatActions(), onHistory = {})
+
+@Composable
+private fun Task(key: String, text: String, answer: String) {
+    val run = TaskRun(key, text, phase = TaskRun.Phase.DONE, answer = answer, stats = stats)
+    TaskContent(key, TasksState(tiny).tasks.getValue(key), TaskForm(text), run, TaskActions())
+}
+
+private const val DAY = 1_700_000_000_000L // some noon in 2023
+
+private fun spread(middle: Double) = Percentiles(middle * 0.9, middle, middle * 1.2)
+
+private val speed = Speed(
+    where = "Galaxy S24",
+    threads = 4,
+    promptTokens = 128,
+    decodeTokens = 64,
+    loadMs = spread(210.0),
+    ttftMs = spread(340.0),
+    prefillTokS = spread(376.0),
+    decodeTokS = spread(41.3),
+    programRssBytes = 560_000_000,
+    peakRssBytes = 690_000_000,
+)
+
+/** Tasks, chat format and programs are those of the built-in bundle. */
+private val manifest: Manifest = readManifest(File(bundleFolder, Manifest.FILE_NAME).readText()).let {
+    it.copy(
+        what = it.what.copy(name = "tiny_assistant", parameters = 1_967_808, licence = "apache-2.0"),
+        files = it.files.mapValues { FileInfo(800_000, "0".repeat(64)) },
+        memory = Memory(1_580_160, 1_048_576, 9_560_064, 11_140_224, 1_000_000_000),
+        quality = Quality(tasks = mapOf("smart_reply" to TaskScore(100.0, 98.0, 50)), gate = Gate(emptyMap(), emptyList(), true)),
+        speed = listOf(speed),
+    )
+}
+
+private val large = manifest.copy(
+    what = manifest.what.copy(name = "qwen3_4b", parameters = 4_022_468_096),
+    memory = Memory(2_400_000_000, 300_000_000, 2_900_000_000, 3_100_000_000, 6_000_000_000),
+    quality = Quality(
+        tasks = mapOf("translate" to TaskScore(96.0, 71.0, 50)),
+        gate = Gate(emptyMap(), listOf(Check("task translate", 25.0, 2.0, false)), false),
+    ),
+    speed = emptyList(),
+)
+
+private fun stored(manifest: Manifest, bytes: Long = manifest.memory.weightsBytes) =
+    StoredBundle(manifest.what.name, File(manifest.what.name), manifest, null, bytes)
+
+private val tiny = stored(manifest)
+private val program = manifest.programs.first()
+
+private val models = listOf(
+    ModelItem(tiny, true, 3_700_000_000, Fit.FITS, program, measured = Measured(speed, here = true)),
+    ModelItem(
+        stored(large), false, 3_700_000_000, Fit.TOO_LARGE, program,
+        refusal = Problem.NotEnoughMemory(6_000_000_000, 3_700_000_000, 1_200_000_000),
+    ),
+    ModelItem(
+        StoredBundle("smollm2_360m", File("smollm2_360m"), null, Problem.MissingFile("xnnpack.pte"), 4_096), totalRam = 3_700_000_000,
+        refusal = Problem.MissingFile("xnnpack.pte"),
+    ),
+)
+
+private val stats = AnswerStats(24, 8, 42.0, 41.3, "MODEL")
+
+private val italy = listOf(
+    SavedMessage(Role.USER, "My name is Emma."),
+    SavedMessage(Role.ASSISTANT, "Nice to meet you, Emma! 😊", stats.copy(tokens = 7)),
+    SavedMessage(Role.USER, "What is the capital of Italy?"),
+    SavedMessage(Role.ASSISTANT, "The capital of Italy is Rome.", stats),
+)
+
+private fun conversation(turns: List<SavedMessage>) = Conversation("sample", "tiny", turns.first().text, DAY, turns)
+
+private val ready = ChatState(
+    model = ModelHolder.State.Ready(tiny, program, 210),
+    startup = Startup.State(isDone = true),
+)
+
+private val report = listOf(43.0, 42.1, 41.3, 36.4, 33.0).let { rates ->
+    BenchmarkReport(
+        bundle = "tiny_assistant",
+        file = program.file,
+        sha256 = "0".repeat(64),
+        speed = speed.copy(decodeTokS = percentiles(rates)),
+        rounds = rates.map { BenchmarkRound(210.0, 128, 340.0, 376.0, 64, it, 690_000_000) },
+        thermalBefore = "none",
+        thermalAfter = "light",
+        batteryMahPer1000Tokens = 2.4,
+    )
+}
