@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 def commands():
     """Every command line in a code block of README and CONTRIBUTING."""
-    for page in ("README.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "android_demo/README.md"):
         for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             for line in block.splitlines():
                 yield line.split("#")[0].strip()
@@ -53,6 +53,6 @@ def test_et_pipeline_commands_of_the_readme_compose(line, command, tmp_path):
 
 
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [*ROOT.glob("*.md"), ROOT / "android_demo" / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

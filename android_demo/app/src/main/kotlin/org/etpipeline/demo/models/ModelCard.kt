@@ -79,7 +79,7 @@ internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, 
                     }
                     if (item.selected) {
                         Sign(Icons.Default.Check, stringResource(R.string.models_selected), MaterialTheme.colorScheme.primary)
-                    } else {
+                    } else if (item.refusal == null) {
                         Button(onClick = select) { Text(stringResource(R.string.models_use)) }
                     }
                 }
@@ -147,7 +147,10 @@ private fun MemoryFact(item: ModelItem, manifest: Manifest) {
         when (item.fit) {
             Fit.FITS -> Sign(Icons.Default.CheckCircle, stringResource(R.string.models_fit_fits), color)
             Fit.TIGHT -> Sign(Icons.Default.Warning, stringResource(R.string.models_fit_tight), color)
-            Fit.TOO_LARGE -> Sign(Icons.Default.Warning, stringResource(R.string.models_fit_too_large), color)
+            Fit.TOO_LARGE -> {
+                Sign(Icons.Default.Warning, stringResource(R.string.models_fit_too_large), color)
+                item.refusal?.let { Line(it.text(resources)) } // with the numbers
+            }
             null -> Unit
         }
     }

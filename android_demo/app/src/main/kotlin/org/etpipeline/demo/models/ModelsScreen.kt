@@ -121,7 +121,7 @@ private fun ImportButton(actions: ModelsActions) {
     Box {
         ExtendedFloatingActionButton(
             text = { Text(stringResource(R.string.models_import)) },
-            icon = { Icon(Icons.Default.Add, contentDescription = null) },
+            icon = { Icon(Icons.Default.Add, stringResource(R.string.models_import)) }, // its text is not read out
             onClick = { open = true },
             modifier = Modifier.testTag("import"),
         )

@@ -94,7 +94,7 @@ fun NotesContent(state: NotesState, actions: NotesActions, modifier: Modifier = 
         floatingActionButton = {
             ExtendedFloatingActionButton(
                 text = { Text(stringResource(R.string.notes_new)) },
-                icon = { Icon(Icons.Default.Add, contentDescription = null) },
+                icon = { Icon(Icons.Default.Add, stringResource(R.string.notes_new)) }, // its text is not read out
                 onClick = actions.create,
                 modifier = Modifier.testTag("new-note"),
             )

@@ -23,6 +23,10 @@ class PhoneScreenshotTest {
 
     @Test fun `dark`() = rule.checkPictures("phone-dark", PHONE_DARK)
 
+    /** All of it, without scrolling. */
+    @Test fun `tall`() =
+        rule.checkPictures("phone-tall", "w411dp-h1500dp-port-notnight-xhdpi", listOf("benchmark-report", "models"))
+
     /** Long words, in letters twice as large. */
     @Test
     fun `German in the largest letters`() {
