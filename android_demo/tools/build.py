@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import api_check
 import host
 from apk import PAGE, ApkWriter, misaligned, page_size
 from artifacts import ROOT, Artifact, BuildError, fetch, fetch_all, read_lock, sha256_of
@@ -161,7 +162,7 @@ def prepare() -> Toolbox:
     jars: dict[str, list[Path]] = {}
     aars: dict[str, list[Path]] = {}
     for artifact, path in files.items():
-        if artifact.kind == "jar":
+        if artifact.kind in ("jar", "signature"):
             jars.setdefault(artifact.scope, []).append(path)
             continue
         folder = BUILD / "aar" / path.stem
@@ -384,7 +385,31 @@ def compile_app(tools: Toolbox, resources: Resources) -> tuple[Path, Path]:
     libraries = tools.libraries
     core = compile_kotlin(tools, "core", CORE / "main", class_path(tools.jars["app"]))
     path = class_path(core, libraries, resources.classes, tools.android)
-    return core, compile_kotlin(tools, "app", APP / "main", path)
+    app = compile_kotlin(tools, "app", APP / "main", path)
+    check_apis(tools, [core, app, tools.runtime / "classes.jar"], [*tools.jars["app"], resources.classes])
+    return core, app
+
+
+def check_apis(tools: Toolbox, classes: Sequence[Path], libraries: Sequence[Path]) -> None:
+    """Stops at APIs that are hidden, or newer than minSdk and not listed: see `api_check`."""
+    found = ((re.match(r"gummy-bears-api-(\d+)-", path.name), path) for path in tools.jars["tool"])
+    signatures = {int(match[1]): path for match, path in found if match}
+    lowest, highest = int(read_settings().min_sdk), max(signatures)
+    if lowest not in signatures:
+        raise BuildError(f"dependencies.lock has no signatures of API {lowest}, which is minSdk: see TOOLS in lock.py.")
+    files = [tools.tool("animal-sniffer-"), tools.tool("asm-"), signatures[lowest], signatures[highest]]
+    sources = [CORE / "main" / "kotlin", APP / "main" / "kotlin"]
+
+    def make(folder: Path) -> None:
+        java: list[str | Path] = ["java", "-cp", class_path(files[:2]), api_check.CHECKER, *files[2:]]
+        output = run(*java, class_path(classes), class_path(libraries))
+        (folder / "uses.txt").write_text(output)
+        count = api_check.check(output, sources, lowest, highest)
+        say(f"no hidden API; {count} uses newer than API {lowest}, all listed with their guards")
+
+    scripts = [Path(api_check.__file__), api_check.CHECKER, api_check.LISTED]
+    names = [path.name for path in (*files, *libraries)]
+    step("api-check", "which Android APIs are used", [*classes, *sources, *scripts, *names], make)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -572,7 +597,15 @@ def run_tests(groups: Sequence[Tests], tools: Toolbox) -> bool:
     for group in groups:
         say(f"testing {group.name}: {len(group.classes)} classes")
         output = (results / f"{group.name}.log").open("wb")
-        command = ["java", "-Xmx2g", f"-XX:ErrorFile={results}/crash_%p.log", *group.options, "-cp", class_path(runner) + os.pathsep + group.path, "RunTests"]
+        command = [
+            "java",
+            "-Xmx2g",
+            f"-XX:ErrorFile={results}/crash_%p.log",
+            *group.options,
+            "-cp",
+            class_path(runner) + os.pathsep + group.path,
+            "RunTests",
+        ]
         command += [str(results / f"{group.name}.txt"), *group.classes]
         running.append((group, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT / "app")))
     passed = failed = skipped = 0

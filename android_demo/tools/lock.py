@@ -35,6 +35,11 @@ TOOLS = [
     ("tool", "org.apktool:apktool-lib:3.0.3"),  # for the aapt2 inside
     ("tool", "org.jetbrains.kotlin:kotlin-compose-compiler-plugin-embeddable:{kotlin}"),
     ("tool", "org.jetbrains.kotlin:kotlin-serialization-compiler-plugin-embeddable:{kotlin}"),
+    # For ApiCheck.java: Android's public API of minSdk, and of the highest level that there is such a file of.
+    ("tool", "com.toasttab.android:gummy-bears-api-26:0.15.0"),
+    ("tool", "com.toasttab.android:gummy-bears-api-33:0.10.0"),
+    ("tool", "org.codehaus.mojo:animal-sniffer:1.27"),
+    ("tool", "org.ow2.asm:asm:9.10.1"),
     ("tool", "org.robolectric:android-all:17-robolectric-16653203"),  # to compile against
     # Android 15: later ones are Java 21 bytecode, and the tests run on a JDK 17.
     ("robolectric", "org.robolectric:android-all:15-robolectric-13954326"),
@@ -230,7 +235,9 @@ def with_files(modules: Mapping[Module, str]) -> dict[Module, str]:
     return {module: version for module, version in modules.items() if not is_covered(module)}
 
 
-def lock_entry(scope: str, module: Module, version: str, kinds: tuple[str, ...] = ("aar", "jar")) -> Artifact | None:
+def lock_entry(
+    scope: str, module: Module, version: str, kinds: tuple[str, ...] = ("aar", "jar", "signature")
+) -> Artifact | None:
     """The module's file with its SHA-256; None for a module without a file (a BOM)."""
     for kind in kinds:
         artifact = Artifact(scope, module.group, module.name, version, kind, "-")

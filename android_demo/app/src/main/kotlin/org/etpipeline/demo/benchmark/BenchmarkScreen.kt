@@ -116,7 +116,11 @@ fun BenchmarkContent(state: BenchmarkState, actions: BenchmarkActions, modifier:
                 Modifier.widthIn(max = READABLE_WIDTH).verticalScroll(rememberScrollState()).padding(16.dp),
                 Arrangement.spacedBy(16.dp),
             ) {
-                state.problem?.let { ErrorCard(it.text(LocalResources.current), onDismiss = actions.dismiss, onRetry = actions.start) }
+                state.problem?.let { problem ->
+                    // With a report on the screen it was the export that failed, and measuring again would lose the report.
+                    val onRetry = actions.start.takeIf { state.report == null }
+                    ErrorCard(problem.text(LocalResources.current), onDismiss = actions.dismiss, onRetry = onRetry)
+                }
                 Plan(state, actions)
                 state.report?.let { Report(it, state.isPlugged, actions) }
             }

@@ -8,6 +8,7 @@ import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
 import java.io.IOException
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.flow.MutableStateFlow
@@ -59,13 +60,18 @@ class BenchmarkViewModel(private val services: Services) : ViewModel() {
         viewModelScope.launch {
             services.models.state.collect {
                 val chosen = services.models.bundle
-                _state.update { if (it.bundle?.id == chosen?.id) it else it.copy(bundle = chosen, report = null, problem = null) }
+                if (state.value.bundle?.id != chosen?.id) {
+                    job?.cancel() // its report would be taken for that of the model that is shown now
+                    _state.update { it.copy(bundle = chosen, report = null, problem = null) }
+                }
             }
         }
-        viewModelScope.launch(services.io) {
-            val battery = services.phone.battery()
-            _state.update { it.copy(isPlugged = battery?.plugged) }
-        }
+        viewModelScope.launch(services.io) { lookAtPlug() }
+    }
+
+    private fun lookAtPlug() {
+        val battery = services.phone.battery()
+        _state.update { it.copy(isPlugged = battery?.plugged) }
     }
 
     fun change(plan: BenchmarkPlan) = _state.update { it.copy(plan = plan) }
@@ -76,6 +82,7 @@ class BenchmarkViewModel(private val services: Services) : ViewModel() {
         _state.update { it.copy(progress = BenchmarkState.Progress(0, plan.rounds, Phase.LOAD), report = null, problem = null) }
         job = viewModelScope.launch(Dispatchers.Default) {
             try {
+                lookAtPlug()
                 val report = measure(services, plan) { done, of, phase ->
                     _state.update { it.copy(progress = BenchmarkState.Progress(done, of, phase)) }
                 }
@@ -107,6 +114,9 @@ class BenchmarkViewModel(private val services: Services) : ViewModel() {
                 }
             } catch (error: IOException) {
                 _state.update { it.copy(problem = Problem.Storage(error.message ?: "")) }
+            } catch (error: RuntimeException) { // a documents provider is foreign code
+                if (error is CancellationException) throw error
+                _state.update { it.copy(problem = Problem.Storage(error.message ?: error.javaClass.simpleName)) }
             }
         }
     }

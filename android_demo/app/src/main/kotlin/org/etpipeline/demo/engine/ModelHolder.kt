@@ -124,25 +124,29 @@ class ModelHolder(
     }
 
     private suspend fun engine(): LlmEngine {
-        val chosen = bundle ?: throw BundleException(Problem.NoModel)
-        loaded?.let { (id, engine) -> if (id == chosen.id) return engine }
-        free()
-        try {
-            val program = check(chosen)
-            _state.value = State.Loading(chosen)
-            val engine = newEngine(chosen, program)
-            loaded = chosen.id to engine
-            val loadMs = engine.load()
-            _state.value = State.Ready(chosen, program, loadMs)
-            return engine
-        } catch (error: Exception) {
+        while (true) {
+            val chosen = bundle ?: throw BundleException(Problem.NoModel)
+            loaded?.let { (id, engine) -> if (id == chosen.id) return engine }
             free()
-            _state.value = when (error) {
-                is BundleException -> State.Failed(chosen, error.problem)
-                is EngineException -> State.Failed(chosen, error.problem)
-                else -> State.Selected(chosen)
+            val loading = State.Loading(chosen)
+            _state.value = loading
+            // If another model is selected meanwhile, that one stays selected, and it is loaded instead.
+            fun become(next: State): Boolean = _state.compareAndSet(loading, next)
+            try {
+                val program = check(chosen)
+                val engine = newEngine(chosen, program)
+                loaded = chosen.id to engine
+                val loadMs = engine.load()
+                if (become(State.Ready(chosen, program, loadMs))) return engine
+            } catch (error: Exception) {
+                free()
+                val next = when (error) {
+                    is BundleException -> State.Failed(chosen, error.problem)
+                    is EngineException -> State.Failed(chosen, error.problem)
+                    else -> State.Selected(chosen)
+                }
+                if (become(next) || next is State.Selected) throw error
             }
-            throw error
         }
     }
 
