@@ -31,8 +31,13 @@ class Frozen(BaseModel):
 class Checkpoint(Frozen):
     """Where the original weights come from."""
 
-    source: str = Field(description="builtin:<name>, a local folder in Hugging Face layout, or a hub id")
+    source: str = Field(
+        description="builtin:<name>, a local folder in Hugging Face layout, a hub id, a .gguf file, or random"
+    )
     revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
+    architecture: dict[str, Any] | None = Field(
+        default=None, description="the source's config.json: with it, plan and source=random need no download"
+    )
 
 
 class ExportForm(Frozen):
@@ -51,7 +56,7 @@ class Model(Checkpoint, ExportForm):
     @property
     def checkpoint(self) -> Checkpoint:
         """The part that `acquire` reads."""
-        return Checkpoint(source=self.source, revision=self.revision)
+        return Checkpoint(source=self.source, revision=self.revision, architecture=self.architecture)
 
     @property
     def form(self) -> ExportForm:
