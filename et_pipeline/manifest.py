@@ -288,7 +288,9 @@ class StageCost(Model):
 
     wall_s: Seconds = Field(description="Elapsed time, in seconds.")
     cpu_s: Seconds = Field(description="Processor time of all threads, in seconds.")
-    peak_rss_bytes: Bytes = Field(description="Highest resident memory, in bytes.")
+    peak_rss_bytes: Bytes = Field(
+        description="Highest resident memory, in bytes; on Linux without mapped files, which the system can take back."
+    )
 
 
 class Sample(Model):

@@ -58,6 +58,22 @@ def test_run_stage_returns_figures_cost_and_progress(stage, tmp_path):
     assert "noise" in (tmp_path / "log.txt").read_text()
 
 
+def test_peak_memory_is_anonymous_memory(stage, tmp_path):
+    (tmp_path / "mapped").write_bytes(bytes(300_000_000))
+    _, cost, _ = stage(
+        """
+        import mmap, time
+        with (out.parent / "mapped").open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+            sum(mapped[i] for i in range(0, len(mapped), 4096))
+        block = torch.ones(400_000_000, dtype=torch.uint8)
+        time.sleep(0.3)
+        return {}
+        """
+    )
+    assert 400e6 < cost["peak_rss_bytes"] < 900e6
+
+
 def test_run_stage_hands_on_a_users_mistake(stage):
     with pytest.raises(UserError, match=r"config\.json is missing"):
         stage("raise UserError('config.json is missing')")

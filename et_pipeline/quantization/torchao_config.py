@@ -18,13 +18,16 @@ from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers
+from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers, load_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from et_pipeline.settings import Quantization
 
+SHARD_WEIGHTS = 250_000_000  # at a byte each; that many wait in memory to be written
 _INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009  torch's stubs do not know it
 _MAPPINGS = {
     "symmetric": MappingType.SYMMETRIC,
@@ -97,20 +100,55 @@ def _check_groups(what: str, width: int, group_size: int, key: str) -> None:
         raise UserError(f"{what} has rows of {width} weights, which {key}={group_size} does not divide")
 
 
-def save_quantized(model: PreTrainedModel, path: Path) -> None:
-    """Write the weights; the same model gives the same bytes in any process."""
-    with path.open("wb") as stream:  # a path's name would become part of the file
-        torch.save(dict(model.state_dict()), stream)
+def quantize_checkpoint(
+    folder: Path, q: Quantization, out: Path, on_module: Callable[[int, int], None] | None = None
+) -> None:
+    """Read a checkpoint module by module, quantize each at once, and write the weights; the model is never whole.
+
+    The files `quantized-00000.pt`, `quantized-00001.pt`, … have the same bytes in any process.
+
+    Args:
+        folder: a checkpoint in Hugging Face layout.
+        q: what to do.
+        out: an existing folder for the files.
+        on_module: called with (modules done, modules in all).
+
+    Raises:
+        UserError: the weights do not fit config.json or the recipe.
+    """
+    shard: dict[str, torch.Tensor] = {}
+    count = size = 0
+
+    def write() -> None:
+        nonlocal count, size
+        with (out / f"quantized-{count:05}.pt").open("wb") as stream:  # a path's name would become part of the file
+            torch.save(shard, stream)
+        shard.clear()
+        count, size = count + 1, 0
+
+    def convert(name: str, module: nn.Module) -> None:
+        nonlocal size
+        quantize_module(name, module, q)
+        for own, value in module.state_dict().items():
+            if "." not in own:  # its children come by themselves
+                shard[f"{name}.{own}"] = value
+                size += value.numel()
+        module.to("meta")
+        if size >= SHARD_WEIGHTS:
+            write()
+
+    load_model(folder, convert, on_module)
+    write()
 
 
-def load_quantized(folder: Path, path: Path, q: Quantization) -> PreTrainedModel:
-    """Rebuild the model of `save_quantized` from a checkpoint's config and the saved weights.
+def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedModel:
+    """Rebuild the model of `quantize_checkpoint` from a checkpoint's config and the saved weights.
 
-    The weights stay mapped to the file until they are used.
+    The weights stay mapped to their files until they are used.
 
     Args:
         folder: the checkpoint; only config.json is read.
-        path: what `save_quantized` wrote.
+        saved: the folder that `quantize_checkpoint` filled.
         q: the settings it was quantized with.
 
     Returns:
@@ -121,24 +159,26 @@ def load_quantized(folder: Path, path: Path, q: Quantization) -> PreTrainedModel
     """
     model, _ = build_skeleton(folder)
     fill_computed_buffers(model)
-    try:
-        weights = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise UserError(f"{path} is not a file of quantized weights: quantize again") from error
+    weights: dict[str, torch.Tensor] = {}
+    for path in sorted(saved.glob("quantized-*.pt")):
+        try:
+            weights |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+            raise UserError(f"{path} is not a file of quantized weights: quantize again") from error
     expected = model.state_dict()
     if weights.keys() != expected.keys():
         name = min(weights.keys() ^ expected.keys())
-        raise UserError(f"{path} does not belong to {folder}: tensor {name} is in only one of them")
+        raise UserError(f"{saved} does not belong to {folder}: tensor {name} is in only one of them")
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
-                f"{path} does not belong to {folder}: tensor {name} has shape {list(tensor.shape)} "
+                f"{saved} does not belong to {folder}: tensor {name} has shape {list(tensor.shape)} "
                 f"instead of {list(expected[name].shape)}"
             )
     model.load_state_dict(weights, assign=True)
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)) and _layout(module.weight) != _expected_layout(module, q):
-            raise UserError(f"{path} was not quantized with the given recipe: {name} differs; quantize again")
+            raise UserError(f"{saved} was not quantized with the given recipe: {name} differs; quantize again")
     return model.eval().requires_grad_(False)
 
 

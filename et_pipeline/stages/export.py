@@ -20,7 +20,7 @@ def run(
     inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, form: ExportForm
 ) -> dict[str, Any]:
     """Trace the quantized model with torch.export."""
-    model = load_quantized(inputs["checkpoint"], inputs["quantize"] / "quantized.pt", quantization)
+    model = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     facts = Facts.read(inputs["acquire"])
     decoder = Decoder(model, form)
     save_program(export_decoder(decoder), out / PROGRAM)

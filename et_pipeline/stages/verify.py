@@ -67,7 +67,7 @@ def run(
     original_ids = eager_answers(original, prompts, facts.eos_ids, budget, advance)
     del original
     gc.collect()
-    quantized = load_quantized(inputs["checkpoint"], inputs["quantize"] / "quantized.pt", quantization)
+    quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     quantized_logits = [_eager_logits(quantized, sequence, advance) for sequence in sequences]
     del quantized
     gc.collect()

@@ -10,7 +10,8 @@ from torch import nn
 
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import load_model
-from et_pipeline.quantization.torchao_config import load_quantized, quantize_module, save_quantized
+from et_pipeline.quantization import torchao_config
+from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint, quantize_module
 from et_pipeline.settings import Quantization
 
 BASE = Quantization(
@@ -76,12 +77,28 @@ def test_groups_that_do_not_divide(layer, message):
         quantize_module("x", layer, recipe(embedding_group_size=32))
 
 
+FIRST = "quantized-00000.pt"
+
+
+def test_small_shards_make_the_same_model(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchao_config, "SHARD_WEIGHTS", 1)
+    quantize_checkpoint(tiny_llama, BASE, tmp_path)
+    assert len(list(tmp_path.iterdir())) > 10
+    whole = load_model(tiny_llama, partial(quantize_module, q=BASE))
+    tokens = torch.arange(1, 20).unsqueeze(0)
+    with torch.no_grad():
+        assert torch.equal(load_quantized(tiny_llama, tmp_path, BASE)(tokens).logits, whole(tokens).logits)
+    (tmp_path / FIRST).unlink()
+    with pytest.raises(UserError, match="is in only one of them"):
+        load_quantized(tiny_llama, tmp_path, BASE)
+
+
 @pytest.mark.parametrize(("scheme", "group_size"), SCHEMES)
 def test_saved_and_loaded_computes_the_same(tiny_llama, tmp_path, scheme, group_size):
     q = recipe(scheme=scheme, group_size=group_size)
     model = load_model(tiny_llama, partial(quantize_module, q=q))
-    save_quantized(model, tmp_path / "q.pt")
-    again = load_quantized(tiny_llama, tmp_path / "q.pt", q)
+    quantize_checkpoint(tiny_llama, q, tmp_path)
+    again = load_quantized(tiny_llama, tmp_path, q)
     tokens = torch.arange(1, 20).unsqueeze(0)
     with torch.no_grad():
         assert torch.equal(model(tokens).logits, again(tokens).logits)
@@ -90,34 +107,33 @@ def test_saved_and_loaded_computes_the_same(tiny_llama, tmp_path, scheme, group_
 def test_same_bytes_in_two_processes(tiny_llama, tmp_path):
     code = f"""
 import sys
-from functools import partial
 from pathlib import Path
-from et_pipeline.models.checkpoint import load_model
-from et_pipeline.quantization.torchao_config import quantize_module, save_quantized
+from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.settings import Quantization
 q = Quantization.model_validate_json({BASE.model_dump_json()!r})
-save_quantized(load_model(Path({str(tiny_llama)!r}), partial(quantize_module, q=q)), Path(sys.argv[1]))
+quantize_checkpoint(Path({str(tiny_llama)!r}), q, Path(sys.argv[1]))
 """
     for seed in "12":
+        (tmp_path / seed).mkdir()
         subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / f"{seed}.pt")],
+            [sys.executable, "-c", code, str(tmp_path / seed)],
             check=True,
             env={**os.environ, "PYTHONHASHSEED": seed},
         )
-    digests = {hashlib.sha256((tmp_path / f"{seed}.pt").read_bytes()).hexdigest() for seed in "12"}
+    digests = {hashlib.sha256((tmp_path / seed / FIRST).read_bytes()).hexdigest() for seed in "12"}
     assert len(digests) == 1
 
 
 def test_file_of_something_else(tiny_llama, make_checkpoint, tmp_path):
-    save_quantized(load_model(tiny_llama, partial(quantize_module, q=BASE)), tmp_path / "q.pt")
+    quantize_checkpoint(tiny_llama, BASE, tmp_path)
     with pytest.raises(UserError, match="not quantized with the given recipe"):
-        load_quantized(tiny_llama, tmp_path / "q.pt", recipe(scheme="8da8w", group_size=0))
+        load_quantized(tiny_llama, tmp_path, recipe(scheme="8da8w", group_size=0))
     with pytest.raises(UserError, match="is in only one of them"):
-        load_quantized(make_checkpoint("llama", num_hidden_layers=1), tmp_path / "q.pt", BASE)
+        load_quantized(make_checkpoint("llama", num_hidden_layers=1), tmp_path, BASE)
     with pytest.raises(UserError, match="has shape"):
-        load_quantized(make_checkpoint("llama", intermediate_size=64), tmp_path / "q.pt", BASE)
-    content = (tmp_path / "q.pt").read_bytes()
+        load_quantized(make_checkpoint("llama", intermediate_size=64), tmp_path, BASE)
+    content = (tmp_path / FIRST).read_bytes()
     for damaged in (b"", b"x" * 100, content[: len(content) // 2]):
-        (tmp_path / "q.pt").write_bytes(damaged)
+        (tmp_path / FIRST).write_bytes(damaged)
         with pytest.raises(UserError, match="is not a file of quantized weights"):
-            load_quantized(tiny_llama, tmp_path / "q.pt", BASE)
+            load_quantized(tiny_llama, tmp_path, BASE)
