@@ -14,7 +14,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs clean \
+.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs bench-7b clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -94,7 +94,10 @@ format: $(READY) ## Let ruff put the code in order
 	$(BIN)/ruff format .
 
 docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and pictures made from it
-	$(BIN)/python -m et_pipeline.report.docs
+	$(BIN)/python -m et_pipeline.report.docs recipes
+
+bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size, random weights: an hour, 60 GB of disk
+	$(BIN)/python -m et_pipeline.report.docs full_size
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)
 	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -15,21 +15,30 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
 
 from et_pipeline import CONF
+from et_pipeline.backends import get_backend
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, UserError
-from et_pipeline.pipeline import Result, check, run
-from et_pipeline.plan import Plan, plan
-from et_pipeline.report import progress, tables
-from et_pipeline.settings import Settings, closest, first_line, load_settings, setting_names
-from et_pipeline.stages import acquire
+from et_pipeline.plan import Survey, survey
+from et_pipeline.report import plots, progress, tables
+from et_pipeline.settings import Device, Recipe, Settings, closest, first_line, load_settings, setting_names
+
+if TYPE_CHECKING:
+    from et_pipeline.pipeline import Result
 
 log = logging.getLogger("et_pipeline")
+
+ALL_DEVICES = "all"
+Option = TypeVar("Option", bound=BaseModel)
 
 _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
@@ -37,7 +46,7 @@ _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 def main() -> None:
     """Console entry of `et-pipeline`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, and we decide what each is worth
-    done: list[Result | Plan] = []
+    done: list[Result | Survey] = []
     mistakes: list[str] = []
     formats: set[str] = set()
 
@@ -46,7 +55,7 @@ def main() -> None:
         outputs = Path(HydraConfig.get().runtime.output_dir)
         try:
             settings = load_settings(composed)
-            check(settings)
+            _check(settings)
             formats.add(settings.format)
             done.append(_one(settings, outputs))
         except (UserError, OSError) as error:
@@ -60,7 +69,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
     elif done and log.isEnabledFor(logging.INFO):
         tables.show(done)
-    manifests = [each.manifest for each in done if isinstance(each, Result) and each.manifest is not None]
+    manifests = [each.manifest for each in done if not isinstance(each, Survey) and each.manifest is not None]
     failed = [check for manifest in manifests for check in manifest.quality.gate.checks if not check.passed]
     if failed:
         sentence = tables.check_sentence(failed[0])
@@ -70,14 +79,70 @@ def main() -> None:
     sys.exit(code or (EXIT_USER if mistakes else EXIT_GATE if failed else 0))
 
 
-def _one(settings: Settings, outputs: Path) -> Result | Plan:
+def _one(settings: Settings, outputs: Path) -> Result | Survey:
     if settings.mode == "plan":
-        return plan(settings, acquire.resolve(settings.model.checkpoint))
+        return _plan(settings)
+    if settings.device.name == ALL_DEVICES:
+        raise UserError(f"device={ALL_DEVICES} is for mode=plan; choose one phone, or add mode=plan")
+    if settings.plot is not None:
+        raise UserError(f"plot={settings.plot} is for mode=plan; leave it out, or add mode=plan")
+    from et_pipeline.pipeline import run
+
     face = progress.face(quiet=settings.format == "json" or not log.isEnabledFor(logging.INFO))
     try:
         return run(settings, face, outputs)
     finally:
         face.close()
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what the backend cannot do. A plan is quick because it does not import the stages, unless for this."""
+    if not get_backend(settings.backend.name).supports(settings.recipe.quantization).ok or settings.mode == "run":
+        from et_pipeline.pipeline import check
+
+        check(settings)
+
+
+def _plan(settings: Settings) -> Survey:
+    if settings.plot is not None and settings.plot.suffix != ".svg":
+        raise UserError(f"plot={settings.plot} is not a name ending in .svg, the one format that is drawn")
+    every = settings.device.name == ALL_DEVICES
+    recipes = {} if every else _options("recipe", Recipe)
+    backend = get_backend(settings.backend.name)
+    usable = {name: recipe for name, recipe in recipes.items() if backend.supports(recipe.quantization).ok}
+    devices = _options("device", Device) if every else None
+    result = survey(settings, usable, devices)
+    if settings.plot is not None:
+        settings.plot.parent.mkdir(parents=True, exist_ok=True)
+        settings.plot.write_text(plots.survey_svg(result), encoding="utf-8")
+    return result
+
+
+def _options(group: str, kind: type[Option]) -> dict[str, Option]:
+    """Every option of a group that stands for itself, from all folders in which Hydra looks.
+
+    The files are read directly: composing each would take ten times as long as the plan.
+
+    Raises:
+        UserError: a file holds something else.
+    """
+    found: dict[str, Option] = {}
+    for source in HydraConfig.get().runtime.config_sources:
+        for path in sorted((Path(source.path) / group).glob("*.yaml")) if source.path else ():
+            try:
+                config = OmegaConf.load(path)
+                if path.stem in found or "defaults" in config:
+                    continue
+                plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            except (OmegaConfBaseException, YAMLError):  # made to be completed by others, or not asked for
+                continue
+            try:
+                found[path.stem] = kind.model_validate_json(json.dumps(plain))
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, first["loc"]))
+                raise UserError(f"{path} is not a {group}: {key or 'it'}: {first['msg'].lower()}") from error
+    return found
 
 
 def _forget(outputs: Path) -> None:

@@ -61,7 +61,7 @@ HEAVY = (
     Stage(
         "verify",
         ("acquire", "quantize", "lower"),
-        lambda s: {"quantization": s.recipe.quantization, "task": s.task, "verify": s.verify},
+        lambda s: {"quantization": s.recipe.quantization, "form": s.model.form, "task": s.task, "verify": s.verify},
         _EXPORT_LIBRARIES,
     ),
     Stage("measure", ("lower",), lambda s: {"measure": s.measure}, ("executorch",), host=True),
@@ -134,7 +134,8 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
     if held_out is not None:
         read_items(held_out)  # a broken line is better found now than after the export
     tick = face.start("acquire")
-    source = acquire.resolve(settings.model.checkpoint)
+    place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
+    source = acquire.resolve(settings.model.checkpoint, settings.seed, place)
     files = acquire.hash_files(source, tick)
     key = {"code": cache.code_version(acquire.__name__), "files": files, "form": settings.model.form.model_dump()}
     entry, reused = cache.build(

@@ -1,28 +1,70 @@
-"""The forecast: size, memory and speed from a checkpoint's headers alone, without torch, before anything heavy."""
+"""The forecast of size, memory, speed and export cost, from config.json and shapes alone, before anything heavy.
+
+Plain arithmetic, no torch. Where a figure of a formula was measured, its comment says on what; `tests/test_plan.py`
+holds the forecasts against real files and published speeds.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline.models.checkpoint import read_layout
-from et_pipeline.models.facts import read_facts
-from et_pipeline.settings import Quantization, Settings
+from et_pipeline.architecture import Architecture, Shapes, read_architecture
+from et_pipeline.errors import UserError
+from et_pipeline.models.checkpoint import INDEX, SINGLE, read_layout
+from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
-SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales in bf16
-SCALE_BYTES_CHANNEL = 4
+SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
+SCALE_BYTES = 4
+
+# A .pte beside its weights: operators, delegates' headers, padding, constants such as the rotation matrix. Measured on
+# models of one to four layers of seven families, 8da4w: 27, 50, 66 kB; the widths of the layers hardly matter.
+PTE_BYTES = 16_000
+PTE_BYTES_PER_LAYER = 11_500
+
 RUNTIME_BYTES = 500_000_000  # the app around the program: code, activations, packing buffers, Android's own share
-BANDWIDTH_SHARE = 0.55  # of the roofline that decoding reaches on phones: 0.5-0.6 in published measurements
+BANDWIDTH_SHARE = 0.55  # of the memory bandwidth that decoding reaches on phones: 0.5-0.6 in published measurements
+# A layer costs time even where its weights are few: starting operators, and attention. On two x86 cores SmolLM2-135M
+# took 1.2 ms longer for its 30 layers than its bytes at the bandwidth that Llama-3.2-1B reached. Assumed for phones.
+LAYER_SECONDS = 40e-6
+# The same layer measured with XNNPACK's kernels (2048 x 8192, two threads of x86): int4 with float activations streams
+# its weights at 0.6 of the rate of 8da4w, as unpacking costs more than reading.
+KERNEL_SHARE = {"int4_weight_only": 0.6}
+# Speed over a prompt of 128 tokens in the same measurement, 8da4w in groups being 1: 25.5 ms to 16.0, 15.4, 56, 52, 52.
+PREFILL_GROUPS = 1.0
+PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8_weight_only": 0.49, "fp32": 0.49}
+
+# Quantize, export and lower on two x86 cores. CPU seconds measured: 4 layers of 2 M weights 73, SmolLM2-135M 227,
+# Llama-3.2-1B 172, Llama-2-7B 315; the fit is within 12 % of each. Memory: 1.06 GB, 1.6 GB, -, 12.9 GB; within 15 %.
+EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 60, 5.2, 12e-9
+EXPORT_BYTES, EXPORT_BYTES_PER_LAYER, EXPORT_BYTES_PER_WEIGHT = 1_000_000_000, 12_000_000, 1.71
+FP32_FACTOR = 4  # unquantized weights wait in memory with four bytes instead of one
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Plan(BaseModel):
     """What to expect of a model with a recipe on a device. Sizes in bytes, speed in tokens per second.
 
-    `resident_bytes` is the whole app's memory; `decode_tok_s` is what the memory bus allows, which a small model does
-    not reach.
+    Attributes:
+        download_bytes: bf16 weights from the hub; 0 where the checkpoint is on this machine or random.
+        kv_cache_bytes: at the chosen context; `kv_by_context` at others.
+        resident_bytes: the whole app's memory.
+        limit_bytes: of one app on the device.
+        roofline_tok_s: what the memory bandwidth allows, if nothing else cost time.
+        decode_tok_s: expected at the beginning of a conversation.
+        decode_full_tok_s: expected when the context is full, and the cache is read with the weights.
+        ttft_s: expected until the first token after a prompt of `prompt_tokens`.
+        export_cpu_s: CPU time of quantizing, exporting and lowering on a machine like the one that was measured.
+        export_peak_bytes: most memory in that time; `host_bytes` is what this machine has, 0 if unknown.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,73 +72,271 @@ class Plan(BaseModel):
     model: str
     recipe: str
     device: str
+    family: str
     parameters: int
-    pte_bytes: int
+    download_bytes: int
     fp16_bytes: int
+    pte_bytes: int
+    max_context: int
     kv_cache_bytes: int
+    kv_by_context: dict[int, int]
     resident_bytes: int
     limit_bytes: int
+    ram_bytes: int
+    roofline_tok_s: float
     decode_tok_s: float
+    decode_full_tok_s: float
+    prefill_tok_s: float
+    prompt_tokens: int
+    ttft_s: float
+    export_cpu_s: float
+    export_peak_bytes: int
+    host_bytes: int
+
+    @property
+    def fits_phone(self) -> bool:
+        """Whether the phone has that much memory at all."""
+        return self.resident_bytes <= self.ram_bytes
 
     @property
     def fits(self) -> bool:
         """Whether the app stays under the device's limit per app."""
-        return self.resident_bytes <= self.limit_bytes
+        return self.fits_phone and self.resident_bytes <= self.limit_bytes
 
 
-def plan(settings: Settings, checkpoint: Path) -> Plan:
-    """Forecast a bundle.
+class Survey(BaseModel):
+    """One plan in full, and the same with other recipes on its device, or on other devices.
+
+    Attributes:
+        over: what the others differ in.
+        chosen: what was asked for; None where it was every device.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    over: str
+    chosen: Plan | None
+    plans: tuple[Plan, ...]
+
+
+def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, Device] | None) -> Survey:
+    """Forecast a bundle, and what it is compared with.
 
     Args:
         settings: the run.
-        checkpoint: a folder in Hugging Face layout; only headers and small files are read.
+        recipes: to show beside the chosen one, if that is on one device.
+        devices: to show with the chosen recipe, instead of its own device.
 
     Raises:
-        UserError: the checkpoint is incomplete or broken.
+        UserError: the model's config is missing or broken, or the recipe does not fit its shapes.
     """
-    facts = read_facts(checkpoint)
-    shapes = {name: info.shape for name, info in read_layout(checkpoint).items()}
-    streamed = size = 0
-    for name, shape in shapes.items():
-        stored = tensor_bytes(name, shape, settings.recipe)
-        size += stored
-        if "embed_tokens" not in name:
-            streamed += stored
-    if facts.tied_head:  # the head is quantized as a linear of its own
-        head = tensor_bytes("lm_head.weight", (facts.vocab_size, _hidden(shapes)), settings.recipe)
-        size, streamed = size + head, streamed + head
-    kv = kv_cache_bytes(facts.layers, facts.kv_heads, facts.head_dim, settings.model.max_context)
-    device = settings.device
+    known = read_model(settings.model)
+    check_groups(known, settings.recipe)
+    if devices is not None:
+        plans = [forecast(settings, known, settings.recipe, device) for device in devices.values()]
+        return Survey(over="device", chosen=None, plans=tuple(sorted(plans, key=lambda each: -each.decode_tok_s)))
+    chosen = forecast(settings, known, settings.recipe, settings.device)
+    others = {chosen.recipe: chosen}
+    for recipe in recipes.values():
+        try:
+            check_groups(known, recipe)
+        except UserError:  # not asked for, and not possible with this model
+            continue
+        others.setdefault(recipe.name, forecast(settings, known, recipe, settings.device))
+    return Survey(over="recipe", chosen=chosen, plans=tuple(sorted(others.values(), key=lambda each: each.pte_bytes)))
+
+
+def read_model(model: Model) -> Architecture:
+    """Read the architecture from the settings, from a folder here, or from the one file config.json of the hub.
+
+    Raises:
+        UserError: there is none, it is broken, or the context is longer than the model's.
+    """
+    where, config, stored = "model.architecture", model.architecture, None
+    if config is None:
+        from et_pipeline.models.facts import read_json
+
+        folder = _folder(model.checkpoint)
+        where = str(folder / "config.json")
+        config = read_json(folder / "config.json")
+        # A quantized checkpoint holds other tensors than the model has weights.
+        if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
+            layout = read_layout(folder)
+            stored = None if "quantization_config" in config else {name: info.shape for name, info in layout.items()}
+    known = read_architecture(config, where, stored)
+    if model.max_context > known.max_position:
+        raise UserError(
+            f"model.max_context={model.max_context} exceeds the {known.max_position} positions of this model; "
+            f"choose at most {known.max_position}"
+        )
+    return known
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    """A folder with the checkpoint's config.json; of a repository on the hub nothing else is downloaded."""
+    source = checkpoint.source
+    if source == "random" or source.endswith(".gguf"):
+        raise UserError(f"model.source={source} has no config.json; mode=plan needs its content in model.architecture")
+    name = source.removeprefix("builtin:")
+    if name != source:
+        from et_pipeline.stages.acquire import BUILTIN
+
+        if name not in BUILTIN:
+            raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
+        return BUILTIN[name]
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
+    if folder.is_dir():
+        return folder.resolve()
+    if not _on_hub(source):
+        raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    # It logs each of its retries, and the sentence below says enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    name = f"model.source={source}"
+    try:
+        return Path(hf_hub_download(source, "config.json", revision=checkpoint.revision)).parent
+    except GatedRepoError as error:
+        raise UserError(f"{name} is gated; accept its licence on the hub and log in with `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"{name} is not a folder here and not a repository on the hub (or it is private)") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name} is not a folder here, its config.json is not downloaded yet, and the hub cannot be reached; "
+            "mode=plan also takes its content as model.architecture"
+        ) from error
+
+
+def _on_hub(source: str) -> bool:
+    return _HUB_ID.fullmatch(source) is not None and not Path(source).is_dir()
+
+
+def check_groups(known: Architecture, recipe: Quantization) -> None:
+    """Refuse groups that do not divide the model's rows.
+
+    Raises:
+        UserError: names the first such tensor.
+    """
+    for name, shape in known.shapes.items():
+        embedding = "embed_tokens" in name
+        group = recipe.embedding_group_size if embedding else recipe.group_size
+        if len(shape) == 2 and _bits(name, recipe) != 32 and group and shape[1] % group:
+            key = "recipe.embedding_group_size" if embedding else "recipe.group_size"
+            raise UserError(f"{name} has rows of {shape[1]} weights, which {key}={group} does not divide")
+
+
+def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: Device) -> Plan:
+    """Forecast one model with one recipe on one device."""
+    model, prompt = settings.model, settings.measure.prompt_tokens
+    shapes = exported_shapes(known)
+    stored = {name: tensor_bytes(name, shape, recipe) for name, shape in shapes.items()}
+    pte = sum(stored.values()) + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
+    streamed = sum(size for name, size in stored.items() if "embed_tokens" not in name)  # of that, one row is read
+    kv = _kv(known, model.max_context, model.prefill_chunk)
+    bandwidth = device.memory_bandwidth_gb_s * 1e9
+    reached = bandwidth * BANDWIDTH_SHARE
+    step = streamed / (reached * KERNEL_SHARE.get(recipe.scheme, 1.0)) + known.layers * LAYER_SECONDS
+    # The head is computed for the last token of a prompt only.
+    multiplied = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and ".layers." in name)
+    rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * multiplied)
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    per_weight = EXPORT_BYTES_PER_WEIGHT * (FP32_FACTOR if recipe.scheme == "fp32" else 1)
     return Plan(
-        model=settings.model.name,
-        recipe=settings.recipe.name,
+        model=model.name,
+        recipe=recipe.name,
         device=device.name,
-        parameters=facts.parameters,
-        pte_bytes=size,
-        fp16_bytes=2 * facts.parameters,
+        family=known.family,
+        parameters=known.parameters,
+        download_bytes=2 * known.parameters if _on_hub(model.source) else 0,
+        fp16_bytes=2 * known.parameters,
+        pte_bytes=pte,
+        max_context=model.max_context,
         kv_cache_bytes=kv,
-        resident_bytes=size + kv + RUNTIME_BYTES,
+        kv_by_context={
+            context: _kv(known, context, model.prefill_chunk)
+            for context in contexts(model.max_context, known.max_position)
+        },
+        resident_bytes=pte + kv + RUNTIME_BYTES,
         limit_bytes=int(device.app_memory_limit_gb * 1e9),
-        decode_tok_s=round(BANDWIDTH_SHARE * device.memory_bandwidth_gb_s * 1e9 / streamed, 1),
+        ram_bytes=int(device.ram_gb * 1e9),
+        roofline_tok_s=round(bandwidth / streamed, 1),
+        decode_tok_s=round(1 / step, 1),
+        decode_full_tok_s=round(1 / (step + kv / reached), 1),
+        prefill_tok_s=round(rate, 1),
+        prompt_tokens=prompt,
+        ttft_s=round(prompt / rate + step, 3),  # at least one step: a short prompt reads all weights too
+        export_cpu_s=round(
+            EXPORT_SECONDS + EXPORT_SECONDS_PER_LAYER * known.layers + EXPORT_SECONDS_PER_WEIGHT * weights
+        ),
+        export_peak_bytes=round(EXPORT_BYTES + EXPORT_BYTES_PER_LAYER * known.layers + per_weight * weights),
+        host_bytes=_host_bytes(),
     )
 
 
-def kv_cache_bytes(layers: int, kv_heads: int, head_dim: int, context: int) -> int:
-    """Size of the fp32 KV cache: keys and values of every layer and position."""
-    return layers * 2 * kv_heads * head_dim * context * 4
+def exported_shapes(known: Architecture) -> Shapes:
+    """The tensors of the program: a tied head is quantized as a linear of its own."""
+    return known.shapes | ({"lm_head.weight": known.embedding} if known.tied_head else {})
+
+
+def kv_cache_bytes(windows: Sequence[int | None], kv_heads: int, head_dim: int, form: ExportForm) -> int:
+    """Size of the fp32 KV cache: keys and values of every position that a layer still needs.
+
+    Args:
+        windows: per layer, how many tokens it sees, or None for all: such a layer keeps a ring, its window and the
+            tokens of one call.
+        kv_heads: heads of keys and values.
+        head_dim: numbers per head.
+        form: the context and the tokens of one call.
+    """
+    positions = sum(
+        form.max_context
+        if window is None or window >= form.max_context
+        else min(form.max_context, window + form.prefill_chunk)
+        for window in windows
+    )
+    return positions * 2 * kv_heads * head_dim * 4
+
+
+def _kv(known: Architecture, context: int, chunk: int) -> int:
+    form = ExportForm(max_context=context, prefill_chunk=min(chunk, context))
+    return kv_cache_bytes(known.windows, known.kv_heads, known.head_dim, form)
+
+
+def contexts(chosen: int, longest: int) -> list[int]:
+    """Context lengths to compare: the chosen one, and powers of two around it that the model knows."""
+    powers = [chosen // 4, chosen // 2, 2 * chosen, 4 * chosen]
+    return sorted({chosen, *(length for length in powers if 64 <= length <= longest)})
 
 
 def tensor_bytes(name: str, shape: tuple[int, ...], recipe: Quantization) -> int:
     """Size of one weight in the .pte: its integers and their scales, or fp32 where it is not quantized."""
     count = math.prod(shape)
-    embedding = "embed_tokens" in name
-    bits = recipe.embedding_bits if embedding else WEIGHT_BITS[recipe.scheme]
+    bits = _bits(name, recipe)
     if len(shape) != 2 or bits == 32:
         return 4 * count
+    embedding = "embed_tokens" in name
     group = recipe.embedding_group_size if embedding else recipe.group_size
-    scales = count // group * SCALE_BYTES_GROUP if group else shape[0] * SCALE_BYTES_CHANNEL
-    return count * bits // 8 + scales
+    scales = count // group if group else shape[0]
+    return count * bits // 8 + scales * (SCALE_BYTES_GROUP if group and not embedding else SCALE_BYTES)
 
 
-def _hidden(shapes: dict[str, tuple[int, ...]]) -> int:
-    return next(shape[1] for name, shape in shapes.items() if "embed_tokens" in name)
+def _bits(name: str, recipe: Quantization) -> int:
+    return recipe.embedding_bits if "embed_tokens" in name else WEIGHT_BITS[recipe.scheme]
+
+
+def prefill_factor(recipe: Quantization) -> float:
+    """How fast a recipe's kernels read a prompt, 8da4w in groups being 1."""
+    return PREFILL_GROUPS if recipe.group_size else PREFILL_CHANNELS[recipe.scheme]
+
+
+def _host_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # not on every system
+        return 0
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON."""
+    return {**plan.model_dump(mode="json"), "fits": plan.fits, "fits_phone": plan.fits_phone}

@@ -109,7 +109,8 @@ class Device(Frozen):
     soc: str
     ram_gb: float = Field(gt=0)
     app_memory_limit_gb: float = Field(gt=0)
-    memory_bandwidth_gb_s: float = Field(gt=0)
+    memory_bandwidth_gb_s: float = Field(gt=0, description="of the memory chips, as their standard defines it")
+    prefill_gops: float = Field(gt=0, description="10^9 int8 operations per second that reading a prompt reaches")
     sources: dict[str, str]
 
 
@@ -137,7 +138,9 @@ class Task(Frozen):
 class Verify(Frozen):
     """How much evidence `verify` gathers."""
 
-    sequences: int = Field(ge=1, description="token sequences on which logits are compared")
+    sequences: int = Field(
+        ge=1, description="token sequences on which logits are compared; fewer where these would take over 1 GB"
+    )
     items_per_task: int = Field(ge=0, description="held-out items scored per task; 0 scores none")
 
 
@@ -163,6 +166,7 @@ class Settings(Frozen):
     mode: Literal["run", "plan"]
     until: StageName
     format: Literal["table", "json"]
+    plot: Annotated[Path, Field(strict=False)] | None = None
     seed: int
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the bundle's folder")
     model: Model

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from et_pipeline import tiny_assistant
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD = "model-00002-of-00003.safetensors"
 
 
 def edit_json(path, **changes):
@@ -43,6 +46,37 @@ def absurd_header(folder):
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", 2**62) + b"{}")
 
 
+def split(folder):
+    """The weights in three files and an index."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = {name: f"model-0000{number % 3 + 1}-of-00003.safetensors" for number, name in enumerate(sorted(tensors))}
+    for file in set(names.values()):
+        save_file({name: tensors[name] for name in names if names[name] == file}, folder / file)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def lose_shard(folder):
+    split(folder)
+    (folder / SHARD).unlink()
+
+
+def cut_shard(folder):
+    split(folder)
+    (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-1000])
+
+
+def index_of_more(folder):
+    split(folder)
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"]["model.layers.99.mlp.up_proj.weight"] = SHARD
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def gguf_only(folder):
+    (folder / WEIGHTS).rename(folder / "model.gguf")
+
+
 def pickle_only(folder):
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
 
@@ -61,6 +95,14 @@ CHECKPOINTS = {
     "pickled weights": (pickle_only, [], r"pytorch_model\.bin, a pickle"),
     "truncated weights": (truncate, [], r"truncated"),
     "truncated header": (truncate_header, [], r"model\.safetensors"),
+    "shard is missing": (lose_shard, [], r"model-00002-of-00003\.safetensors is missing"),
+    "shard cut short": (cut_shard, [], r"model-00002-of-00003\.safetensors is truncated"),
+    "index names an absent tensor": (
+        index_of_more,
+        [],
+        r"holds model\.layers\.99\.mlp\.up_proj\.weight, but it does not",
+    ),
+    "weights in a GGUF file": (gguf_only, [], r"point model\.source at .*/model\.gguf"),
     "absurd header": (absurd_header, [], r"model\.safetensors"),
     "flipped bit in the header": (lambda f: flip_a_bit(f / WEIGHTS, 9), [], r"model\.safetensors"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), [], r"tokenizer\.json is missing"),
@@ -102,6 +144,7 @@ CHECKPOINTS = {
     "run folder under a file": (lambda f: None, ["hydra.run.dir=/dev/null/runs"], r"/dev/null/runs.*hydra\.run\.dir"),
 }
 
+LIE, STUB = "{tmp}/lie.gguf", "{tmp}/stub.gguf"
 COMMAND_LINES = {
     "misspelt key": (
         ["recipe.groop_size=32"],
@@ -118,7 +161,14 @@ COMMAND_LINES = {
     "no kernel: groupwise weight-only": (["recipe=int4_weight_only", "recipe.group_size=32"], r"recipe\.group_size=0"),
     "no kernel: asymmetric int4": (["recipe.mapping=asymmetric"], r"symmetric_no_clipping_error"),
     "no such folder": (["model=custom", "model.source=./nowhere"], r"model\.source=\./nowhere is neither a folder"),
+    "no such GGUF file": (["model=custom", "model.source=no/such.gguf"], r"no/such\.gguf does not exist"),
+    "GGUF file that is none": (["model=custom", f"model.source={LIE}"], r"lie\.gguf is not a GGUF file"),
+    "GGUF file of four letters": (["model=custom", f"model.source={STUB}"], r"stub\.gguf is damaged or cut short"),
+    "random weights of no architecture": (["model=custom", "model.source=random"], r"needs model\.architecture"),
     "unknown built-in model": (["model.source=builtin:big"], r"model\.source=builtin:big does not exist"),
+    "every device, but no plan": (["device=all"], r"device=all is for mode=plan"),
+    "a picture, but no plan": (["plot=plan.svg"], r"plot=plan\.svg is for mode=plan"),
+    "a picture of another kind": (["mode=plan", "plot=plan.png"], r"plot=plan\.png is not a name ending in \.svg"),
     "config folder is missing": (["--config-dir", "/no/such/folder"], r"/no/such/folder"),
 }
 
@@ -158,9 +208,12 @@ def test_bad_checkpoint(name, command, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMMAND_LINES)
-def test_bad_command_line(name, command, tmp_path):
+def test_bad_command_line(name, command, tmp_path, tmp_path_factory):
     arguments, sentence = COMMAND_LINES[name]
-    assert_one_sentence(*command(*arguments), sentence)
+    inputs = tmp_path_factory.mktemp("inputs")
+    (inputs / "lie.gguf").write_bytes(b"GGML and more")
+    (inputs / "stub.gguf").write_bytes(b"GGUF")
+    assert_one_sentence(*command(*(argument.replace("{tmp}", str(inputs)) for argument in arguments)), sentence)
     assert_nothing_left(tmp_path)
 
 

@@ -1,9 +1,11 @@
 """The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from et_pipeline import CONF
 
@@ -37,6 +39,53 @@ def test_plan_answers_as_json(command):
     assert plan["device"] == "Samsung Galaxy S22"
     assert plan["fits"] is True
     assert plan["pte_bytes"] < plan["fp16_bytes"]
+    sizes = [each["pte_bytes"] for each in plan["recipes"]]
+    assert plan["pte_bytes"] in sizes
+    assert sizes == sorted(sizes)
+
+
+def test_plan_shows_every_recipe_on_the_device(command):
+    code, out, _ = command("mode=plan", "model=llama2_7b", "device=oneplus_12", "recipe.group_size=64")
+    assert code == 0
+    for word in ("6,738,415,616", "8da4w-g64", "8da4w-g32", "int8_weight_only", "over app limit", "forecasts"):
+        assert word in out
+
+
+def test_plan_of_all_devices_is_one_table(command):
+    code, out, _ = command("mode=plan", "model=llama3_2_3b", "device=all")
+    assert code == 0
+    assert out.count("Plan:") == 1
+    for word in ("Samsung Galaxy S22", "OnePlus 12", "Google Pixel 10", "4 GB phone", "over app limit", "yes"):
+        assert word in out
+
+
+def test_plan_of_all_devices_holds_those_of_the_user(command, tmp_path):
+    mine = tmp_path / "mine" / "device"
+    mine.mkdir(parents=True)
+    text = (CONF / "device" / "oneplus_12.yaml").read_text()
+    (mine / "mine.yaml").write_text(text.replace("name: OnePlus 12", "name: My phone"))
+    code, out, _ = command("--config-dir", str(tmp_path / "mine"), "mode=plan", "device=all", "format=json")
+    assert code == 0
+    names = [each["device"] for each in json.loads(out)["devices"]]
+    assert "My phone" in names
+    assert "all" not in names
+    assert len(names) == len(set(names)) == len(list((CONF / "device").glob("*.yaml")))
+
+
+def test_plan_of_all_devices_names_a_broken_file_of_the_user(command, tmp_path):
+    mine = tmp_path / "mine" / "device"
+    mine.mkdir(parents=True)
+    (mine / "half.yaml").write_text("name: half\nsoc: x\n")
+    (mine / "open.yaml").write_text("name: ???\n")
+    code, out, err = command("--config-dir", str(tmp_path / "mine"), "mode=plan", "device=all")
+    assert (code, out) == (2, "")
+    assert err.strip().endswith("half.yaml is not a device: ram_gb: field required")
+
+
+def test_plan_draws_a_picture(command, tmp_path):
+    code, _, _ = command("mode=plan", "plot=pictures/plan.svg")
+    assert code == 0
+    assert (tmp_path / "pictures" / "plan.svg").read_text().startswith("<svg")
 
 
 def test_plan_of_a_sweep_is_one_table(command):
@@ -54,12 +103,20 @@ def test_quiet_prints_nothing(command):
 
 def test_plan_needs_no_torch(tmp_path):
     program = (
-        "import sys; from et_pipeline import cli; sys.argv = ['et-pipeline', 'mode=plan']\n"
+        "import sys; from et_pipeline import cli; sys.argv = ['et-pipeline', 'mode=plan', 'model=llama2_7b']\n"
         "try: cli.main()\n"
         "except SystemExit as ended: assert ended.code == 0\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'numpy', 'et_pipeline.pipeline'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+def test_plan_takes_less_than_a_second_of_computing(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [Path(sys.executable).parent / "et-pipeline", "mode=plan", "model=llama2_7b", "device=all"]
+    subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5  # 0.7; others may be at work here
 
 
 def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):

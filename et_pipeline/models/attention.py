@@ -2,11 +2,16 @@
 
 With the kv heads in the batch dimension, each head's keys are contiguous: decode at position 900 is 1.27 times faster
 than with `[1, length, kv heads, head dim]`, and the same buffers could feed a batched matrix product.
+
+A layer with a sliding window (Beltagy et al. 2020, arXiv:2004.05150) has a shorter cache, a ring: the token at position
+p lies in slot p modulo its length. Which position a slot holds is computed from the last position written, so the ring
+has no state beside the keys and values, and a sequence that starts again at 0 needs no reset. Going back by more than
+the ring is longer than the window needs the tokens in between again: their predecessors were overwritten.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  registers llama::custom_sdpa and update_cache
 import torch
@@ -20,18 +25,71 @@ if TYPE_CHECKING:
 
 CACHED = "et_pipeline_cached"
 
+# Not -inf: custom_sdpa takes the keys in blocks, and a first block without any visible key would give inf - inf.
+MASKED = -1e30
 
-def update_cache(cache: torch.Tensor, values: torch.Tensor, start_pos: int) -> None:
-    """Write `values` [1, kv heads, S, head dim] into `cache` [kv heads, length, 1, head dim] at `start_pos`."""
+
+class Call(NamedTuple):
+    """What the attention layers of one forward call share, so that it is computed once."""
+
+    start_pos: Any  # position of the first new token
+    rings: frozenset[int]  # layers whose cache is a ring
+    slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
+    ring_mask: torch.Tensor | None = None  # [S, ring length]
+    full_mask: torch.Tensor | None = None  # [S, max_context], for layers that custom_sdpa cannot compute
+    attended: list[int] | None = None  # layers that came by, in order
+
+
+def update_cache(cache: torch.Tensor, values: torch.Tensor, start_pos: int, slots: torch.Tensor | None = None) -> None:
+    """Write `values` [1, kv heads, S, head dim] into `cache` [kv heads, length, 1, head dim].
+
+    Args:
+        cache: is changed.
+        values: of the new tokens.
+        start_pos: position of the first of them, and its slot where `slots` is None.
+        slots: [kv heads, S] int64, the tokens' places in a ring.
+    """
     _, heads, length, dim = values.shape
-    rows = values.transpose(1, 2).view(length, heads, dim).transpose(0, 1).contiguous()
-    torch.ops.llama.update_cache(rows.view(heads, length, 1, dim), cache, start_pos)
+    rows = values.transpose(1, 2).view(length, heads, dim).transpose(0, 1).contiguous().view(heads, length, 1, dim)
+    if slots is None:
+        torch.ops.llama.update_cache(rows, cache, start_pos)
+    else:
+        torch.ops.llama.update_cache_with_indices(rows, cache, start_pos, slots)
+
+
+def ring_slots(positions: torch.Tensor, length: int, heads: int) -> torch.Tensor:
+    """Where the tokens at `positions` [S] go in a ring of `length` slots, once per kv head: [heads, S] int64."""
+    return torch.remainder(positions, length).repeat(heads, 1)
+
+
+def ring_mask(positions: torch.Tensor, length: int, window: int) -> torch.Tensor:
+    """What is added to the scores of the new tokens with everything that a ring holds.
+
+    Args:
+        positions: [S] int64, of the new tokens, which the ring already holds.
+        length: slots of the ring, at least window + S - 1, or as many as there are positions.
+        window: how many tokens one token sees, itself included.
+
+    Returns:
+        [S, length] float32: 0 where the token sees the slot, `MASKED` where it does not.
+    """
+    slots = torch.arange(length, dtype=torch.long)
+    end = positions[-1]
+    held = end - torch.remainder(end - slots, length)  # the last position that fell on each slot
+    held = torch.where(held < 0, -(1 << 40), held)  # nothing yet
+    age = positions.unsqueeze(1) - held.unsqueeze(0)
+    return torch.where((age >= 0) & (age < window), 0.0, MASKED)
 
 
 def cached_attention(
-    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, start_pos: int, scale: float
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    start_pos: int,
+    scale: float,
+    mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Causal attention of new tokens over everything that the cache holds.
+    """Attention of new tokens over everything that the cache holds.
 
     Query heads are grouped over kv heads as in grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245). The
     kv heads are the operator's batch and the group is its heads.
@@ -42,16 +100,63 @@ def cached_attention(
         value_cache: the same for values.
         start_pos: position of the first new token.
         scale: factor of the query-key products.
+        mask: [S, length] float32, added to the scores; None for causal attention over a cache in order.
 
     Returns:
         [1, S, heads, head dim] float32.
     """
+    grouped = _group_heads(query, key_cache.shape[0])
+    if mask is None:
+        out = torch.ops.llama.custom_sdpa(grouped, key_cache, value_cache, start_pos, None, 0.0, True, scale)
+    else:  # start_pos 0: with a mask the operator takes the cache as it lies
+        out = torch.ops.llama.custom_sdpa(grouped, key_cache, value_cache, 0, mask, 0.0, False, scale)
+    return _ungroup_heads(out)
+
+
+def _group_heads(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """[1, heads, S, head dim] to [kv heads, S, group, head dim]."""
     _, heads, length, dim = query.shape
-    kv_heads = key_cache.shape[0]
-    group = heads // kv_heads
-    grouped = query.transpose(1, 2).view(length, kv_heads, group, dim).transpose(0, 1).contiguous()
-    out = torch.ops.llama.custom_sdpa(grouped, key_cache, value_cache, start_pos, None, 0.0, True, scale)
-    return out.transpose(0, 1).contiguous().view(1, length, heads, dim)
+    return query.transpose(1, 2).view(length, kv_heads, heads // kv_heads, dim).transpose(0, 1).contiguous()
+
+
+def _ungroup_heads(out: torch.Tensor) -> torch.Tensor:
+    """[kv heads, S, group, head dim] to [1, S, heads, head dim]."""
+    kv_heads, length, group, dim = out.shape
+    return out.transpose(0, 1).contiguous().view(1, length, kv_heads * group, dim)
+
+
+def softcapped_attention(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    scale: float,
+    softcap: float,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Attention whose scores go through softcap · tanh(score / softcap) (Gemma 2, arXiv:2408.00118).
+
+    custom_sdpa has no such step, so this is written out over the whole cache, in operators that delegates take.
+
+    Args:
+        query: [1, heads, S, head dim] float32.
+        key_cache: [kv heads, length, 1, head dim] float32, already holding the new tokens' keys.
+        value_cache: the same for values.
+        scale: factor of the query-key products.
+        softcap: limit of the scores.
+        mask: [S, length] float32, added to the capped scores.
+
+    Returns:
+        [1, S, heads, head dim] float32.
+    """
+    grouped = _group_heads(query, key_cache.shape[0])
+    kv_heads, length, group, dim = grouped.shape
+    slots = key_cache.shape[1]
+    keys, values = (cache.view(kv_heads, slots, dim) for cache in (key_cache, value_cache))
+    scores = torch.bmm(grouped.view(kv_heads, length * group, dim), keys.transpose(1, 2))
+    scores = torch.tanh(scores * (scale / softcap)) * softcap
+    weights = torch.softmax(scores.view(kv_heads, length, group, slots) + mask.unsqueeze(1), -1)
+    out = torch.bmm(weights.view(kv_heads, length * group, slots), values)
+    return _ungroup_heads(out.view(kv_heads, length, group, dim))
 
 
 def _attention(
@@ -61,19 +166,28 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    start_pos: int = 0,
+    softcap: float | None = None,
+    call: Call | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What a transformers attention layer calls: `key` and `value` are the caches, from `Cache.update`."""
-    for extra in ("softcap", "s_aux"):
-        if kwargs.get(extra) is not None:
-            raise UserError(f"{type(module).__name__} needs attention with {extra}, which this version cannot export")
+    if kwargs.get("s_aux") is not None:
+        raise UserError(f"{type(module).__name__} needs attention with s_aux, which this version cannot export")
+    assert call is not None
+    layer: Any = module.layer_idx
+    if call.attended is not None:
+        call.attended.append(layer)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return cached_attention(query, key, value, start_pos, scale), None
+    mask = call.ring_mask if layer in call.rings else None
+    if softcap is None:
+        return cached_attention(query, key, value, call.start_pos, scale, mask), None
+    mask = call.full_mask if mask is None else mask
+    assert mask is not None
+    return softcapped_attention(query, key, value, scale, softcap, mask), None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """No mask is built: the operator is causal by itself."""
+    """No mask is built: the attention makes its own."""
 
 
 AttentionInterface.register(CACHED, _attention)

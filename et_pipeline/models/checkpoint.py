@@ -143,6 +143,14 @@ def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInf
     return TensorInfo(file, shape, dtype), end
 
 
+class _Source(NamedTuple):
+    """What of a checkpoint goes into one tensor of the model."""
+
+    tensor: str
+    shape: tuple[int, ...]  # that the checkpoint's tensor must have
+    rows: tuple[int, int] | None = None  # of it; None for all
+
+
 def load_model(
     folder: Path,
     convert: Callable[[str, nn.Module], None] | None = None,
@@ -164,31 +172,9 @@ def load_model(
     Raises:
         UserError: an unreadable config or file, or weights that do not fit the config.
     """
-    from safetensors import SafetensorError, safe_open
-
-    layout = read_layout(folder)
-    model, tied = build_skeleton(folder)
-    modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
-    # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    sources = {
-        f"{name}.{own}": tied.get(f"{name}.{own}", f"{name}.{own}")
-        for name, module in modules
-        for own in _own_tensors(module)
-    }
-    _check_fit(folder, model, layout, sources, tied)
-    fill_computed_buffers(model)
-    files: dict[Path, Any] = {}
+    model, modules, fill = _prepare(folder)
     for done, (name, module) in enumerate(modules, start=1):
-        for own in _own_tensors(module):
-            source = sources[f"{name}.{own}"]
-            path = folder / layout[source].file
-            try:
-                if path not in files:
-                    files[path] = safe_open(path, framework="pt")
-                tensor = files[path].get_tensor(source)
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: tensor {source} cannot be read ({error})") from error
-            _set_tensor(module, own, tensor.float())
+        fill(name, module)
         if convert is not None:
             convert(name, module)
         if on_module is not None:
@@ -196,8 +182,82 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def build_skeleton(folder: Path) -> tuple[PreTrainedModel, dict[str, str]]:
+def stream_model(folder: Path) -> PreTrainedModel:
+    """Build the model of a checkpoint without its weights: each module reads its own, as float32, when it is called.
+
+    What a module has read is dropped when its call ends, so a model of any size computes in the memory of its largest
+    module. Each forward reads the checkpoint once: give it everything in one batch.
+
+    Raises:
+        UserError: as `load_model`, at once or, for a file that cannot be read, in a forward.
+    """
+    import torch
+
+    model, modules, fill = _prepare(folder)
+
+    def drop(module: nn.Module, *_: Any) -> None:
+        for own, tensor in _own_tensors(module).items():
+            _set_tensor(module, own, torch.empty_like(tensor, device="meta"))
+
+    for name, module in modules:
+        module.register_forward_pre_hook(lambda module, _, name=name: fill(name, module))
+        module.register_forward_hook(drop)
+    return model.eval().requires_grad_(False)
+
+
+def _prepare(
+    folder: Path,
+) -> tuple[PreTrainedModel, list[tuple[str, nn.Module]], Callable[[str, nn.Module], None]]:
+    """Check a checkpoint; returns its model without weights, the modules that have some, and what fills one of them."""
+    from safetensors import SafetensorError, safe_open
+
+    from et_pipeline.models.fused import fused_rows
+
+    layout = read_layout(folder)
+    model, tied = build_skeleton(folder)
+    modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
+    # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
+    parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
+    sources: dict[str, _Source] = {}
+    for name, module in modules:
+        for own, tensor in _own_tensors(module).items():
+            target, shape = f"{name}.{own}", tuple(tensor.shape)
+            if target in parts:
+                fused, start, end = parts[target]
+                rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
+                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
+            else:
+                sources[target] = _Source(tied.get(target, target), shape)
+    _check_fit(folder, model, layout, list(sources.values()), tied)
+    fill_computed_buffers(model)
+    files: dict[Path, Any] = {}
+
+    def fill(name: str, module: nn.Module) -> None:
+        for own in _own_tensors(module):
+            source = sources[f"{name}.{own}"]
+            path = folder / layout[source.tensor].file
+            try:
+                if path not in files:
+                    files[path] = safe_open(path, framework="pt")
+                if source.rows is None:
+                    tensor = files[path].get_tensor(source.tensor)
+                else:
+                    # A copy: a view into the file's storage would be lowered as that storage's first bytes.
+                    tensor = files[path].get_slice(source.tensor)[source.rows[0] : source.rows[1]].clone()
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"{path}: tensor {source.tensor} cannot be read ({error})") from error
+            _set_tensor(module, own, tensor.float())
+
+    return model, modules, fill
+
+
+def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
     """Build the model of a config.json on the meta device, with a head of its own.
+
+    Args:
+        folder: only config.json is read.
+        as_stored: name and shape the tensors as a checkpoint does; otherwise fused linears are split, as everything
+            that computes with the model wants them.
 
     Returns:
         The model, and for a tied head {head's tensor name: the embedding's tensor name to fill it from}.
@@ -207,6 +267,8 @@ def build_skeleton(folder: Path) -> tuple[PreTrainedModel, dict[str, str]]:
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from et_pipeline.models.families import adapt
 
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no config.json: point model.source at a checkpoint folder")
@@ -234,16 +296,18 @@ def build_skeleton(folder: Path) -> tuple[PreTrainedModel, dict[str, str]]:
         names = {id(module): name for name, module in model.named_modules()}
         head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
         tied[f"{names[id(head)]}.weight"] = f"{names[id(embedding)]}.weight"
+    if not as_stored:
+        adapt(model)
     return model, tied
 
 
-def _own_tensors(module: nn.Module) -> list[str]:
-    """Names of the parameters and saved buffers that belong to this module itself."""
-    return [name for name, value in module._parameters.items() if value is not None] + [
-        name
+def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and saved buffers that belong to this module itself."""
+    return {name: value for name, value in module._parameters.items() if value is not None} | {
+        name: value
         for name, value in module._buffers.items()
         if value is not None and name not in module._non_persistent_buffers_set
-    ]
+    }
 
 
 def _set_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
@@ -259,28 +323,27 @@ def _check_fit(
     folder: Path,
     model: PreTrainedModel,
     layout: dict[str, TensorInfo],
-    sources: dict[str, str],
+    sources: list[_Source],
     tied: dict[str, str],
 ) -> None:
     """Every tensor that the config asks for is there with its shape, and nothing else is."""
-    expected = model.state_dict(keep_vars=True)
-    for target, source in sources.items():
-        if source not in layout:
-            raise UserError(f"{folder}: tensor {source}, which config.json asks for, is in no safetensors file")
-        found, wanted = layout[source], tuple(expected[target].shape)
-        if found.shape != wanted:
+    for source in sources:
+        if source.tensor not in layout:
+            raise UserError(f"{folder}: tensor {source.tensor}, which config.json asks for, is in no safetensors file")
+        found = layout[source.tensor]
+        if found.shape != source.shape:
             raise UserError(
-                f"{folder / found.file}: tensor {source} has shape {list(found.shape)}, "
-                f"but config.json asks for {list(wanted)}"
+                f"{folder / found.file}: tensor {source.tensor} has shape {list(found.shape)}, "
+                f"but config.json asks for {list(source.shape)}"
             )
         if found.dtype not in _FLOATS:
             raise UserError(
-                f"{folder / found.file}: tensor {source} is {found.dtype}, but only {', '.join(_FLOATS)} are read: "
-                "point model.source at the original float weights"
+                f"{folder / found.file}: tensor {source.tensor} is {found.dtype}, but only {', '.join(_FLOATS)} "
+                "are read: point model.source at the original float weights"
             )
     # Old checkpoints carry rotary tables, and tied ones a copy of the embedding; transformers drops both too.
     ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ()))]
-    known = set(sources.values()) | set(tied)
+    known = {source.tensor for source in sources} | set(tied)
     for name, info in layout.items():
         if name not in known and not any(pattern.search(name) for pattern in ignored):
             raise UserError(f"{folder / info.file}: tensor {name} has no place in the model that config.json describes")

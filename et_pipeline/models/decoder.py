@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import CACHED, update_cache
+from et_pipeline.models.attention import CACHED, Call, ring_mask, ring_slots, update_cache
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
+from et_pipeline.models.rope import freeze_rope, rope_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from transformers import PreTrainedModel
 
     from et_pipeline.settings import ExportForm
+
+
+PROGRAM, WEIGHTS = "program.pt2", "weights.pt"
+
+
+_STEPS_BACK = 16  # a chat takes a stop string's tokens back
 
 
 class _BufferCache(Cache):
@@ -32,7 +41,7 @@ class _BufferCache(Cache):
         self.layers: list[Any] = []
         self.offloading, self.layer_class_to_replicate = False, None
         self.count = layers
-        self.start_pos: Any = 0  # a symbolic integer while exporting
+        self.call = Call(0, frozenset())  # while exporting, its start_pos is a symbolic integer
 
     @property
     def is_sliding(self) -> list[bool]:
@@ -46,10 +55,10 @@ class _BufferCache(Cache):
         return self.count
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
-        return self.start_pos
+        return self.call.start_pos
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
-        return self.start_pos
+        return self.call.start_pos
 
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         return self.decoder.form.max_context, 0
@@ -66,8 +75,9 @@ class _BufferCache(Cache):
                     f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
                     f"where its config says {cache.shape[0]} of {cache.shape[3]}, so it cannot be exported"
                 )
-        update_cache(keys, key_states, self.start_pos)
-        update_cache(values, value_states, self.start_pos)
+        slots = self.call.slots if layer_idx in self.call.rings else None
+        update_cache(keys, key_states, self.call.start_pos, slots)
+        update_cache(values, value_states, self.call.start_pos, slots)
         return keys, values
 
 
@@ -75,7 +85,8 @@ class Decoder(nn.Module):
     """One forward call: write the new tokens into the cache, attend, give the last token's logits.
 
     The wrapped model stays as it is: its config names this attention during `forward` only, so between calls it can
-    serve as the reference with its own attention and cache.
+    serve as the reference with its own attention and cache. Only rotary frequencies that transformers would choose
+    anew for each call are fixed for good, see `freeze_rope`.
     """
 
     def __init__(self, model: PreTrainedModel, form: ExportForm) -> None:
@@ -93,12 +104,21 @@ class Decoder(nn.Module):
         self.form = form
         self.config = model.config.get_text_config()
         _check_supported(model, self.config, form)
+        freeze_rope(model, form.max_context)
         layers = self.config.num_hidden_layers
-        heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
+        self.kv_heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
         dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        self.window: int | None = getattr(self.config, "sliding_window", None)
+        slides = self.window is not None and self.window < form.max_context
+        kinds = _layer_kinds(self.config)
+        self.rings = frozenset(n for n, kind in enumerate(kinds) if slides and kind == "sliding_attention")
+        self.softcap = getattr(self.config, "attn_logit_softcapping", None)
+        # A call's first token sees window - 1 tokens before it, when the call's last token is already written.
+        self.ring = min(form.max_context, (self.window or 0) + max(form.prefill_chunk, _STEPS_BACK))
         for layer in range(layers):
             for kind in "kv":
-                empty = torch.zeros(heads, form.max_context, 1, dim)
+                length = self.ring if layer in self.rings else form.max_context
+                empty = torch.zeros(self.kv_heads, length, 1, dim)
                 self.register_buffer(f"{kind}_cache_{layer}", empty, persistent=False)
         self.cache = _BufferCache(self, layers)
 
@@ -118,7 +138,7 @@ class Decoder(nn.Module):
         torch._check(start < self.form.max_context)
         torch._check(start + length <= self.form.max_context)
         positions = input_pos[0] + torch.arange(length, dtype=torch.long)
-        self.cache.start_pos = start
+        self.cache.call = call = self._call(start, positions)
         usual = self.config._attn_implementation
         self.config._attn_implementation = CACHED
         try:
@@ -128,10 +148,22 @@ class Decoder(nn.Module):
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,  # the head over a whole prompt would be thrown away
-                start_pos=start,
+                call=call,
             ).logits
         finally:
             self.config._attn_implementation = usual
+
+    def _call(self, start: Any, positions: torch.Tensor) -> Call:
+        call = Call(start, self.rings, attended=[])
+        if self.rings and self.window is not None:
+            call = call._replace(
+                slots=ring_slots(positions, self.ring, self.kv_heads),
+                ring_mask=ring_mask(positions, self.ring, self.window),
+            )
+        if self.softcap is not None and len(self.rings) < self.cache.count:
+            longest = self.form.max_context
+            call = call._replace(full_mask=ring_mask(positions, longest, longest))
+        return call
 
     def reset(self) -> None:
         """Empty the cache."""
@@ -149,32 +181,22 @@ def _check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> N
     if not model._supports_attention_backend:
         raise UserError(f"family {family} does not let its attention be replaced, so it cannot be exported")
     longest = getattr(config, "max_position_embeddings", None)
+    for rope in rope_settings(config).values():
+        if longest is not None and rope.get("rope_type") == "dynamic":
+            longest = int(longest * rope["factor"])  # here the number is what the frequencies are stretched from
     if longest is not None and form.max_context > longest:
         raise UserError(f"model.max_context={form.max_context} is more than the {longest} positions the model knows")
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
-    for kind in sorted(set(kinds)):
-        if kind == "sliding_attention" and window and window < form.max_context:
-            raise UserError(
-                f"model.max_context={form.max_context} is more than the sliding window of {window} tokens that some "
-                f"layers of this model have: set model.max_context={window} or less"
-            )
+    for kind in sorted(set(_layer_kinds(config))):
         if kind not in ("full_attention", "sliding_attention"):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
-    for rope in _rope_settings(config):
-        original = rope.get("original_max_position_embeddings", longest)
-        if rope.get("rope_type") in ("dynamic", "longrope") and original and form.max_context > original:
-            raise UserError(
-                f"model.max_context={form.max_context} is more than the {original} positions for which the model's "
-                f"{rope['rope_type']} rotary frequencies are fixed: set model.max_context={original} or less"
-            )
+    if getattr(config, "use_bidirectional_attention", False):
+        raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
 
 
-def _rope_settings(config: Any) -> list[dict[str, Any]]:
-    """The rotary settings, one for the model or one per kind of layer."""
-    settings = getattr(config, "rope_parameters", None) or {}
-    per_layer = [value for value in settings.values() if isinstance(value, dict)]
-    return per_layer or [settings]
+def _layer_kinds(config: Any) -> list[str]:
+    """What each layer attends to; families without a list do the same in all."""
+    kind = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    return getattr(config, "layer_types", None) or [kind] * config.num_hidden_layers
 
 
 def export_decoder(decoder: Decoder) -> ExportedProgram:
@@ -195,11 +217,11 @@ def export_decoder(decoder: Decoder) -> ExportedProgram:
     dynamic = {"tokens": {1: Dim("length", min=1, max=chunk)}, "input_pos": None} if chunk > 1 else None
     with torch.no_grad(), delegate_friendly(decoder.model):
         program = torch.export.export(decoder, example, dynamic_shapes=dynamic, strict=False)
-    calls = sum(node.target is torch.ops.llama.custom_sdpa.default for node in program.graph.nodes)
-    if calls != decoder.cache.count:
+    attended, layers = decoder.cache.call.attended, decoder.cache.count
+    if attended != list(range(layers)):
         raise UserError(
-            f"family {decoder.config.model_type} uses the cached attention in {calls} of {decoder.cache.count} layers, "
-            "so it cannot be exported"
+            f"family {decoder.config.model_type} uses the cached attention in {len(attended or ())} of {layers} "
+            "layers, so it cannot be exported"
         )
     clean_graph(program)
     return program
@@ -224,18 +246,50 @@ def metadata(decoder: Decoder, bos_id: int, eos_ids: Sequence[int]) -> dict[str,
     }
 
 
-def save_program(program: ExportedProgram, path: Path) -> None:
-    """Write an exported program; `load_program` reads it in any process."""
-    with path.open("wb") as stream:
+def save_program(program: ExportedProgram, folder: Path) -> None:
+    """Write an exported program as `program.pt2` and `weights.pt`; `load_program` reads it in any process.
+
+    torch's own format holds the weights too, and reads them all into memory. `program` is left without them.
+    """
+    with (folder / WEIGHTS).open("wb") as stream:  # a path's name would become part of the file
+        torch.save(program.state_dict, stream)
+    _replace(program.state_dict, lambda _, tensor: _placeholder(tensor))
+    _replace(program.constants, lambda name, tensor: _placeholder(tensor) if _is_cache(name) else tensor)
+    with (folder / PROGRAM).open("wb") as stream:
         torch.export.save(program, stream)
 
 
-def load_program(path: Path) -> ExportedProgram:
+def load_program(folder: Path) -> ExportedProgram:
     """Read what `save_program` wrote; importing this module has registered the operators that it needs.
 
+    The weights stay mapped to their file, and the empty caches take no memory until somebody writes into them.
+
     Raises:
-        UserError: the file is unreadable.
+        UserError: a file is unreadable.
     """
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is not an exported program: export again")
-    return torch.export.load(path)
+    if not zipfile.is_zipfile(folder / PROGRAM):
+        raise UserError(f"{folder / PROGRAM} is not an exported program: export again")
+    program = torch.export.load(folder / PROGRAM)
+    try:
+        weights = torch.load(folder / WEIGHTS, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise UserError(f"{folder / WEIGHTS} is not a file of weights: export again") from error
+    _replace(program.state_dict, lambda name, _: weights[name])
+    # numpy asks the system for zeros, which gives them page by page at the first write; torch writes them at once.
+    _replace(program.constants, lambda n, t: torch.from_numpy(np.zeros(t.shape, "f4")) if _is_cache(n) else t)
+    return program
+
+
+def _is_cache(name: str) -> bool:
+    return "_cache_" in name
+
+
+def _placeholder(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same kind that holds a single number."""
+    empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _replace(tensors: dict[str, Any], new: Callable[[str, Any], Any]) -> None:
+    for name, tensor in tensors.items():
+        tensors[name] = new(name, tensor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.fx import Graph
     from transformers import PreTrainedModel
 
 _CONSTANTS = "_export_constants"
@@ -33,33 +35,31 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
     - Rotary embedding's half rotation is a linear with a signed permutation, and runs before heads and positions are
       swapped, so that transposes cancel (rotary: Su et al. 2021, arXiv:2104.09864).
     - Embeddings have no padding index, which torch needs for training only and which blocks quantized lookup.
-    - Rotary frequencies that depend on the position at run time are frozen; `Decoder` has checked that they never
-      change within its context.
     """
     constants = nn.Module()  # registered, because a tensor in a closure fails export
     model.add_module(_CONSTANTS, constants)
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     try:
         with ExitStack() as patches:
             families = set()
             for name, module in list(model.named_modules()):
                 for buffer, value in module.named_buffers(recurse=False):
                     if buffer.endswith("inv_freq"):  # one frequency per pair of rotated dimensions
-                        _rotation(constants, 2 * value.shape[-1])
+                        width = 2 * value.shape[-1]
+                        _rotation(constants, width, max(width, head_dim))
                 if type(module).__name__.endswith("RMSNorm"):
                     forward = _norm_as_linear(constants, name, module)
                     if forward is not None:
                         patches.enter_context(mock.patch.object(module, "forward", forward))
                 if isinstance(module, nn.Embedding):
                     patches.enter_context(mock.patch.object(module, "padding_idx", None))
-                if getattr(module, "rope_type", None) in ("dynamic", "longrope"):
-                    patches.enter_context(mock.patch.object(module, "rope_type", "frozen"))
                 families.add(sys.modules[type(module).__module__])
             for family in sorted(families, key=lambda module: module.__name__):
                 rope = getattr(family, "apply_rotary_pos_emb", None)
-                if rope is not None and family.__name__.startswith("transformers."):
-                    replacement = _rope_as_linear(constants)
-                    if _same_rope(rope, replacement, constants):
-                        patches.enter_context(mock.patch.object(family, "apply_rotary_pos_emb", replacement))
+                if rope is not None and family.__name__.startswith("transformers.") and _same_rope(rope):
+                    replacement = _rope_as_linear(constants, rope)
+                    patches.enter_context(mock.patch.object(family, "apply_rotary_pos_emb", replacement))
             yield
     finally:
         delattr(model, _CONSTANTS)
@@ -96,61 +96,73 @@ def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Calla
     return None
 
 
-def _rope_as_linear(constants: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+def _rope_as_linear(
+    constants: nn.Module, original: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    padded: dict[str, Any] = {"of": None}  # every layer gets the same angles
+
     def rope(
         q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        width = cos.shape[-1]
-        rotation = getattr(constants, f"rotation_{width}")
-        cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)  # [1, S, 1, width]
+        width, whole = cos.shape[-1], q.shape[-1]
+        rotation = getattr(constants, f"rotation_{width}_of_{whole}", None)
+        if rotation is None:
+            return original(q, k, cos, sin, *args, **kwargs)
+        if width != whole:  # partial rotary embedding: the rest is turned by nothing, instead of cut off and put back
+            if padded["of"] is not cos:
+                rest = (0, whole - width)
+                padded.update(of=cos, cos=functional.pad(cos, rest, value=1.0), sin=functional.pad(sin, rest))
+            cos, sin = padded["cos"], padded["sin"]
+        cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)  # [1, S, 1, head dim]
 
         def rotate(x: torch.Tensor) -> torch.Tensor:
             x = x.transpose(1, 2)  # [1, S, heads, head dim]
-            turned = x if x.shape[-1] == width else x[..., :width]
-            turned = turned * cos + functional.linear(turned, rotation) * sin
-            if x.shape[-1] != width:  # partial rotary embedding: the rest passes
-                turned = torch.cat([turned, x[..., width:]], -1)
-            return turned.transpose(1, 2)
+            return (x * cos + functional.linear(x, rotation) * sin).transpose(1, 2)
 
         return rotate(q), rotate(k)
 
     return rope
 
 
-def _rotation(constants: nn.Module, width: int) -> None:
-    """Register the matrix R with linear(x, R) = concatenate(-second half of x, first half of x)."""
+def _rotation(constants: nn.Module, width: int, whole: int) -> None:
+    """Register the matrix R with linear(x, R) = -second half, first half and zeros, of the first `width` of x."""
     half = width // 2
-    matrix = torch.zeros(width, width)
-    matrix[:half, half:] = -torch.eye(half)
-    matrix[half:, :half] = torch.eye(half)
-    _constant(constants, f"rotation_{width}", matrix)
+    matrix = torch.zeros(whole, whole)
+    matrix[:half, half:width] = -torch.eye(half)
+    matrix[half:width, :half] = torch.eye(half)
+    _constant(constants, f"rotation_{width}_of_{whole}", matrix)
 
 
-def _same_rope(original: Callable[..., Any], replacement: Callable[..., Any], constants: nn.Module) -> bool:
-    """Whether a family's rotary function is the usual half rotation of [1, heads, S, head dim]."""
+def _same_rope(original: Callable[..., Any]) -> bool:
+    """Whether a family's rotary function is the usual half rotation of [1, heads, S, head dim], whole or in part."""
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(1, 4, 3, 8, generator=generator), torch.randn(1, 2, 3, 8, generator=generator)
-    angles = torch.randn(1, 3, 4, generator=generator).repeat(1, 1, 2)
-    own = hasattr(constants, "rotation_8")
-    _rotation(constants, 8)
-    try:
-        expected = original(q, k, angles.cos(), angles.sin())
-        found = replacement(q, k, angles.cos(), angles.sin())
-    except (TypeError, RuntimeError, ValueError):  # another signature: another kind of rotary embedding
-        return False
-    finally:
-        if not own:
-            del constants.rotation_8
-    return isinstance(expected, tuple) and all(
-        torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(expected, found, strict=True)
-    )
+    for width in (8, 4):
+        angles = torch.randn(1, 3, width // 2, generator=generator).repeat(1, 1, 2)
+        constants = nn.Module()
+        _rotation(constants, width, 8)
+        try:
+            expected = original(q, k, angles.cos(), angles.sin())
+            found = _rope_as_linear(constants, original)(q, k, angles.cos(), angles.sin())
+        except (TypeError, RuntimeError, ValueError):  # another signature: another kind of rotary embedding
+            return width != 8  # without a part that stays, the family never asks for one
+        if not isinstance(expected, tuple) or not all(
+            torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(expected, found, strict=True)
+        ):
+            return False
+    return True
 
 
 def clean_graph(program: ExportedProgram) -> None:
-    """Drop transpose pairs and write a view's one symbolic size as -1, which delegates take; edits in place."""
+    """Edit a graph in place so that a delegate takes more of it; it computes the same.
+
+    Transpose pairs go, outputs that are joined and at once taken apart again stay apart, and a view's one symbolic size
+    is written as -1.
+    """
     from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
 
     module = program.graph_module
+    _keep_apart(module.graph)
     RemoveRedundantTransposes().call(module)
     views = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default)
     for node in module.graph.nodes:
@@ -158,6 +170,33 @@ def clean_graph(program: ExportedProgram) -> None:
             node.args = (node.args[0], infer_symbolic(node.args[1]))
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _keep_apart(graph: Graph) -> None:
+    """Where a slice or a chunk of a concatenation is one of its inputs, use the input."""
+    aten = torch.ops.aten
+    joints: list[Any] = [node for node in graph.nodes if node.target is aten.cat.default]
+    for joint in joints:
+        last = joint.meta["val"].dim() - 1
+        if joint.args[1:] not in ((-1,), (last,)):
+            continue
+        parts, end = {}, 0
+        for part in joint.args[0]:
+            start, end = end, end + part.meta["val"].shape[-1]
+            parts[start, end] = part
+        for user in list(joint.users):
+            if user.target is aten.slice.Tensor and user.args[1] in (-1, last) and len(user.args) < 5:
+                start, stop = (*user.args[2:], None, None)[:2]
+                taken = [(user, start or 0, end if stop is None else min(stop, end))]
+            elif user.target in (aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default):
+                ends = list(accumulate(piece.shape[-1] for piece in user.meta["val"]))
+                along_last = ends[-1] == end and (*user.args[2:], 0)[0] in (-1, last)
+                taken = [(n, (0, *ends)[n.args[1]], ends[n.args[1]]) for n in user.users] if along_last else []
+            else:
+                taken = []
+            for node, start, stop in taken:
+                if (start, stop) in parts:
+                    node.replace_all_uses_with(parts[start, stop])
 
 
 def infer_symbolic(shape: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """The figures that the documentation quotes: measured by a command, kept as JSON, and put into the pages from there.
 
-`python -m et_pipeline.report.docs` measures, writes `docs/results/*.json`, and renders. `--render` only renders.
+`python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B) runs that experiment,
+writes `docs/results/<experiment>.json`, and renders; without a name it only renders.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +25,46 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
 PICTURE = Path("docs/closing-table.svg")
 PAGES = ("README.md", "docs/benchmarks.md")
-RECIPES = ["et-pipeline", "-m", "experiment=recipes", "format=json"]
+EXPERIMENTS = ("recipes", "full_size")
 DEMO = "tiny_assistant-8da4w-g32-xnnpack"
 
 
-def measure(root: Path) -> None:
-    """Run every recipe on the built-in model and keep the manifests."""
-    command = [str(Path(sys.executable).parent / RECIPES[0]), *RECIPES[1:]]
-    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True, text=True)
+def measure(root: Path, experiment: str) -> None:
+    """Run an experiment and keep its manifests."""
+    command = ["et-pipeline", "-m", f"experiment={experiment}", "format=json"]
+    program = str(Path(sys.executable).parent / command[0])
+    done = subprocess.run([program, *command[1:]], cwd=root, stdout=subprocess.PIPE, check=True, text=True)
     manifests = [document["manifest"] for document in json.loads(done.stdout)]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": manifests[0]["speed"][0]["where"],
-        "command": " ".join(RECIPES),
+        "command": " ".join(command),
         "manifests": manifests,
     }
-    path = root / RESULTS / "recipes.json"
+    path = root / RESULTS / f"{experiment}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def render(root: Path) -> dict[Path, str]:
     """What the pages and the picture have to be, by path, from what `docs/results/` holds."""
-    result = json.loads((root / RESULTS / "recipes.json").read_text(encoding="utf-8"))
-    manifests = [Manifest.model_validate_json(json.dumps(each)) for each in result["manifests"]]
-    table = recipes_table(manifests) + (
-        f"\n\nMeasured {result['date']} on {result['machine']} with `{result['command']}`.\n"
-    )
-    pages = {}
-    for name in PAGES:
-        text = (root / name).read_text(encoding="utf-8")
-        pages[root / name] = re.sub(
-            r"(<!-- recipes -->\n).*?(<!-- end -->)", lambda match: match[1] + table + match[2], text, flags=re.DOTALL
+    pages = {root / name: (root / name).read_text(encoding="utf-8") for name in PAGES}
+    for experiment, make_table in (("recipes", recipes_table), ("full_size", full_size_table)):
+        result = json.loads((root / RESULTS / f"{experiment}.json").read_text(encoding="utf-8"))
+        manifests = [Manifest.model_validate_json(json.dumps(each)) for each in result["manifests"]]
+        table = make_table(manifests) + (
+            f"\n\nMeasured {result['date']} on {result['machine']} with `{result['command']}`.\n"
         )
-    demo = next(each for each in manifests if each.what.name == DEMO)
-    pages[root / PICTURE] = picture(demo)
+        for path, text in pages.items():
+            place = re.compile(rf"(<!-- {experiment} -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, table), text)
+        if experiment == "recipes":
+            pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
     return pages
+
+
+def _between(table: str, match: re.Match[str]) -> str:
+    return match[1] + table + match[2]
 
 
 def recipes_table(manifests: list[Manifest]) -> str:
@@ -101,6 +107,51 @@ def recipes_table(manifests: list[Manifest]) -> str:
                 f"{speed.decode_tok_s.p50:,.0f}",
             ]
         )
+    return _markdown(rows)
+
+
+def full_size_table(manifests: list[Manifest]) -> str:
+    """Each model, and under it what each stage took, in Markdown."""
+    stages = ("quantize", "export", "lower", "verify", "measure")
+    rows: list[list[Any]] = [
+        [
+            "model",
+            "parameters",
+            ".pte",
+            "bits per weight",
+            "quantized: cosine",
+            "TTFT, 64 tokens",
+            "prefill",
+            "decode",
+            *stages,
+        ]
+    ]
+    for each in manifests:
+        assert each.quality.agreement is not None
+        ways = each.quality.agreement.quantized
+        speed = each.speed[0]
+        costs = []
+        for stage in stages:
+            cost = each.stages[stage]
+            memory = f", {cost.peak_rss_bytes / 1e9:.1f} GB" if cost.peak_rss_bytes else ""
+            costs.append(f"{cost.wall_s:.0f} s ({cost.cpu_s:.0f} CPU-s){memory}")
+        rows.append(
+            [
+                str(each.what.settings["model"]["name"]),
+                f"{each.what.parameters:,}",
+                size(each.memory.weights_bytes),
+                f"{8 * each.memory.weights_bytes / each.what.parameters:.2f}",
+                f"{min(way.cosine for way in (ways.one_piece, ways.chunked, ways.token_by_token)):.6f}",
+                f"{speed.ttft_ms.p50 / 1000:.1f} s",
+                f"{speed.prefill_tok_s.p50:.1f}",
+                f"{speed.decode_tok_s.p50:.1f}",
+                *costs,
+            ]
+        )
+    return _markdown([list(row) for row in zip(*rows, strict=True)])
+
+
+def _markdown(rows: list[list[Any]]) -> str:
     head = "| " + " | ".join(rows[0]) + " |\n|---|" + "---:|" * (len(rows[0]) - 1) + "\n"
     return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows[1:])
 
@@ -113,9 +164,11 @@ def picture(manifest: Manifest) -> str:
 
 
 def main() -> None:
-    """Measure unless told only to render, then write the pages."""
-    if "--render" not in sys.argv[1:]:
-        measure(ROOT)
+    """Measure what is asked for, then write the pages."""
+    for experiment in sys.argv[1:]:
+        if experiment not in EXPERIMENTS:
+            sys.exit(f"{experiment} is not an experiment with a page; choose from {', '.join(EXPERIMENTS)}")
+        measure(ROOT, experiment)
     for path, text in render(ROOT).items():
         path.write_text(text, encoding="utf-8")
 

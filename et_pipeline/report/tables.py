@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from et_pipeline.manifest import Check, Manifest
-from et_pipeline.pipeline import Result
-from et_pipeline.plan import Plan
+from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
+
+if TYPE_CHECKING:
+    from et_pipeline.pipeline import Result
 
 
-def as_json(done: Result | Plan) -> dict[str, Any]:
+def as_json(done: Result | Survey) -> dict[str, Any]:
     """What a run or a plan has to say, as a JSON document."""
-    if isinstance(done, Plan):
-        return {**done.model_dump(mode="json"), "fits": done.fits}
+    if isinstance(done, Survey):
+        chosen = summary(done.chosen) if done.chosen else {}
+        return {**chosen, f"{done.over}s": [summary(each) for each in done.plans]}
     document: dict[str, Any] = {
         "bundle": str(done.bundle) if done.bundle else None,
         "reused": done.reused,
@@ -28,16 +32,19 @@ def as_json(done: Result | Plan) -> dict[str, Any]:
     return document
 
 
-def show(done: Sequence[Result | Plan], console: Console | None = None) -> None:
+def show(done: Sequence[Result | Survey], console: Console | None = None) -> None:
     """Print the closing tables; several bundles or plans stand side by side."""
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    plans = [each for each in done if isinstance(each, Plan)]
-    results = [each for each in done if isinstance(each, Result)]
+    surveys = [each for each in done if isinstance(each, Survey)]
+    results = [each for each in done if not isinstance(each, Survey)]
     bundles = [(each, each.manifest) for each in results if each.manifest is not None]
-    if plans:
-        console.print(plan_table(plans))
+    if len(surveys) == 1:
+        console.print(forecast(surveys[0]))
+    elif surveys:  # a sweep: what was asked for, without what it could be compared with
+        plans = [plan for each in surveys for plan in ([each.chosen] if each.chosen else each.plans)]
+        console.print(plan_table(plans, f"Plan: {', '.join(dict.fromkeys(plan.model for plan in plans))}"))
     if len(bundles) == 1:
         result, manifest = bundles[0]
         console.print(closing(manifest, str(result.bundle), result.reused))
@@ -81,24 +88,101 @@ def comparison(manifests: Sequence[Manifest]) -> RenderableType:
     return table
 
 
-def plan_table(plans: Sequence[Plan]) -> RenderableType:
-    """Forecasts, a row each."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"Plan: {plans[0].model}", title_justify="left")
-    for name in ("recipe", "parameters", ".pte", "of fp16", "KV cache", "app memory", "device", "fits", "decode tok/s"):
-        table.add_column(name, justify="left" if name in ("recipe", "device") else "right")
-    for each in plans:
-        table.add_row(
-            each.recipe,
-            f"{each.parameters / 1e6:.1f} M",
-            size(each.pte_bytes),
-            f"{100 * each.pte_bytes / each.fp16_bytes:.0f} %",
-            size(each.kv_cache_bytes),
-            size(each.resident_bytes),
-            each.device,
-            Text("yes", style="green") if each.fits else Text("no", style="red"),
-            f"≤ {each.decode_tok_s:,.0f}",
-        )
+def forecast(survey: Survey) -> RenderableType:
+    """One plan in full, if one was asked for, and the table that compares it."""
+    first = survey.chosen or survey.plans[0]
+    rows = _model_rows(first)
+    if survey.chosen is None:
+        title, other = f"{first.model}, {first.recipe}", f"{first.recipe} on every device"
+    else:
+        title, other = f"{first.model}, {first.recipe}, on {first.device}", f"Every recipe on {first.device}"
+        rows |= _device_rows(first)
+    table = _two_columns(f"Plan: {title}")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return Group("", table, "", plan_table(survey.plans, other), "", Text(_CAVEAT, style="dim"))
+
+
+_CAVEAT = (
+    "All figures are forecasts from shapes; none was measured on the device. Decode: "
+    f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth and a fixed time per layer. First token (TTFT): the device's "
+    "prefill_gops, whose source says how far to trust it. App memory: .pte, KV cache and 0.5 GB around them."
+)
+
+
+def plan_table(plans: Sequence[Plan], title: str) -> RenderableType:
+    """Forecasts, a row each: what differs by model or recipe where that differs, and what differs by device."""
+    named = [key for key in ("model", "recipe", "device") if len({getattr(plan, key) for plan in plans}) > 1]
+    named = named or ["recipe"]
+    prompts = sorted({plan.prompt_tokens for plan in plans})
+    columns: dict[str, Callable[[Plan], str | Text]] = {name: attrgetter(name) for name in named}
+    if named != ["device"]:
+        columns |= {
+            ".pte": lambda plan: size(plan.pte_bytes),
+            "of fp16": lambda plan: f"{100 * plan.pte_bytes / plan.fp16_bytes:.0f} %",
+            "KV cache": lambda plan: size(plan.kv_cache_bytes),
+            "app memory": lambda plan: size(plan.resident_bytes),
+        }
+    if "device" in named:
+        columns |= {"RAM": lambda plan: size(plan.ram_bytes), "per app": lambda plan: size(plan.limit_bytes)}
+    columns |= {
+        "fits": verdict,
+        "roofline": lambda plan: _speed(plan.roofline_tok_s),
+        "decode tok/s": lambda plan: _speed(plan.decode_tok_s),
+        f"TTFT {prompts[0]}" if len(prompts) == 1 else "TTFT": lambda plan: _seconds(plan.ttft_s),
+    }
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in (*named, "fits") else "right", no_wrap=name not in named)
+    for plan in plans:
+        table.add_row(*(cell(plan) for cell in columns.values()))
     return table
+
+
+def verdict(plan: Plan) -> Text:
+    """Whether a model fits: the app's limit is the first thing that it meets, the phone's memory the second."""
+    if plan.fits:
+        return Text("yes", style="green")
+    return Text("over app limit" if plan.fits_phone else "no", style="red")
+
+
+def _model_rows(plan: Plan) -> dict[str, Text]:
+    """What does not depend on the device."""
+    contexts = ", ".join(f"{size(count)} at {context}" for context, count in plan.kv_by_context.items())
+    here = f" (here: {size(plan.host_bytes)})" if plan.host_bytes else ""
+    rows = {
+        "parameters": f"{plan.parameters:,} ({plan.family})",
+        "download": f"{size(plan.download_bytes)} (bf16)" if plan.download_bytes else "none",
+        "export": f"about {_minutes(plan.export_cpu_s)} of CPU time, {size(plan.export_peak_bytes)} of memory{here}",
+        ".pte": f"{size(plan.pte_bytes)}, {100 * plan.pte_bytes / plan.fp16_bytes:.0f} % of fp16 "
+        f"({size(plan.fp16_bytes)})",
+        "KV cache": contexts,
+        "app memory": f"{size(plan.resident_bytes)} at a context of {plan.max_context}",
+    }
+    return {name: Text(value) for name, value in rows.items()}
+
+
+def _device_rows(plan: Plan) -> dict[str, Text]:
+    fits = verdict(plan)
+    fits.append(f": {size(plan.resident_bytes)} of {size(plan.limit_bytes)} per app, {size(plan.ram_bytes)} RAM", "")
+    decode = (
+        f"{_speed(plan.decode_tok_s)} tok/s, {_speed(plan.decode_full_tok_s)} with a full context "
+        f"(roofline {_speed(plan.roofline_tok_s)})"
+    )
+    first = f"{_seconds(plan.ttft_s)} after {plan.prompt_tokens} tokens (read at {_speed(plan.prefill_tok_s)} tok/s)"
+    return {"fits": fits, "decode": Text(decode), "first token": Text(first)}
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def check_sentence(check: Check) -> str:

@@ -1,21 +1,30 @@
-"""acquire: find the checkpoint, prove that its files are whole, read what it says about the model."""
+"""acquire: find or make the checkpoint, prove that its files are whole, read what it says about the model."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from et_pipeline import tiny_assistant
-from et_pipeline.cache import sha256_file
-from et_pipeline.errors import UserError
-from et_pipeline.models.facts import read_facts
-from et_pipeline.settings import Checkpoint, ExportForm, closest
-from et_pipeline.worker import Tick
+from pydantic import BaseModel
 
+from et_pipeline import cache, tiny_assistant
+from et_pipeline.errors import UserError
+from et_pipeline.models import gguf, random_weights
+from et_pipeline.models.checkpoint import read_layout
+from et_pipeline.models.facts import read_facts
+from et_pipeline.models.shards import CHECKSUMS, check_room
+from et_pipeline.settings import Checkpoint, ExportForm, closest, first_line
+from et_pipeline.worker import Tick, run_stage
+
+_PARTIAL = ".incomplete"  # huggingface_hub's own word for it
 BUILTIN = {"tiny_assistant": tiny_assistant.CHECKPOINT}
-CHECKSUMS = "SHA256SUMS"
 _PATTERNS = (
     "config.json",
     "generation_config.json",
@@ -30,11 +39,28 @@ _PATTERNS = (
 )
 
 
-def resolve(checkpoint: Checkpoint) -> Path:
-    """Return the folder of the checkpoint, downloading it if it is a hub id.
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint that does not exist yet is made, and how that is shown.
+
+    Attributes:
+        root: the stage cache.
+        logs: folder for what the converting process prints.
+        tick: takes progress.
+        wait: called once if another run makes the same checkpoint.
+    """
+
+    root: Path
+    logs: Path
+    tick: Tick = lambda done, total: None
+    wait: Callable[[], None] = lambda: None
+
+
+def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
+    """Return the folder of the checkpoint: downloaded if it is a hub id, converted if a .gguf file, or made up.
 
     Raises:
-        UserError: there is no such built-in model, folder or repository.
+        UserError: there is no such built-in model, folder, file or repository, or the disk has too little room.
     """
     source = checkpoint.source
     if source.startswith("builtin:"):
@@ -42,28 +68,106 @@ def resolve(checkpoint: Checkpoint) -> Path:
         if name not in BUILTIN:
             raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
         return BUILTIN[name]
-    folder = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
-    if folder.is_dir():
-        return folder.resolve()
+    if source == random_weights.SOURCE:
+        return _random(checkpoint, seed, place)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
+    if path.is_dir():
+        return path.resolve()
+    if path.suffix == ".gguf":
+        return _convert(path.resolve(), place)
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:
-        raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
-    return _download(source, checkpoint.revision)
+        raise UserError(
+            f"model.source={source} is neither a folder, nor a .gguf file, nor a hub id such as "
+            "HuggingFaceTB/SmolLM2-135M"
+        )
+    return _download(source, checkpoint.revision, place)
 
 
-def _download(repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
+    if not checkpoint.architecture:
+        raise UserError(
+            f"model.source={random_weights.SOURCE} needs model.architecture, the content of a config.json; "
+            "choose a named model that has it, such as those of et-pipeline --help"
+        )
+    model = random_weights.RandomModel(architecture=checkpoint.architecture, seed=seed)
+    key = model.model_dump()
+    return _make("random", random_weights.__name__, {"model": model}, key, place)
+
+
+def _convert(path: Path, place: Place) -> Path:
+    if not path.is_file():
+        raise UserError(f"model.source={path} does not exist")
+    gguf.check_magic(path)
+    key = {"sha256": _sha256_files([path], place.tick)[path.name]}
+    return _make("gguf", gguf.__name__, {"file": gguf.GgufFile(path=str(path))}, key, place)
+
+
+def _make(kind: str, module: str, config: dict[str, BaseModel], key: dict[str, Any], place: Place) -> Path:
+    """Let a process of its own fill a folder of the cache, unless it is there.
+
+    The folder in which it works has a fixed name: a run that was killed left whole shards in it, and the next one goes
+    on from them. A mistake leaves nothing.
+    """
+    libraries = cache.library_versions(("transformers",) if kind == "random" else ("transformers", "gguf"))
+    key = {**key, "code": cache.code_version(module), "libraries": libraries}
+    folder = place.root / kind / cache.digest(key)
+    with cache.locked(folder, place.wait):
+        part = folder.with_name(f"{folder.name}.part")
+        if _is_whole(folder):
+            return folder
+        if folder.exists():
+            shutil.rmtree(part, ignore_errors=True)
+            folder.rename(part)
+        part.mkdir(exist_ok=True)
+        try:
+            place.logs.mkdir(parents=True, exist_ok=True)
+            run_stage(module, {}, part, config, 0, place.logs / f"{kind}.log", place.tick)
+        except (UserError, OSError):
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        cache.publish(part, folder)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all shards have their length; their content is compared with the checksums when they are hashed."""
+    try:
+        read_layout(folder)
+    except UserError:
+        return False
+    return (folder / CHECKSUMS).is_file()
+
+
+def _download(repository: str, revision: str | None, place: Place) -> Path:
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
+        DryRunError,
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
+        IncompleteSnapshotError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     name = f"model.source={repository}"
+    store = Path(constants.HF_HUB_CACHE).expanduser()
+    wanted = list(_PATTERNS)
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_PATTERNS)))
+        try:
+            listed = snapshot_download(
+                repository, revision=revision, allow_patterns=wanted, tqdm_class=_quiet_bar(), dry_run=True
+            )
+        except DryRunError:  # the hub does not answer: what is here already may do
+            listed = []
+        missing = [(file.filename, file.commit_hash, file.file_size or 0) for file in listed if file.will_download]
+        blobs = store / f"models--{repository.replace('/', '--')}" / "blobs"
+        begun = sum(path.stat().st_size for path in blobs.glob(f"*{_PARTIAL}"))
+        check_room(store, sum(size for _, _, size in missing) - begun, name, "HF_HUB_CACHE")
+        for filename, commit, size in missing:
+            if filename.endswith(".safetensors") and size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+                _fetch_weights(repository, filename, commit, blobs, place)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=_quiet_bar()))
     except GatedRepoError as error:
         raise UserError(f"{name} is gated; accept its licence on the hub and log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -72,8 +176,105 @@ def _download(repository: str, revision: str | None) -> Path:
         raise UserError(f"{name} has no model.revision={revision}") from error
     except HFValidationError as error:
         raise UserError(f"{name} is neither a folder here nor a valid hub id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise UserError(f"{name} is not a folder here, is not downloaded yet, and the hub cannot be reached") from error
+    except IncompleteSnapshotError as error:
+        raise UserError(
+            f"{name} is downloaded in part only, and the hub cannot be reached{_offline(constants)}"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        at = f" at model.revision={revision}" if revision else ""
+        raise UserError(
+            f"{name} is not a folder here, is not downloaded yet{at}, and the hub cannot be reached"
+            f"{_offline(constants)}"
+        ) from error
+    except _network_errors() as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left on the disk of {store}; free some, or choose another HF_HUB_CACHE"
+            ) from error
+        raise UserError(
+            f"{name}: the download broke off ({first_line(error)}); the same command goes on where it was"
+        ) from error
+
+
+def _offline(constants: Any) -> str:
+    return "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What a connection can fail with: the hub's own errors, and those of the HTTP client it is built on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"))
+
+
+def _quiet_bar() -> Any:
+    """A progress bar for huggingface_hub that shows nothing: ours is on the terminal already."""
+    from huggingface_hub.utils import tqdm
+
+    class Quiet(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    return Quiet
+
+
+def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, place: Place) -> None:
+    """Download a file to where huggingface_hub's cache looks for it, going on where a killed run stopped.
+
+    huggingface_hub itself begins such a file anew.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers()
+    url = hf_hub_url(repository, filename, revision=commit)
+    metadata = get_hf_file_metadata(url, headers=headers)
+    if metadata.etag is None or metadata.size is None:
+        return
+    total = metadata.size
+    if metadata.location.split("/")[2] != url.split("/")[2]:  # a file store, which has its own signature in the address
+        headers.pop("authorization", None)
+    blob, part = blobs / metadata.etag, blobs / f"{metadata.etag}{_PARTIAL}"
+    with cache.locked(place.root / "hub" / metadata.etag, place.wait):
+        if blob.exists():
+            return
+        blobs.mkdir(parents=True, exist_ok=True)
+        if part.exists() and part.stat().st_size > total:
+            part.unlink()
+
+        class Bar:
+            """What http_get needs of a tqdm."""
+
+            def __init__(self, **settings: Any) -> None:
+                self.done = settings.get("initial", 0)
+
+            def __enter__(self) -> Bar:
+                return self
+
+            def __exit__(self, *error: object) -> None:
+                pass
+
+            def update(self, count: float | None = 1) -> None:
+                self.done += count or 0
+                place.tick(int(self.done), total)
+
+        with part.open("ab") as stream:
+            http_get(
+                metadata.location,
+                stream,
+                resume_size=stream.tell(),
+                headers=headers,
+                expected_size=total,
+                tqdm_class=Bar,
+            )
+            stream.flush()
+            os.fsync(stream.fileno())
+        # A file of the large file storage is named by its sha256, any other one by a git hash.
+        if len(metadata.etag) == 64 and cache.sha256_file(part) != metadata.etag:
+            part.unlink()
+            raise UserError(f"model.source={repository}: {filename} arrived damaged; the same command fetches it again")
+        part.rename(blob)
 
 
 def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
@@ -92,11 +293,11 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
                 f"{folder} has its weights in {pickled}, a pickle, which can run any code when it is read; "
                 "save the model with safe_serialization=True and use that"
             )
+        packed = next(iter(sorted(folder.glob("*.gguf"))), None)
+        if packed:
+            raise UserError(f"{folder} has its weights in GGUF form; point model.source at {packed}")
         raise UserError(f"{folder} has no .safetensors file")
-    hashes = {}
-    for number, path in enumerate(paths):
-        tick(number, len(paths))
-        hashes[path.name] = sha256_file(path)
+    hashes = _sha256_files(paths, tick)
     sums = folder / CHECKSUMS
     if sums.is_file():
         for line in sums.read_text().splitlines():
@@ -109,6 +310,20 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
                 )
             if name and not (folder / name).is_file():
                 raise UserError(f"{folder / name} is missing; {CHECKSUMS} lists it")
+    return hashes
+
+
+def _sha256_files(paths: list[Path], tick: Tick) -> dict[str, str]:
+    hashes = {}
+    done, total = 0, sum(path.stat().st_size for path in paths)
+    for path in paths:
+        checksum = hashlib.sha256()
+        with path.open("rb") as stream:
+            while piece := stream.read(1 << 24):
+                checksum.update(piece)
+                done += len(piece)
+                tick(done, total)
+        hashes[path.name] = checksum.hexdigest()
     return hashes
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from et_pipeline import cache, manifest
+from et_pipeline.architecture import layer_windows
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
-from et_pipeline.models.facts import TOKENIZER, Facts
+from et_pipeline.models.facts import TOKENIZER, Facts, read_json
 from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
 from et_pipeline.settings import Settings
 
@@ -41,7 +42,7 @@ def run(
             program = f"{settings.backend.name}.pte"
             shutil.copyfile(entries["lower"].folder / "model.pte", temporary / program)
             shutil.copyfile(source / TOKENIZER, temporary / TOKENIZER)
-            made = _manifest(settings, source_files, entries, temporary, program)
+            made = _manifest(settings, source, source_files, entries, temporary, program)
             manifest.write(made, temporary)
             cache.publish(temporary, folder)
         finally:
@@ -56,6 +57,7 @@ def run(
 
 def _manifest(
     settings: Settings,
+    source: Path,
     source_files: Mapping[str, str],
     entries: Mapping[str, cache.Entry],
     folder: Path,
@@ -64,7 +66,8 @@ def _manifest(
     facts = Facts.read(entries["acquire"].folder)
     lowered, verified = entries["lower"].figures, entries["verify"].figures
     weights = lowered["bytes"]
-    kv = kv_cache_bytes(facts.layers, facts.kv_heads, facts.head_dim, settings.model.max_context)
+    windows = layer_windows(read_json(source / "config.json"), facts.layers)
+    kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, settings.model.form)
     resident = entries["measure"].figures["program_rss_bytes"]
     return Manifest(
         what=manifest.What(

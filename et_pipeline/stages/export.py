@@ -1,4 +1,4 @@
-"""export: the quantized model in export form, as a program with a KV cache; write `program.pt2` and `metadata.json`."""
+"""export: the quantized model in export form, as a program with a KV cache; write the program and `metadata.json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import ExportForm, Quantization
 from et_pipeline.worker import Tick
 
-PROGRAM = "program.pt2"
 METADATA = "metadata.json"
 
 
@@ -23,7 +22,7 @@ def run(
     model = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     facts = Facts.read(inputs["acquire"])
     decoder = Decoder(model, form)
-    save_program(export_decoder(decoder), out / PROGRAM)
+    save_program(export_decoder(decoder), out)
     methods = metadata(decoder, facts.bos_id or 0, facts.eos_ids)
     (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True))
-    return {"bytes": (out / PROGRAM).stat().st_size}
+    return {"bytes": sum(file.stat().st_size for file in out.iterdir())}

@@ -13,8 +13,8 @@ from et_pipeline.worker import Tick
 
 
 def run(inputs: dict[str, Path], out: Path, tick: Tick, *, backend: Backend) -> dict[str, Any]:
-    """Lower `program.pt2` to `model.pte`."""
-    program = load_program(inputs["export"] / "program.pt2")
+    """Lower the exported program to `model.pte`."""
+    program = load_program(inputs["export"])
     methods = json.loads((inputs["export"] / "metadata.json").read_text())
     delegation = get_backend(backend.name).lower(program, methods, out / "model.pte")
     return {"bytes": (out / "model.pte").stat().st_size, "delegation": delegation.model_dump(mode="json")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,26 +16,38 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.checkpoint import load_model, stream_model
 from et_pipeline.models.facts import Facts, read_tokenizer
+from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import Program
-from et_pipeline.settings import Quantization, Task, Verify
+from et_pipeline.settings import ExportForm, Quantization, Task, Verify
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the last piece is a short one
 FEEDINGS = ("one_piece", "chunked", "token_by_token")
 SAMPLES = 4
+LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
+FEWEST_SEQUENCES = 4
+LARGEST_SHARE = 0.7  # of the machine's memory for the original model
 SMALL_BYTES = 64_000_000  # below, waking a second thread for each token costs more than it brings (0.4 against 1.2 ms)
 
 
 def run(
-    inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, task: Task, verify: Verify
+    inputs: dict[str, Path],
+    out: Path,
+    tick: Tick,
+    *,
+    quantization: Quantization,
+    form: ExportForm,
+    task: Task,
+    verify: Verify,
 ) -> dict[str, Any]:
     """Compare logits, answer held-out items and give sample answers.
 
@@ -45,10 +58,8 @@ def run(
     """
     facts = Facts.read(inputs["acquire"])
     tokenizer = read_tokenizer(inputs["checkpoint"])
-    path = inputs["lower"] / "model.pte"
-    program = Program(path, threads=1 if path.stat().st_size < SMALL_BYTES else None)
     # Any real text serves the comparison of logits; the built-in items are there for every model.
-    texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, program.metadata["get_max_seq_len"])
+    texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, form.prefill_chunk)
     sequences = [text.ids for text in texts]
     items = read_items(inputs["evaluation"], verify.items_per_task) if "evaluation" in inputs else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
@@ -62,15 +73,22 @@ def run(
         done += steps
         tick(done, total)
 
-    original = load_model(inputs["checkpoint"])
-    original_logits = [_eager_logits(original, sequence, advance) for sequence in sequences]
-    original_ids = eager_answers(original, prompts, facts.eos_ids, budget, advance)
-    del original
-    gc.collect()
+    original_ids = []
+    if items:
+        _check_memory(facts, len(items))
+        model = load_model(inputs["checkpoint"])
+        freeze_rope(model, form.max_context)
+        original_ids = eager_answers(model, prompts, facts.eos_ids, budget, advance)
+        del model
+        gc.collect()
+    original_logits = _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
+    # The quantized weights stay mapped to their files.
     quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
-    quantized_logits = [_eager_logits(quantized, sequence, advance) for sequence in sequences]
+    quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance)
     del quantized
     gc.collect()
+    path = inputs["lower"] / "model.pte"
+    program = Program(path, threads=1 if path.stat().st_size < SMALL_BYTES else None)
 
     fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in FEEDINGS}
     answers = []
@@ -120,6 +138,7 @@ class _Text(NamedTuple):
 
 def _texts(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[_Text]:
     """Whole conversations as token ids, spread over the items, no longer than one forward call takes."""
+    count = min(count, max(FEWEST_SEQUENCES, LOGIT_BYTES // (4 * facts.vocab_size * limit)))
     step = max(1, len(items) // count)
     texts = []
     for item in items[::step][:count]:
@@ -129,13 +148,32 @@ def _texts(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limi
     return texts
 
 
-def _eager_logits(model: Any, sequence: list[int], advance: Callable[[int], None]) -> torch.Tensor:
+def _check_memory(facts: Facts, items: int) -> None:
+    """The original answers token by token, so all of it has to be in memory."""
+    needed = 4 * facts.parameters
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory * LARGEST_SHARE:
+        raise UserError(
+            f"verify.items_per_task asks for {items} answers of the original model, which takes {needed / 1e9:.0f} GB "
+            f"as float32, and this machine has {memory / 1e9:.0f} GB; set verify.items_per_task=0, which leaves the "
+            "comparison of logits"
+        )
+
+
+def _eager_logits(
+    model: PreTrainedModel, context: int, sequences: Sequence[list[int]], advance: Callable[[int], None]
+) -> list[torch.Tensor]:
+    """Logits of every position, [length, vocabulary] each; all in one forward, as it may read the weights from disk."""
     import torch
 
+    freeze_rope(model, context)
+    longest = max(len(sequence) for sequence in sequences)
+    # Attention is causal: what is padded behind the end changes nothing before it.
+    tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([sequence]), use_cache=False).logits[0].float()
-    advance(1)
-    return logits
+        logits = model(input_ids=tokens, use_cache=False).logits.float()
+    advance(len(sequences))
+    return [rows[: len(sequence)] for rows, sequence in zip(logits, sequences, strict=True)]
 
 
 def _feed(

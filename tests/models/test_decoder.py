@@ -8,7 +8,7 @@ from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.models.attention import cached_attention, update_cache
 from et_pipeline.models.checkpoint import load_model
-from et_pipeline.models.decoder import Decoder, export_decoder, load_program, metadata, save_program
+from et_pipeline.models.decoder import PROGRAM, WEIGHTS, Decoder, export_decoder, load_program, metadata, save_program
 from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program
@@ -125,13 +125,12 @@ def test_metadata(tiny_llama):
     [
         ("llama", {}, (512, 16), r"model\.max_context=512 is more than the 256 positions"),
         ("llama", {}, (16, 32), r"model\.prefill_chunk=32 is more than model\.max_context=16"),
-        ("mistral", {"sliding_window": 32}, (64, 16), r"model\.max_context=64 is more than the sliding window of 32"),
-        ("gemma3_text", {"sliding_window": 32, "layer_types": None}, (64, 16), "sliding window of 32"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, (64, 16), "attends to later tokens"),
         (
             "llama",
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-            (512, 16),
-            r"model\.max_context=512",
+            (520, 16),
+            r"model\.max_context=520 is more than the 512 positions",
         ),
         ("gpt2", {}, (64, 16), r"family gpt2"),
     ],
@@ -152,20 +151,29 @@ def test_symbolic_size_becomes_minus_one():
 def test_program_survives_a_file(tiny_llama, tmp_path):
     decoder = Decoder(load_model(tiny_llama), FORM)
     program = export_decoder(decoder)
-    save_program(program, tmp_path / "program.pt2")
-    again = load_program(tmp_path / "program.pt2")
     arguments = TOKENS[:, :16], torch.tensor([0])
+    expected, weights = program.module()(*arguments), dict(program.state_dict)
+    save_program(program, tmp_path)
+    again = load_program(tmp_path)
     # Bit equality would be luck: where a file's weights land in memory changes the order BLAS adds in.
-    torch.testing.assert_close(again.module()(*arguments), program.module()(*arguments))
-    assert again.state_dict.keys() == program.state_dict.keys()
-    assert all(torch.equal(again.state_dict[name], value) for name, value in program.state_dict.items())
+    torch.testing.assert_close(again.module()(*arguments), expected)
+    assert again.state_dict.keys() == weights.keys()
+    assert all(torch.equal(again.state_dict[name], value) for name, value in weights.items())
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100])
 def test_not_a_program(tmp_path, content):
-    (tmp_path / "program.pt2").write_bytes(content)
+    (tmp_path / PROGRAM).write_bytes(content)
     with pytest.raises(UserError, match="is not an exported program"):
-        load_program(tmp_path / "program.pt2")
+        load_program(tmp_path)
+
+
+def test_weights_that_are_cut_off(tiny_llama, tmp_path):
+    save_program(export_decoder(Decoder(load_model(tiny_llama), FORM)), tmp_path)
+    whole = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"weights\.pt is not a file of weights"):
+        load_program(tmp_path)
 
 
 def check_program(checkpoint, lowered):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import load_model, read_layout
+from et_pipeline.models.checkpoint import SINGLE, load_model, read_layout, stream_model
 
 
 def safetensors_bytes(header, data=b""):
@@ -210,3 +210,24 @@ def test_bad_config(folder, config, message):
         (folder / "config.json").write_text(config)
     with pytest.raises(UserError, match=message):
         load_model(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gemma3_text"])
+def test_streamed_model_computes_the_same_and_keeps_nothing(make_checkpoint, family):
+    settings = {"query_pre_attn_scalar": 32} if family == "gemma3_text" else {}
+    folder = make_checkpoint(family, tie_word_embeddings=family == "gemma3_text", **settings)
+    streamed = stream_model(folder)
+    tokens = torch.arange(2, 40).unsqueeze(0)
+    with torch.no_grad():
+        expected = load_model(folder)(tokens, use_cache=False).logits
+        for _ in range(2):  # a forward leaves it as it was
+            assert torch.equal(streamed(tokens, use_cache=False).logits, expected)
+            assert all(parameter.is_meta for parameter in streamed.parameters())
+
+
+def test_streamed_model_names_a_file_that_went_away(make_checkpoint):
+    folder = make_checkpoint("llama", num_hidden_layers=1)
+    streamed = stream_model(folder)
+    (folder / SINGLE).unlink()
+    with pytest.raises(UserError, match=r"tensor model\.embed_tokens\.weight cannot be read"):
+        streamed(torch.tensor([[2, 3]]))

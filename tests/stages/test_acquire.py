@@ -1,26 +1,83 @@
+import dataclasses
 import hashlib
+import importlib
+import json
+import shutil
+import threading
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+from gguf import GGMLQuantizationType as Kind
+from make_gguf import write_gguf
 
 from et_pipeline import tiny_assistant
 from et_pipeline.errors import UserError
+from et_pipeline.models import random_weights, shards
 from et_pipeline.models.facts import Facts
 from et_pipeline.settings import Checkpoint, ExportForm
 from et_pipeline.stages import acquire
 
 FORM = ExportForm(max_context=64, prefill_chunk=16)
+SMALL = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+RANDOM = Checkpoint(source="random", architecture=SMALL)
 
 
 def ignore(done, total):
     pass
 
 
-def test_resolve_finds_the_built_in_model_and_folders(tiny_llama):
-    assert acquire.resolve(Checkpoint(source="builtin:tiny_assistant")) == tiny_assistant.CHECKPOINT
-    assert acquire.resolve(Checkpoint(source=str(tiny_llama))) == tiny_llama.resolve()
+@pytest.fixture
+def place(tmp_path):
+    return acquire.Place(tmp_path / "cache", tmp_path / "logs")
 
 
-def test_resolve_reads_a_downloaded_snapshot_without_the_network(tiny_llama, tmp_path, monkeypatch):
+@pytest.fixture
+def in_process(monkeypatch):
+    """Checkpoints are made in this process, where a test can interfere; the list tells of each."""
+    runs = []
+
+    def run(module, inputs, out, config, seed, log_file, tick):
+        runs.append(module)
+        return importlib.import_module(module).run(inputs, out, tick, **config), {}
+
+    monkeypatch.setattr(acquire, "run_stage", run)
+    return runs
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """The built-in model as a GGUF file; its bfloat16 weights fit into it as they are."""
+    return write_gguf(tmp_path_factory.mktemp("packed") / "model.gguf", tiny_assistant.CHECKPOINT, Kind.BF16)
+
+
+def left(folder):
+    return [path for path in folder.rglob("*") if path.suffix != ".lock" and path.is_file()]
+
+
+def test_resolve_finds_the_built_in_model_and_folders(tiny_llama, place):
+    found = acquire.resolve(Checkpoint(source="builtin:tiny_assistant"), 0, place)
+    assert found == tiny_assistant.CHECKPOINT
+    assert acquire.resolve(Checkpoint(source=str(tiny_llama)), 0, place) == tiny_llama.resolve()
+
+
+def test_resolve_reads_a_downloaded_snapshot_without_the_network(tiny_llama, tmp_path, monkeypatch, place):
     """The hub's own layout: refs name a commit, snapshots hold links to blobs."""
     repository = tmp_path / "models--someone--tiny"
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -28,30 +85,37 @@ def test_resolve_reads_a_downloaded_snapshot_without_the_network(tiny_llama, tmp
     (repository / "refs").mkdir(parents=True)
     (repository / "blobs").mkdir()
     snapshot.mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
+    for ref in ("main", "v1"):
+        (repository / "refs" / ref).write_text(commit)
     for path in tiny_llama.iterdir():
         blob = repository / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
         blob.write_bytes(path.read_bytes())
         (snapshot / path.name).symlink_to(blob)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
-    folder = acquire.resolve(Checkpoint(source="someone/tiny"))
-    assert folder == snapshot
-    assert "model.safetensors" in acquire.hash_files(folder, ignore)
+    for revision in (None, "v1", commit):
+        assert acquire.resolve(Checkpoint(source="someone/tiny", revision=revision), 0, place) == snapshot
+    assert "model.safetensors" in acquire.hash_files(snapshot, ignore)
+    with pytest.raises(UserError, match=r"not downloaded yet at model\.revision=v2, .* HF_HUB_OFFLINE is set"):
+        acquire.resolve(Checkpoint(source="someone/tiny", revision="v2"), 0, place)
 
 
 def test_hash_files_depends_on_content_not_on_place(tiny_llama, tmp_path):
-    import shutil
-
     copy = shutil.copytree(tiny_llama, tmp_path / "copy")
     assert acquire.hash_files(copy, ignore) == acquire.hash_files(tiny_llama, ignore)
 
 
+def test_hash_files_tells_how_far_it_is(tiny_llama):
+    ticks = []
+    acquire.hash_files(tiny_llama, lambda done, total: ticks.append((done, total)))
+    assert ticks == sorted(ticks)
+    assert ticks[-1][0] == ticks[-1][1] == sum(path.stat().st_size for path in tiny_llama.iterdir())
+
+
 @pytest.mark.parametrize("source", ["a/b/c", "./x", "/x/y", "~nobody-here/x", "just-a-name"])
-def test_resolve_refuses_what_is_neither_folder_nor_hub_id(source):
+def test_resolve_refuses_what_is_neither_folder_nor_hub_id(source, place):
     with pytest.raises(UserError, match=r"model\.source="):
-        acquire.resolve(Checkpoint(source=source))
+        acquire.resolve(Checkpoint(source=source), 0, place)
 
 
 def test_run_writes_the_facts(tiny_llama, tmp_path):
@@ -62,3 +126,133 @@ def test_run_writes_the_facts(tiny_llama, tmp_path):
     assert facts.eos_ids == (1,)
     assert facts.chat.is_plain
     assert figures["parameters"] == facts.parameters
+
+
+def test_random_weights_are_made_once_per_architecture_and_seed(place, in_process):
+    ticks = []
+    folder = acquire.resolve(RANDOM, 0, dataclasses.replace(place, tick=lambda *tick: ticks.append(tick)))
+    assert ticks[-1][0] == ticks[-1][1]
+    assert acquire.resolve(RANDOM, 0, place) == folder
+    assert len(in_process) == 1
+    wider = Checkpoint(source="random", architecture={**SMALL, "intermediate_size": 192})
+    assert len({folder, acquire.resolve(RANDOM, 1, place), acquire.resolve(wider, 0, place)}) == 3
+    files = acquire.hash_files(folder, ignore)
+    figures, _ = acquire.run(folder, files, FORM, place.root)
+    assert figures["parameters"] == Facts.read(place.root).parameters
+
+
+def test_random_weights_are_made_in_a_process_of_their_own(place):
+    folder = acquire.resolve(RANDOM, 0, place)
+    assert acquire.hash_files(folder, ignore)
+    assert [path.name for path in folder.parent.iterdir() if path.suffix == ".part"] == []
+
+
+def test_a_killed_run_leaves_whole_shards_to_the_next_one(place, in_process, monkeypatch):
+    whole = acquire.hash_files(
+        acquire.resolve(RANDOM, 0, dataclasses.replace(place, root=place.root / "whole")), ignore
+    )
+    assert "model.safetensors" in whole
+    monkeypatch.setattr(random_weights, "write_checkpoint", partial(shards.write_checkpoint, shard_bytes=100_000))
+    drawn = []
+    draw = random_weights._draw
+
+    def killed(table, seed, tensor):
+        drawn.append(tensor.name)
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        return draw(table, seed, tensor)
+
+    monkeypatch.setattr(random_weights, "_draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        acquire.resolve(RANDOM, 0, place)
+    (part,) = place.root.glob("random/*.part")
+    there = {path.name: path.stat().st_mtime_ns for path in part.glob("*.safetensors")}
+    assert there
+    folder = acquire.resolve(RANDOM, 0, place)
+    assert not part.exists()
+    assert {name: (folder / name).stat().st_mtime_ns for name in there} == there
+    assert acquire.hash_files(folder, ignore)
+
+
+def test_a_shard_cut_short_in_the_cache_is_made_again(place, in_process):
+    folder = acquire.resolve(RANDOM, 0, place)
+    files = acquire.hash_files(folder, ignore)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert acquire.resolve(RANDOM, 0, place) == folder
+    assert acquire.hash_files(folder, ignore) == files
+
+
+def test_two_runs_at_once_make_one_checkpoint(place, in_process):
+    waited, found = [], []
+    one = dataclasses.replace(place, wait=lambda: waited.append(True))
+    threads = [threading.Thread(target=lambda: found.append(acquire.resolve(RANDOM, 0, one))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1]
+    assert len(in_process) == 1
+    assert waited == [True]
+
+
+@pytest.mark.usefixtures("in_process", "no_room")
+def test_no_room_for_random_weights(place):
+    with pytest.raises(UserError, match=r"model\.source=random needs 0\.0 GB on the disk of .* another paths\.cache"):
+        acquire.resolve(RANDOM, 0, place)
+    assert left(place.root) == []
+
+
+@pytest.mark.usefixtures("in_process", "no_room")
+def test_no_room_for_a_gguf_file(place, packed):
+    with pytest.raises(UserError, match=r"model\.gguf needs 0\.0 GB on the disk of .* another paths\.cache"):
+        acquire.resolve(Checkpoint(source=str(packed)), 0, place)
+    assert left(place.root) == []
+
+
+def test_a_gguf_file_is_converted_once_wherever_it_lies(place, in_process, packed, tmp_path):
+    folder = acquire.resolve(Checkpoint(source=str(packed)), 0, place)
+    copy = tmp_path / "copy.gguf"
+    shutil.copy(packed, copy)
+    assert acquire.resolve(Checkpoint(source=str(copy)), 0, place) == folder
+    assert len(in_process) == 1
+    assert acquire.hash_files(folder, ignore)
+
+
+@pytest.mark.parametrize("kept", [4, 1000, -1])
+def test_a_cut_gguf_file_leaves_nothing(place, packed, tmp_path, kept):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(packed.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"cut\.gguf is damaged or cut short"):
+        acquire.resolve(Checkpoint(source=str(cut)), 0, place)
+    assert left(place.root) == []
+
+
+QUICK = ["verify.sequences=4", "measure.prompt_tokens=8", "measure.decode_tokens=4", "measure.rounds=1"]
+
+
+@pytest.mark.slow
+def test_random_weights_become_a_bundle(command, tmp_path):
+    group = tmp_path / "mine" / "model"
+    group.mkdir(parents=True)
+    model = {"name": "made", "source": "random", "max_context": 64, "prefill_chunk": 32, "architecture": SMALL}
+    (group / "made.yaml").write_text(json.dumps(model))
+    open_gate = ["min_top1_quantized=0", "min_top1_original=0", "max_kl_original=1e9"]
+    code, _, err = command(
+        "--config-dir", str(group.parent), "model=made", "task=chat", *QUICK, *(f"recipe.gate.{x}" for x in open_gate)
+    )
+    assert code == 0, err
+
+
+@pytest.mark.slow
+def test_the_built_in_model_passes_its_gate_as_a_gguf_file_too(command, packed):
+    """The gate scores its answers: names, order of rotary halves, tokenizer and template must all be right."""
+    code, _, err = command(
+        "model=custom",
+        f"model.source={packed}",
+        "model.max_context=512",
+        "task=assistant",
+        *QUICK,
+        "verify.items_per_task=20",
+    )
+    assert code == 0, err

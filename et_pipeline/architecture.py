@@ -1,0 +1,207 @@
+"""What config.json alone says about a model: the shape of every tensor and what each layer remembers, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from et_pipeline.errors import UserError
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Family(NamedTuple):
+    """How a family's layers differ from Llama's, as far as tensors go.
+
+    Attributes:
+        biases: config key that gives the attention's projections biases, or "" for none.
+        qkv_bias: queries, keys and values have biases whatever the config says, and the output has none.
+        mlp_bias: config key that gives the feed-forward part biases, or "".
+        head_norms: queries and keys are normalized per head.
+        four_norms: a norm before and after attention and feed-forward part, instead of one before each.
+        fused: queries, keys and values are one tensor, gate and up another.
+        tied: whether the head is the embedding where the config does not say.
+        window_pattern: every n-th layer sees everything where the config lists no kinds of layers; 0 for none.
+    """
+
+    biases: str = "attention_bias"
+    qkv_bias: bool = False
+    mlp_bias: str = ""
+    head_norms: bool = False
+    four_norms: bool = False
+    fused: bool = False
+    tied: bool = False
+    window_pattern: int = 0
+
+
+FAMILIES = {
+    "gemma": Family(tied=True),
+    "gemma2": Family(four_norms=True, tied=True, window_pattern=2),
+    "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window_pattern=6),
+    "llama": Family(mlp_bias="mlp_bias"),
+    "mistral": Family(biases=""),
+    "phi3": Family(biases="", fused=True),
+    "qwen2": Family(biases="", qkv_bias=True),
+    "qwen3": Family(head_norms=True),
+    "smollm3": Family(mlp_bias="mlp_bias", tied=True),
+}
+_OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
+
+
+class Architecture(BaseModel):
+    """A model's shape.
+
+    Attributes:
+        family: `model_type` of config.json.
+        shapes: every stored tensor; a tied head is not among them.
+        tied_head: the head's weights are the embedding's.
+        windows: per layer, how many tokens it sees; None for all.
+        max_position: the longest context the model was made for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    family: str
+    shapes: Shapes
+    tied_head: bool
+    windows: tuple[int | None, ...]
+    kv_heads: int
+    head_dim: int
+    max_position: int
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return len(self.windows)
+
+    @property
+    def parameters(self) -> int:
+        """Count over all tensors; tied ones once."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @property
+    def embedding(self) -> tuple[int, ...]:
+        """Shape of the embedding, which a tied head has too."""
+        return next(shape for name, shape in self.shapes.items() if "embed_tokens" in name)
+
+
+def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | None = None) -> Architecture:
+    """Work out a model's tensors and windows.
+
+    Args:
+        config: the content of config.json.
+        where: what to call it in a message.
+        stored: the shapes of the checkpoint's files where they are known: then the family may be an unknown one.
+
+    Raises:
+        UserError: a figure is missing, or nothing is known about the family's tensors.
+    """
+    text = config.get("text_config", config)
+    name = str(text.get("model_type", ""))
+    family = FAMILIES.get(name)
+
+    def number(key: str, otherwise: int | None = None) -> int:
+        value = text.get(key)
+        value = otherwise if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise UserError(f"{where} has {key}={value!r}, expected a positive integer")
+        return value
+
+    heads, layers = number("num_attention_heads"), number("num_hidden_layers")
+    kv_heads = number("num_key_value_heads", heads)
+    head_dim = number("head_dim", max(1, number("hidden_size") // heads))
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    tied = (family is not None and family.tied) if tied is None else bool(tied)
+    if stored is not None:
+        # Old checkpoints carry rotary tables, and some tied ones a copy of the embedding.
+        shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
+        tied = tied or "lm_head.weight" not in shapes
+        if tied:
+            shapes.pop("lm_head.weight", None)
+        if not any("embed_tokens" in key for key in shapes):
+            raise UserError(f"{where} describes a {name} model without embed_tokens, of which no plan can be made")
+    elif family is None:
+        raise UserError(
+            f"{where} has model_type={name!r}, whose tensors mode=plan does not know; it knows "
+            f"{', '.join(sorted(FAMILIES))}, and any family from a folder that holds the weights"
+        )
+    else:
+        shapes = _shapes(family, text, number, heads, kv_heads, head_dim, tied)
+    return Architecture(
+        family=name,
+        shapes=shapes,
+        tied_head=tied,
+        windows=layer_windows(config, layers),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        max_position=number("max_position_embeddings"),
+    )
+
+
+def _shapes(family: Family, text: Mapping[str, Any], number: Any, *sizes: Any) -> Shapes:
+    heads, kv_heads, head_dim, tied = sizes
+    hidden, wide, vocabulary = number("hidden_size"), number("intermediate_size"), number("vocab_size")
+    queries, keys = heads * head_dim, kv_heads * head_dim
+    attention_bias = bool(family.biases and text.get(family.biases))
+    mlp_bias = bool(family.mlp_bias and text.get(family.mlp_bias))
+    if family.fused:
+        linears = [
+            ("self_attn.qkv_proj", queries + 2 * keys, hidden, attention_bias),
+            ("self_attn.o_proj", hidden, queries, attention_bias),
+            ("mlp.gate_up_proj", 2 * wide, hidden, mlp_bias),
+            ("mlp.down_proj", hidden, wide, mlp_bias),
+        ]
+    else:
+        qkv_bias = attention_bias or family.qkv_bias
+        linears = [
+            ("self_attn.q_proj", queries, hidden, qkv_bias),
+            ("self_attn.k_proj", keys, hidden, qkv_bias),
+            ("self_attn.v_proj", keys, hidden, qkv_bias),
+            ("self_attn.o_proj", hidden, queries, attention_bias),
+            ("mlp.gate_proj", wide, hidden, mlp_bias),
+            ("mlp.up_proj", wide, hidden, mlp_bias),
+            ("mlp.down_proj", hidden, wide, mlp_bias),
+        ]
+    norms = [("input_layernorm", hidden), ("post_attention_layernorm", hidden)]
+    if family.four_norms:
+        norms += [("pre_feedforward_layernorm", hidden), ("post_feedforward_layernorm", hidden)]
+    if family.head_norms:
+        norms += [("self_attn.q_norm", head_dim), ("self_attn.k_norm", head_dim)]
+    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(number("num_hidden_layers")):
+        prefix = f"model.layers.{layer}."
+        for name, rows, columns, bias in linears:
+            shapes[f"{prefix}{name}.weight"] = (rows, columns)
+            if bias:
+                shapes[f"{prefix}{name}.bias"] = (rows,)
+        for name, size in norms:
+            shapes[f"{prefix}{name}.weight"] = (size,)
+    shapes["model.norm.weight"] = (hidden,)
+    if not tied:
+        shapes["lm_head.weight"] = (vocabulary, hidden)
+    return shapes
+
+
+def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
+    """How many tokens each layer sees, None for all, by the rules of transformers' configuration classes."""
+    text = config.get("text_config", config)
+    name = str(text.get("model_type", ""))
+    window = text.get("sliding_window")
+    if not isinstance(window, int) or (name in _OPTIONAL_WINDOW and not text.get("use_sliding_window")):
+        return (None,) * layers
+    kinds = text.get("layer_types")
+    if isinstance(kinds, list | tuple) and len(kinds) == layers:
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    if name in ("qwen2", "qwen3"):
+        first = text.get("max_window_layers", 28)
+        return tuple(window if layer >= first else None for layer in range(layers))
+    if name == "smollm3":  # the layers without rotary embedding are those with a window
+        interval = text.get("no_rope_layer_interval", 4)
+        rotary = text.get("no_rope_layers") or [int((layer + 1) % interval != 0) for layer in range(layers)]
+        return tuple(None if has else window for has in rotary[:layers])
+    pattern = FAMILIES.get(name, Family()).window_pattern
+    pattern = text.get("sliding_window_pattern", pattern) if name == "gemma3_text" else pattern
+    return tuple(None if pattern and not (layer + 1) % pattern else window for layer in range(layers))

@@ -1,0 +1,340 @@
+"""Turn a GGUF file into a checkpoint folder in Hugging Face layout, tensor by tensor.
+
+Names, shapes and the order of rotary halves follow transformers' own tables for GGUF. What those tables leave out would
+give a model that answers, but wrongly: a tensor that finds no place, or a rotary scaling that cannot be read back, is
+refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from et_pipeline.errors import UserError
+from et_pipeline.models.checkpoint import build_skeleton
+from et_pipeline.models.shards import NewTensor, encode, write_checkpoint
+from et_pipeline.settings import Frozen, first_line
+from et_pipeline.worker import Tick
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
+    from tokenizers import Tokenizer
+
+MAGIC = b"GGUF"
+BLOCK = 1 << 22  # weights decoded at a time
+_ROPE_FACTORS = "rope_freqs.weight"
+_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_WHOLE_TYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
+# Tensors that no family reorders. They are the largest, so they are decoded in blocks of rows.
+_PLAIN = ("token_embd.weight", "output.weight")
+
+# How text is cut before byte pairs are merged, in llama.cpp's words. transformers has a table of regular expressions,
+# and takes GPT-2's for every other word; these are the words for which that is right, or right after digits are cut.
+_GPT2_SPLITS = (None, "default", "gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2")
+_DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+
+
+class GgufFile(Frozen):
+    """The file to convert."""
+
+    path: str
+
+
+class _Source(NamedTuple):
+    tensor: ReaderTensor
+    gguf_name: str
+
+
+def run(inputs: dict[str, Path], out: Path, tick: Tick, file: GgufFile) -> dict[str, Any]:
+    """Fill a folder with the checkpoint; see `worker.run_stage`.
+
+    Raises:
+        UserError: the file is damaged, or holds something that cannot be converted faithfully.
+    """
+    path = Path(file.path)
+    reader = open_file(path)
+    with _trusting(path, "metadata"):
+        architecture = str(_value(reader, "general.architecture"))
+        parts = _value(reader, "split.count") or 1
+        if parts > 1:
+            raise UserError(
+                f"{path} is one of {parts} parts of a model; join them with `llama-gguf-split --merge` first"
+            )
+        _write_config(path, reader, architecture, out)
+    with _trusting(path, "tokenizer"):
+        _write_tokenizer(path, reader, out)
+    sources, config = _match(path, reader, architecture, out)
+    plan = [
+        NewTensor(name, shape, _WHOLE_TYPES.get(source.tensor.tensor_type.name, "F16"))
+        for name, (source, shape) in sources.items()
+    ]
+    decoder = _Decoder(path, architecture, config)
+    write_checkpoint(out, f"model.source={path}", plan, lambda t: decoder.pieces(t, sources[t.name][0]), tick)
+    return {"parameters": sum(math.prod(tensor.shape) for tensor in plan)}
+
+
+def check_magic(path: Path) -> None:
+    """Look at the first bytes of a file, before all of it is read.
+
+    Raises:
+        UserError: it is no GGUF file.
+    """
+    with path.open("rb") as stream:
+        if stream.read(len(MAGIC)) != MAGIC:
+            raise UserError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
+
+
+def open_file(path: Path) -> GGUFReader:
+    """Read the header of a GGUF file.
+
+    Raises:
+        UserError: it is not one, or is cut short.
+    """
+    from gguf import GGUFReader
+
+    with _trusting(path, "header"):
+        reader = GGUFReader(path)
+        if _value(reader, "general.architecture") is None:
+            raise UserError(f"{path} names no general.architecture")
+    return reader
+
+
+@contextmanager
+def _trusting(path: Path, part: str) -> Iterator[None]:
+    """Libraries take the file's word for every length, index and text; what a broken one raises is chance."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is damaged or cut short: its {part} cannot be read ({first_line(error)})") from error
+
+
+@contextmanager
+def _opened_once(reader: GGUFReader) -> Iterator[None]:
+    """Give transformers our reader: to open a file anew takes ten seconds and 300 MB for a large vocabulary."""
+    import gguf
+
+    kept = gguf.GGUFReader
+    gguf.GGUFReader = lambda path: reader  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = kept  # type: ignore[misc]
+
+
+def _value(reader: GGUFReader, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _write_config(path: Path, reader: GGUFReader, architecture: str, out: Path) -> None:
+    from transformers import AutoConfig
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    try:
+        with _opened_once(reader):
+            found = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
+        config = AutoConfig.for_model(**found)
+    except ValueError as error:
+        if "not supported yet" not in str(error) and "nrecognized model" not in str(error):
+            raise
+        raise UserError(
+            f"{path} holds a model of architecture {architecture}, whose GGUF form transformers cannot convert; "
+            "point model.source at its original checkpoint"
+        ) from error
+    values = _short(config.to_dict())
+    scaling = _rope_scaling(path, reader, architecture)
+    if scaling:
+        values["rope_parameters"] = {**(values.get("rope_parameters") or {}), **scaling}
+    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _short(value: Any) -> Any:
+    """The decimals that were meant: a GGUF file keeps 1e-06 as the float32 nearest to it."""
+    if isinstance(value, dict):
+        return {key: _short(each) for key, each in value.items()}
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return float(str(np.float32(value)))
+    return value
+
+
+def _rope_scaling(path: Path, reader: GGUFReader, architecture: str) -> dict[str, Any]:
+    """The change of rotary frequencies for long contexts, which transformers' tables pass over."""
+    kind = _value(reader, f"{architecture}.rope.scaling.type")
+    factor = _value(reader, f"{architecture}.rope.scaling.factor")
+    if kind == "linear" and factor:
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn" and factor:
+        original = _value(reader, f"{architecture}.rope.scaling.original_context_length")
+        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    if kind not in (None, "none"):
+        raise UserError(
+            f"{path} scales its rotary positions by {kind!r}, which cannot be converted; "
+            "point model.source at its original checkpoint"
+        )
+    stored = next((tensor for tensor in reader.tensors if tensor.name == _ROPE_FACTORS), None)
+    if stored is None:
+        return {}
+    # Llama 3.1 and later: the file holds the finished divisors, from which the one free parameter is read back.
+    divisors = np.asarray(stored.data, np.float32).ravel()
+    theta = _value(reader, f"{architecture}.rope.freq_base") or 10000.0
+    factor = float(divisors.max())
+    if not np.allclose(divisors, _llama3_divisors(len(divisors), theta, factor), rtol=1e-3):
+        raise UserError(
+            f"{path} scales its rotary positions by {_ROPE_FACTORS} in a way other than Llama 3's, which cannot be "
+            "converted; point model.source at its original checkpoint"
+        )
+    return {"rope_type": "llama3", "factor": factor, **_LLAMA3_ROPE}
+
+
+def _llama3_divisors(count: int, theta: float, factor: float) -> np.ndarray[Any, Any]:
+    low, high = _LLAMA3_ROPE["low_freq_factor"], _LLAMA3_ROPE["high_freq_factor"]
+    turns = _LLAMA3_ROPE["original_max_position_embeddings"] * theta ** (-np.arange(count) / count) / (2 * math.pi)
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return 1 / ((1 - smooth) / factor + smooth)
+
+
+def _match(
+    path: Path, reader: GGUFReader, architecture: str, out: Path
+) -> tuple[dict[str, tuple[_Source, tuple[int, ...]]], dict[str, Any]]:
+    """Find for every tensor of the model the one of the file, in the model's order."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    model, tied = build_skeleton(out, as_stored=True)
+    values = json.loads((out / "config.json").read_text())
+    values["architectures"] = [type(model).__name__]
+    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=values)
+    try:
+        names = get_gguf_hf_weights_map(model, processor)
+    except NotImplementedError as error:
+        raise UserError(f"{path} holds a model of architecture {architecture}, which cannot be converted") from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name != _ROPE_FACTORS}
+    strangers = sorted(set(tensors) - set(names))
+    if strangers:
+        raise UserError(
+            f"{path}: tensor {strangers[0]} has no place in the {architecture} model that its metadata describe; "
+            "point model.source at its original checkpoint"
+        )
+    _check_types(path, list(tensors.values()))
+    stored = {names[name]: _Source(tensor, name) for name, tensor in tensors.items()}
+    found = {}
+    for name, value in model.state_dict().items():
+        if name in tied:
+            continue
+        if name not in stored:
+            raise UserError(f"{path}: the file has no tensor for {name}, which its metadata ask for")
+        shape = tuple(value.shape)
+        given = tuple(int(n) for n in reversed(stored[name].tensor.shape))
+        if math.prod(shape) != math.prod(given) or (len(given) == len(shape) and given != shape):
+            raise UserError(
+                f"{path}: tensor {stored[name].gguf_name} has shape {list(given)}, but the metadata ask for "
+                f"{list(shape)}"
+            )
+        found[name] = (stored[name], shape)
+    return found, values
+
+
+def _check_types(path: Path, tensors: list[ReaderTensor]) -> None:
+    from gguf import dequantize
+
+    firsts = {tensor.tensor_type: tensor for tensor in reversed(tensors)}
+    for kind, tensor in firsts.items():
+        try:
+            dequantize(tensor.data[:1], kind)
+        except NotImplementedError as error:
+            raise UserError(
+                f"{path}: tensor {tensor.name} is of type {kind.name}, which the gguf library cannot decode"
+            ) from error
+
+
+class _Decoder:
+    """Makes the bytes of a tensor from its blocks."""
+
+    def __init__(self, path: Path, architecture: str, config: dict[str, Any]) -> None:
+        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS
+
+        self._path = path
+        kind = TENSOR_PROCESSORS.get(architecture)
+        self._processor = None if kind is None else kind(config=config)
+
+    def pieces(self, tensor: NewTensor, source: _Source) -> Iterator[bytes]:
+        """The tensor in safetensors' form; in one piece if its family stores it in another order.
+
+        Raises:
+            UserError: it holds what is no weight.
+        """
+        from gguf import dequantize
+
+        data, kind = source.tensor.data, source.tensor.tensor_type
+        rows = len(data)
+        if self._processor is None or source.gguf_name in _PLAIN:
+            rows = max(1, BLOCK // (math.prod(tensor.shape) // rows))
+        for start in range(0, len(data), rows):
+            values = np.asarray(dequantize(data[start : start + rows], kind), np.float32)
+            if self._processor is not None and source.gguf_name not in _PLAIN:
+                values, name, _ = self._processor.process(values, source.gguf_name)
+                if name != source.gguf_name:
+                    raise UserError(f"{self._path}: tensor {source.gguf_name} is packed in a way that is not supported")
+            limit = np.finfo(np.float16 if tensor.dtype == "F16" else np.float32).max
+            if not bool((np.abs(values) <= limit).all()):  # false for NaN too
+                raise UserError(f"{self._path} is damaged: tensor {source.gguf_name} holds values that are no weights")
+            yield encode(values, tensor.dtype)
+
+
+def _write_tokenizer(path: Path, reader: GGUFReader, out: Path) -> None:
+    from tokenizers import Tokenizer, processors
+    from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
+
+    if _value(reader, "tokenizer.ggml.model") is None:
+        raise UserError(f"{path} holds no tokenizer")
+    architecture, vocabulary, config = get_gguf_tokenizer(str(path))
+    converted, _ = convert_gguf_tokenizer(architecture, vocabulary)
+    # GPT-2's class adds GPT-2's own special token, which this vocabulary may not have.
+    content = json.loads(converted.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < len(vocabulary["tokens"])]
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    before = config["bos_token"] if config.get("add_bos_token") else None
+    if before is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{before}:0 $A:0", special_tokens=[(before, tokenizer.token_to_id(before))]
+        )
+    if vocabulary["tokenizer_type"] == "gpt2":
+        _set_split(path, tokenizer, vocabulary.get("pre_tokenizer_type"))
+    tokenizer.save(str(out / "tokenizer.json"))
+    named = {name: config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template")}
+    kept = {"tokenizer_class": "PreTrainedTokenizerFast", **{k: v for k, v in named.items() if v is not None}}
+    (out / "tokenizer_config.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    ends = [_value(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ids = {"bos_token_id": _value(reader, "tokenizer.ggml.bos_token_id"), "eos_token_id": _distinct(ends)}
+    generation = {name: value for name, value in ids.items() if value not in (None, [])}
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    licence = _value(reader, "general.license")
+    if licence:
+        (out / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+
+
+def _set_split(path: Path, tokenizer: Tokenizer, split: str | None) -> None:
+    from tokenizers import pre_tokenizers
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    if split in _DIGIT_SPLITS:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif split not in (*_GPT2_SPLITS, *GGUF_PRE_TOKENIZER_SPLITS):
+        raise UserError(
+            f"{path} splits text in the way {split!r} (tokenizer.ggml.pre), which cannot be converted; "
+            "point model.source at its original checkpoint"
+        )
+
+
+def _distinct(ids: list[int | None]) -> list[int]:
+    return list(dict.fromkeys(token for token in ids if token is not None))

@@ -1,0 +1,126 @@
+"""Shapes and windows from config.json alone, against transformers' own models and against real checkpoints."""
+
+import json
+import math
+
+import pytest
+import yaml
+
+from et_pipeline import CONF, tiny_assistant
+from et_pipeline.architecture import FAMILIES, layer_windows, read_architecture
+from et_pipeline.errors import UserError
+from et_pipeline.models.checkpoint import build_skeleton, read_layout
+
+# As published, or counted over the tensors of the published checkpoints; a tied head once.
+PARAMETERS = {
+    "gemma3_1b": 999_885_952,
+    "gemma3_270m": 268_098_176,
+    "llama2_7b": 6_738_415_616,
+    "llama3_2_1b": 1_235_814_400,
+    "llama3_2_3b": 3_212_749_824,
+    "mistral_7b_v01": 7_241_732_096,
+    "mistral_7b_v03": 7_248_023_552,
+    "phi3_mini_128k": 3_821_079_552,
+    "phi3_mini_4k": 3_821_079_552,
+    "phi4_mini": 3_836_021_760,
+    "qwen2_5_0_5b": 494_032_768,
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_1_7b": 1_720_574_976,
+    "qwen3_4b": 4_022_468_096,
+    "smollm2_135m": 134_515_008,
+    "smollm2_360m": 361_821_120,
+    "smollm3_3b": 3_075_098_624,
+}
+
+# The smallest models of each kind of layer, with the switches that add tensors.
+CHECKPOINTS = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "mistral": {"tie_word_embeddings": False, "sliding_window": 32},
+    "phi3": {"tie_word_embeddings": False},
+    "qwen2": {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
+    "qwen3": {"attention_bias": True},
+    "gemma": {},
+    "gemma2": {"sliding_window": 32},
+    "gemma3_text": {"attention_bias": True, "num_hidden_layers": 7},
+    "smollm3": {"use_sliding_window": True, "sliding_window": 32, "num_hidden_layers": 5, "mlp_bias": True},
+}
+
+
+def architecture_of(name):
+    return yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())["architecture"]
+
+
+def test_every_named_model_is_checked():
+    named = {path.stem for path in (CONF / "model").glob("*.yaml") if "architecture:" in path.read_text()}
+    assert named == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_the_published_count(name):
+    assert read_architecture(architecture_of(name), name).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_config_builds_the_same_model_in_transformers(name, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(architecture_of(name)))
+    model, tied = build_skeleton(tmp_path)
+    known = read_architecture(architecture_of(name), name)
+    copies = sum(math.prod(known.embedding) for _ in tied)
+    assert sum(parameter.numel() for parameter in model.parameters()) - copies == PARAMETERS[name]
+    assert known.tied_head == bool(tied)
+    assert known.windows == windows_of(model.config)
+    assert known.max_position == model.config.max_position_embeddings
+
+
+def windows_of(config):
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def test_every_family_is_checked():
+    assert set(CHECKPOINTS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_shapes_are_those_of_a_real_checkpoint(family, make_checkpoint):
+    from transformers import AutoConfig
+
+    folder = make_checkpoint(family, **CHECKPOINTS[family])
+    config = json.loads((folder / "config.json").read_text())
+    stored = {name: info.shape for name, info in read_layout(folder).items()}
+    assert read_architecture(config, "config.json").shapes == stored
+    assert read_architecture(config, "config.json", stored).shapes == stored
+    assert layer_windows(config, config["num_hidden_layers"]) == windows_of(AutoConfig.from_pretrained(folder))
+    config.pop("layer_types", None)  # as in older files
+    assert layer_windows(config, config["num_hidden_layers"]) == windows_of(AutoConfig.from_pretrained(folder))
+
+
+def test_shapes_of_the_built_in_model():
+    config = json.loads((tiny_assistant.CHECKPOINT / "config.json").read_text())
+    stored = {name: info.shape for name, info in read_layout(tiny_assistant.CHECKPOINT).items()}
+    assert read_architecture(config, "config.json").shapes == stored
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_hidden_layers": None}, r"here has num_hidden_layers=None, expected a positive integer"),
+        ({"hidden_size": "big"}, r"here has hidden_size='big'"),
+        ({"vocab_size": True}, r"here has vocab_size=True"),
+        ({"model_type": "bert"}, r"here has model_type='bert', whose tensors mode=plan does not know; it knows gemma"),
+    ],
+)
+def test_a_broken_config_is_named(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        read_architecture(architecture_of("smollm2_135m") | change, "here")
+
+
+def test_an_unknown_family_is_read_from_its_files():
+    config = architecture_of("smollm2_135m") | {"model_type": "new", "tie_word_embeddings": False}
+    stored = {"model.embed_tokens.weight": (64, 32), "x.inv_freq": (4,), "model.layers.0.rotary_emb.inv_freq": (4,)}
+    known = read_architecture(config, "here", stored)
+    assert known.parameters == 64 * 32 + 4
+    assert known.tied_head
+    with pytest.raises(UserError, match="without embed_tokens"):
+        read_architecture(config, "here", {"wte.weight": (64, 32)})
