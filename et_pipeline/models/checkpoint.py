@@ -266,6 +266,7 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
         UserError: config.json is missing, unreadable, of an unknown family, or of a quantized checkpoint.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from et_pipeline.models.families import adapt
@@ -274,6 +275,9 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
         raise UserError(f"{folder} holds no config.json: point model.source at a checkpoint folder")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except StrictDataclassError as error:  # says the field first and what is wrong with it last
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"{folder / 'config.json'} is not a model config: {reason}") from error
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a model config: {_first_line(error)}") from error
     quantized = getattr(config, "quantization_config", None)

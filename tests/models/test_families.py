@@ -104,6 +104,15 @@ RINGS = {"mistral_v01": 2, "phi3_4k": 2, "phi3_128k_short": 2, "gemma2": 1, "gem
 EXPORTED = ["mistral_v01", "phi4_mini", "gemma2", "gemma3"]  # between them everything that is special
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These models are so small that waiting for a second thread is most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def family(make_checkpoint):
     """Name of a family above to its checkpoint."""
