@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SOURCE = "random"
+_TO_RESIDUAL = (".o_proj.weight", ".down_proj.weight")  # all families that are supported call them so
 BLOCK = 1 << 22  # weights drawn at a time
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _DEFAULT_STD = 0.02  # transformers' own initializer_range where a family names none
@@ -55,8 +56,12 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
         sentence = str(error).replace(str(out / "config.json"), "model.architecture")
         raise UserError(sentence.replace(str(out), "model.architecture")) from error
     given = _constants(skeleton)
-    std = getattr(skeleton.config.get_text_config(), "initializer_range", None) or _DEFAULT_STD
-    table = _normal_table(std)
+    config = skeleton.config.get_text_config()
+    std = getattr(config, "initializer_range", None) or _DEFAULT_STD
+    usual = _normal_table(std)
+    # What layers add to the residual stream is kept as large as the embedding, which is there already, and no larger:
+    # else nothing but sums of dozens of random products is left of the input, and rounding grows to a cosine of 0.98.
+    residual = _normal_table(std * std / math.sqrt(2 * config.num_hidden_layers))
     tensors = [
         NewTensor(name, tuple(value.shape), "BF16") for name, value in skeleton.state_dict().items() if name not in tied
     ]
@@ -65,7 +70,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
         if tensor.name in given:
             yield encode(given[tensor.name], tensor.dtype)
         else:
-            yield from _draw(table, model.seed, tensor)
+            yield from _draw(residual if tensor.name.endswith(_TO_RESIDUAL) else usual, model.seed, tensor)
 
     write_checkpoint(out, f"model.source={SOURCE}", tensors, content, tick)
     return {"parameters": sum(math.prod(tensor.shape) for tensor in tensors)}
