@@ -1,11 +1,9 @@
 """The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from et_pipeline import CONF
 
@@ -109,14 +107,6 @@ def test_plan_needs_no_torch(tmp_path):
         "assert not {'torch', 'transformers', 'numpy', 'et_pipeline.pipeline'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
-
-
-def test_plan_takes_less_than_a_second_of_computing(tmp_path):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [Path(sys.executable).parent / "et-pipeline", "mode=plan", "model=llama2_7b", "device=all"]
-    subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5  # 0.7; others may be at work here
 
 
 def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
 from et_pipeline.report.tables import closing, size
 
@@ -33,7 +34,9 @@ def measure(root: Path, experiment: str) -> None:
     """Run an experiment and keep its manifests."""
     command = ["et-pipeline", "-m", f"experiment={experiment}", "format=json"]
     program = str(Path(sys.executable).parent / command[0])
-    done = subprocess.run([program, *command[1:]], cwd=root, stdout=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run([program, *command[1:]], cwd=root, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, EXIT_GATE):  # a failed gate is a result, and is shown
+        sys.exit(done.returncode)
     manifests = [document["manifest"] for document in json.loads(done.stdout)]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -120,6 +123,7 @@ def full_size_table(manifests: list[Manifest]) -> str:
             ".pte",
             "bits per weight",
             "quantized: cosine",
+            "quantized: top-1",
             "TTFT, 64 tokens",
             "prefill",
             "decode",
@@ -142,6 +146,7 @@ def full_size_table(manifests: list[Manifest]) -> str:
                 size(each.memory.weights_bytes),
                 f"{8 * each.memory.weights_bytes / each.what.parameters:.2f}",
                 f"{min(way.cosine for way in (ways.one_piece, ways.chunked, ways.token_by_token)):.6f}",
+                f"{100 * min(way.top1 for way in (ways.one_piece, ways.chunked, ways.token_by_token)):.1f} %",
                 f"{speed.ttft_ms.p50 / 1000:.1f} s",
                 f"{speed.prefill_tok_s.p50:.1f}",
                 f"{speed.decode_tok_s.p50:.1f}",
