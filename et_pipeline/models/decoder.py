@@ -168,7 +168,7 @@ class Decoder(nn.Module):
     def reset(self) -> None:
         """Empty the cache."""
         for name, buffer in self.named_buffers(recurse=False):
-            if "_cache_" in name:
+            if _is_cache(name):
                 buffer.zero_()
 
 
