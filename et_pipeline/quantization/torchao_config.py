@@ -40,7 +40,7 @@ _WEIGHT_DTYPES = {
     "int4_weight_only": _INT4,
     "int8_weight_only": torch.int8,
 }
-_DYNAMIC = ("8da4w", "8da8w")
+DYNAMIC = ("8da4w", "8da8w")
 _EMBEDDING_DTYPES = {4: _INT4, 8: torch.int8}
 
 
@@ -76,7 +76,7 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
 def _linear_config(q: Quantization) -> Any:
     if q.scheme == "fp32":
         return None
-    if q.scheme in _DYNAMIC:
+    if q.scheme in DYNAMIC:
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=_WEIGHT_DTYPES[q.scheme],
             weight_granularity=_granularity(q.group_size),
@@ -200,4 +200,4 @@ def _expected_layout(module: nn.Linear | nn.Embedding, q: Quantization) -> _Layo
         return _EMBEDDING_DTYPES[q.embedding_bits], q.embedding_group_size or width, False
     if q.scheme == "fp32":
         return None
-    return _WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in _DYNAMIC
+    return _WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in DYNAMIC

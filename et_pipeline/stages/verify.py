@@ -9,17 +9,19 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.architecture import layer_windows
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model, stream_model
-from et_pipeline.models.facts import Facts, read_tokenizer
+from et_pipeline.models.facts import Facts, read_json, read_tokenizer
 from et_pipeline.models.rope import freeze_rope
-from et_pipeline.quantization.torchao_config import load_quantized
+from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm, Quantization, Task, Verify
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
 CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the last piece is a short one
 FEEDINGS = ("one_piece", "chunked", "token_by_token")
 SAMPLES = 4
+LONG_END = 16  # tokens
 LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
 FEWEST_SEQUENCES = 4
+LAST_BIT = 2e-7  # relative; float32 has steps of 1.2e-7
 LARGEST_SHARE = 0.7  # of the machine's memory for the original model
 SMALL_BYTES = 64_000_000  # below, waking a second thread for each token costs more than it brings (0.4 against 1.2 ms)
 
@@ -53,7 +57,10 @@ def run(
 
     Returns:
         `quantized` and `original` (agreement of the program with either, per way of feeding), `eager` (agreement of
-        the quantized eager model with the original), `perplexity` of the answers, `tasks` (accuracy in points) and
+        the quantized eager model with the original), `rounding` (of the quantized eager model with itself, its
+        linears' inputs changed in the last bit; None where activations are not quantized), `long` (of the program with
+        the quantized eager model at the end of a text that takes several calls and fills each sliding window; None
+        where one call takes the whole context), `perplexity` of the answers, `tasks` (accuracy in points) and
         `samples`.
     """
     facts = Facts.read(inputs["acquire"])
@@ -61,11 +68,13 @@ def run(
     # Any real text serves the comparison of logits; the built-in items are there for every model.
     texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, form.prefill_chunk)
     sequences = [text.ids for text in texts]
+    windows = layer_windows(read_json(inputs["checkpoint"] / "config.json"), facts.layers)
+    long_text = _long_text(sequences, windows, form)
     items = read_items(inputs["evaluation"], verify.items_per_task) if "evaluation" in inputs else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
     budget = max((use.max_new_tokens for use in task.use_cases.values()), default=64)
 
-    total = 5 * len(sequences) + 2 * len(items)
+    total = (6 if quantization.scheme in DYNAMIC else 5) * len(sequences) + 2 * len(items) + 2 * bool(long_text)
     done = 0
 
     def advance(steps: int) -> None:
@@ -85,6 +94,13 @@ def run(
     # The quantized weights stay mapped to their files.
     quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance)
+    rounding = None
+    if quantization.scheme in DYNAMIC:
+        with _nudged(quantized):
+            again = _eager_logits(quantized, form.max_context, sequences, advance)
+        rounding = _merged(again, quantized_logits)
+        del again
+    long_logits = _eager_logits(quantized, form.max_context, [long_text], advance, LONG_END)[0] if long_text else None
     del quantized
     gc.collect()
     path = inputs["lower"] / "model.pte"
@@ -102,7 +118,11 @@ def run(
     return {
         "quantized": {way: _agreement(fed[way], quantized_logits) for way in FEEDINGS},
         "original": {way: _agreement(fed[way], original_logits) for way in FEEDINGS},
-        "eager": merge([compare(a, b) for a, b in zip(quantized_logits, original_logits, strict=True)]).model_dump(),
+        "eager": _merged(quantized_logits, original_logits),
+        "rounding": rounding,
+        "long": None
+        if long_logits is None
+        else compare(_feed_long(program, long_text, advance), long_logits).model_dump(),
         "perplexity": {
             "original": _perplexity(original_logits, texts),
             "deployed": _perplexity([rows for _, rows in fed["token_by_token"]], texts),
@@ -122,6 +142,33 @@ def run(
 def _agreement(fed: Sequence[tuple[list[int], torch.Tensor]], reference: Sequence[torch.Tensor]) -> dict[str, float]:
     parts = [compare(rows, logits[positions]) for (positions, rows), logits in zip(fed, reference, strict=True)]
     return merge(parts).model_dump()
+
+
+def _merged(found: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> dict[str, float]:
+    return merge([compare(a, b) for a, b in zip(found, reference, strict=True)]).model_dump()
+
+
+@contextmanager
+def _nudged(model: PreTrainedModel) -> Iterator[None]:
+    """Change the inputs of all linears in their last bit.
+
+    Activations are rounded to 8 bits at run time: a number on the edge between two steps goes either way, and what
+    follows differs visibly. A kernel that adds in another order does the same, so no program can be expected to agree
+    with the eager model better than this one does with itself.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+
+    def nudge(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        return (inputs[0] * (1 + LAST_BIT * torch.randn(inputs[0].shape, generator=generator)),)
+
+    hooks = [each.register_forward_pre_hook(nudge) for each in model.modules() if isinstance(each, torch.nn.Linear)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _perplexity(logits: Sequence[torch.Tensor], texts: Sequence[_Text]) -> float | None:
@@ -148,6 +195,14 @@ def _texts(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limi
     return texts
 
 
+def _long_text(sequences: Sequence[list[int]], windows: Sequence[int | None], form: ExportForm) -> list[int]:
+    """Token ids that take several calls and fill each sliding window; none where one call takes the whole context."""
+    filled = max((window for window in windows if window is not None and window < form.max_context), default=0)
+    length = min(form.max_context, max(filled, form.prefill_chunk) + 2 * form.prefill_chunk)
+    ids = [token for sequence in sequences for token in sequence]
+    return (ids * math.ceil(length / len(ids)))[:length] if length > form.prefill_chunk + LONG_END else []
+
+
 def _check_memory(facts: Facts, items: int) -> None:
     """The original answers token by token, so all of it has to be in memory."""
     needed = 4 * facts.parameters
@@ -161,9 +216,12 @@ def _check_memory(facts: Facts, items: int) -> None:
 
 
 def _eager_logits(
-    model: PreTrainedModel, context: int, sequences: Sequence[list[int]], advance: Callable[[int], None]
+    model: PreTrainedModel, context: int, sequences: Sequence[list[int]], advance: Callable[[int], None], last: int = 0
 ) -> list[torch.Tensor]:
-    """Logits of every position, [length, vocabulary] each; all in one forward, as it may read the weights from disk."""
+    """Logits of every position (of the `last` ones, unless 0), [length, vocabulary] each.
+
+    All in one forward, as it may read the weights from disk.
+    """
     import torch
 
     freeze_rope(model, context)
@@ -171,7 +229,7 @@ def _eager_logits(
     # Attention is causal: what is padded behind the end changes nothing before it.
     tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
     with torch.no_grad():
-        logits = model(input_ids=tokens, use_cache=False).logits.float()
+        logits = model(input_ids=tokens, use_cache=False, logits_to_keep=last).logits.float()
     advance(len(sequences))
     return [rows[: len(sequence)] for rows, sequence in zip(logits, sequences, strict=True)]
 
@@ -196,13 +254,28 @@ def _feed(
             positions.append(end - 1)
             rows.append(program.forward(tokens[:, start:end], start))
     advance(1)
-    logits = torch.stack(rows)
+    return positions, _finite(torch.stack(rows), way)
+
+
+def _finite(logits: torch.Tensor, way: str) -> torch.Tensor:
     if not bool(logits.isfinite().all()):
         raise UserError(
             f"the lowered program computes logits that are not finite (fed as {way}): the backend computes this "
             "recipe wrongly; choose another recipe"
         )
-    return positions, logits
+    return logits
+
+
+def _feed_long(program: Program, text: list[int], advance: Callable[[int], None]) -> torch.Tensor:
+    """Feed a long text in pieces as large as possible, its end token by token; the last logits [LONG_END, V]."""
+    import torch
+
+    tokens = torch.tensor([text])
+    end = len(text) - LONG_END + 1
+    rows = [program.prefill(tokens[:, :end])]
+    rows += [program.forward(tokens[:, at : at + 1], at) for at in range(end, len(text))]
+    advance(1)
+    return _finite(torch.stack(rows), "a long text")
 
 
 def _samples(program: Program, facts: Facts, tokenizer: Any, items: Sequence[Item], task: Task) -> list[dict[str, str]]:

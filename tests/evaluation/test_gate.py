@@ -9,16 +9,19 @@ GATE = Gate(
 WAYS = ("one_piece", "chunked", "token_by_token")
 
 
-def figures(cosine=1.0, top1=1.0, kl=0.0, deployed=100.0):
+def figures(cosine=1.0, top1=1.0, kl=0.0, deployed=100.0, rounding=None, long=1.0):
     agreement = {way: {"cosine": cosine, "top1": top1, "kl": kl} for way in WAYS}
     tasks = {"chat": {"original": 100.0, "deployed": deployed, "items": 100}}
-    return {"quantized": agreement, "original": agreement, "tasks": tasks}
+    rounding = rounding and {"cosine": rounding[0], "top1": rounding[1]}
+    long = long and {"cosine": long}
+    return {"quantized": agreement, "original": agreement, "rounding": rounding, "long": long, "tasks": tasks}
 
 
 def test_judge_passes_a_good_bundle():
     verdict = judge(figures(), GATE)
     assert verdict.passed
-    assert len(verdict.checks) == 13
+    assert len(verdict.checks) == 14
+    assert len(judge(figures(long=None), GATE).checks) == 13
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,7 @@ def test_judge_passes_a_good_bundle():
         ({"cosine": 0.998}, {"cosine to quantized eager"}),
         ({"top1": 0.98}, {"top-1 with quantized eager"}),
         ({"top1": 0.5}, {"top-1 with quantized eager", "top-1 with original"}),
+        ({"long": 0.998}, {"cosine to quantized eager"}),
         ({"kl": 0.2}, {"KL to original"}),
         ({"deployed": 98.9}, {"accuracy drop in points"}),
     ],
@@ -39,3 +43,16 @@ def test_judge_names_what_fails(change, failed):
 
 def test_a_gain_in_accuracy_is_no_fault():
     assert judge(figures(deployed=101.0), GATE).passed
+
+
+def test_twice_the_distance_that_rounding_alone_makes_is_allowed():
+    fine, rough = (0.9999, 1.0), (0.998, 0.9)
+    assert judge(
+        figures(cosine=0.9961, top1=0.81, long=0.9961, rounding=rough),
+        GATE.model_copy(update={"min_top1_original": 0.8}),
+    ).passed
+    assert not judge(figures(cosine=0.9959, rounding=rough), GATE).passed
+    assert not judge(figures(top1=0.79, rounding=rough), GATE).passed
+    assert not judge(figures(cosine=0.9989, rounding=fine), GATE).passed, (
+        "the recipe's threshold stays where it is lower"
+    )
