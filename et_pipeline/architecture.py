@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -48,6 +49,13 @@ FAMILIES = {
     "qwen3": Family(head_norms=True),
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
+# Encoders, which see the whole text at once and make an embedding of it.
+ENCODERS = ("bert", "camembert", "electra", "mpnet", "roberta", "xlm-roberta")
+_BERT_LIKE = ("bert", "camembert", "roberta", "xlm-roberta")  # whose tensors have BERT's names and shapes
+_OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
+# Tensors of an encoder's checkpoint that its embedding does not need: the layer over the first token that BERT learns
+# for its own training, and what transformers once stored and now computes.
+UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
 _OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
 
 
@@ -71,6 +79,11 @@ class Architecture(BaseModel):
     kv_heads: int
     head_dim: int
     max_position: int
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it embeds texts, and has no head and no cache."""
+        return self.family in ENCODERS
 
     @property
     def layers(self) -> int:
@@ -111,6 +124,16 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
         return value
 
     heads, layers = number("num_attention_heads"), number("num_hidden_layers")
+    if name in ENCODERS:
+        return Architecture(
+            family=name,
+            shapes=_encoder_shapes(name, text, number, where) if stored is None else _needed(stored),
+            tied_head=False,
+            windows=(None,) * layers,
+            kv_heads=heads,
+            head_dim=max(1, number("hidden_size") // heads),
+            max_position=longest_context(config) or number("max_position_embeddings"),
+        )
     kv_heads = number("num_key_value_heads", heads)
     head_dim = number("head_dim", max(1, number("hidden_size") // heads))
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
@@ -137,8 +160,38 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
         windows=layer_windows(config, layers),
         kv_heads=kv_heads,
         head_dim=head_dim,
-        max_position=number("max_position_embeddings"),
+        max_position=longest_context(config) or number("max_position_embeddings"),
     )
+
+
+def longest_context(config: Mapping[str, Any]) -> int | None:
+    """The longest context that a config's positions reach; None where it does not say."""
+    text = config.get("text_config", config)
+    longest = text.get("max_position_embeddings")
+    if not isinstance(longest, int) or isinstance(longest, bool) or longest <= 0:
+        return None
+    if text.get("model_type") in _OFFSET_POSITIONS:
+        padding = text.get("pad_token_id")
+        return longest - (padding if isinstance(padding, int) else 1) - 1
+    ropes = text.get("rope_parameters") or text.get("rope_scaling")
+    ropes = ropes if isinstance(ropes, Mapping) else {}
+    for rope in (ropes, *ropes.values()):  # of the whole model, or one per kind of layer
+        if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "dynamic":
+            factor = rope.get("factor")  # here the number is what the frequencies are stretched from
+            return int(longest * factor) if isinstance(factor, int | float) else longest
+    return longest
+
+
+def check_context(max_context: int, longest: int) -> None:
+    """Refuse a context that the model does not know.
+
+    Raises:
+        UserError: says how long it may be.
+    """
+    if max_context > longest:
+        raise UserError(
+            f"model.max_context={max_context} exceeds the {longest} positions of this model; choose at most {longest}"
+        )
 
 
 def _shapes(family: Family, text: Mapping[str, Any], number: Any, *sizes: Any) -> Shapes:
@@ -182,6 +235,42 @@ def _shapes(family: Family, text: Mapping[str, Any], number: Any, *sizes: Any) -
     shapes["model.norm.weight"] = (hidden,)
     if not tied:
         shapes["lm_head.weight"] = (vocabulary, hidden)
+    return shapes
+
+
+def _needed(stored: Shapes) -> Shapes:
+    """Those tensors of an encoder's checkpoint that an embedding needs."""
+    return {name: shape for name, shape in stored.items() if not UNUSED_BY_ENCODERS.search(name)}
+
+
+def _encoder_shapes(name: str, text: Mapping[str, Any], number: Any, where: str) -> Shapes:
+    """The tensors of BERT (Devlin et al. 2018, arXiv:1810.04805) and of those that are built like it."""
+    if name not in _BERT_LIKE:
+        raise UserError(
+            f"{where} has model_type={name!r}, whose tensors mode=plan does not know; of the models that embed texts "
+            f"it knows {', '.join(_BERT_LIKE)}, and any other from a folder that holds the weights"
+        )
+    hidden, wide = number("hidden_size"), number("intermediate_size")
+    shapes: Shapes = {
+        "embeddings.word_embeddings.weight": (number("vocab_size"), hidden),
+        "embeddings.position_embeddings.weight": (number("max_position_embeddings"), hidden),
+        "embeddings.token_type_embeddings.weight": (number("type_vocab_size", 2), hidden),
+        "embeddings.LayerNorm.weight": (hidden,),
+        "embeddings.LayerNorm.bias": (hidden,),
+    }
+    linears = [
+        *((f"attention.self.{each}", hidden, hidden) for each in ("query", "key", "value")),
+        ("attention.output.dense", hidden, hidden),
+        ("intermediate.dense", wide, hidden),
+        ("output.dense", hidden, wide),
+    ]
+    for layer in range(number("num_hidden_layers")):
+        prefix = f"encoder.layer.{layer}."
+        for linear, rows, columns in linears:
+            shapes[f"{prefix}{linear}.weight"] = (rows, columns)
+            shapes[f"{prefix}{linear}.bias"] = (rows,)
+        for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes[f"{prefix}{norm}.weight"] = shapes[f"{prefix}{norm}.bias"] = (hidden,)
     return shapes
 
 

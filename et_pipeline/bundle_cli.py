@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from et_pipeline.runtime.chat import ChatSession
     from et_pipeline.runtime.program import Program
 
+SIMILARITY_TOLERANCE = 0.02  # of a cosine: processors round activations to 8 bits a little differently
 HOST_BACKENDS = ("xnnpack", "portable")  # what the runtime on this computer can run
 
 app = typer.Typer(
@@ -117,17 +118,20 @@ def chat(
     with bundles.open_bundle(path) as (folder, manifest):
         from et_pipeline.runtime.chat import ChatSession
 
+        form = manifest.chat
+        if form is None:
+            raise UserError(f"{manifest.what.name} embeds texts and cannot chat: use 'et-bundle embed' with it.")
         info = _first_runnable(manifest)
-        sampling = manifest.chat.sampling
+        sampling = form.sampling
         if temperature is not None:
             sampling = sampling.model_copy(update={"temperature": temperature})
-        if system and not manifest.chat.segments.supports_system:
+        if system and not form.segments.supports_system:
             raise UserError(f"{manifest.what.name} takes no system prompt: leave --system out.")
         tokenizer = _load_tokenizer(folder, manifest)
         session = ChatSession.of_bundle(
             _load_program(folder, info, manifest, tokenizer, threads),
             tokenizer,
-            manifest.chat,
+            form,
             manifest.tokenizer,
             info.max_context,
             system_prompt=system,
@@ -141,7 +145,7 @@ def chat(
 def bench(
     path: PathArgument,
     as_json: JsonOption = False,
-    prompt_tokens: Annotated[int, typer.Option(min=2, help="Length of the prompt, in tokens.")] = 128,
+    prompt_tokens: Annotated[int, typer.Option(min=2, help="Length of the prompt or text, in tokens.")] = 128,
     decode_tokens: Annotated[int, typer.Option(min=2, help="Length of the answer, in tokens.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="How often to measure.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute; a phone's app chooses itself.")] = 2,
@@ -149,7 +153,10 @@ def bench(
         bool, typer.Option("--phone", help="Measure on the connected phone, and write the result into the manifest.")
     ] = False,
 ) -> None:
-    """Measure how fast the model of a bundle loads, reads a prompt and answers: on this computer, or on a phone."""
+    """Measure how fast the model of a bundle loads, reads a prompt and answers: on this computer, or on a phone.
+
+    Of a model that embeds texts: how fast it loads and embeds a text of --prompt-tokens, on this computer.
+    """
     if phone:
         from et_pipeline.runtime import phone as phones
 
@@ -157,6 +164,16 @@ def bench(
         return
     with bundles.open_bundle(path) as (folder, manifest):
         info = _first_runnable(manifest)
+        if manifest.embedding is not None:
+            from et_pipeline.runtime.embedding import measure_embedding
+
+            text = measure_embedding(folder / info.file, prompt_tokens, rounds, threads)
+            speed = bundle.EmbeddingSpeed(where="this computer", threads=threads, **text.model_dump())
+            if as_json:
+                _print_json(speed.model_dump(mode="json"))
+            else:
+                _print_table(_console(), *_embedding_speed_table([speed]))
+            return
         if prompt_tokens + decode_tokens > info.max_context:
             raise UserError(
                 f"--prompt-tokens {prompt_tokens} and --decode-tokens {decode_tokens} together exceed the context of "
@@ -165,9 +182,58 @@ def bench(
         from et_pipeline.runtime.speed import measure_speed
 
         measured = measure_speed(
-            folder / info.file, folder / manifest.tokenizer.file, prompt_tokens, decode_tokens, rounds, threads
+            folder / info.file,
+            folder / manifest.tokenizer.file,
+            prompt_tokens,
+            decode_tokens,
+            rounds,
+            threads,
+            _weights(folder, info),
         )
     _print_speed(bundle.Speed(where="this computer", threads=threads, **measured.model_dump()), as_json)
+
+
+@app.command()
+def embed(
+    path: PathArgument,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts to compare, each in quotes.")],
+    as_json: JsonOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Embed texts with a bundle that is made for it, and show how similar each two of them are.
+
+    1 is the same, 0 unrelated. With --json the embeddings themselves are printed too. A text that is too long is cut,
+    and that is said.
+    """
+    with bundles.open_bundle(path) as (folder, manifest):
+        embedding = manifest.embedding
+        if embedding is None:
+            raise UserError(f"{manifest.what.name} answers and does not embed texts: use 'et-bundle chat' with it.")
+        from et_pipeline.evaluation.embedding import cosine
+        from et_pipeline.runtime.embedding import embed as embed_ids
+        from et_pipeline.runtime.embedding import for_one_text
+
+        tokenizer = _load_tokenizer(folder, manifest)
+        tokenizer.no_truncation()
+        whole = [len(tokenizer.encode(text).ids) for text in texts]
+        for_one_text(tokenizer, embedding.max_tokens)
+        program = _load_program(folder, _first_runnable(manifest), manifest, tokenizer, threads)
+        vectors = [embed_ids(program, tokenizer.encode(text).ids) for text in texts]
+    for number, length in enumerate(whole, start=1):
+        if length > embedding.max_tokens:
+            sys.stderr.write(
+                f"Text {number} has {length} tokens, and what follows the first {embedding.max_tokens} was left out.\n"
+            )
+    similarities = [[cosine(a, b) for b in vectors] for a in vectors]
+    if as_json:
+        _print_json({"embeddings": [vector.tolist() for vector in vectors], "similarities": similarities})
+        return
+    numbers = [str(number) for number in range(1, len(texts) + 1)]
+    rows = [
+        (number, *(f"{value:.3f}" for value in row), text)
+        for number, row, text in zip(numbers, similarities, texts, strict=True)
+    ]
+    _print_table(_console(), "Cosine similarity", ("", *numbers, "text"), rows)
 
 
 @app.command("add-speed")
@@ -235,7 +301,10 @@ def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Ite
             continue
         program = _load_program(folder, info, manifest, tokenizer, threads)
         yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
-        yield _check_samples(program, tokenizer, manifest, info)
+        if manifest.chat is not None:
+            yield _check_samples(program, tokenizer, manifest, manifest.chat, info)
+        if manifest.embedding is not None:
+            yield _check_similarities(program, tokenizer, manifest.embedding, info)
 
     gate = manifest.quality.gate
     missed = [
@@ -246,7 +315,7 @@ def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Ite
 
 
 def _check_samples(
-    program: Program, tokenizer: Tokenizer, manifest: bundle.Manifest, info: bundle.ProgramInfo
+    program: Program, tokenizer: Tokenizer, manifest: bundle.Manifest, form: bundle.Chat, info: bundle.ProgramInfo
 ) -> Checked:
     """Answers the manifest's sample prompts again."""
     from et_pipeline.runtime.chat import greedy_answer
@@ -255,14 +324,32 @@ def _check_samples(
     different = []
     for sample in manifest.samples:
         limit = manifest.tasks[sample.task].max_new_tokens
-        answer = greedy_answer(
-            program, tokenizer, manifest.chat, manifest.tokenizer, info.max_context, sample.prompt, limit
-        )
+        answer = greedy_answer(program, tokenizer, form, manifest.tokenizer, info.max_context, sample.prompt, limit)
         if answer != sample.answer:
             different.append(f"{sample.task} {sample.prompt!r} gave {answer!r} instead of {sample.answer!r}")
     if different:
         return Checked(name, False, f"{len(different)} of {len(manifest.samples)} differ, first: {different[0]}")
     return Checked(name, True, f"{len(manifest.samples)} equal" if manifest.samples else "the manifest has none")
+
+
+def _check_similarities(
+    program: Program, tokenizer: Tokenizer, embedding: bundle.Embedding, info: bundle.ProgramInfo
+) -> Checked:
+    """Compares the manifest's sample texts again."""
+    from et_pipeline.evaluation.embedding import cosine
+    from et_pipeline.runtime.embedding import embed, for_one_text
+
+    for_one_text(tokenizer, embedding.max_tokens)
+    name, worst = f"sample similarities of {info.file}", 0.0
+    for sample in embedding.samples:
+        first, second = (embed(program, tokenizer.encode(text).ids) for text in (sample.first, sample.second))
+        if len(first) != embedding.dimension:
+            return Checked(name, False, f"embeddings of {len(first)} numbers instead of {embedding.dimension}")
+        worst = max(worst, abs(cosine(first, second) - sample.cosine))
+    if worst > SIMILARITY_TOLERANCE:
+        return Checked(name, False, f"differ by up to {worst:.3f}, allowed are {SIMILARITY_TOLERANCE}")
+    count = len(embedding.samples)
+    return Checked(name, True, f"{count} equal within {worst:.1g}" if count else "the manifest has none")
 
 
 def _first_runnable(manifest: bundle.Manifest) -> bundle.ProgramInfo:
@@ -273,6 +360,13 @@ def _first_runnable(manifest: bundle.Manifest) -> bundle.ProgramInfo:
     raise UserError(f"This computer cannot run {manifest.what.name}: its programs are for {backends} only.")
 
 
+def _weights(folder: Path, info: bundle.ProgramInfo) -> Path | None:
+    """The file with a program's external weights; this runtime takes one."""
+    if len(info.weights) > 1:
+        raise UserError(f"{info.file} has its weights in {len(info.weights)} files, and only one is supported.")
+    return folder / info.weights[0] if info.weights else None
+
+
 def _load_program(
     folder: Path, info: bundle.ProgramInfo, manifest: bundle.Manifest, tokenizer: Tokenizer, threads: int | None
 ) -> Program:
@@ -280,7 +374,7 @@ def _load_program(
     from et_pipeline.runtime.program import Program
 
     try:
-        program = Program(folder / info.file, threads=threads)
+        program = Program(folder / info.file, threads=threads, weights=_weights(folder, info))
     except RuntimeError as error:
         raise UserError(f"{info.file} cannot be loaded by the ExecuTorch runtime ({error}).") from error
     expected: dict[str, Any] = {
@@ -452,6 +546,28 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
                 for way, figures in ways
             ],
         )
+    if quality.embedding:
+        yield (
+            "Agreement of the program's embeddings",
+            ("against", "texts", "cosine", "lowest", "max diff", "rank correlation"),
+            [
+                (
+                    against,
+                    str(figures.texts),
+                    f"{figures.cosine:.6f}",
+                    f"{figures.min_cosine:.6f}",
+                    f"{figures.max_abs_diff:.3g}",
+                    f"{figures.rank_correlation:.6f}",
+                )
+                for against, figures in quality.embedding
+            ],
+        )
+    if manifest.embedding:
+        made = manifest.embedding
+        length = "of length 1" if made.normalised else "not normalised"
+        what_it_gives = f"{made.dimension} numbers, {made.pooling} of the tokens, {length}"
+        yield "Embedding", ("", ""), [("gives", what_it_gives), ("takes", f"texts of up to {made.max_tokens} tokens")]
+        yield _embedding_speed_table(made.speed)
     scores = [
         (task, f"{score.original:.1f} %", f"{score.deployed:.1f} %", str(score.items))
         for task, score in quality.tasks.items()
@@ -467,7 +583,8 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
             for check in quality.gate.checks
         ],
     )
-    yield _speed_table(manifest.speed)
+    if not manifest.embedding:
+        yield _speed_table(manifest.speed)
     yield (
         "Tasks",
         ("name", "title", "choices", "longest answer"),
@@ -483,6 +600,21 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
     )
 
 
+def _embedding_speed_table(speeds: Iterable[bundle.EmbeddingSpeed]) -> tuple[str, Sequence[str], Rows]:
+    rows = [
+        (
+            speed.where,
+            str(speed.threads),
+            _spread(speed.load_ms),
+            _spread(speed.text_ms),
+            str(speed.tokens),
+            _size(speed.program_rss_bytes),
+        )
+        for speed in speeds
+    ]
+    return _SPEED, ("where", "threads", "load ms", "text ms", "tokens", "memory"), rows
+
+
 def _print_speed(speed: bundle.Speed, as_json: bool) -> None:
     if as_json:
         _print_json(speed.model_dump(mode="json"))
@@ -491,25 +623,29 @@ def _print_speed(speed: bundle.Speed, as_json: bool) -> None:
         _print_table(_console(), title, columns, rows)
 
 
-def _speed_table(speeds: Iterable[bundle.Speed]) -> tuple[str, Sequence[str], Rows]:
-    def spread(figure: bundle.Percentiles) -> str:
-        return f"{figure.p50:.1f} ({figure.p10:.1f} to {figure.p90:.1f})"
+def _spread(figure: bundle.Percentiles) -> str:
+    return f"{figure.p50:.1f} ({figure.p10:.1f} to {figure.p90:.1f})"
 
+
+_SPEED = "Speed: median (10th to 90th percentile)"
+
+
+def _speed_table(speeds: Iterable[bundle.Speed]) -> tuple[str, Sequence[str], Rows]:
     columns = ("where", "threads", "load ms", "first token ms", "prefill tok/s", "decode tok/s", "tokens", "memory")
     rows = [
         (
             speed.where,
             str(speed.threads),
-            spread(speed.load_ms),
-            spread(speed.ttft_ms),
-            spread(speed.prefill_tok_s),
-            spread(speed.decode_tok_s),
+            _spread(speed.load_ms),
+            _spread(speed.ttft_ms),
+            _spread(speed.prefill_tok_s),
+            _spread(speed.decode_tok_s),
             f"{speed.prompt_tokens} + {speed.decode_tokens}",
             _size(speed.program_rss_bytes),
         )
         for speed in speeds
     ]
-    return "Speed: median (10th to 90th percentile)", columns, rows
+    return _SPEED, columns, rows
 
 
 def _print_table(console: Console, title: str, columns: Sequence[str], rows: Rows) -> None:

@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,7 +30,7 @@ from et_pipeline.backends import get_backend
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, UserError
 from et_pipeline.plan import Survey, survey
 from et_pipeline.report import plots, progress, tables
-from et_pipeline.settings import Device, Recipe, Settings, closest, first_line, load_settings, setting_names
+from et_pipeline.settings import Device, Recipe, Settings, StageName, closest, first_line, load_settings, setting_names
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Result
@@ -146,13 +146,24 @@ def _options(group: str, kind: type[Option]) -> dict[str, Option]:
 
 
 def _forget(outputs: Path) -> None:
-    """A run that a mistake ended leaves nothing behind: remove Hydra's folder, and its parents if that empties them."""
+    """A run that a mistake ended leaves nothing behind: remove what Hydra and the stages wrote, then empty folders.
+
+    `hydra.run.dir` may be any folder, the current one too: what the user has in it stays.
+    """
+    written = {outputs / f"{name}.log" for name in (*get_args(StageName), "random", "gguf")}
     for handler in logging.getLogger().handlers:
         handler.close()
-    shutil.rmtree(outputs, ignore_errors=True)
-    for parent in list(outputs.parents)[:2]:
+        if isinstance(handler, logging.FileHandler):
+            written.add(Path(handler.baseFilename))
+    shutil.rmtree(outputs / ".hydra", ignore_errors=True)
+    for path in written:
+        path.unlink(missing_ok=True)
+    here = Path.cwd().resolve()
+    for folder in (outputs.resolve(), *list(outputs.resolve().parents)[:2]):
+        if folder == here or folder in here.parents:
+            return
         try:
-            parent.rmdir()
+            folder.rmdir()
         except OSError:  # other runs are in it
             return
 

@@ -2,7 +2,8 @@
 
 These classes are the contract with the Android app. The JSON Schema in `manifest.schema.json` is made from them
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
-they do not know, so any change of the fields raises `VERSION`.
+they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
+program, and models that embed texts), so bundles of version 1 are read as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from et_pipeline.chat_template import ChatFormat
 from et_pipeline.errors import UserError
 
 FORMAT: Final = "et_pipeline.bundle"
-VERSION: Final = 1
+VERSION: Final = 2
+READABLE: Final = (1, 2)
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a reader must not be made to load gigabytes of JSON
@@ -66,6 +68,11 @@ class Source(Model):
 class What(Model):
     """What is deployed."""
 
+    task: Literal["text-generation", "embedding"] = Field(
+        default="text-generation",
+        description="'text-generation': it answers, as 'chat' says; 'embedding': it turns a text into a vector, as "
+        "'embedding' says. An app for the one has no use for the other.",
+    )
     name: str = Field(description="Name to show, such as 'smollm2_135m'.")
     family: str = Field(description="model_type of the Hugging Face configuration, such as 'llama'.")
     architecture: str = Field(description="Architecture class, such as 'LlamaForCausalLM'.")
@@ -92,10 +99,18 @@ class ProgramInfo(Model):
     """One ExecuTorch program."""
 
     file: FileName = Field(description="Path of the .pte inside the bundle.")
+    weights: list[FileName] = Field(
+        default=[],
+        description="External weight files (.ptd) that the program needs beside it, in order; empty: all weights are "
+        "in the .pte.",
+    )
     backend: str = Field(description="Delegate that runs it: 'xnnpack', 'qnn', 'coreml', 'vulkan', 'portable'.")
     soc: list[str] = Field(default=[], description="Chips it is for, such as 'SM8650'; empty: any chip.")
     methods: list[str] = Field(min_length=1, description="Names of its methods, such as 'forward'.")
-    max_context: int = Field(ge=1, description="Length of the KV cache: prompt and answers together, in tokens.")
+    max_context: int = Field(
+        ge=1,
+        description="Length of the KV cache: prompt and answers together, in tokens. Of an embedding: longest text.",
+    )
     prefill_chunk: int = Field(ge=1, description="Most tokens that one call of 'forward' takes.")
     min_runtime: str = Field(description="Oldest ExecuTorch version that runs it, such as '1.3.0'.")
     qairt: str | None = Field(
@@ -116,7 +131,9 @@ class Tokenizer(Model):
     file: FileName = Field(description="Path of the tokenizer inside the bundle.")
     kind: Literal["hf-json"] = Field(default="hf-json", description="'hf-json': a Hugging Face tokenizer.json.")
     bos_id: int | None = Field(default=None, ge=0, description="Id of the begin-of-text token; null if it has none.")
-    eos_ids: list[Annotated[int, Field(ge=0)]] = Field(description="Ids at which generation stops; never shown or fed.")
+    eos_ids: list[Annotated[int, Field(ge=0)]] = Field(
+        description="Ids at which generation stops; never shown or fed. Of an embedding: none."
+    )
     adds_bos: bool = Field(
         description="Whether encoding plain text puts the begin-of-text token first. Texts made from chat.segments are "
         "encoded without special tokens: the segments hold them already (see chat.add_bos)."
@@ -208,6 +225,28 @@ class Comparison(Model):
     original: WaysOfFeeding = Field(description="Against the original model: is the quantization good?")
 
 
+class EmbeddingAgreement(Model):
+    """How near the program's embeddings are to a reference, over a list of different texts."""
+
+    texts: int = Field(ge=2, description="Number of compared texts.")
+    cosine: float = Field(ge=-1, le=1, description="Mean cosine similarity of the embeddings; 1 is equal.")
+    min_cosine: float = Field(ge=-1, le=1, description="Lowest cosine similarity of any text.")
+    max_abs_diff: float = Field(ge=0, description="Largest difference of a component.")
+    rank_correlation: float = Field(
+        ge=-1,
+        le=1,
+        description="Spearman's rank correlation of the similarities of all pairs of texts; 1: the same order, so that "
+        "a search finds the same.",
+    )
+
+
+class EmbeddingComparison(Model):
+    """A program that embeds texts, against eager models."""
+
+    quantized: EmbeddingAgreement = Field(description="Against the eager quantized model: is the export right?")
+    original: EmbeddingAgreement = Field(description="Against the original model: is the quantization good?")
+
+
 class Perplexity(Model):
     """Perplexity per token of held-out answers, given their conversations; lower is better, 1 is certain."""
 
@@ -249,7 +288,12 @@ class Gate(Model):
 class Quality(Model):
     """What deployment cost in quality, and the verdict."""
 
-    agreement: Comparison | None = Field(default=None, description="Null if no program could be executed.")
+    agreement: Comparison | None = Field(
+        default=None, description="Null if no program could be executed, and for an embedding."
+    )
+    embedding: EmbeddingComparison | None = Field(
+        default=None, description="The same for an embedding; null for a model that answers."
+    )
     tasks: dict[str, TaskScore] = Field(default={}, description="Accuracy by name of the task.")
     perplexity: Perplexity | None = Field(default=None, description="Null if it was not measured.")
     gate: Gate
@@ -283,6 +327,50 @@ class Speed(Model):
     energy: float | None = Field(default=None, ge=0, description="Joules per answer token; null if not measured.")
 
 
+class EmbeddingSpeed(Model):
+    """Speed of an embedding as measured on one machine."""
+
+    where: str = Field(description="The machine, such as its processor and operating system, or the phone's model.")
+    threads: int = Field(ge=1, description="Threads that were used.")
+    tokens: int = Field(ge=1, description="Length of each text, in tokens.")
+    load_ms: Percentiles = Field(description="Time to load the program, in milliseconds.")
+    text_ms: Percentiles = Field(description="Time from a text's tokens to its embedding, in milliseconds.")
+    program_rss_bytes: Bytes = Field(
+        description="Resident memory that loading and running the program added to the process, in bytes."
+    )
+    peak_rss_bytes: Bytes = Field(
+        description="Highest resident memory of the process, in bytes; on a computer with all of Python's libraries."
+    )
+
+
+class Similarity(Model):
+    """How similar the deployed program finds two texts, for checking a copy of the bundle."""
+
+    first: str = Field(description="A text.")
+    second: str = Field(description="Another text.")
+    cosine: float = Field(
+        ge=-1, le=1, description="Cosine of their embeddings. Another processor may round a little differently."
+    )
+
+
+class Embedding(Model):
+    """How a text becomes a vector: tokenizer with its special tokens, 'forward(tokens)', and nothing after it.
+
+    'forward' takes the token ids as int64 [1, length] without padding, and gives float32 [1, dimension].
+    """
+
+    dimension: int = Field(ge=1, description="Length of the vector.")
+    pooling: Literal["mean", "cls"] = Field(
+        description="What the program makes of the tokens' vectors: their mean, or the first one's vector alone."
+    )
+    normalised: bool = Field(description="Whether the vector has length 1: then a dot product is the cosine.")
+    max_tokens: int = Field(
+        ge=1, description="Longest text, special tokens included; cut a longer one, and keep its last special token."
+    )
+    speed: list[EmbeddingSpeed] = Field(default=[], description="Speed on each machine where it was measured.")
+    samples: list[Similarity] = Field(default=[], description="Similarities that the deployed program found.")
+
+
 class StageCost(Model):
     """What a stage of the pipeline took."""
 
@@ -308,24 +396,42 @@ class Manifest(Model):
     """Everything an app needs to know about a bundle without opening a .pte file."""
 
     format: Literal["et_pipeline.bundle"] = Field(default=FORMAT, description="Always 'et_pipeline.bundle'.")
-    version: Literal[1] = Field(default=VERSION, description="Version of this format; refuse one that you do not know.")
+    version: Literal[1, 2] = Field(
+        default=VERSION, description="Version of this format; refuse one that you do not know. 2 only adds to 1."
+    )
     what: What
     files: dict[FileName, File] = Field(
         description="Every file of the bundle except manifest.json, by its path inside the bundle ('/' between parts)."
     )
     programs: list[ProgramInfo] = Field(min_length=1, description="The programs; take the first that fits the phone.")
     tokenizer: Tokenizer
-    chat: Chat
+    chat: Chat | None = Field(default=None, description="Null if and only if what.task is 'embedding'.")
+    embedding: Embedding | None = Field(default=None, description="Null unless what.task is 'embedding'.")
     tasks: dict[str, Task] = Field(default={}, description="What the bundle is made for, by name.")
     memory: Memory
     quality: Quality
-    speed: list[Speed] = Field(default=[], description="Speed on each machine where it was measured.")
+    speed: list[Speed] = Field(
+        default=[], description="Speed on each machine where it was measured; that of an embedding is in 'embedding'."
+    )
     stages: dict[str, StageCost] = Field(default={}, description="What each stage of making the bundle took.")
     samples: list[Sample] = Field(default=[], description="Answers of the deployed program.")
 
     @model_validator(mode="after")
+    def _parts_follow_task(self) -> Self:
+        embeds = self.what.task == "embedding"
+        if (self.chat is None) != embeds or (self.embedding is not None) != embeds:
+            part, other = ("embedding", "chat") if embeds else ("chat", "embedding")
+            raise ValueError(f"what.task is '{self.what.task}', so there must be '{part}' and no '{other}'")
+        if embeds and (self.tasks or self.samples or self.speed or self.quality.agreement):
+            raise ValueError("an embedding has no 'tasks', 'samples', 'speed' and 'quality.agreement'")
+        if not embeds and self.quality.embedding:
+            raise ValueError("'quality.embedding' belongs to an embedding only")
+        return self
+
+    @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        for file in [*(program.file for program in self.programs), self.tokenizer.file]:
+        programs = [file for program in self.programs for file in (program.file, *program.weights)]
+        for file in [*programs, self.tokenizer.file]:
             if file not in self.files:
                 raise ValueError(f"'{file}' is used but not listed in 'files'")
         for sample in self.samples:
@@ -370,10 +476,10 @@ def describe_files(folder: Path) -> dict[str, File]:
 
 
 def write(manifest: Manifest, folder: Path) -> Path:
-    """Writes `manifest.json` into a bundle folder, whole or not at all, and returns its path."""
+    """Writes `manifest.json` into a bundle folder, whole or not at all, in today's version, and returns its path."""
     path = folder / FILE_NAME
     temporary = folder / f"{FILE_NAME}.tmp"
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps({**manifest.model_dump(mode="json"), "version": VERSION}, indent=2, ensure_ascii=False) + "\n"
     with temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
         stream.flush()
@@ -411,9 +517,10 @@ def parse(data: bytes, name: str) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = repr(content.get("format")) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise UserError(f"{name} is no bundle manifest: 'format' must be '{FORMAT}', found {found}.")
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if type(version) is not int or version not in READABLE:  # True is 1 as well
         raise UserError(
-            f"{name} has version {content.get('version')!r}, and this et_pipeline reads version {VERSION}: "
+            f"{name} has version {version!r}, and this et_pipeline reads versions 1 to {VERSION}: "
             "install the et_pipeline that made the bundle, or make the bundle again."
         )
     try:

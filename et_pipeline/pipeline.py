@@ -19,6 +19,7 @@ from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
+from et_pipeline.models.facts import Facts
 from et_pipeline.settings import Settings
 from et_pipeline.stages import acquire, bundle
 from et_pipeline.worker import Tick, run_stage
@@ -64,7 +65,7 @@ HEAVY = (
         lambda s: {"quantization": s.recipe.quantization, "form": s.model.form, "task": s.task, "verify": s.verify},
         _EXPORT_LIBRARIES,
     ),
-    Stage("measure", ("lower",), lambda s: {"measure": s.measure}, ("executorch",), host=True),
+    Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True),
 )
 
 
@@ -135,8 +136,7 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
         read_items(held_out)  # a broken line is better found now than after the export
     tick = face.start("acquire")
     place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
-    source = acquire.resolve(settings.model.checkpoint, settings.seed, place)
-    files = acquire.hash_files(source, tick)
+    source, files = acquire.prepare(settings.model.checkpoint, settings.seed, place)
     key = {"code": cache.code_version(acquire.__name__), "files": files, "form": settings.model.form.model_dump()}
     entry, reused = cache.build(
         root / "acquire" / cache.digest(key),
@@ -145,6 +145,7 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
         lambda: face.wait("acquire"),
     )
     _finish(result, "acquire", entry, reused, face)
+    _check_task(settings, Facts.read(entry.folder))
 
     extra = {"checkpoint": (source, cache.digest(files))}
     if held_out is not None:
@@ -161,6 +162,18 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
     result.bundle, result.manifest, cost = bundle.run(settings, source, files, result.entries)
     face.finish("bundle", cost, False)
     return result
+
+
+def _check_task(settings: Settings, facts: Facts) -> None:
+    """Refuse a model of another kind than `model.task` says; a checkpoint's files tell it."""
+    found = "text-generation" if facts.pooling is None else "embedding"
+    if settings.model.task != found:
+        what = "generates text" if facts.pooling is None else "is an encoder, which embeds texts"
+        instead = "model=custom task=chat" if facts.pooling is None else "model=custom_embedding"
+        raise UserError(
+            f"model.task={settings.model.task}, but model.source={settings.model.source} ({facts.family}) {what}; use "
+            f"{instead} with it"
+        )
 
 
 def _finish(result: Result, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline.architecture import Architecture, Shapes, read_architecture
+from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import INDEX, SINGLE, read_layout
 from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
@@ -35,6 +35,8 @@ BANDWIDTH_SHARE = 0.55  # of the memory bandwidth that decoding reaches on phone
 # A layer costs time even where its weights are few: starting operators, and attention. On two x86 cores SmolLM2-135M
 # took 1.2 ms longer for its 30 layers than its bytes at the bandwidth that Llama-3.2-1B reached. Assumed for phones.
 LAYER_SECONDS = 40e-6
+# A cache that is not fp32 is converted at each step, number by number on one thread. x86, assumed for phones.
+KV_NUMBER_SECONDS = {"fp32": 0.0, "fp16": 1.1e-9, "int8": 0.65e-9}
 # The same layer measured with XNNPACK's kernels (2048 x 8192, two threads of x86): int4 with float activations streams
 # its weights at 0.6 of the rate of 8da4w, as unpacking costs more than reading.
 KERNEL_SHARE = {"int4_weight_only": 0.6}
@@ -42,15 +44,23 @@ KERNEL_SHARE = {"int4_weight_only": 0.6}
 PREFILL_GROUPS = 1.0
 PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8_weight_only": 0.49, "fp32": 0.49}
 
-# Quantize, export and lower on two x86 cores, 8da4w. CPU seconds measured: 4 layers of 2 M weights 86, SmolLM2-135M
-# 239, 8 layers of Llama-2-7B 168, all 32 of them 497; the fit is within 15 % of each.
+# Quantize, export and lower on two x86 cores. CPU seconds measured with 8da4w: 4 layers of 2 M weights 86, SmolLM2-135M
+# 239, 8 layers of Llama-2-7B 168, all 32 of them 497; within 15 % of each on that machine, a third on another one. The
+# layers of the weight-only recipes cost less than half: their graphs have no nodes that quantize activations.
 EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 60, 5.8, 36e-9
-# Peak of anonymous memory; what lowers is mostly the program itself, what quantizes mostly the largest tensor and the
-# copies that quantizing makes of it. Measured in the same runs: lowering 0.57, 1.69, 2.13, 5.93 GB, quantizing 0.47,
-# 1.31, 3.07, 5.01, running the result with its cache -, 0.93, -, 6.61.
-LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_PTE_BYTE = 400_000_000, 43_000_000, 1.08
-QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_BYTES_PER_WEIGHT_OF_LARGEST = 500_000_000, 0.25, 16.5
+EXPORT_SECONDS_PER_LAYER_PLAIN = 2.2
+# Peak of anonymous memory, fitted to docs/results/forecast.json and full_size.json (the table in docs/benchmarks.md).
+# What lowers holds the libraries, the program, and a description of the whole model in each of the delegates, of which
+# every layer has some: that grows with the square of the layers. The tenth of a byte per weight is what packing leaves.
+LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_WEIGHT = 500_000_000, 6_000_000, 0.1
+# By how many nodes a linear has beside itself: four to quantize its activations, one of its weights, none.
+LOWER_BYTES_PER_LAYER_SQUARED = {"8da4w": 880_000, "8da8w": 880_000, "fp32": 60_000}
+LOWER_BYTES_PER_LAYER_SQUARED_WEIGHT_ONLY = 360_000
+# What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
+# keeps more or less of what it was given back; it is never the stage that takes most.
+QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_WAITING = 600_000_000, 1.75, 250_000_000
 
+HUB_SECONDS = 5  # a forecast does not wait longer for the hub to answer
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -58,14 +68,16 @@ class Plan(BaseModel):
     """What to expect of a model with a recipe on a device. Sizes in bytes, speed in tokens per second.
 
     Attributes:
-        download_bytes: bf16 weights from the hub; 0 where the checkpoint is on this machine or random.
+        download_bytes: bf16 weights from the hub, fp32 ones of an encoder; 0 where the checkpoint is on this machine or
+            random.
         kv_cache_bytes: at the chosen context; `kv_by_context` at others.
         resident_bytes: the whole app's memory.
         limit_bytes: of one app on the device.
         roofline_tok_s: what the memory bandwidth allows, if nothing else cost time.
         decode_tok_s: expected at the beginning of a conversation.
         decode_full_tok_s: expected when the context is full, and the cache is read with the weights.
-        ttft_s: expected until the first token after a prompt of `prompt_tokens`.
+        ttft_s: expected until the first token after a prompt of `prompt_tokens`, or until the embedding of such a text.
+        embeds: it makes embeddings, and has no cache and nothing to decode; those figures are 0.
         export_cpu_s: CPU time of quantizing, exporting and lowering on a machine like the one that was measured.
         export_peak_bytes: most anonymous memory of any stage; `host_bytes` is what this machine has, 0 if unknown.
     """
@@ -95,6 +107,7 @@ class Plan(BaseModel):
     export_cpu_s: float
     export_peak_bytes: int
     host_bytes: int
+    embeds: bool = False
 
     @property
     def fits_phone(self) -> bool:
@@ -105,6 +118,11 @@ class Plan(BaseModel):
     def fits(self) -> bool:
         """Whether the app stays under the device's limit per app."""
         return self.fits_phone and self.resident_bytes <= self.limit_bytes
+
+    @property
+    def pace(self) -> float:
+        """Tokens that it decodes per second, or texts that it embeds."""
+        return 1 / self.ttft_s if self.embeds else self.decode_tok_s
 
 
 class Survey(BaseModel):
@@ -137,7 +155,7 @@ def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, De
     check_groups(known, settings.recipe)
     if devices is not None:
         plans = [forecast(settings, known, settings.recipe, device) for device in devices.values()]
-        return Survey(over="device", chosen=None, plans=tuple(sorted(plans, key=lambda each: -each.decode_tok_s)))
+        return Survey(over="device", chosen=None, plans=tuple(sorted(plans, key=lambda each: -each.pace)))
     chosen = forecast(settings, known, settings.recipe, settings.device)
     others = {chosen.recipe: chosen}
     for recipe in recipes.values():
@@ -167,11 +185,7 @@ def read_model(model: Model) -> Architecture:
             layout = read_layout(folder)
             stored = None if "quantization_config" in config else {name: info.shape for name, info in layout.items()}
     known = read_architecture(config, where, stored)
-    if model.max_context > known.max_position:
-        raise UserError(
-            f"model.max_context={model.max_context} exceeds the {known.max_position} positions of this model; "
-            f"choose at most {known.max_position}"
-        )
+    check_context(model.max_context, known.max_position)
     return known
 
 
@@ -192,14 +206,24 @@ def _folder(checkpoint: Checkpoint) -> Path:
         return folder.resolve()
     if not _on_hub(source):
         raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    from et_pipeline.stages.acquire import network_errors
 
     # It logs each of its retries, and the sentence below says enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     name = f"model.source={source}"
+    file, revision = "config.json", checkpoint.revision
+    unreachable = False
     try:
-        return Path(hf_hub_download(source, "config.json", revision=checkpoint.revision)).parent
+        try:  # once: a hub that does not answer is asked six times by hf_hub_download, for half a minute
+            get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=HUB_SECONDS)
+        except (GatedRepoError, RepositoryNotFoundError):
+            raise
+        except network_errors():
+            unreachable = True
+        return Path(hf_hub_download(source, file, revision=revision, local_files_only=unreachable)).parent
     except GatedRepoError as error:
         raise UserError(f"{name} is gated; accept its licence on the hub and log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -222,7 +246,7 @@ def check_groups(known: Architecture, recipe: Quantization) -> None:
         UserError: names the first such tensor.
     """
     for name, shape in known.shapes.items():
-        embedding = "embed_tokens" in name
+        embedding = _is_embedding(name)
         group = recipe.embedding_group_size if embedding else recipe.group_size
         if len(shape) == 2 and _bits(name, recipe) != 32 and group and shape[1] % group:
             key = "recipe.embedding_group_size" if embedding else "recipe.group_size"
@@ -234,52 +258,76 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     model, prompt = settings.model, settings.measure.prompt_tokens
     shapes = exported_shapes(known)
     stored = {name: tensor_bytes(name, shape, recipe) for name, shape in shapes.items()}
-    pte = sum(stored.values()) + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
-    streamed = sum(size for name, size in stored.items() if "embed_tokens" not in name)  # of that, one row is read
-    kv = _kv(known, model.max_context, model.prefill_chunk)
+    pte = pte_bytes(known, recipe)
+    streamed = sum(size for name, size in stored.items() if not _is_embedding(name))  # of that, one row is read
+    kv = 0 if known.encodes else _kv(known, model, model.max_context)
     bandwidth = device.memory_bandwidth_gb_s * 1e9
     reached = bandwidth * BANDWIDTH_SHARE
     step = streamed / (reached * KERNEL_SHARE.get(recipe.scheme, 1.0)) + known.layers * LAYER_SECONDS
+    numbers = _kv(known, model.model_copy(update={"kv_cache": "fp32"}), model.max_context) // 4
+    kv_read = 4 * numbers / reached + numbers * KV_NUMBER_SECONDS[model.kv_cache]
     # The head is computed for the last token of a prompt only.
-    multiplied = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and ".layers." in name)
+    multiplied = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name)
     rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * multiplied)
-    counts = [math.prod(shape) for shape in shapes.values()]
-    weights = sum(counts)
-    memory = (
-        QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * weights + QUANTIZE_BYTES_PER_WEIGHT_OF_LARGEST * max(counts),
-        LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers + LOWER_BYTES_PER_PTE_BYTE * pte,
-        RUNTIME_BYTES + pte + kv,
-    )
     return Plan(
         model=model.name,
         recipe=recipe.name,
         device=device.name,
         family=known.family,
         parameters=known.parameters,
-        download_bytes=2 * known.parameters if _on_hub(model.source) else 0,
+        download_bytes=(4 if known.encodes else 2) * known.parameters if _on_hub(model.source) else 0,
         fp16_bytes=2 * known.parameters,
         pte_bytes=pte,
         max_context=model.max_context,
         kv_cache_bytes=kv,
-        kv_by_context={
-            context: _kv(known, context, model.prefill_chunk)
-            for context in contexts(model.max_context, known.max_position)
-        },
+        kv_by_context={}
+        if known.encodes
+        else {context: _kv(known, model, context) for context in contexts(model.max_context, known.max_position)},
         resident_bytes=pte + kv + RUNTIME_BYTES,
         limit_bytes=int(device.app_memory_limit_gb * 1e9),
         ram_bytes=int(device.ram_gb * 1e9),
-        roofline_tok_s=round(bandwidth / streamed, 1),
-        decode_tok_s=round(1 / step, 1),
-        decode_full_tok_s=round(1 / (step + kv / reached), 1),
+        roofline_tok_s=0 if known.encodes else round(bandwidth / streamed, 1),
+        decode_tok_s=0 if known.encodes else round(1 / step, 1),
+        decode_full_tok_s=0 if known.encodes else round(1 / (step + kv_read), 1),
         prefill_tok_s=round(rate, 1),
         prompt_tokens=prompt,
-        ttft_s=round(prompt / rate + step, 3),  # at least one step: a short prompt reads all weights too
-        export_cpu_s=round(
-            EXPORT_SECONDS + EXPORT_SECONDS_PER_LAYER * known.layers + EXPORT_SECONDS_PER_WEIGHT * weights
-        ),
-        export_peak_bytes=round(max(memory)),
+        ttft_s=round(prompt / rate + step, 4 if known.encodes else 3),  # at least a step: it reads all weights too
+        export_cpu_s=export_seconds(known, recipe),
+        export_peak_bytes=max(*stage_peaks(known, recipe).values(), RUNTIME_BYTES + pte + kv),
         host_bytes=_host_bytes(),
+        embeds=known.encodes,
     )
+
+
+def pte_bytes(known: Architecture, recipe: Quantization) -> int:
+    """Size of the program."""
+    stored = sum(tensor_bytes(name, shape, recipe) for name, shape in exported_shapes(known).items())
+    return stored + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
+
+
+def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
+    """Most anonymous memory of the stages that make the program."""
+    shapes = exported_shapes(known)
+    counts = [math.prod(shape) for shape in shapes.values()]
+    linears = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and not _is_embedding(name))
+    squared = LOWER_BYTES_PER_LAYER_SQUARED.get(recipe.scheme, LOWER_BYTES_PER_LAYER_SQUARED_WEIGHT_ONLY)
+    waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
+    lower = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers + squared * known.layers**2
+    return {
+        "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
+        "lower": round(lower + pte_bytes(known, recipe) + LOWER_BYTES_PER_WEIGHT * linears),
+    }
+
+
+def export_seconds(known: Architecture, recipe: Quantization) -> int:
+    """CPU time of the stages that make the program."""
+    weights = sum(math.prod(shape) for shape in exported_shapes(known).values())
+    layer = EXPORT_SECONDS_PER_LAYER if _is_dynamic(recipe) else EXPORT_SECONDS_PER_LAYER_PLAIN
+    return round(EXPORT_SECONDS + layer * known.layers + EXPORT_SECONDS_PER_WEIGHT * weights)
+
+
+def _is_dynamic(recipe: Quantization) -> bool:
+    return recipe.scheme.startswith("8da")
 
 
 def exported_shapes(known: Architecture) -> Shapes:
@@ -288,14 +336,14 @@ def exported_shapes(known: Architecture) -> Shapes:
 
 
 def kv_cache_bytes(windows: Sequence[int | None], kv_heads: int, head_dim: int, form: ExportForm) -> int:
-    """Size of the fp32 KV cache: keys and values of every position that a layer still needs.
+    """Size of the KV cache: keys and values of every position that a layer still needs.
 
     Args:
         windows: per layer, how many tokens it sees, or None for all: such a layer keeps a ring, its window and the
             tokens of one call.
         kv_heads: heads of keys and values.
         head_dim: numbers per head.
-        form: the context and the tokens of one call.
+        form: the context, the tokens of one call, and what the cache stores.
     """
     positions = sum(
         form.max_context
@@ -303,11 +351,14 @@ def kv_cache_bytes(windows: Sequence[int | None], kv_heads: int, head_dim: int, 
         else min(form.max_context, window + form.prefill_chunk)
         for window in windows
     )
-    return positions * 2 * kv_heads * head_dim * 4
+    # int8 keeps a float32 scale and an int8 zero point beside each token's and head's numbers.
+    per_head = {"fp32": 4 * head_dim, "fp16": 2 * head_dim, "int8": head_dim + 5}[form.kv_cache]
+    return positions * 2 * kv_heads * per_head
 
 
-def _kv(known: Architecture, context: int, chunk: int) -> int:
-    form = ExportForm(max_context=context, prefill_chunk=min(chunk, context))
+def _kv(known: Architecture, model: Model, context: int) -> int:
+    chunk = min(model.prefill_chunk, context)
+    form = ExportForm(max_context=context, prefill_chunk=chunk, kv_cache=model.kv_cache)
     return kv_cache_bytes(known.windows, known.kv_heads, known.head_dim, form)
 
 
@@ -323,14 +374,18 @@ def tensor_bytes(name: str, shape: tuple[int, ...], recipe: Quantization) -> int
     bits = _bits(name, recipe)
     if len(shape) != 2 or bits == 32:
         return 4 * count
-    embedding = "embed_tokens" in name
+    embedding = _is_embedding(name)
     group = recipe.embedding_group_size if embedding else recipe.group_size
     scales = count // group if group else shape[0]
     return count * bits // 8 + scales * (SCALE_BYTES_GROUP if group and not embedding else SCALE_BYTES)
 
 
+def _is_embedding(name: str) -> bool:
+    return "embed_tokens" in name or name.startswith("embeddings.")
+
+
 def _bits(name: str, recipe: Quantization) -> int:
-    return recipe.embedding_bits if "embed_tokens" in name else WEIGHT_BITS[recipe.scheme]
+    return recipe.embedding_bits if _is_embedding(name) else WEIGHT_BITS[recipe.scheme]
 
 
 def prefill_factor(recipe: Quantization) -> float:
@@ -346,5 +401,7 @@ def _host_bytes() -> int:
 
 
 def summary(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON."""
-    return {**plan.model_dump(mode="json"), "fits": plan.fits, "fits_phone": plan.fits_phone}
+    """A plan as JSON; of a model that makes embeddings without what it does not have."""
+    absent = {"kv_cache_bytes", "kv_by_context", "roofline_tok_s", "decode_tok_s", "decode_full_tok_s"}
+    figures = plan.model_dump(mode="json", exclude=absent if plan.embeds else None)
+    return {**figures, "fits": plan.fits, "fits_phone": plan.fits_phone}

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from et_pipeline.errors import UserError
 
-Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only"]
+Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
+KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
 
 
@@ -41,17 +42,18 @@ class Checkpoint(Frozen):
 
 
 class ExportForm(Frozen):
-    """The shape of the exported decoder."""
+    """The shape of the exported program."""
 
-    max_context: int = Field(ge=1, description="KV cache length, in tokens")
+    max_context: int = Field(ge=1, description="KV cache length, in tokens; of an embedding the longest text")
     prefill_chunk: int = Field(ge=1, description="most tokens that one forward call takes")
+    kv_cache: KvCache = Field(default="fp32", description="what the KV cache stores; attention computes in fp32")
 
 
 class Model(Checkpoint, ExportForm):
     """What is deployed."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    task: Literal["text-generation"] = "text-generation"
+    task: Literal["text-generation", "embedding"] = "text-generation"
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -61,7 +63,14 @@ class Model(Checkpoint, ExportForm):
     @property
     def form(self) -> ExportForm:
         """The part that `export` reads."""
-        return ExportForm(max_context=self.max_context, prefill_chunk=self.prefill_chunk)
+        return ExportForm(max_context=self.max_context, prefill_chunk=self.prefill_chunk, kv_cache=self.kv_cache)
+
+
+class Calibration(Frozen):
+    """Text that shows the ranges of activations, for schemes that fix them."""
+
+    source: str = Field(description="builtin:tiny_assistant, or a text file, one document per blank-line paragraph")
+    tokens: int = Field(ge=16, description="how many tokens of it are fed")
 
 
 class Quantization(Frozen):
@@ -72,16 +81,24 @@ class Quantization(Frozen):
     mapping: Mapping
     embedding_bits: Literal[4, 8, 32]
     embedding_group_size: int = Field(ge=0)
+    calibration: Calibration | None = None
 
 
 class Gate(Frozen):
-    """Thresholds that a bundle must pass. `program` is the .pte, `quantized` and `original` are eager models."""
+    """Thresholds that a bundle must pass. `quantized` and `original` are eager models, which the .pte is compared with.
+
+    The last two are for embeddings, and of the others `min_cosine_quantized` alone.
+    """
 
     min_cosine_quantized: float = Field(ge=0, le=1)
     min_top1_quantized: float = Field(ge=0, le=1)
     min_top1_original: float = Field(ge=0, le=1)
     max_kl_original: float = Field(ge=0, description="nats per token")
     max_task_drop: float = Field(ge=0, le=100, description="points of task accuracy, per task")
+    min_cosine_original: float = Field(default=0.9, ge=0, le=1, description="of a text's embedding, worst text")
+    min_rank_original: float = Field(
+        default=0.9, ge=-1, le=1, description="Spearman's rank correlation of the similarities of pairs of texts"
+    )
 
 
 class Recipe(Quantization):
@@ -99,7 +116,9 @@ class Recipe(Quantization):
 class Backend(Frozen):
     """What runs the graph."""
 
-    name: Literal["xnnpack"]
+    name: Literal["xnnpack", "qnn", "coreml", "vulkan", "portable"]
+    soc: str | None = Field(default=None, description="the chip that the program is compiled for, such as SM8650")
+    external_weights: bool = Field(default=False, description="write the weights beside the program, as .ptd")
 
 
 class Device(Frozen):
@@ -251,6 +270,11 @@ def first_line(error: BaseException) -> str:
 def _check_combination(settings: Settings) -> None:
     """Refuse what can be known to fail before any work is done."""
     model, measure = settings.model, settings.measure
+    if model.task == "embedding" and model.kv_cache != "fp32":
+        raise UserError(f"model.kv_cache={model.kv_cache} is of no use to {model.name}, which has none; use fp32")
+    if model.task == "embedding":
+        _check_embedding(settings)
+        return
     if model.prefill_chunk > model.max_context:
         raise UserError(
             f"model.prefill_chunk={model.prefill_chunk} exceeds model.max_context={model.max_context}; "
@@ -272,3 +296,29 @@ def _check_combination(settings: Settings) -> None:
                 f"task.use_cases.{name}.template={use_case.template!r} must hold exactly the fields "
                 f"{', '.join('{' + field + '}' for field in sorted(wanted))}"
             )
+
+
+def _check_embedding(settings: Settings) -> None:
+    """Refuse what a model that embeds texts has no use for."""
+    model, task, measure = settings.model, settings.task, settings.measure
+    for key, value in (("use_cases", task.use_cases), ("system_prompt", task.system_prompt)):
+        if value:
+            raise UserError(
+                f"model.task=embedding makes vectors of texts and does not answer, but task.{key} is for a model that "
+                "does; choose task=embedding"
+            )
+    if task.evaluation is not None:
+        raise UserError(
+            f"task.evaluation={task.evaluation} holds conversations, which model.task=embedding cannot answer; choose "
+            "task=embedding"
+        )
+    if model.prefill_chunk != model.max_context:
+        raise UserError(
+            f"model.prefill_chunk={model.prefill_chunk} differs from model.max_context={model.max_context}, but "
+            f"model.task=embedding takes a text in one call; set model.prefill_chunk={model.max_context}"
+        )
+    if measure.prompt_tokens > model.max_context:
+        raise UserError(
+            f"measure.prompt_tokens={measure.prompt_tokens} exceeds model.max_context={model.max_context}, the longest "
+            f"text; choose at most {model.max_context}"
+        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from et_pipeline.architecture import ENCODERS
 from et_pipeline.settings import ExportForm, Quantization
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
     def make(family: str = "llama", **settings: Any) -> Path:
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
         folder = tmp_path_factory.mktemp(family)
         config = AutoConfig.for_model(family, **{**SHAPE, **settings})
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        kind = AutoModel if family in ENCODERS else AutoModelForCausalLM
+        model = kind.from_config(config, dtype=torch.float32)
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # biases and norms too: left at 0 and 1 they would hide a fault
                 torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.1)

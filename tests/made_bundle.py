@@ -56,7 +56,7 @@ class FakeProgram:
 class EchoProgram(FakeProgram):
     """Stands in for `Program(path)`: says how many bytes it was given."""
 
-    def __init__(self, path, threads=None):
+    def __init__(self, path, threads=None, weights=None):
         super().__init__([])
         assert path.is_file()
 
@@ -64,6 +64,17 @@ class EchoProgram(FakeProgram):
         text = f"I read {tokens.shape[1]} bytes. ü👋"
         self.answers = [[*byte_tokenizer().encode(text).ids, EOS]]
         return super().prefill(tokens, start)
+
+
+class EmbeddingProgram:
+    """Embeds a text of n bytes as (n, 1), each an exact number: (1, 1) and (2, 1) have a cosine of 3 / sqrt(10)."""
+
+    def __init__(self, path, threads=None, weights=None):
+        assert path.is_file()
+        self.metadata = {"get_max_seq_len": 64, "get_max_context_len": 64, "get_vocab_size": 300}
+
+    def embed(self, tokens):
+        return torch.tensor([float(tokens.shape[1]), 1.0])
 
 
 def write_files(folder):
@@ -143,6 +154,46 @@ def make_manifest(files, **changes):
         "samples": [bundle.Sample(task="translate", prompt="To German: hi", answer="I read 51 bytes. ü👋")],
     }
     return bundle.Manifest(**{**parts, **changes})
+
+
+def make_embedding_manifest(files, **changes):
+    """What a bundle says that embeds texts; its one sample is what `EmbeddingProgram` gives."""
+    agreement = bundle.EmbeddingAgreement(
+        texts=32, cosine=0.999, min_cosine=0.99, max_abs_diff=0.01, rank_correlation=0.97
+    )
+    figure = bundle.Percentiles(p10=1.0, p50=2.0, p90=3.0)
+    base = make_manifest(files)
+    program = base.programs[0].model_copy(update={"max_context": 64, "prefill_chunk": 64})
+    speed = bundle.EmbeddingSpeed(
+        where="a computer",
+        threads=2,
+        tokens=64,
+        load_ms=figure,
+        text_ms=figure,
+        program_rss_bytes=10**6,
+        peak_rss_bytes=10**8,
+    )
+    parts = {
+        "what": base.what.model_copy(update={"task": "embedding"}),
+        "programs": [program],
+        "tokenizer": base.tokenizer.model_copy(update={"eos_ids": []}),
+        "chat": None,
+        "embedding": bundle.Embedding(
+            dimension=2,
+            pooling="mean",
+            normalised=True,
+            max_tokens=64,
+            speed=[speed],
+            samples=[bundle.Similarity(first="a", second="bb", cosine=3 / 10**0.5)],
+        ),
+        "tasks": {},
+        "quality": bundle.Quality(
+            embedding=bundle.EmbeddingComparison(quantized=agreement, original=agreement), gate=make_gate(passed=True)
+        ),
+        "speed": [],
+        "samples": [],
+    }
+    return make_manifest(files, **{**parts, **changes})
 
 
 def make_gate(passed):

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from et_pipeline import CONF, tiny_assistant
-from et_pipeline.architecture import FAMILIES, layer_windows, read_architecture
+from et_pipeline.architecture import FAMILIES, check_context, layer_windows, longest_context, read_architecture
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import build_skeleton, read_layout
+from et_pipeline.models.facts import read_facts
 
 # As published, or counted over the tensors of the published checkpoints; a tied head once.
 PARAMETERS = {
@@ -18,6 +19,7 @@ PARAMETERS = {
     "llama2_7b": 6_738_415_616,
     "llama3_2_1b": 1_235_814_400,
     "llama3_2_3b": 3_212_749_824,
+    "minilm": 22_713_216 - 384 * 385,  # without the pooler, which sentence embeddings do not use
     "mistral_7b_v01": 7_241_732_096,
     "mistral_7b_v03": 7_248_023_552,
     "phi3_mini_128k": 3_821_079_552,
@@ -65,6 +67,11 @@ def test_config_builds_the_same_model_in_transformers(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(architecture_of(name)))
     model, tied = build_skeleton(tmp_path)
     known = read_architecture(architecture_of(name), name)
+    if known.encodes:
+        assert model.pooler is None
+        assert model.config.max_position_embeddings == known.max_position
+        assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+        return
     copies = sum(math.prod(known.embedding) for _ in tied)
     assert sum(parameter.numel() for parameter in model.parameters()) - copies == PARAMETERS[name]
     assert known.tied_head == bool(tied)
@@ -96,6 +103,19 @@ def test_shapes_are_those_of_a_real_checkpoint(family, make_checkpoint):
     assert layer_windows(config, config["num_hidden_layers"]) == windows_of(AutoConfig.from_pretrained(folder))
 
 
+@pytest.mark.parametrize("family", ["bert", "camembert", "roberta", "xlm-roberta"])
+def test_shapes_are_those_of_a_real_encoder(family, make_checkpoint):
+    folder = make_checkpoint(family, pad_token_id=1, type_vocab_size=3)
+    config = json.loads((folder / "config.json").read_text())
+    stored = {name: info.shape for name, info in read_layout(folder).items()}
+    pooler = {name: shape for name, shape in stored.items() if name.startswith("pooler.")}
+    assert len(pooler) == 2
+    known = read_architecture(config, "config.json")
+    assert known.shapes | pooler == stored
+    assert read_architecture(config, "config.json", stored).shapes == known.shapes
+    assert known.max_position == (256 if family == "bert" else 254)  # the others begin behind the padding's id
+
+
 def test_shapes_of_the_built_in_model():
     config = json.loads((tiny_assistant.CHECKPOINT / "config.json").read_text())
     stored = {name: info.shape for name, info in read_layout(tiny_assistant.CHECKPOINT).items()}
@@ -108,7 +128,11 @@ def test_shapes_of_the_built_in_model():
         ({"num_hidden_layers": None}, r"here has num_hidden_layers=None, expected a positive integer"),
         ({"hidden_size": "big"}, r"here has hidden_size='big'"),
         ({"vocab_size": True}, r"here has vocab_size=True"),
-        ({"model_type": "bert"}, r"here has model_type='bert', whose tensors mode=plan does not know; it knows gemma"),
+        ({"model_type": "bart"}, r"here has model_type='bart', whose tensors mode=plan does not know; it knows gemma"),
+        (
+            {"model_type": "mpnet"},
+            r"here has model_type='mpnet', whose .* of the models that embed texts it knows bert",
+        ),
     ],
 )
 def test_a_broken_config_is_named(change, sentence):
@@ -124,3 +148,36 @@ def test_an_unknown_family_is_read_from_its_files():
     assert known.tied_head
     with pytest.raises(UserError, match="without embed_tokens"):
         read_architecture(config, "here", {"wte.weight": (64, 32)})
+
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        ({}, 512),
+        ({"rope_scaling": None}, 512),
+        ({"rope_parameters": DYNAMIC}, 2048),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.5}}, 1280),
+        ({"rope_parameters": {"full_attention": DYNAMIC, "sliding_attention": {"rope_type": "default"}}}, 2048),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 512),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, 512),
+    ],
+)
+def test_dynamic_scaling_lengthens_the_context(rope, longest):
+    config = architecture_of("smollm2_135m") | {"max_position_embeddings": 512} | rope
+    assert longest_context(config) == longest_context({"text_config": config}) == longest
+    assert read_architecture(config, "here").max_position == longest
+    check_context(longest, longest)
+    with pytest.raises(UserError, match=f"max_context={longest + 1} exceeds the {longest} positions"):
+        check_context(longest + 1, longest)
+
+
+def test_dynamic_scaling_is_read_by_every_stage_alike(make_checkpoint):
+    from transformers import AutoConfig
+
+    folder = make_checkpoint("llama", rope_parameters=DYNAMIC, max_position_embeddings=32)
+    assert read_facts(folder).max_position == 128
+    assert longest_context(json.loads((folder / "config.json").read_text())) == 128
+    assert longest_context(AutoConfig.from_pretrained(folder).to_dict()) == 128

@@ -275,6 +275,37 @@ def test_full_disk_in_a_stage(tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+SMALL = ["model.architecture.vocab_size=2048", "model.architecture.num_hidden_layers=1"]
+
+
+def test_too_little_room_for_random_weights(tmp_path):
+    """Real disks: a gigabyte for a 7B model; then five megabytes for ten, and the same again once there is room."""
+    small = tmp_path / "small"
+    small.mkdir()
+    program = [Path(sys.executable).parent / "et-pipeline", f"paths.cache={small / 'cache'}", "until=acquire"]
+    large, little = (
+        shlex.join(map(str, [*program, f"model={model}", "model.source=random", *overrides]))
+        for model, overrides in (("llama2_7b", []), ("smollm2_135m", SMALL))
+    )
+    left = f"find {small} -type f -not -name '*.lock'; test -e {tmp_path / 'outputs'} && echo outputs"
+    script = f"""
+        mount -t tmpfs -o size=1g tmpfs {small} || exit 77
+        {large}; echo "code $?" >&2; {left}
+        mount -o remount,size=5m {small}
+        {little}; echo "code $?" >&2; {left}
+        mount -o remount,size=1g {small}
+        {little} >&2; echo "code $?" >&2
+    """
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode in (1, 77) and "et-pipeline" not in done.stderr:
+        pytest.skip("mounting a file system needs rights that this user does not have")
+    first, second, third = re.split(r"code (?=\d)", done.stderr)[0:3]
+    sentence = r"model\.source=random needs {} GB on the disk of .*/small/.*, which has {} GB free; .* paths\.cache"
+    assert_one_sentence(int(second[0]), done.stdout, first, sentence.format(r"13\.5", r"1\.1"))
+    assert_one_sentence(int(third[0]), done.stdout, second[1:], sentence.format(r"0\.0", r"0\.0"))
+    assert done.stderr.endswith("code 0\n"), done.stderr
+
+
 def test_full_disk(command, monkeypatch, tmp_path):
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "cache"))
@@ -282,3 +313,20 @@ def test_full_disk(command, monkeypatch, tmp_path):
     monkeypatch.setattr("et_pipeline.models.facts.Facts.write", full)
     code, out, err = command()
     assert_one_sentence(code, out, err, r"No space left on device")
+
+
+@pytest.mark.parametrize("run_dir", [".", "{tmp}", "mine", "mine/run", "deep/er/run"])
+def test_a_mistake_leaves_the_users_own_folders(command, tmp_path, run_dir):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.log").write_text("mine")
+    code, out, err = command("recipe.group_size=48", f"hydra.run.dir={run_dir.replace('{tmp}', str(tmp_path))}")
+    assert_one_sentence(code, out, err, r"recipe\.group_size=48")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["mine", "mine/notes.log"]
+
+
+@pytest.mark.parametrize("run_dir", [".", "run"])
+def test_a_mistake_in_an_empty_folder_leaves_it_empty(command, tmp_path, run_dir):
+    code, out, err = command("recipe.group_size=48", f"hydra.run.dir={run_dir}")
+    assert_one_sentence(code, out, err, r"recipe\.group_size=48")
+    assert tmp_path.is_dir()
+    assert list(tmp_path.iterdir()) == []

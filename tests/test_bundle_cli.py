@@ -11,7 +11,18 @@ import time
 import zipfile
 
 import pytest
-from made_bundle import EOS, PTE, EchoProgram, byte_tokenizer, make_bundle, make_gate, make_manifest
+from made_bundle import (
+    EOS,
+    PTE,
+    EchoProgram,
+    EmbeddingProgram,
+    byte_tokenizer,
+    make_bundle,
+    make_embedding_manifest,
+    make_gate,
+    make_manifest,
+    write_files,
+)
 
 from et_pipeline import bundle as bundles
 from et_pipeline import bundle_cli
@@ -175,7 +186,7 @@ def test_verify_says_what_it_could_not_run(run, tmp_path):
 )
 def test_a_program_of_another_bundle(run, folder, monkeypatch, command, key, value, message):
     class Other(EchoProgram):
-        def __init__(self, path, threads=None):
+        def __init__(self, path, threads=None, weights=None):
             super().__init__(path)
             self.metadata[key] = value
 
@@ -250,7 +261,7 @@ def test_bad_bundles_give_one_sentence_and_leave_nothing(name, folder, run, temp
 
 
 def test_an_unreadable_program(run, folder, monkeypatch):
-    def fails(path, threads=None):
+    def fails(path, threads=None, weights=None):
         raise RuntimeError("Error loading program 0x23")
 
     monkeypatch.setattr(program, "Program", fails)
@@ -368,7 +379,7 @@ def test_bench(run, folder, monkeypatch):
     code, out, _ = run("bench", folder, "--prompt-tokens", 9, "--decode-tokens", 5, "--rounds", 4, "--threads", 3)
     assert code == 0
     assert "2.0 (1.0 to 3.0)" in out
-    assert calls == [(folder / PTE, folder / "tokenizer.json", 9, 5, 4, 3)]
+    assert calls == [(folder / PTE, folder / "tokenizer.json", 9, 5, 4, 3, None)]
     _, out, _ = run("bench", folder, "--json", "--threads", 3)
     assert json.loads(out)["threads"] == 3
 
@@ -438,3 +449,73 @@ def test_phone_commands_say_that_there_is_none(run, folder, command, monkeypatch
     code, out, err = run(*command, folder)
     assert (code, out) == (2, "")
     assert err.startswith("adb is not installed")
+
+
+@pytest.fixture
+def embeddings(tmp_path, monkeypatch):
+    """A bundle that embeds texts, and its program."""
+    monkeypatch.setattr(program, "Program", EmbeddingProgram)
+    write_files(tmp_path / "vectors")
+    bundle.write(make_embedding_manifest(bundle.describe_files(tmp_path / "vectors")), tmp_path / "vectors")
+    return tmp_path / "vectors"
+
+
+def test_embed_shows_how_similar_texts_are(run, embeddings):
+    code, out, err = run("embed", embeddings, "a", "bb", "c")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines() if line.strip()][2:] == [
+        ["1", "1.000", "0.949", "1.000", "a"],
+        ["2", "0.949", "1.000", "0.949", "bb"],
+        ["3", "1.000", "0.949", "1.000", "c"],
+    ]
+
+
+def test_embed_json_and_a_text_that_is_cut(run, embeddings):
+    code, out, err = run("embed", embeddings, "a", "x" * 100, "--json")
+    assert code == 0
+    assert json.loads(out)["embeddings"] == [[1.0, 1.0], [64.0, 1.0]]
+    assert "Text 2 has 100 tokens, and what follows the first 64 was left out." in err
+
+
+def test_embed_refuses_an_empty_text_and_a_model_that_answers(run, embeddings, folder):
+    code, _, err = run("embed", embeddings, "")
+    assert (code, err) == (2, "a text has 0 tokens, and the program takes 1 to 64\n")
+    code, _, err = run("embed", folder, "a")
+    assert (code, err) == (2, "tiny answers and does not embed texts: use 'et-bundle chat' with it.\n")
+
+
+def test_chat_refuses_a_model_that_embeds(run, embeddings):
+    code, _, err = run("chat", embeddings)
+    assert (code, err) == (2, "tiny embeds texts and cannot chat: use 'et-bundle embed' with it.\n")
+
+
+def test_inspect_and_verify_of_an_embedding(run, embeddings):
+    code, out, err = run("inspect", embeddings)
+    assert (code, err) == (0, "")
+    for words in ("2 numbers, mean of the tokens, of length 1", "texts of up to 64 tokens", "rank correlation", "0.97"):
+        assert words in out
+    code, out, _ = run("verify", embeddings)
+    assert code == 0
+    assert "1 equal within" in out
+
+
+def test_verify_fails_where_similarities_differ(run, embeddings):
+    made = bundle.read(embeddings)
+    changed = bundle.Similarity(first="a", second="bb", cosine=0.9)
+    embedding = made.embedding.model_copy(update={"samples": [changed]})
+    bundle.write(made.model_copy(update={"embedding": embedding}), embeddings)
+    code, _, err = run("verify", embeddings)
+    assert code == 3
+    assert "differ by up to 0.049, allowed are 0.02" in err
+
+
+def test_bench_of_an_embedding(run, embeddings, monkeypatch):
+    from et_pipeline.runtime import embedding
+
+    monkeypatch.setattr(embedding, "Program", EmbeddingProgram)
+    monkeypatch.setattr(embedding, "read_metadata", lambda path: {"get_vocab_size": 300})
+    code, out, err = run("bench", embeddings, "--prompt-tokens", 32, "--rounds", 2, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["tokens"] == 32
+    code, _, err = run("bench", embeddings, "--prompt-tokens", 65)
+    assert (code, err) == (2, "a text has 65 tokens, and the program takes 1 to 64\n")

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from et_pipeline import CONF
 
 
@@ -99,14 +101,20 @@ def test_quiet_prints_nothing(command):
     assert (code, out, err) == (0, "", "")
 
 
-def test_plan_needs_no_torch(tmp_path):
+@pytest.mark.parametrize("model", ["llama2_7b", "tiny_assistant"])
+def test_plan_needs_neither_torch_nor_numpy(tmp_path, model):
     program = (
-        "import sys; from et_pipeline import cli; sys.argv = ['et-pipeline', 'mode=plan', 'model=llama2_7b']\n"
+        f"import sys; from et_pipeline import cli; sys.argv = ['et-pipeline', 'mode=plan', 'model={model}']\n"
         "try: cli.main()\n"
         "except SystemExit as ended: assert ended.code == 0\n"
         "assert not {'torch', 'transformers', 'numpy', 'et_pipeline.pipeline'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+def test_the_pipeline_is_imported_without_torch_and_numpy():
+    program = "import sys, et_pipeline.pipeline; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):

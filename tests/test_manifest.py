@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_bundle import PTE, make_bundle, make_gate, make_manifest, write_files
+from made_bundle import PTE, make_bundle, make_embedding_manifest, make_gate, make_manifest, write_files
 from pydantic import ValidationError
 
 from et_pipeline import manifest as bundle
@@ -103,7 +103,8 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 2, "has version 2, and this et_pipeline reads version 1"),
+        ("version", 3, "has version 3, and this et_pipeline reads versions 1 to 2"),
+        ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),
         ("what|parameters", "many", "field 'what.parameters' is wrong"),
@@ -115,6 +116,12 @@ def change(folder, path, value):
         ("programs|0|executed", "yes", "field 'programs.0.executed' is wrong"),
         ("programs|0|file", "other.pte", "'other.pte' is used but not listed in 'files'"),
         ("programs|0|file", "../x", "not a plain relative path"),
+        ("programs|0|weights", ["model.ptd"], "'model.ptd' is used but not listed in 'files'"),
+        ("programs|0|weights", ["../x"], "field 'programs.0.weights.0' is wrong"),
+        ("programs|0|weights", None, "field 'programs.0.weights' is wrong"),
+        ("what|task", "painting", "field 'what.task' is wrong"),
+        ("what|task", "embedding", "what.task is 'embedding', so there must be 'embedding' and no 'chat'"),
+        ("chat", None, "what.task is 'text-generation', so there must be 'chat' and no 'embedding'"),
         ("tokenizer|kind", "spm", "field 'tokenizer.kind' is wrong"),
         ("tokenizer|eos_ids", ["</s>"], "field 'tokenizer.eos_ids.0' is wrong"),
         ("chat|stop_strings", [""], "field 'chat.stop_strings.0' is wrong"),
@@ -137,6 +144,47 @@ def test_a_wrong_field_is_named_in_one_sentence(folder, path, value, message):
         bundle.read(folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_version_1_is_read_and_written_as_version_2(folder, manifest):
+    change(folder, "version", 1)
+    change(folder, "what|task", ...)
+    change(folder, "programs|0|weights", ...)
+    change(folder, "embedding", ...)
+    change(folder, "quality|embedding", ...)
+    jsonschema.validate(json.loads((folder / "manifest.json").read_text()), json.loads(bundle.json_schema()))
+    old = bundle.read(folder)
+    assert old.version == 1
+    bundle.write(old, folder)
+    assert bundle.read(folder) == manifest
+    assert manifest.version == 2
+
+
+def test_a_bundle_that_embeds_texts(tmp_path):
+    write_files(tmp_path / "x")
+    made = make_embedding_manifest(bundle.describe_files(tmp_path / "x"))
+    bundle.write(made, tmp_path / "x")
+    jsonschema.validate(json.loads((tmp_path / "x" / "manifest.json").read_text()), json.loads(bundle.json_schema()))
+    assert bundle.read(tmp_path / "x") == made
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("embedding", None, "there must be 'embedding' and no 'chat'"),
+        ("what|task", "text-generation", "there must be 'chat' and no 'embedding'"),
+        ("tasks", {"t": {"title": "T", "template": "{text}", "max_new_tokens": 1}}, "an embedding has no 'tasks'"),
+        ("embedding|pooling", "max", "field 'embedding.pooling' is wrong"),
+        ("embedding|dimension", 0, "field 'embedding.dimension' is wrong"),
+        ("quality|embedding|original|texts", 1, "field 'quality.embedding.original.texts' is wrong"),
+    ],
+)
+def test_a_wrong_part_of_an_embedding_is_named(tmp_path, path, value, message):
+    write_files(tmp_path / "x")
+    bundle.write(make_embedding_manifest(bundle.describe_files(tmp_path / "x")), tmp_path / "x")
+    change(tmp_path / "x", path, value)
+    with pytest.raises(UserError, match=message):
+        bundle.read(tmp_path / "x")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "3", '"x"', "\xff", '{"format": "et_pipeline.bundle"'])

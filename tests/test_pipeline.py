@@ -1,5 +1,8 @@
 """The pipeline as a function, for what no command line lets through."""
 
+import re
+
+import pytest
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF, manifest
@@ -32,3 +35,18 @@ def test_the_gate_alone_stops_a_recipe_that_the_backend_computes_wrongly(make_ch
     assert not gate.passed
     failed = {check.name for check in gate.checks if not check.passed}
     assert {f"cosine to quantized eager, {way}" for way in ("one_piece", "chunked", "token_by_token")} <= failed
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "sentence"),
+    [
+        ("bert", ["model=custom", "task=chat"], r"model\.task=text-generation, but .* \(bert\) is an encoder"),
+        ("llama", ["model=custom_embedding"], r"model\.task=embedding, but .* \(llama\) generates text"),
+    ],
+)
+def test_a_checkpoint_of_another_task_is_refused(family, overrides, sentence, make_checkpoint, command):
+    folder = make_checkpoint(family, num_hidden_layers=1)
+    lengths = ["model.max_context=128", "measure.prompt_tokens=8", "measure.decode_tokens=8"]
+    code, _, err = command(*overrides, *lengths, f"model.source={folder}")
+    assert code == 2
+    assert re.search(sentence, err)

@@ -3,15 +3,16 @@
 import json
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF, plan, tiny_assistant
+from et_pipeline.backends.xnnpack import SCHEMES
 from et_pipeline.errors import UserError
 from et_pipeline.plan import forecast, kv_cache_bytes, read_model, survey, tensor_bytes
-from et_pipeline.settings import ExportForm, Quantization, Scheme, load_settings
+from et_pipeline.report.forecast import compare, full_size_exports
+from et_pipeline.settings import ExportForm, Quantization, load_settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text())["manifests"]
@@ -58,8 +59,37 @@ def test_tensor_bytes_counts_integers_and_scales(name, q, expected):
     assert tensor_bytes(name, (64, 128), q) == expected
 
 
+@pytest.mark.parametrize("table", ["word", "position", "token_type"])
+def test_tables_of_an_encoder_are_embeddings(table):
+    assert tensor_bytes(f"embeddings.{table}_embeddings.weight", (64, 128), quantization()) == 64 * 128 + 64 * 4
+
+
+def test_minilm_has_no_cache_and_nothing_to_decode():
+    made = planned("model=minilm", "device=galaxy_s22")
+    assert made.parameters == 22_565_376
+    assert made.pte_bytes == pytest.approx(18_230_016, rel=0.02)  # the file of the real weights, 8da4w in groups of 32
+    assert (made.kv_cache_bytes, made.kv_by_context, made.decode_tok_s) == (0, {}, 0)
+    assert made.pace == pytest.approx(1 / made.ttft_s)
+    assert planned("model=minilm", "device=galaxy_s22", "measure.prompt_tokens=128").ttft_s > 1.5 * made.ttft_s
+    assert not {"kv_cache_bytes", "kv_by_context", "decode_tok_s", "roofline_tok_s"} & plan.summary(made).keys()
+
+
+def test_plan_of_an_encoder_on_every_device_is_sorted_by_speed():
+    made = settings("model=minilm")
+    found = survey(made, {}, {"slow": made.device, "fast": made.device.model_copy(update={"prefill_gops": 900.0})})
+    assert found.plans[0].ttft_s < found.plans[1].ttft_s
+
+
 def test_norms_stay_in_fp32():
     assert tensor_bytes("model.norm.weight", (128,), quantization()) == 512
+
+
+def test_a_smaller_cache_takes_less_memory_and_slows_a_full_context():
+    full = [planned("model=smollm2_135m", f"model.kv_cache={kind}") for kind in ("fp32", "fp16", "int8")]
+    numbers = 30 * 2 * 3 * 2048
+    assert [made.kv_cache_bytes for made in full] == [numbers * 64 * 4, numbers * 64 * 2, numbers * (64 + 5)]
+    assert len({made.decode_tok_s for made in full}) == 1
+    assert full[0].decode_full_tok_s > full[2].decode_full_tok_s > full[1].decode_full_tok_s
 
 
 def test_kv_cache_bytes():
@@ -155,6 +185,18 @@ def test_export_costs_what_was_measured(model, seconds, memory):
     assert made.export_peak_bytes == pytest.approx(memory, rel=0.1)
 
 
+def forecasts():
+    full_size = json.loads((ROOT / "docs" / "results" / "full_size.json").read_text())["manifests"]
+    exports = json.loads((ROOT / "docs" / "results" / "forecast.json").read_text())["exports"]
+    return compare([*exports, *full_size_exports(full_size)])
+
+
+@pytest.mark.parametrize("export", forecasts(), ids=lambda each: f"{each.model}-{each.recipe}")
+def test_size_and_memory_of_an_export_are_what_was_forecast(export):
+    assert export.pte[0] == pytest.approx(export.pte[1], rel=0.02)
+    assert export.peak[0] == pytest.approx(export.peak[1], rel=0.1)
+
+
 def test_verdict_tells_the_app_limit_from_the_phone():
     made = planned("model=llama2_7b", "device=galaxy_s22")
     assert (made.fits, made.fits_phone) == (False, True)
@@ -196,13 +238,14 @@ def test_of_the_hub_only_the_config_is_downloaded(monkeypatch, tmp_path):
     wanted = []
     shutil.copy(tiny_assistant.CHECKPOINT / "config.json", tmp_path)
 
-    def download(repository, file, revision=None):
-        wanted.append((repository, file, revision))
+    def download(repository, file, revision=None, local_files_only=False):
+        wanted.append((repository, file, revision, local_files_only))
         return str(tmp_path / file)
 
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     made = planned("model=custom", "model.source=some/model", "model.revision=main", "model.max_context=512")
-    assert wanted == [("some/model", "config.json", "main")]
+    assert wanted == [("some/model", "config.json", "main", False)]
     assert made.download_bytes == 2 * made.parameters
 
 
@@ -243,4 +286,4 @@ def test_a_machine_that_does_not_tell_its_memory(monkeypatch):
 
 
 def test_every_scheme_has_figures():
-    assert set(get_args(Scheme)) == set(plan.WEIGHT_BITS) == set(plan.PREFILL_CHANNELS)
+    assert {"fp32", *SCHEMES} == set(plan.WEIGHT_BITS) == set(plan.PREFILL_CHANNELS)

@@ -8,7 +8,10 @@ from et_pipeline.pipeline import check
 from et_pipeline.settings import Quantization, load_settings, setting_names
 
 GROUPS = ("model", "recipe", "backend", "device", "task", "experiment")
-NEEDED = {"model/custom": ["model.source=somewhere"]}  # options that leave a key to the user
+NEEDED = {  # options that leave a key to the user
+    "model/custom": ["model.source=somewhere"],
+    "model/custom_embedding": ["model.source=somewhere"],
+}
 
 
 def settings(*overrides):
@@ -76,6 +79,15 @@ def test_name_follows_model_recipe_and_backend():
         (["recipe=int4_weight_only", "recipe.mapping=asymmetric"], r"does not run on backend=xnnpack"),
         (["recipe=8da8w", "recipe.group_size=32"], r"recipe.group_size=0"),
         (["recipe.group_size=48"], r"recipe.group_size"),
+        (["model=minilm", "task=chat"], r"model.task=embedding .* but task.use_cases .*; choose task=embedding"),
+        (["model=minilm", "task.system_prompt=hi"], r"but task.system_prompt is for a model that does"),
+        (["model=minilm", "task.evaluation=builtin:tiny_assistant"], r"holds conversations, .* choose task=embedding"),
+        (
+            ["model=minilm", "model.prefill_chunk=64"],
+            r"differs from model.max_context=256.*set model.prefill_chunk=256",
+        ),
+        (["model=minilm", "model.max_context=32"], r"measure.prompt_tokens=64 exceeds model.max_context=32"),
+        (["model=minilm", "model.kv_cache=fp16"], r"model.kv_cache=fp16 is of no use to minilm"),
         (["task.use_cases.chat.template=hello"], r"task.use_cases.chat.template='hello' must hold exactly"),
         (["task.use_cases.chat.template='{text'"], r"task.use_cases.chat.template='{text' is malformed"),
     ],
@@ -84,6 +96,12 @@ def test_load_settings_names_key_value_and_remedy(overrides, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         settings(*overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_embeds_texts_chooses_its_task():
+    made = settings("model=minilm", "model.max_context=128")
+    assert (made.model.task, made.task.name, made.model.prefill_chunk) == ("embedding", "embedding", 128)
+    assert settings("model=custom_embedding", "model.source=x").task.name == "embedding"
 
 
 def test_setting_names_are_dotted():

@@ -31,7 +31,10 @@ def main(folder: Path, out: Path) -> None:
         runtime_library()
         from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
-        runner = TextLLMRunner(str(folder / manifest.programs[0].file), str(folder / manifest.tokenizer.file))
+        program = manifest.programs[0]
+        weights = str(folder / program.weights[0]) if program.weights else None
+        runner = TextLLMRunner(str(folder / program.file), str(folder / manifest.tokenizer.file), weights)
+        assert manifest.chat is not None, f"{folder} is no chat model"
         hidden = set(manifest.tokenizer.special_tokens)
         references = []
         for text, limit in prompts(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,9 +38,64 @@ class Backend(Protocol):
     """A delegate of ExecuTorch."""
 
     can_execute: bool  # whether this host can run the result
+    static: bool  # whether it takes one token per call, and no dynamic shape
+    calibrated: bool  # whether it quantizes an exported program, by `quantize`; else the model is quantized before
 
     def supports(self, q: Quantization) -> Support:
         """Say whether `q` runs on this backend and is computed rightly."""
 
-    def lower(self, program: ExportedProgram, metadata: dict[str, Any], out: Path) -> Delegation:
-        """Lower `program`, which may be changed, and stream it with its constant methods to `out`."""
+    def lower(
+        self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
+    ) -> Delegation:
+        """Lower `program`, which may be changed, and stream it with its constant methods to `out`.
+
+        With `external_weights` its weights go into a file of the same name with the suffix .ptd.
+        """
+
+
+def operators(module: Any) -> Counter[str]:
+    """Count a graph's operators."""
+    return Counter(node.target.__name__ for node in module.graph.nodes if node.op == "call_function")
+
+
+def delegated_operators(program: ExportedProgram) -> dict[str, int]:
+    """Count what the delegates of a lowered program compute, by operator."""
+    counts: Counter[str] = Counter()
+    for module in program.graph_module.children():
+        original = getattr(module, "original_module", None)
+        if original is not None:
+            counts.update(operators(original.graph_module))
+    counts.pop("getitem", None)  # takes one of several outputs and computes nothing
+    return {name.removesuffix(".default"): count for name, count in sorted(counts.items())}
+
+
+def fallback_operators(plan: Any) -> dict[str, int]:
+    """Count the kernel calls that a finished program makes beside its delegates."""
+    counts: Counter[str] = Counter()
+    for chain in plan.chains:
+        for instruction in chain.instructions:
+            call = instruction.instr_args
+            if type(call).__name__ == "KernelCall":
+                operator = plan.operators[call.op_index]
+                counts[f"{operator.name}.{operator.overload}" if operator.overload else operator.name] += 1
+    return dict(sorted(counts.items()))
+
+
+def lower_with(partitioner: Any, program: ExportedProgram, metadata: dict[str, Any], out: Path) -> Delegation:
+    """Lower a program of static shape with one of ExecuTorch's partitioners, or none, and write it to `out`."""
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+
+    edge = to_edge_transform_and_lower(
+        program,
+        partitioner=[] if partitioner is None else [partitioner],
+        constant_methods=dict(sorted(metadata.items())),
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
+    delegated = delegated_operators(edge.exported_program())
+    finished = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
+    with out.open("wb") as stream:
+        finished.write_to_file(stream)
+    plan = next(each for each in finished.executorch_program.execution_plan if each.name == "forward")
+    return Delegation(
+        delegates=len(plan.delegates), delegated_operators=delegated, fallback_operators=fallback_operators(plan)
+    )

@@ -8,20 +8,21 @@ them; `_split_biases` keeps the bias out of them. Everything is scoped to `lower
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from et_pipeline.backends.base import Delegation, Support
+from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators, operators
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from et_pipeline.settings import Quantization
 
+INLINE_BYTES = 1024  # constants outside the delegate up to this size stay in the program: they are part of its form
+SCHEMES = ("8da4w", "8da8w", "int4_weight_only", "int8_weight_only")
 GROUP_MULTIPLE = 32  # XNNPACK's blockwise 4-bit kernels
 
 # Upstream runs 17 passes over every delegate, each of them a trace of its own: half of the time of a lowering. A graph
@@ -57,11 +58,18 @@ class XnnpackBackend:
     """The XNNPACK delegate."""
 
     can_execute = True
+    static = False
+    calibrated = False
 
     def supports(self, q: Quantization) -> Support:
         """Refuse what XNNPACK has no kernel for or what the lowering computes wrongly."""
         if q.scheme == "fp32":
             return Support(ok=True)
+        if q.scheme not in SCHEMES:
+            return _refuse(
+                "XNNPACK computes in float32, with activations that are quantized at run time or not at all",
+                f"use recipe.scheme={', '.join(SCHEMES)}",
+            )
         if q.mapping == "asymmetric":
             return _refuse(
                 "XNNPACK's kernels have no zero points for weights, and ignore them",
@@ -84,13 +92,17 @@ class XnnpackBackend:
             )
         return Support(ok=True)
 
-    def lower(self, program: ExportedProgram, metadata: dict[str, Any], out: Path) -> Delegation:
+    def lower(
+        self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
+    ) -> Delegation:
         """Lower `program`, which is changed, and stream it to `out`.
 
         Args:
             program: an exported decoder with plain tensors.
             metadata: constant methods to put beside `forward`.
             out: the .pte file to write.
+            external_weights: whether the weights go into a .ptd beside it; the same weights give the same bytes,
+                whatever the program around them is.
 
         Returns:
             What runs in the delegate and what beside it.
@@ -109,7 +121,9 @@ class XnnpackBackend:
                 # The verifier rejects llama::update_cache, and dim-order copies are one more operator to fall back on.
                 compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
             )
-        delegated = _delegated_operators(edge.exported_program())
+        delegated = delegated_operators(edge.exported_program())
+        if external_weights:
+            _externalize(edge, out.stem)
         executable = edge.to_executorch(
             ExecutorchBackendConfig(
                 extract_delegate_segments=True,
@@ -118,20 +132,35 @@ class XnnpackBackend:
                 memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
                 # Memory for at most prefill_chunk tokens, by the constraints of the export.
                 sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+                external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
             )
         )
         with out.open("wb") as stream:
             executable.write_to_file(stream)
+        if external_weights:
+            executable.write_tensor_data_to_file(out.parent)
         plan = next(p for p in executable.executorch_program.execution_plan if p.name == "forward")
         return Delegation(
             delegates=len(plan.delegates),
             delegated_operators=delegated,
-            fallback_operators=_fallback_operators(plan),
+            fallback_operators=fallback_operators(plan),
         )
 
 
 def _refuse(reason: str, instead: str) -> Support:
     return Support(ok=False, reason=reason, instead=instead)
+
+
+def _externalize(edge: Any, file: str) -> None:
+    """Move what the delegates hold into the file of that name, ordered by its keys, which are hashes of the content."""
+    store = edge._named_data_store
+    store.external_data = {file: dict(sorted(store.pte_data.items()))}
+    store.pte_data = {}
+
+
+def _external_tag(node: Any, file: str) -> str | None:
+    """The file of a weight outside the delegates, such as the embedding."""
+    return file if node.meta["spec"].nbytes() > INLINE_BYTES else None
 
 
 def _is_quantized_weight(node: Any) -> bool:
@@ -234,7 +263,7 @@ def _scoped_overrides() -> Iterator[None]:
         def __init__(self, exported_program: Any, passes: Any = None) -> None:
             super().__init__(exported_program, passes)
             own: Any = self
-            if _operators(exported_program.graph_module).keys() <= _PLAIN_OPERATORS:
+            if operators(exported_program.graph_module).keys() <= _PLAIN_OPERATORS:
                 own.passes = [each for each in own.passes if each.__name__ in _PLAIN_PASSES]
 
     class _QuantParams(QuantParams):
@@ -260,30 +289,3 @@ def _scoped_overrides() -> Iterator[None]:
         mock.patch.object(backend, "copy_exported_program_for_preprocess", classmethod(share)),
     ):
         yield
-
-
-def _operators(module: Any) -> Counter[str]:
-    return Counter(node.target.__name__ for node in module.graph.nodes if node.op == "call_function")
-
-
-def _delegated_operators(program: ExportedProgram) -> dict[str, int]:
-    """Count what the delegates compute, by operator."""
-    counts: Counter[str] = Counter()
-    for module in program.graph_module.children():
-        original = getattr(module, "original_module", None)
-        if original is not None:
-            counts.update(_operators(original.graph_module))
-    counts.pop("getitem", None)  # takes one of several outputs and computes nothing
-    return {name.removesuffix(".default"): count for name, count in sorted(counts.items())}
-
-
-def _fallback_operators(plan: Any) -> dict[str, int]:
-    """Count the kernel calls that the program makes beside its delegates."""
-    counts: Counter[str] = Counter()
-    for chain in plan.chains:
-        for instruction in chain.instructions:
-            call = instruction.instr_args
-            if type(call).__name__ == "KernelCall":
-                operator = plan.operators[call.op_index]
-                counts[f"{operator.name}.{operator.overload}" if operator.overload else operator.name] += 1
-    return dict(sorted(counts.items()))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def load_model(
     folder: Path,
     convert: Callable[[str, nn.Module], None] | None = None,
     on_module: Callable[[int, int], None] | None = None,
+    as_stored: bool = False,
 ) -> PreTrainedModel:
     """Build the model of a checkpoint, reading its weights module by module as float32.
 
@@ -165,6 +167,7 @@ def load_model(
         folder: a folder in Hugging Face layout: config.json and safetensors.
         convert: called with (qualified name, module) once that module holds its weights; it may replace them.
         on_module: called with (modules done, modules in all).
+        as_stored: give the weights to `convert` in the checkpoint's own type, mapped to its file.
 
     Returns:
         The causal LM in eval mode, without gradients. A tied lm_head has become a module of its own.
@@ -174,7 +177,7 @@ def load_model(
     """
     model, modules, fill = _prepare(folder)
     for done, (name, module) in enumerate(modules, start=1):
-        fill(name, module)
+        fill(name, module, as_stored)
         if convert is not None:
             convert(name, module)
         if on_module is not None:
@@ -207,7 +210,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
 
 def _prepare(
     folder: Path,
-) -> tuple[PreTrainedModel, list[tuple[str, nn.Module]], Callable[[str, nn.Module], None]]:
+) -> tuple[PreTrainedModel, list[tuple[str, nn.Module]], Callable[..., None]]:
     """Check a checkpoint; returns its model without weights, the modules that have some, and what fills one of them."""
     from safetensors import SafetensorError, safe_open
 
@@ -232,7 +235,7 @@ def _prepare(
     fill_computed_buffers(model)
     files: dict[Path, Any] = {}
 
-    def fill(name: str, module: nn.Module) -> None:
+    def fill(name: str, module: nn.Module, as_stored: bool = False) -> None:
         for own in _own_tensors(module):
             source = sources[f"{name}.{own}"]
             path = folder / layout[source.tensor].file
@@ -246,13 +249,13 @@ def _prepare(
                     tensor = files[path].get_slice(source.tensor)[source.rows[0] : source.rows[1]].clone()
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path}: tensor {source.tensor} cannot be read ({error})") from error
-            _set_tensor(module, own, tensor.float())
+            _set_tensor(module, own, tensor if as_stored else tensor.float())
 
     return model, modules, fill
 
 
 def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Build the model of a config.json on the meta device, with a head of its own.
+    """Build the model of a config.json on the meta device: an encoder alone, any other with a head of its own.
 
     Args:
         folder: only config.json is read.
@@ -267,7 +270,7 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from et_pipeline.models.families import adapt
 
@@ -288,13 +291,17 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
     was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
     # Embedding and head are quantized differently, so they cannot stay one tensor.
     config.tie_word_embeddings = text.tie_word_embeddings = False
+    encodes = config.model_type in ENCODERS
+    kind = AutoModel if encodes else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            model = kind.from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{folder / 'config.json'}: no text-generation model can be built from it: {_first_line(error)}"
-        ) from error
+        what = "encoder" if encodes else "text-generation model"
+        raise UserError(f"{folder / 'config.json'}: no {what} can be built from it: {_first_line(error)}") from error
+    if encodes:
+        model.pooler = None
+        return model, {}
     tied = {}
     if was_tied:
         names = {id(module): name for name, module in model.named_modules()}
@@ -348,6 +355,8 @@ def _check_fit(
     # Old checkpoints carry rotary tables, and tied ones a copy of the embedding; transformers drops both too.
     ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ()))]
     known = {source.tensor for source in sources} | set(tied)
+    if model.config.model_type in ENCODERS:
+        ignored.append(UNUSED_BY_ENCODERS)
     for name, info in layout.items():
         if name not in known and not any(pattern.search(name) for pattern in ignored):
             raise UserError(f"{folder / info.file}: tensor {name} has no place in the model that config.json describes")
@@ -364,13 +373,17 @@ def fill_computed_buffers(model: PreTrainedModel) -> None:
     for module in model.modules():
         names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
         for name in names:
-            shape = module._buffers[name].shape
-            # NaN marks what the family's own initializer does not set.
-            module._buffers[name] = torch.full(shape, math.nan, dtype=torch.float32)
+            empty = module._buffers[name]
+            # NaN, or of integers such as positions -1, marks what the family's own initializer does not set.
+            if empty.is_floating_point():
+                module._buffers[name] = torch.full(empty.shape, math.nan, dtype=torch.float32)
+            else:
+                module._buffers[name] = torch.full(empty.shape, -1, dtype=empty.dtype)
         if names:
             model._init_weights(module)
         for name in names:
-            if bool(module._buffers[name].isnan().any()):
+            value = module._buffers[name]
+            if bool(value.isnan().any() if value.is_floating_point() else (value < 0).any()):
                 raise UserError(
                     f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "
                     "so this family cannot be loaded"

@@ -13,10 +13,11 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
+from et_pipeline.architecture import check_context, longest_context
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import CACHED, Call, ring_mask, ring_slots, update_cache
+from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, read, ring_mask, ring_slots, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
-from et_pipeline.models.rope import freeze_rope, rope_settings
+from et_pipeline.models.rope import freeze_rope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,19 +67,22 @@ class _BufferCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' keys and values; hands the whole caches to the attention."""
-        keys = self.decoder.get_buffer(f"k_cache_{layer_idx}")
-        values = self.decoder.get_buffer(f"v_cache_{layer_idx}")
-        for new, cache in ((key_states, keys), (value_states, values)):
-            if (new.shape[1], new.shape[3]) != (cache.shape[0], cache.shape[3]):
+        """Write the new tokens' keys and values; hands what is cached to the attention, as float32."""
+        start, ring = self.call.start_pos, layer_idx in self.call.rings
+        # With a mask, attention takes the whole ring as it lies.
+        end = None if ring else start + key_states.shape[2]
+        found = []
+        for kind, new in (("k", key_states), ("v", value_states)):
+            cache = self.decoder.stored(kind, layer_idx)
+            heads, _, _, dim = cache.numbers.shape
+            if (new.shape[1], new.shape[3]) != (heads, dim):
                 raise UserError(
                     f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
-                    f"where its config says {cache.shape[0]} of {cache.shape[3]}, so it cannot be exported"
+                    f"where its config says {heads} of {dim}, so it cannot be exported"
                 )
-        slots = self.call.slots if layer_idx in self.call.rings else None
-        update_cache(keys, key_states, self.call.start_pos, slots)
-        update_cache(values, value_states, self.call.start_pos, slots)
-        return keys, values
+            store(cache, new, start, self.call.slots if ring else None)
+            found.append(read(cache, end))
+        return found[0], found[1]
 
 
 class Decoder(nn.Module):
@@ -118,8 +122,10 @@ class Decoder(nn.Module):
         for layer in range(layers):
             for kind in "kv":
                 length = self.ring if layer in self.rings else form.max_context
-                empty = torch.zeros(self.kv_heads, length, 1, dim)
-                self.register_buffer(f"{kind}_cache_{layer}", empty, persistent=False)
+                empty = empty_cache(form.kv_cache, self.kv_heads, length, dim)
+                for name, buffer in zip(_buffer_names(kind, layer), empty, strict=True):
+                    if buffer is not None:
+                        self.register_buffer(name, buffer, persistent=False)
         self.cache = _BufferCache(self, layers)
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
@@ -165,11 +171,21 @@ class Decoder(nn.Module):
             call = call._replace(full_mask=ring_mask(positions, longest, longest))
         return call
 
+    def stored(self, kind: str, layer: int) -> Stored:
+        """The buffers with the keys ("k") or values ("v") of a layer."""
+        buffers = dict(self.named_buffers(recurse=False))
+        numbers, scales, zeros = _buffer_names(kind, layer)
+        return Stored(buffers[numbers], buffers.get(scales), buffers.get(zeros))
+
     def reset(self) -> None:
         """Empty the cache."""
         for name, buffer in self.named_buffers(recurse=False):
             if _is_cache(name):
                 buffer.zero_()
+
+
+def _buffer_names(kind: str, layer: int) -> tuple[str, str, str]:
+    return f"{kind}_cache_{layer}", f"{kind}_cache_scales_{layer}", f"{kind}_cache_zeros_{layer}"
 
 
 def _check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> None:
@@ -180,15 +196,17 @@ def _check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> N
         )
     if not model._supports_attention_backend:
         raise UserError(f"family {family} does not let its attention be replaced, so it cannot be exported")
-    longest = getattr(config, "max_position_embeddings", None)
-    for rope in rope_settings(config).values():
-        if longest is not None and rope.get("rope_type") == "dynamic":
-            longest = int(longest * rope["factor"])  # here the number is what the frequencies are stretched from
-    if longest is not None and form.max_context > longest:
-        raise UserError(f"model.max_context={form.max_context} is more than the {longest} positions the model knows")
+    longest = longest_context(config.to_dict())
+    if longest is not None:
+        check_context(form.max_context, longest)
     for kind in sorted(set(_layer_kinds(config))):
         if kind not in ("full_attention", "sliding_attention"):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
+    if form.kv_cache != "fp32" and getattr(config, "attn_logit_softcapping", None) is not None:
+        raise UserError(
+            f"model.kv_cache={form.kv_cache} does not work with family {family}, whose capped attention runs in the "
+            "delegate over the stored cache; use model.kv_cache=fp32"
+        )
     if getattr(config, "use_bidirectional_attention", False):
         raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
 
@@ -276,12 +294,16 @@ def load_program(folder: Path) -> ExportedProgram:
         raise UserError(f"{folder / WEIGHTS} is not a file of weights: export again") from error
     _replace(program.state_dict, lambda name, _: weights[name])
     # numpy asks the system for zeros, which gives them page by page at the first write; torch writes them at once.
-    _replace(program.constants, lambda n, t: torch.from_numpy(np.zeros(t.shape, "f4")) if _is_cache(n) else t)
+    _replace(program.constants, lambda name, tensor: _lazy_zeros(tensor) if _is_cache(name) else tensor)
     return program
 
 
 def _is_cache(name: str) -> bool:
     return "_cache_" in name
+
+
+def _lazy_zeros(like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.zeros(like.shape, str(like.dtype).removeprefix("torch.")))
 
 
 def _placeholder(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline import manifest
+from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, longest_context
 from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import read_layout
+from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
 
 FILE = "facts.json"
 TOKENIZER = "tokenizer.json"
@@ -23,12 +26,15 @@ class Facts(BaseModel):
 
     Attributes:
         family: `model_type` of config.json.
-        parameters: count over all tensors of the checkpoint; tied ones once.
+        parameters: count over all tensors of the checkpoint that the task needs; tied ones once.
+        hidden_size: numbers per token between layers, and in an embedding.
+        max_position: the longest context; of an encoder the longest text, special tokens included.
         tied_head: the checkpoint has no head of its own.
         eos_ids: tokens that end an answer.
         adds_bos: the tokenizer puts BOS before plain text.
         special_tokens: texts that are never shown.
         chat: the compiled chat template.
+        pooling: how an encoder makes an embedding of a text; None for a model that answers.
         sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
     """
 
@@ -40,6 +46,7 @@ class Facts(BaseModel):
     layers: int
     kv_heads: int
     head_dim: int
+    hidden_size: int
     vocab_size: int
     max_position: int
     tied_head: bool
@@ -48,6 +55,7 @@ class Facts(BaseModel):
     adds_bos: bool
     special_tokens: tuple[str, ...]
     chat: ChatFormat
+    pooling: Pooling | None = None
     sampling: dict[str, float | int]
     licence: str | None
 
@@ -90,7 +98,12 @@ def read_facts(folder: Path) -> Facts:
     text = config.get("text_config", config)
     generation = read_json(folder / "generation_config.json", needed=False)
     tokenizer_config = read_json(folder / "tokenizer_config.json", needed=False)
+    encodes = text.get("model_type") in ENCODERS
+    if encodes and text.get("is_decoder"):
+        raise UserError(f"{folder / 'config.json'} has is_decoder=true: a decoder of this family is not supported")
     layout = read_layout(folder)
+    if encodes:
+        layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
     tokenizer = read_tokenizer(folder)
 
     def number(name: str) -> int:
@@ -121,14 +134,19 @@ def read_facts(folder: Path) -> Facts:
         layers=number("num_hidden_layers"),
         kv_heads=text.get("num_key_value_heads") or heads,
         head_dim=text.get("head_dim") or number("hidden_size") // heads,
+        hidden_size=number("hidden_size"),
         vocab_size=vocab_size,
-        max_position=number("max_position_embeddings"),
+        max_position=min(
+            longest_context(config) or number("max_position_embeddings"),
+            (encodes and read_max_tokens(folder)) or sys.maxsize,
+        ),
         tied_head="lm_head.weight" not in layout,
         bos_id=bos_id,
-        eos_ids=_eos_ids(folder, (generation, config), named, stop_token(chat, specials), tokenizer),
+        eos_ids=() if encodes else _eos_ids(folder, (generation, config), named, stop_token(chat, specials), tokenizer),
         adds_bos=bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id],
         special_tokens=tuple(specials),
         chat=chat,
+        pooling=read_pooling(folder) if encodes else None,
         sampling={
             name: generation[name]
             for name in ("temperature", "top_p", "top_k")

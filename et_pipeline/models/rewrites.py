@@ -32,6 +32,7 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
     """Within the context the model computes the same with operators that delegates take.
 
     - RMSNorm's mean is a linear with weights 1/n (RMSNorm: Zhang & Sennrich 2019, arXiv:1910.07467).
+    - LayerNorm's mean and variance likewise (Ba et al. 2016, arXiv:1607.06450).
     - Rotary embedding's half rotation is a linear with a signed permutation, and runs before heads and positions are
       swapped, so that transposes cancel (rotary: Su et al. 2021, arXiv:2104.09864).
     - Embeddings have no padding index, which torch needs for training only and which blocks quantized lookup.
@@ -52,6 +53,9 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
                     forward = _norm_as_linear(constants, name, module)
                     if forward is not None:
                         patches.enter_context(mock.patch.object(module, "forward", forward))
+                if type(module) is nn.LayerNorm:
+                    normalise = _layer_norm_as_linear(constants, module)
+                    patches.enter_context(mock.patch.object(module, "forward", normalise))
                 if isinstance(module, nn.Embedding):
                     patches.enter_context(mock.patch.object(module, "padding_idx", None))
                 families.add(sys.modules[type(module).__module__])
@@ -94,6 +98,21 @@ def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Calla
         if torch.allclose(forward(sample), expected, rtol=1e-5, atol=1e-6):
             return forward
     return None
+
+
+def _layer_norm_as_linear(constants: nn.Module, module: nn.LayerNorm) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward of a LayerNorm over the last dimension with its mean and variance as linears."""
+    (size,) = module.normalized_shape
+    mean = _constant(constants, f"mean_{size}", torch.full((1, size), 1.0 / size))
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weights = getattr(constants, mean)
+        centred = x - functional.linear(x, weights)
+        normal = centred * torch.rsqrt(functional.linear(centred * centred, weights) + module.eps)
+        normal = normal if module.weight is None else normal * module.weight
+        return normal if module.bias is None else normal + module.bias
+
+    return forward
 
 
 def _rope_as_linear(

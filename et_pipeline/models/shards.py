@@ -10,14 +10,15 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.cache import sha256_file
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import INDEX, SINGLE
 from et_pipeline.worker import Tick
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CHECKSUMS = "SHA256SUMS"
 SHARD_BYTES = 2_000_000_000
@@ -47,6 +48,8 @@ def encode(values: np.ndarray[Any, Any], dtype: str) -> bytes:
 
 def bfloat16(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint16]]:
     """The bits of finite float32 values rounded to bfloat16, ties to even."""
+    import numpy as np  # not above: the command line reads this module for other things
+
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
+BLOCK_WEIGHTS = 1 << 20  # quantized at a time
 SHARD_WEIGHTS = 250_000_000  # at a byte each; that many wait in memory to be written
 _INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009  torch's stubs do not know it
 _MAPPINGS = {
@@ -45,7 +46,7 @@ _EMBEDDING_DTYPES = {4: _INT4, 8: torch.int8}
 
 
 def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
-    """Quantize one module that holds its float32 weights; modules of other kinds stay as they are.
+    """Quantize one module that holds its float weights; modules of other kinds stay as they are.
 
     Weights are rounded to the nearest step. `8da4w` and `8da8w` quantize activations per token to 8 bits at run time
     (the dynamic quantization of Jacob et al. 2018, arXiv:1712.05877); the weight-only schemes compute in float32.
@@ -62,15 +63,30 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
         config = _linear_config(q)
         if config is not None:
             _check_groups(f"linear layer {name}", module.in_features, q.group_size, "recipe.group_size")
-            quantize_(module, config, lambda _module, _name: True)
+            _quantize_rows(module, config)
     elif isinstance(module, nn.Embedding) and q.embedding_bits != 32:
         _check_groups(f"embedding {name}", module.embedding_dim, q.embedding_group_size, "recipe.embedding_group_size")
-        config = IntxWeightOnlyConfig(
-            weight_dtype=_EMBEDDING_DTYPES[q.embedding_bits],
-            granularity=_granularity(q.embedding_group_size),
-            mapping_type=_MAPPINGS[q.mapping],
-        )
-        quantize_(module, config, lambda _module, _name: True)
+        _quantize_rows(module, _embedding_config(q))
+
+
+def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
+    """`quantize_` some rows at a time, and join: rows do not depend on each other.
+
+    What torchao makes on its way takes a dozen bytes per weight, here those of a block only.
+    """
+    weight = module.weight.detach()
+    step = max(1, BLOCK_WEIGHTS // weight.shape[1])
+    whole: dict[str, torch.Tensor] = {}
+    for start in range(0, len(weight), step):
+        part = nn.Linear(1, 1, bias=False, device="meta")
+        part.weight = nn.Parameter(weight[start : start + step].float(), requires_grad=False)
+        quantize_(part, config, lambda _module, _name: True)
+        made: Any = part.weight
+        for name in made.tensor_data_names:
+            block = getattr(made, name)
+            whole.setdefault(name, block.new_empty((len(weight), *block.shape[1:])))[start : start + step] = block
+    attributes = {name: getattr(made, name) for name in made.tensor_attribute_names}
+    module.weight = nn.Parameter(IntxUnpackedToInt8Tensor(**whole, **attributes), requires_grad=False)
 
 
 def _linear_config(q: Quantization) -> Any:
@@ -87,6 +103,14 @@ def _linear_config(q: Quantization) -> Any:
     return IntxWeightOnlyConfig(
         weight_dtype=_WEIGHT_DTYPES[q.scheme],
         granularity=_granularity(q.group_size),
+        mapping_type=_MAPPINGS[q.mapping],
+    )
+
+
+def _embedding_config(q: Quantization) -> Any:
+    return IntxWeightOnlyConfig(
+        weight_dtype=_EMBEDDING_DTYPES[q.embedding_bits],
+        granularity=_granularity(q.embedding_group_size),
         mapping_type=_MAPPINGS[q.mapping],
     )
 
@@ -131,13 +155,13 @@ def quantize_checkpoint(
         quantize_module(name, module, q)
         for own, value in module.state_dict().items():
             if "." not in own:  # its children come by themselves
-                shard[f"{name}.{own}"] = value
+                shard[f"{name}.{own}"] = value if isinstance(value, IntxUnpackedToInt8Tensor) else value.float()
                 size += value.numel()
         module.to("meta")
         if size >= SHARD_WEIGHTS:
             write()
 
-    load_model(folder, convert, on_module)
+    load_model(folder, convert, on_module, as_stored=True)
     write()
 
 

@@ -1,7 +1,8 @@
 """The figures that the documentation quotes: measured by a command, kept as JSON, and put into the pages from there.
 
-`python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B) runs that experiment,
-writes `docs/results/<experiment>.json`, and renders; without a name it only renders.
+`python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B, or `forecast`, an
+hour for thirteen exports) runs that experiment, writes `docs/results/<experiment>.json`, and renders; without a name it
+only renders.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,14 @@ from rich.console import Console
 
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
+from et_pipeline.report import forecast
 from et_pipeline.report.tables import closing, size
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
 PICTURE = Path("docs/closing-table.svg")
 PAGES = ("README.md", "docs/benchmarks.md")
-EXPERIMENTS = ("recipes", "full_size")
+EXPERIMENTS = ("recipes", "full_size", "forecast")
 DEMO = "tiny_assistant-8da4w-g32-xnnpack"
 
 
@@ -44,6 +47,17 @@ def measure(root: Path, experiment: str) -> None:
         "command": " ".join(command),
         "manifests": manifests,
     }
+    _keep(root, experiment, result)
+
+
+def measure_forecast(root: Path, pairs: Sequence[tuple[str, str]] = forecast.PAIRS) -> None:
+    """Export models with recipes; what was kept of others stays."""
+    kept = root / RESULTS / "forecast.json"
+    exports = json.loads(kept.read_text(encoding="utf-8"))["exports"] if kept.is_file() else []
+    forecast.measure(pairs, exports, lambda exports: _keep(root, "forecast", {"exports": exports}))
+
+
+def _keep(root: Path, experiment: str, result: dict[str, Any]) -> None:
     path = root / RESULTS / f"{experiment}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -63,6 +77,10 @@ def render(root: Path) -> dict[Path, str]:
             pages[path] = place.sub(partial(_between, table), text)
         if experiment == "recipes":
             pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
+    for path, text in pages.items():
+        if path.suffix == ".md":
+            place = re.compile(r"(<!-- forecast -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, forecast_table(root)), text)
     return pages
 
 
@@ -156,6 +174,47 @@ def full_size_table(manifests: list[Manifest]) -> str:
     return _markdown([list(row) for row in zip(*rows, strict=True)])
 
 
+def forecast_table(root: Path) -> str:
+    """What `mode=plan` says beside what happened, in Markdown; models of full size from their own experiment."""
+    results = {name: json.loads((root / RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in EXPERIMENTS}
+    exports = [*results["forecast"]["exports"], *forecast.full_size_exports(results["full_size"]["manifests"])]
+    rows: list[list[Any]] = [
+        [
+            "model",
+            "recipe",
+            ".pte",
+            "forecast",
+            "off by",
+            "peak memory",
+            "forecast",
+            "off by",
+            "CPU seconds",
+            "forecast",
+        ]
+    ]
+    for each in forecast.compare(exports):
+        rows.append(
+            [
+                each.model,
+                f"`{each.recipe}`",
+                size(each.pte[1]),
+                size(each.pte[0]),
+                f"{100 * (each.pte[0] / each.pte[1] - 1):+.1f} %",
+                size(each.peak[1]),
+                size(each.peak[0]),
+                f"{100 * (each.peak[0] / each.peak[1] - 1):+.0f} %",
+                f"{each.cpu[1]:.0f}",
+                f"{each.cpu[0]:.0f}",
+            ]
+        )
+    machines = sorted({each["machine"] for each in results["forecast"]["exports"]})
+    dates = sorted({each["date"] for each in results["forecast"]["exports"]})
+    return _markdown(rows) + (
+        f"\n\nMeasured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {' and '.join(machines)} with "
+        "`python -m et_pipeline.report.docs forecast`; models of the table above as it says.\n"
+    )
+
+
 def _markdown(rows: list[list[Any]]) -> str:
     head = "| " + " | ".join(rows[0]) + " |\n|---|" + "---:|" * (len(rows[0]) - 1) + "\n"
     return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows[1:])
@@ -173,7 +232,10 @@ def main() -> None:
     for experiment in sys.argv[1:]:
         if experiment not in EXPERIMENTS:
             sys.exit(f"{experiment} is not an experiment with a page; choose from {', '.join(EXPERIMENTS)}")
-        measure(ROOT, experiment)
+        if experiment == "forecast":
+            measure_forecast(ROOT)
+        else:
+            measure(ROOT, experiment)
     for path, text in render(ROOT).items():
         path.write_text(text, encoding="utf-8")
 

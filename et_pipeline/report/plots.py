@@ -14,15 +14,15 @@ NO_USE = "#bbbbbb"
 
 
 def survey_svg(survey: Survey) -> str:
-    """Draw memory and decode speed of every plan, a row each.
+    """Draw memory and speed of every plan, a row each.
 
     The left bar is the app's memory: the .pte, the KV cache, and what is around them; a line marks the limit per app.
-    The right bar is the expected decode speed.
+    The right bar is the expected decode speed, or how many texts a model for embeddings takes per second.
     """
     plans = survey.plans
     height = TOP + ROW * len(plans) + 66
     most = 1.06 * max(max(plan.resident_bytes for plan in plans), max(plan.limit_bytes for plan in plans))
-    fastest = 1.5 * max(plan.decode_tok_s for plan in plans)
+    fastest = 1.5 * max(plan.pace for plan in plans)
     shown = (survey.chosen or plans[0]).model
     where = survey.chosen.device if survey.chosen else f"every device, {plans[0].recipe}"
     right = LABEL + PANEL + GAP
@@ -34,7 +34,7 @@ def survey_svg(survey: Survey) -> str:
         _text(16, 30, f"{shown} on {where}", 'font-size="18" font-weight="600"'),
         _text(16, 50, "Forecast from shapes, not measured.", 'fill="#666"'),
         _text(LABEL, 78, f"App memory at a context of {plans[0].max_context}", 'font-weight="600"'),
-        _text(right, 78, "Decode, tokens per second", 'font-weight="600"'),
+        _text(right, 78, _pace_name(plans[0]), 'font-weight="600"'),
     ]
     for row, plan in enumerate(plans):
         parts += _row(survey, plan, TOP + ROW * row, most, fastest, right)
@@ -47,6 +47,10 @@ def survey_svg(survey: Survey) -> str:
         parts.append(_text(x + 18, bottom + 35, name, 'fill="#444"'))
         x += 34 + 7.2 * len(name)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _pace_name(plan: Plan) -> str:
+    return f"Texts of {plan.prompt_tokens} tokens per second" if plan.embeds else "Decode, tokens per second"
 
 
 def _row(survey: Survey, plan: Plan, y: int, most: float, fastest: float, right: int) -> list[str]:
@@ -67,10 +71,10 @@ def _row(survey: Survey, plan: Plan, y: int, most: float, fastest: float, right:
     )
     halo = 'stroke="#fff" stroke-width="4" paint-order="stroke"'  # the limit may run through the figure
     parts.append(_text(x + 6, y + 19, size(plan.resident_bytes), halo))
-    wide = (WIDTH - right - 20) * plan.decode_tok_s / fastest
+    wide = (WIDTH - right - 20) * plan.pace / fastest
     colour = SPEED if plan.fits else NO_USE
     parts.append(f'<rect x="{right}" y="{y + 4}" width="{wide:.1f}" height="{ROW - 12}" fill="{colour}"/>')
-    speed = f"{plan.decode_tok_s:,.1f}" + ("" if plan.fits else f" ({verdict(plan).plain})")
+    speed = f"{plan.pace:,.1f}" + ("" if plan.fits else f" ({verdict(plan).plain})")
     parts.append(_text(right + wide + 6, y + 19, speed, ""))
     return parts
 

@@ -61,7 +61,9 @@ def closing(manifest: Manifest, where: str, reused: Sequence[str] = ()) -> Rende
     table = _two_columns(manifest.what.name)
     for name, value in _rows(manifest).items():
         table.add_row(name, value)
-    answers = _two_columns("Sample answers")
+    answers = _two_columns("Sample similarities" if manifest.embedding else "Sample answers")
+    for pair in manifest.embedding.samples if manifest.embedding else ():
+        answers.add_row(f"{pair.cosine:.2f}", Text(f"{pair.first} | {pair.second}"))
     for sample in manifest.samples:
         answers.add_row(sample.task.replace("_", " "), Text(sample.prompt, style="dim"))
         answers.add_row("", Text(sample.answer))
@@ -100,13 +102,20 @@ def forecast(survey: Survey) -> RenderableType:
     table = _two_columns(f"Plan: {title}")
     for name, value in rows.items():
         table.add_row(name, value)
-    return Group("", table, "", plan_table(survey.plans, other), "", Text(_CAVEAT, style="dim"))
+    caveat = _TEXT_CAVEAT if first.embeds else _CAVEAT
+    return Group("", table, "", plan_table(survey.plans, other), "", Text(caveat, style="dim"))
 
 
 _CAVEAT = (
     "All figures are forecasts from shapes; none was measured on the device. Decode: "
     f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth and a fixed time per layer. First token (TTFT): the device's "
     "prefill_gops, whose source says how far to trust it. App memory: .pte, KV cache and 0.5 GB around them."
+)
+
+
+_TEXT_CAVEAT = (
+    "All figures are forecasts from shapes; none was measured on the device. Time per text: the device's prefill_gops, "
+    "whose source says how far to trust it. App memory: .pte and 0.5 GB around it."
 )
 
 
@@ -125,18 +134,26 @@ def plan_table(plans: Sequence[Plan], title: str) -> RenderableType:
         }
     if "device" in named:
         columns |= {"RAM": lambda plan: size(plan.ram_bytes), "per app": lambda plan: size(plan.limit_bytes)}
-    columns |= {
-        "fits": verdict,
-        "roofline": lambda plan: _speed(plan.roofline_tok_s),
-        "decode tok/s": lambda plan: _speed(plan.decode_tok_s),
-        f"TTFT {prompts[0]}" if len(prompts) == 1 else "TTFT": lambda plan: _seconds(plan.ttft_s),
-    }
+    columns["fits"] = verdict
+    if any(plan.embeds for plan in plans):
+        columns.pop("KV cache", None)
+        columns[f"text of {prompts[0]}" if len(prompts) == 1 else "text"] = lambda plan: _seconds(plan.ttft_s)
+    else:
+        columns |= _answer_columns(prompts)
     table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     for name in columns:
         table.add_column(name, justify="left" if name in (*named, "fits") else "right", no_wrap=name not in named)
     for plan in plans:
         table.add_row(*(cell(plan) for cell in columns.values()))
     return table
+
+
+def _answer_columns(prompts: Sequence[int]) -> dict[str, Callable[[Plan], str | Text]]:
+    return {
+        "roofline": lambda plan: _speed(plan.roofline_tok_s),
+        "decode tok/s": lambda plan: _speed(plan.decode_tok_s),
+        f"TTFT {prompts[0]}" if len(prompts) == 1 else "TTFT": lambda plan: _seconds(plan.ttft_s),
+    }
 
 
 def verdict(plan: Plan) -> Text:
@@ -152,19 +169,27 @@ def _model_rows(plan: Plan) -> dict[str, Text]:
     here = f" (here: {size(plan.host_bytes)})" if plan.host_bytes else ""
     rows = {
         "parameters": f"{plan.parameters:,} ({plan.family})",
-        "download": f"{size(plan.download_bytes)} (bf16)" if plan.download_bytes else "none",
+        "download": f"{size(plan.download_bytes)} ({'fp32' if plan.embeds else 'bf16'})"
+        if plan.download_bytes
+        else "none",
         "export": f"about {_minutes(plan.export_cpu_s)} of CPU time, {size(plan.export_peak_bytes)} of memory{here}",
         ".pte": f"{size(plan.pte_bytes)}, {100 * plan.pte_bytes / plan.fp16_bytes:.0f} % of fp16 "
         f"({size(plan.fp16_bytes)})",
         "KV cache": contexts,
         "app memory": f"{size(plan.resident_bytes)} at a context of {plan.max_context}",
     }
+    if plan.embeds:
+        del rows["KV cache"]
+        rows["app memory"] = f"{size(plan.resident_bytes)} for texts of up to {plan.max_context} tokens"
     return {name: Text(value) for name, value in rows.items()}
 
 
 def _device_rows(plan: Plan) -> dict[str, Text]:
     fits = verdict(plan)
     fits.append(f": {size(plan.resident_bytes)} of {size(plan.limit_bytes)} per app, {size(plan.ram_bytes)} RAM", "")
+    if plan.embeds:
+        rate = f"{plan.prompt_tokens} tokens in {_seconds(plan.ttft_s)}, {_speed(plan.pace)} such texts per second"
+        return {"fits": fits, "text": Text(rate)}
     decode = (
         f"{_speed(plan.decode_tok_s)} tok/s, {_speed(plan.decode_full_tok_s)} with a full context "
         f"(roofline {_speed(plan.roofline_tok_s)})"
@@ -178,7 +203,7 @@ def _speed(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+    return f"{1000 * value:.{int(value < 0.01)}f} ms" if value < 1 else f"{value:.1f} s"
 
 
 def _minutes(seconds: float) -> str:
@@ -200,7 +225,7 @@ def size(count: float) -> str:
 
 
 def _rows(manifest: Manifest) -> dict[str, Text]:
-    quality, speed, program = manifest.quality, manifest.speed[0], manifest.programs[0]
+    quality, program = manifest.quality, manifest.programs[0]
     weights, fp16 = manifest.memory.weights_bytes, 2 * manifest.what.parameters
     fallback = sum(program.fallback_operators.values())
     rows = {
@@ -225,13 +250,7 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
             f"{name.replace('_', ' ')} {score.deployed:.0f} % (original {score.original:.0f} %)"
             for name, score in quality.tasks.items()
         )
-    rows |= {
-        "speed on this host": f"TTFT {speed.ttft_ms.p50:.1f} ms, prefill {speed.prefill_tok_s.p50:,.0f} tok/s, "
-        f"decode {speed.decode_tok_s.p50:,.0f} tok/s ({speed.prompt_tokens} + {speed.decode_tokens} tokens, "
-        f"{speed.threads} threads, load {speed.load_ms.p50:.0f} ms)",
-        "memory": f"{size(manifest.memory.resident_bytes)} resident for the program, "
-        f"{size(manifest.memory.kv_cache_bytes)} of it KV cache",
-    }
+    rows |= _embedding_rows(manifest) if manifest.embedding else _speed_rows(manifest)
     texts = {name: Text(value) for name, value in rows.items()}
     failed = [check for check in quality.gate.checks if not check.passed]
     if failed:
@@ -239,6 +258,37 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
     else:
         texts["verdict"] = Text(f"PASSED, all {len(quality.gate.checks)} checks of the gate", style="bold green")
     return texts
+
+
+def _speed_rows(manifest: Manifest) -> dict[str, str]:
+    speed = manifest.speed[0]
+    return {
+        "speed on this host": f"TTFT {speed.ttft_ms.p50:.1f} ms, prefill {speed.prefill_tok_s.p50:,.0f} tok/s, "
+        f"decode {speed.decode_tok_s.p50:,.0f} tok/s ({speed.prompt_tokens} + {speed.decode_tokens} tokens, "
+        f"{speed.threads} threads, load {speed.load_ms.p50:.0f} ms)",
+        "memory": f"{size(manifest.memory.resident_bytes)} resident for the program, "
+        f"{size(manifest.memory.kv_cache_bytes)} of it KV cache",
+    }
+
+
+def _embedding_rows(manifest: Manifest) -> dict[str, str]:
+    embedding, agreement, rows = manifest.embedding, manifest.quality.embedding, {}
+    if agreement is not None:
+        quantized, original = agreement.quantized, agreement.original
+        rows["vs quantized eager"] = f"cosine {_down(quantized.cosine)}, lowest {_down(quantized.min_cosine)}"
+        rows["vs original"] = (
+            f"cosine {_down(original.cosine)}, lowest {_down(original.min_cosine)}, rank correlation of similarities "
+            f"{_down(original.rank_correlation)} ({original.texts} texts)"
+        )
+    if embedding is not None:
+        length = "of length 1" if embedding.normalised else "not normalised"
+        rows["embedding"] = f"{embedding.dimension} numbers, {embedding.pooling} of the tokens, {length}"
+        for speed in embedding.speed[:1]:
+            rows["speed on this host"] = (
+                f"{speed.text_ms.p50:.1f} ms for a text of {speed.tokens} tokens ({speed.threads} threads, "
+                f"load {speed.load_ms.p50:.0f} ms)"
+            )
+    return rows | {"memory": f"{size(manifest.memory.resident_bytes)} resident for the program"}
 
 
 def _down(value: float, digits: int = 5) -> str:

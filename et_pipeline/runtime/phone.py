@@ -108,6 +108,7 @@ def push(path: Path) -> str:
     """
     _require_app()
     with bundles.open_bundle(path) as (folder, manifest), tempfile.TemporaryDirectory(prefix="et-push-") as temporary:
+        _require_chat(manifest)
         name = re.sub(r"[^A-Za-z0-9._-]", "_", path.resolve().name.removesuffix(".zip"))
         packed = path
         if path.is_dir():
@@ -163,7 +164,13 @@ def _read_folder(folder: Path) -> bundle.Manifest:
         raise UserError(f"{folder} is no folder: give the bundle's folder, and pack it again afterwards.")
     manifest = bundle.read(folder)
     bundle.check_files(folder, manifest)
+    _require_chat(manifest)
     return manifest
+
+
+def _require_chat(manifest: bundle.Manifest) -> None:
+    if manifest.chat is None:
+        raise UserError(f"The app chats, and {manifest.what.name} embeds texts: take the bundle of a chat model.")
 
 
 def _conditions(speed: bundle.Speed) -> tuple[str, int, int, int]:

@@ -18,31 +18,42 @@ if TYPE_CHECKING:
 
 # executorch/schema/extended_header.h: flatbuffer root, file magic, then our header's magic, length and three sizes.
 _HEADER = struct.Struct("<4x4s4sIQQQ")
+# extension/flat_tensor/serialize/flat_tensor_header.h: the same, then where the flatbuffer and the data lie.
+_DATA_HEADER = struct.Struct("<4x4x4x4xQQQQ")
 
 
 class Program:
-    """A loaded decoder with its cache.
+    """A loaded decoder with its cache, or a loaded encoder.
 
     Thread count is a setting of the process: a later program with another count changes it for earlier ones too.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, weights: Path | None = None) -> None:
         """Load a .pte.
 
         Args:
             path: the file.
             threads: how many threads the delegate uses; None leaves the runtime's choice.
+            weights: its .ptd; None takes the one of the same name beside it, if there is one.
 
         Raises:
-            UserError: the file is missing, truncated or no ExecuTorch program.
+            UserError: a file is missing, truncated or not of its format, or the weights are another program's.
         """
         self.metadata = read_metadata(path)
+        weights = weights or weights_beside(path)
+        if weights is not None:
+            check_weights_file(weights)
         with quiet():
             library = runtime_library()
             if threads is not None:
                 set_threads(threads)
-            self._program = library._load_program(str(path))
-            self._forward = self._program.load_method("forward")
+            self._program = library._load_program(str(path), data_path=None if weights is None else str(weights))
+            try:
+                self._forward = self._program.load_method("forward")
+            except RuntimeError as error:
+                if weights is None and not _lacks_weights(error):
+                    raise
+                raise UserError(_lacking(path, weights)) from error
 
     def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """Run tokens that follow `start` earlier ones.
@@ -58,6 +69,17 @@ class Program:
 
         logits = self._forward((tokens, torch.tensor([start], dtype=torch.long)))[0]
         return logits.reshape(-1)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Run a whole text through an encoder.
+
+        Args:
+            tokens: [1, S] int64, at most as many as the program takes; see `embedding.embed`.
+
+        Returns:
+            [dimension] float32.
+        """
+        return self._forward((tokens,))[0].reshape(-1)
 
     def prefill(self, tokens: torch.Tensor, start: int = 0, chunk: int | None = None) -> torch.Tensor:
         """Run a whole prompt in pieces.
@@ -160,6 +182,39 @@ def check_program_file(path: Path) -> None:
     needed = segments_start + segments_size if segments_start else program_size
     if size < needed:
         raise UserError(f"{path} is truncated: it has {size} bytes of {needed}")
+
+
+def weights_beside(path: Path) -> Path | None:
+    """The .ptd with a program's external weights, by its name; None if there is none."""
+    weights = path.with_suffix(".ptd")
+    return weights if weights.is_file() else None
+
+
+def check_weights_file(path: Path) -> None:
+    """Refuse what is no whole .ptd before native code sees it.
+
+    Raises:
+        UserError: the file is missing, truncated or no ExecuTorch data file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(_DATA_HEADER.size)
+    if len(head) < _DATA_HEADER.size or head[4:6] != b"FT" or head[8:12] != b"FH01":
+        raise UserError(f"{path} is not an ExecuTorch data file (.ptd)")
+    _, _, segments_start, segments_size = _DATA_HEADER.unpack(head)
+    if size < segments_start + segments_size:
+        raise UserError(f"{path} is truncated: it has {size} bytes of {segments_start + segments_size}")
+
+
+def _lacking(path: Path, weights: Path | None) -> str:
+    found = "and there is none" if weights is None else f"and {weights} holds others"
+    return f"{path} needs the weights that it was exported with, as {path.with_suffix('.ptd').name}, {found}"
+
+
+def _lacks_weights(error: RuntimeError) -> bool:
+    return str(error).endswith("0x:2")  # Error::InvalidState
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import Percentiles
-from et_pipeline.runtime.program import quiet, read_metadata, set_threads
+from et_pipeline.runtime.program import quiet, read_metadata, set_threads, weights_beside
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,7 +37,13 @@ class Speed(BaseModel):
 
 
 def measure_speed(
-    pte: Path, tokenizer_json: Path, prompt_tokens: int, decode_tokens: int, rounds: int, threads: int
+    pte: Path,
+    tokenizer_json: Path,
+    prompt_tokens: int,
+    decode_tokens: int,
+    rounds: int,
+    threads: int,
+    weights: Path | None = None,
 ) -> Speed:
     """Load, prefill and decode `rounds` times; call it in a process of its own, whose peak memory is reported.
 
@@ -53,6 +59,7 @@ def measure_speed(
         decode_tokens: tokens to generate.
         rounds: how often.
         threads: threads of the delegate.
+        weights: the program's .ptd; None takes the one of the same name beside it, if there is one.
 
     Returns:
         Percentiles over the rounds.
@@ -68,15 +75,16 @@ def measure_speed(
             f"measure.prompt_tokens={prompt_tokens} plus measure.decode_tokens={decode_tokens} do not fit into the "
             f"context of {context} tokens"
         )
+    data = weights or weights_beside(pte)
     more = len(tokenizer.encode(_FILLER, add_special_tokens=False).ids)
     figures = []
     with quiet():
         import executorch.extension.llm.runner  # noqa: F401  before the memory is read
 
         set_threads(threads)
-        before = _resident_bytes()
+        before = resident_bytes()
         for _ in range(rounds):
-            figures.append(_one_round(pte, tokenizer_json, prompt, decode_tokens, context, more))
+            figures.append(_one_round(pte, data, tokenizer_json, prompt, decode_tokens, context, more))
     if any(figure.decoded == 0 for figure in figures):
         raise UserError(f"{pte}: the model ends every answer at once, so its decode speed cannot be measured")
 
@@ -88,18 +96,19 @@ def measure_speed(
         prefill_tok_s=percentiles([figure.prompt / figure.prefill_s for figure in figures]),
         decode_tok_s=percentiles([figure.decoded / figure.decode_s for figure in figures]),
         program_rss_bytes=max(0, max(figure.rss_bytes for figure in figures) - before),
-        peak_rss_bytes=_peak_bytes(),
+        peak_rss_bytes=peak_bytes(),
     )
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Highest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Resident memory now; where the system does not tell it in a file, the highest so far."""
     statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else _peak_bytes()
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_bytes()
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
@@ -134,7 +143,9 @@ class _Round(NamedTuple):
     rss_bytes: int
 
 
-def _one_round(pte: Path, tokenizer_json: Path, prompt: str, decode_tokens: int, context: int, more: int) -> _Round:
+def _one_round(
+    pte: Path, data: Path | None, tokenizer_json: Path, prompt: str, decode_tokens: int, context: int, more: int
+) -> _Round:
     from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
     def generate(text: str, new_tokens: int) -> Any:
@@ -143,7 +154,7 @@ def _one_round(pte: Path, tokenizer_json: Path, prompt: str, decode_tokens: int,
         runner.generate(text, config, None, stats.append)
         return stats[0]
 
-    runner = TextLLMRunner(str(pte), str(tokenizer_json))
+    runner = TextLLMRunner(str(pte), str(tokenizer_json), None if data is None else str(data))
     warm = generate(prompt, 1)  # loads too
     runner.reset()
     # The C++ tokenizer's count is the one that holds; past the context the runner fails instead of stopping.
@@ -162,4 +173,4 @@ def _one_round(pte: Path, tokenizer_json: Path, prompt: str, decode_tokens: int,
             break
         runner.prefill(_FILLER, GenerationConfig(echo=False, temperature=0.0))
     load_ms = float(warm.model_load_end_ms - warm.model_load_start_ms)
-    return _Round(load_ms, warm.num_prompt_tokens, prefill_s, decoded, decode_s, _resident_bytes())
+    return _Round(load_ms, warm.num_prompt_tokens, prefill_s, decoded, decode_s, resident_bytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -15,13 +16,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from et_pipeline import cache, tiny_assistant
+from et_pipeline.architecture import check_context
 from et_pipeline.errors import UserError
-from et_pipeline.models import gguf, random_weights
 from et_pipeline.models.checkpoint import read_layout
 from et_pipeline.models.facts import read_facts
+from et_pipeline.models.pooling import FILES as POOLING_FILES
 from et_pipeline.models.shards import CHECKSUMS, check_room
 from et_pipeline.settings import Checkpoint, ExportForm, closest, first_line
 from et_pipeline.worker import Tick, run_stage
+
+log = logging.getLogger(__name__)
 
 _PARTIAL = ".incomplete"  # huggingface_hub's own word for it
 BUILTIN = {"tiny_assistant": tiny_assistant.CHECKPOINT}
@@ -36,6 +40,7 @@ _PATTERNS = (
     "*.safetensors",
     "README.md",
     "LICENSE*",
+    *POOLING_FILES,
 )
 
 
@@ -56,6 +61,25 @@ class Place:
     wait: Callable[[], None] = lambda: None
 
 
+def prepare(checkpoint: Checkpoint, seed: int, place: Place) -> tuple[Path, dict[str, str]]:
+    """The checkpoint's folder and the hashes of its files; one that was made here and then altered is made again.
+
+    Raises:
+        UserError: as `resolve` and `hash_files`.
+    """
+    folder = resolve(checkpoint, seed, place)
+    try:
+        return folder, hash_files(folder, place.tick)
+    except UserError as error:
+        if folder.parent not in (place.root / "random", place.root / "gguf"):
+            raise
+        log.warning("%s; building it again", error)
+        with cache.locked(folder, place.wait):
+            shutil.rmtree(folder, ignore_errors=True)
+        folder = resolve(checkpoint, seed, place)
+        return folder, hash_files(folder, place.tick)
+
+
 def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
     """Return the folder of the checkpoint: downloaded if it is a hub id, converted if a .gguf file, or made up.
 
@@ -68,7 +92,7 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
         if name not in BUILTIN:
             raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
         return BUILTIN[name]
-    if source == random_weights.SOURCE:
+    if source == "random":
         return _random(checkpoint, seed, place)
     path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
     if path.is_dir():
@@ -84,6 +108,8 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 
 
 def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
+    from et_pipeline.models import random_weights  # not above: numpy takes a tenth of a second
+
     if not checkpoint.architecture:
         raise UserError(
             f"model.source={random_weights.SOURCE} needs model.architecture, the content of a config.json; "
@@ -95,10 +121,12 @@ def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 
 
 def _convert(path: Path, place: Place) -> Path:
+    from et_pipeline.models import gguf
+
     if not path.is_file():
         raise UserError(f"model.source={path} does not exist")
     gguf.check_magic(path)
-    key = {"sha256": _sha256_files([path], place.tick)[path.name]}
+    key = {"sha256": _sha256_files(path.parent, [path], place.tick)[path.name]}
     return _make("gguf", gguf.__name__, {"file": gguf.GgufFile(path=str(path))}, key, place)
 
 
@@ -116,6 +144,7 @@ def _make(kind: str, module: str, config: dict[str, BaseModel], key: dict[str, A
         if _is_whole(folder):
             return folder
         if folder.exists():
+            log.warning("%s is not what it was when it was made (truncated or altered); building it again", folder)
             shutil.rmtree(part, ignore_errors=True)
             folder.rename(part)
         part.mkdir(exist_ok=True)
@@ -186,7 +215,7 @@ def _download(repository: str, revision: str | None, place: Place) -> Path:
             f"{name} is not a folder here, is not downloaded yet{at}, and the hub cannot be reached"
             f"{_offline(constants)}"
         ) from error
-    except _network_errors() as error:
+    except network_errors() as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"no space left on the disk of {store}; free some, or choose another HF_HUB_CACHE"
@@ -200,7 +229,7 @@ def _offline(constants: Any) -> str:
     return "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
+def network_errors() -> tuple[type[Exception], ...]:
     """What a connection can fail with: the hub's own errors, and those of the HTTP client it is built on."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -297,7 +326,7 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
         if packed:
             raise UserError(f"{folder} has its weights in GGUF form; point model.source at {packed}")
         raise UserError(f"{folder} has no .safetensors file")
-    hashes = _sha256_files(paths, tick)
+    hashes = _sha256_files(folder, paths, tick)
     sums = folder / CHECKSUMS
     if sums.is_file():
         for line in sums.read_text().splitlines():
@@ -313,7 +342,7 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
     return hashes
 
 
-def _sha256_files(paths: list[Path], tick: Tick) -> dict[str, str]:
+def _sha256_files(folder: Path, paths: list[Path], tick: Tick) -> dict[str, str]:
     hashes = {}
     done, total = 0, sum(path.stat().st_size for path in paths)
     for path in paths:
@@ -323,7 +352,7 @@ def _sha256_files(paths: list[Path], tick: Tick) -> dict[str, str]:
                 checksum.update(piece)
                 done += len(piece)
                 tick(done, total)
-        hashes[path.name] = checksum.hexdigest()
+        hashes[path.relative_to(folder).as_posix()] = checksum.hexdigest()
     return hashes
 
 
@@ -335,11 +364,7 @@ def run(folder: Path, files: dict[str, str], form: ExportForm, out: Path) -> tup
     """
     started, started_cpu = time.monotonic(), time.process_time()
     facts = read_facts(folder)
-    if form.max_context > facts.max_position:
-        raise UserError(
-            f"model.max_context={form.max_context} exceeds the {facts.max_position} positions of this model; "
-            f"choose at most {facts.max_position}"
-        )
+    check_context(form.max_context, facts.max_position)
     facts.write(out)
     figures = {"parameters": facts.parameters, "files": len(files)}
     return figures, {

@@ -8,16 +8,22 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from et_pipeline import cache, manifest
 from et_pipeline.architecture import layer_windows
+from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
-from et_pipeline.models.facts import TOKENIZER, Facts, read_json
+from et_pipeline.models.facts import TOKENIZER, Facts, read_json, read_tokenizer
+from et_pipeline.models.pooling import Pooling
 from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
+from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import Settings
 
 MIN_RUNTIME = "1.3.0"  # what these programs were seen to run on (Android build 1.3.x)
+# The same of those with external weights or a smaller cache; 1.3.x has all that they call, but was not seen to.
+MIN_RUNTIME_OPTIONS = "1.5.1"
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
 
@@ -41,7 +47,9 @@ def run(
         try:
             program = f"{settings.backend.name}.pte"
             shutil.copyfile(entries["lower"].folder / "model.pte", temporary / program)
-            shutil.copyfile(source / TOKENIZER, temporary / TOKENIZER)
+            if settings.backend.external_weights:
+                shutil.copyfile(entries["lower"].folder / "model.ptd", temporary / f"{settings.backend.name}.ptd")
+            _copy_tokenizer(source, temporary, settings)
             made = _manifest(settings, source, source_files, entries, temporary, program)
             manifest.write(made, temporary)
             cache.publish(temporary, folder)
@@ -68,9 +76,13 @@ def _manifest(
     weights = lowered["bytes"]
     windows = layer_windows(read_json(source / "config.json"), facts.layers)
     kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, settings.model.form)
+    embeds = facts.pooling is not None
+    if embeds:
+        kv = 0
     resident = entries["measure"].figures["program_rss_bytes"]
     return Manifest(
         what=manifest.What(
+            task=settings.model.task,
             name=settings.name,
             family=facts.family,
             architecture=facts.architecture,
@@ -89,18 +101,20 @@ def _manifest(
         programs=[
             manifest.ProgramInfo(
                 file=program,
+                weights=[f"{settings.backend.name}.ptd"] if settings.backend.external_weights else [],
                 backend=settings.backend.name,
                 methods=["forward"],
                 max_context=settings.model.max_context,
                 prefill_chunk=settings.model.prefill_chunk,
-                min_runtime=MIN_RUNTIME,
+                min_runtime=min_runtime(settings),
                 executed=True,
                 delegates=lowered["delegation"]["delegates"],
                 fallback_operators=lowered["delegation"]["fallback_operators"],
             )
         ],
         tokenizer=facts.manifest_tokenizer(),
-        chat=facts.manifest_chat(settings.task.system_prompt),
+        chat=None if embeds else facts.manifest_chat(settings.task.system_prompt),
+        embedding=_embedding(settings, facts, entries) if embeds else None,
         tasks={
             name: manifest.Task(
                 title=use.title,
@@ -118,16 +132,47 @@ def _manifest(
             peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
             min_device_ram_bytes=2 * (resident + weights + RUNTIME_BYTES),  # an app gets about half of the RAM
         ),
-        quality=manifest.Quality(
+        quality=_embedding_quality(settings, verified)
+        if embeds
+        else manifest.Quality(
             agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"]),
             tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
             perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
             gate=judge(verified, settings.recipe.gate),
         ),
-        speed=[manifest.Speed(where=_host(), threads=settings.measure.threads, **entries["measure"].figures)],
+        speed=[]
+        if embeds
+        else [manifest.Speed(where=host(), threads=settings.measure.threads, **entries["measure"].figures)],
         stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
-        samples=[manifest.Sample(**sample) for sample in verified["samples"]],
+        samples=[] if embeds else [manifest.Sample(**sample) for sample in verified["samples"]],
     )
+
+
+def _copy_tokenizer(source: Path, folder: Path, settings: Settings) -> None:
+    """The checkpoint's own; of an embedding one that gives a text's ids as the program takes them."""
+    if settings.model.task == "embedding":
+        for_one_text(read_tokenizer(source), settings.model.max_context).save(str(folder / TOKENIZER))
+    else:
+        shutil.copyfile(source / TOKENIZER, folder / TOKENIZER)
+
+
+def _embedding(settings: Settings, facts: Facts, entries: Mapping[str, cache.Entry]) -> manifest.Embedding:
+    pooling = facts.pooling or Pooling()
+    speed = manifest.EmbeddingSpeed(where=host(), threads=settings.measure.threads, **entries["measure"].figures)
+    return manifest.Embedding(
+        dimension=facts.hidden_size,
+        pooling=pooling.mode,
+        normalised=pooling.normalised,
+        max_tokens=settings.model.max_context,
+        speed=[speed],
+        samples=[manifest.Similarity(**each) for each in entries["verify"].figures["similarities"]],
+    )
+
+
+def _embedding_quality(settings: Settings, verified: Mapping[str, Any]) -> manifest.Quality:
+    figures = verified["embedding"]
+    agreement = manifest.EmbeddingComparison(quantized=figures["quantized"], original=figures["original"])
+    return manifest.Quality(embedding=agreement, gate=judge_embeddings(figures, settings.recipe.gate))
 
 
 def _portable(settings: Settings) -> dict[str, object]:
@@ -139,7 +184,13 @@ def _portable(settings: Settings) -> dict[str, object]:
     return plain
 
 
-def _host() -> str:
+def min_runtime(settings: Settings) -> str:
+    """The oldest ExecuTorch that a program of these settings was seen to run on."""
+    plain = settings.model.kv_cache == "fp32" and not settings.backend.external_weights
+    return MIN_RUNTIME if plain else MIN_RUNTIME_OPTIONS
+
+
+def host() -> str:
     """The processor and the system that the figures come from, without the machine's name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

@@ -1,4 +1,4 @@
-"""export: the quantized model in export form, as a program with a KV cache; write the program and `metadata.json`."""
+"""export: the quantized model in export form, a decoder with a KV cache; write the program and `metadata.json`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata, save_program
+from et_pipeline.models.encoder import Encoder, export_encoder
+from et_pipeline.models.encoder import metadata as encoder_metadata
 from et_pipeline.models.facts import Facts
 from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import ExportForm, Quantization
@@ -21,8 +23,13 @@ def run(
     """Trace the quantized model with torch.export."""
     model = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     facts = Facts.read(inputs["acquire"])
-    decoder = Decoder(model, form)
-    save_program(export_decoder(decoder), out)
-    methods = metadata(decoder, facts.bos_id or 0, facts.eos_ids)
+    if facts.pooling is not None:
+        encoder = Encoder(model, facts.pooling, form.max_context)
+        save_program(export_encoder(encoder), out)
+        methods = encoder_metadata(encoder)
+    else:
+        decoder = Decoder(model, form)
+        save_program(export_decoder(decoder), out)
+        methods = metadata(decoder, facts.bos_id or 0, facts.eos_ids)
     (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True))
     return {"bytes": sum(file.stat().st_size for file in out.iterdir())}

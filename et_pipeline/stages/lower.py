@@ -16,5 +16,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, backend: Backend) -> 
     """Lower the exported program to `model.pte`."""
     program = load_program(inputs["export"])
     methods = json.loads((inputs["export"] / "metadata.json").read_text())
-    delegation = get_backend(backend.name).lower(program, methods, out / "model.pte")
-    return {"bytes": (out / "model.pte").stat().st_size, "delegation": delegation.model_dump(mode="json")}
+    lowering = get_backend(backend.name)
+    delegation = lowering.lower(program, methods, out / "model.pte", external_weights=backend.external_weights)
+    # The program, and its weights where they have a file of their own.
+    size = sum(file.stat().st_size for file in out.glob("model.*"))
+    return {"bytes": size, "delegation": delegation.model_dump(mode="json")}

@@ -1,7 +1,8 @@
 """verify: the .pte in the real runtime against the quantized eager model and the original; write no file, only figures.
 
 The references are transformers' unmodified model with its own attention and cache, so a fault in our export form
-cannot hide in both sides. The program is fed in three ways: the prompt in one piece, in chunks, and token by token.
+cannot hide in both sides. The quantized one rounds keys and values as the program's cache does, by plain arithmetic.
+The program is fed in three ways: the prompt in one piece, in chunks, and token by token.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from et_pipeline.architecture import layer_windows
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
+from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model, stream_model
 from et_pipeline.models.facts import Facts, read_json, read_tokenizer
@@ -24,7 +26,7 @@ from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import Program
-from et_pipeline.settings import ExportForm, Quantization, Task, Verify
+from et_pipeline.settings import ExportForm, KvCache, Quantization, Task, Verify
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
@@ -61,9 +63,13 @@ def run(
         linears' inputs changed in the last bit; None where activations are not quantized), `long` (of the program with
         the quantized eager model at the end of a text that takes several calls and fills each sliding window; None
         where one call takes the whole context), `perplexity` of the answers, `tasks` (accuracy in points) and
-        `samples`.
+        `samples`. Of an encoder: see `verify_embeddings`.
     """
     facts = Facts.read(inputs["acquire"])
+    if facts.pooling is not None:
+        pte = inputs["lower"] / "model.pte"
+        folders = inputs["checkpoint"], inputs["quantize"]
+        return verify_embeddings(*folders, pte, quantization, facts, form.max_context, verify.sequences, tick)
     tokenizer = read_tokenizer(inputs["checkpoint"])
     # Any real text serves the comparison of logits; the built-in items are there for every model.
     texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, form.prefill_chunk)
@@ -93,18 +99,21 @@ def run(
     original_logits = _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
     # The quantized weights stay mapped to their files.
     quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
-    quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance)
+    quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
     rounding = None
     if quantization.scheme in DYNAMIC:
         with _nudged(quantized):
-            again = _eager_logits(quantized, form.max_context, sequences, advance)
+            again = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
         rounding = _merged(again, quantized_logits)
         del again
-    long_logits = _eager_logits(quantized, form.max_context, [long_text], advance, LONG_END)[0] if long_text else None
+    long_logits = None
+    if long_text:
+        long_logits = _eager_logits(quantized, form.max_context, [long_text], advance, LONG_END, form.kv_cache)[0]
     del quantized
     gc.collect()
     path = inputs["lower"] / "model.pte"
-    program = Program(path, threads=1 if path.stat().st_size < SMALL_BYTES else None)
+    size = sum(file.stat().st_size for file in path.parent.glob("model.*"))  # weights may have a file of their own
+    program = Program(path, threads=1 if size < SMALL_BYTES else None)
 
     fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in FEEDINGS}
     answers = []
@@ -216,20 +225,29 @@ def _check_memory(facts: Facts, items: int) -> None:
 
 
 def _eager_logits(
-    model: PreTrainedModel, context: int, sequences: Sequence[list[int]], advance: Callable[[int], None], last: int = 0
+    model: PreTrainedModel,
+    context: int,
+    sequences: Sequence[list[int]],
+    advance: Callable[[int], None],
+    last: int = 0,
+    kv_cache: KvCache = "fp32",
 ) -> list[torch.Tensor]:
     """Logits of every position (of the `last` ones, unless 0), [length, vocabulary] each.
 
-    All in one forward, as it may read the weights from disk.
+    All in one forward, as it may read the weights from disk. Attention sees what a cache of that kind gives back.
     """
     import torch
+
+    from et_pipeline.evaluation.rounded_cache import RoundedCache
 
     freeze_rope(model, context)
     longest = max(len(sequence) for sequence in sequences)
     # Attention is causal: what is padded behind the end changes nothing before it.
     tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
     with torch.no_grad():
-        logits = model(input_ids=tokens, use_cache=False, logits_to_keep=last).logits.float()
+        cache = None if kv_cache == "fp32" else RoundedCache(model.config, kv_cache)
+        found = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=last)
+        logits = found.logits.float()
     advance(len(sequences))
     return [rows[: len(sequence)] for rows, sequence in zip(logits, sequences, strict=True)]
 

@@ -123,14 +123,14 @@ def test_metadata(tiny_llama):
 @pytest.mark.parametrize(
     ("family", "settings", "form", "message"),
     [
-        ("llama", {}, (512, 16), r"model\.max_context=512 is more than the 256 positions"),
+        ("llama", {}, (512, 16), r"model\.max_context=512 exceeds the 256 positions"),
         ("llama", {}, (16, 32), r"model\.prefill_chunk=32 is more than model\.max_context=16"),
         ("gemma3_text", {"use_bidirectional_attention": True}, (64, 16), "attends to later tokens"),
         (
             "llama",
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             (520, 16),
-            r"model\.max_context=520 is more than the 512 positions",
+            r"model\.max_context=520 exceeds the 512 positions",
         ),
         ("gpt2", {}, (64, 16), r"family gpt2"),
     ],

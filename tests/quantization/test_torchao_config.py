@@ -1,18 +1,23 @@
+import copy
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torchao.quantization import quantize_
 
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.quantization import torchao_config
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint, quantize_module
-from et_pipeline.settings import Quantization
+from et_pipeline.settings import Mapping, Quantization
 
 BASE = Quantization(
     scheme="8da4w",
@@ -46,6 +51,34 @@ def test_linear_has_as_many_steps_as_bits(scheme, group_size):
     step = layer.weight.scale.float().repeat_interleave(group_size or 64, 1)
     # Half a step of rounding; bf16 scales may clip the largest weight by 2^-8 of it more.
     assert ((layer.weight.dequantize() - before).abs() <= step * 0.5 + before.abs() * 2**-7).all()
+
+
+WEIGHT_ONLY_GROUPS = [("8da8w", 64), ("int4_weight_only", 32), ("int8_weight_only", 64)]  # of other backends
+
+
+@pytest.mark.parametrize("mapping", get_args(Mapping))
+@pytest.mark.parametrize(("scheme", "group_size"), [*SCHEMES[1:], *WEIGHT_ONLY_GROUPS])
+@pytest.mark.parametrize(("rows", "width"), [(1, 64), (7, 192), (67, 64), (33, 1088)])
+def test_blocks_of_rows_are_quantized_as_the_whole_is(monkeypatch, mapping, scheme, group_size, rows, width):
+    q = recipe(scheme=scheme, group_size=group_size, mapping=mapping, embedding_bits=4, embedding_group_size=group_size)
+    torch.manual_seed(0)
+    for make in (partial(nn.Linear, bias=True), nn.Embedding):
+        whole = make(width, rows) if make is not nn.Embedding else make(rows, width)
+        whole.to(torch.bfloat16)  # equal weights and zeros are more frequent
+        whole.weight.detach()[0] = 0
+        blocks = copy.deepcopy(whole)
+        whole.float()
+        config = torchao_config._linear_config(q) if make is not nn.Embedding else torchao_config._embedding_config(q)
+        quantize_(whole, config, lambda module, name: True)
+        monkeypatch.setattr(torchao_config, "BLOCK_WEIGHTS", 5 * width)
+        quantize_module("layer", blocks, q)
+        for name in whole.weight.tensor_data_names:
+            one, other = getattr(blocks.weight, name), getattr(whole.weight, name)
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+        for name in whole.weight.tensor_attribute_names:
+            assert getattr(blocks.weight, name) == getattr(whole.weight, name)
+        assert torch.equal(blocks.weight.dequantize(), whole.weight.dequantize())
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 0), (32, 0)])
@@ -137,3 +170,32 @@ def test_file_of_something_else(tiny_llama, make_checkpoint, tmp_path):
         (tmp_path / FIRST).write_bytes(damaged)
         with pytest.raises(UserError, match="is not a file of quantized weights"):
             load_quantized(tiny_llama, tmp_path, BASE)
+
+
+def test_weights_are_quantized_some_at_a_time(monkeypatch):
+    """What torchao makes on its way is many times as large as its input."""
+    seen = []
+    monkeypatch.setattr(torchao_config, "BLOCK_WEIGHTS", 1000)
+    monkeypatch.setattr(
+        torchao_config, "quantize_", lambda part, *rest: seen.append(part.weight.numel()) or quantize_(part, *rest)
+    )
+    quantize_module("layer", nn.Linear(64, 50), BASE)
+    assert sum(seen) == 64 * 50
+    assert max(seen) <= 1000
+
+
+def test_a_bfloat16_checkpoint_is_quantized_as_its_float32_values(tiny_llama, tmp_path):
+    """The weights are read as they are stored, and widened block by block."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "bf16")
+    tensors = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    for q in (BASE, recipe(scheme="fp32", group_size=0, embedding_bits=32)):
+        out = tmp_path / q.scheme
+        out.mkdir()
+        quantize_checkpoint(folder, q, out)
+        saved = torch.load(out / FIRST, weights_only=True)
+        for name, value in load_model(folder, partial(quantize_module, q=q)).state_dict().items():
+            assert saved[name].dtype == torch.float32, name
+            if hasattr(value, "dequantize") and hasattr(value, "qdata"):
+                value, saved[name] = value.dequantize(), saved[name].dequantize()
+            assert torch.equal(saved[name], value), name

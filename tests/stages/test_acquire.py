@@ -174,13 +174,35 @@ def test_a_killed_run_leaves_whole_shards_to_the_next_one(place, in_process, mon
     assert acquire.hash_files(folder, ignore)
 
 
-def test_a_shard_cut_short_in_the_cache_is_made_again(place, in_process):
+def test_a_shard_cut_short_in_the_cache_is_named_and_made_again(place, in_process, caplog):
     folder = acquire.resolve(RANDOM, 0, place)
     files = acquire.hash_files(folder, ignore)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    assert acquire.resolve(RANDOM, 0, place) == folder
-    assert acquire.hash_files(folder, ignore) == files
+    assert acquire.prepare(RANDOM, 0, place) == (folder, files)
+    assert f"{folder} is not what it was" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["random", "gguf"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_flipped_bit_in_the_cache_is_named_and_made_again(place, in_process, packed, caplog, kind, file):
+    checkpoint = RANDOM if kind == "random" else Checkpoint(source=str(packed))
+    folder, files = acquire.prepare(checkpoint, 0, place)
+    data = bytearray((folder / file).read_bytes())
+    data[-2] ^= 1
+    (folder / file).write_bytes(data)
+    assert acquire.prepare(checkpoint, 0, place) == (folder, files)
+    assert len(in_process) == 2
+    assert f"{folder / file} is damaged or altered" in caplog.text
+    assert "building it again" in caplog.text
+
+
+def test_a_folder_of_the_user_is_not_made_again(place, tmp_path):
+    mine = shutil.copytree(tiny_assistant.CHECKPOINT, tmp_path / "mine")
+    (mine / "config.json").write_text((mine / "config.json").read_text() + " ")
+    with pytest.raises(UserError, match=r"config\.json is damaged or altered"):
+        acquire.prepare(Checkpoint(source=str(mine)), 0, place)
+    assert mine.is_dir()
 
 
 def test_two_runs_at_once_make_one_checkpoint(place, in_process):

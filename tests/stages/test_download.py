@@ -1,5 +1,6 @@
 """Checkpoints from a hub, through the command line: whole, in part, cut off, forbidden and absent."""
 
+import json
 import os
 import re
 import shutil
@@ -40,11 +41,14 @@ def start(hub, tmp_path):
     work.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
 
-    def begin(*overrides, **environment):
+    def begin(*overrides, before=(), **environment):
         settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1", **environment}
         arguments = ["model=custom", f"model.source={REPOSITORY}", "model.max_context=256", "until=acquire"]
         return subprocess.Popen(
-            [COMMAND, *arguments, *overrides, f"paths.cache={tmp_path / 'cache'}", "hydra.run.dir=outputs/day/run"],
+            [
+                *(*before, COMMAND, *arguments, *overrides),
+                *(f"paths.cache={tmp_path / 'cache'}", "hydra.run.dir=outputs/day/run"),
+            ],
             cwd=work,
             env={**kept, **settings},
             stdout=subprocess.PIPE,
@@ -174,12 +178,37 @@ def test_no_such_repository_and_no_hub(hub, pull, tmp_path):
     assert_sentence(pull(), r"is not downloaded yet, and the hub cannot be reached$", tmp_path)
 
 
+def test_a_forecast_asks_for_the_config_only_and_once_where_no_hub_answers(hub, pull, tmp_path):
+    code, out, err = pull("mode=plan", "format=json")
+    assert code == 0, err
+    assert json.loads(out)["parameters"] == 1_967_808
+    assert {path.rsplit("/", 1)[1] for _, path, _ in hub.asked if f"/{REPOSITORY}/" in path} == {"config.json"}
+    hub.close()
+    code, again, err = pull("mode=plan", "format=json")
+    assert (code, again) == (0, out), err
+    shutil.rmtree(tmp_path / "hf")
+    began = time.monotonic()
+    answer = pull("mode=plan")
+    assert time.monotonic() - began < 15  # the hub's own retries alone would wait 23 seconds
+    assert_sentence(answer, r"config\.json is not downloaded yet, and the hub cannot be reached; mode=plan", tmp_path)
+
+
 def test_too_little_room(hub, pull, tmp_path):
-    hub.claimed_size = 10**15
-    assert_sentence(
-        pull(), r"someone/tiny needs 1000000\.0 GB on the disk of .* free; .* another HF_HUB_CACHE$", tmp_path
-    )
+    """On a real disk of one gigabyte; the next run, on one with room, fetches everything."""
+    hub.claimed_size = 2 * 10**9
+    store = tmp_path / "hf"
+    store.mkdir()
+    mount = 'mount -t tmpfs -o size=1g tmpfs "$0" || exit 77; "$@"; code=$?; find "$0" -name blobs; exit $code'
+    answer = pull(before=["unshare", "--mount", "sh", "-c", mount, str(store)])
+    if answer[0] in (1, 77) and "et-pipeline" not in answer[2]:
+        pytest.skip("mounting a file system needs rights that this user does not have")
+    sentence = r"someone/tiny needs 2\.0 GB on the disk of .*/hf.*, which has 1\.1 GB free; .* another HF_HUB_CACHE$"
+    assert_sentence(answer, sentence, tmp_path)
     assert hub.ranges() == []
+    hub.claimed_size = None
+    code, _, err = pull()
+    assert code == 0, err
+    assert_whole(tmp_path, hub.revisions["main"])
 
 
 def test_weights_that_arrive_damaged(hub, pull, tmp_path):

@@ -12,6 +12,7 @@ fun Problem.text(resources: Resources): String = when (this) {
     Problem.NoManifest -> resources.getString(R.string.problem_no_manifest)
     is Problem.BadManifest -> resources.getString(R.string.problem_bad_manifest, detail)
     is Problem.NewerManifest -> resources.getString(R.string.problem_newer_manifest, found, supported)
+    is Problem.NoChatModel -> resources.getString(R.string.problem_no_chat_model, name)
     Problem.NoModel -> resources.getString(R.string.problem_no_model)
     is Problem.BundleGone -> resources.getString(R.string.problem_bundle_gone, id)
     is Problem.MissingFile -> resources.getString(R.string.problem_missing_file, file)

@@ -2,11 +2,13 @@ package org.etpipeline.core
 
 import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
+import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonObject
 
 /**
  * What `manifest.json` says, field by field as `et_pipeline/manifest.schema.json` describes it (there are the units and
- * meanings). Unknown fields are refused: a change of the fields raises [VERSION].
+ * meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Version 1 lacks some fields of
+ * version 2, which all have a default. Bundles that embed texts are refused: this app chats.
  */
 @Serializable
 data class Manifest(
@@ -17,6 +19,7 @@ data class Manifest(
     val programs: List<Program>,
     val tokenizer: Tokenizer,
     val chat: Chat,
+    val embedding: JsonElement? = null,
     val tasks: Map<String, Task> = emptyMap(),
     val memory: Memory,
     val quality: Quality,
@@ -29,7 +32,9 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 1
+        const val VERSION = 2
+        const val TEXT_GENERATION = "text-generation"
+        const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
         /** Far above any real manifest: a reader must not be made to load gigabytes of JSON. */
         const val MAX_BYTES = 16L shl 20
@@ -43,6 +48,7 @@ data class Source(val source: String, val revision: String? = null, val files: M
 
 @Serializable
 data class What(
+    val task: String = Manifest.TEXT_GENERATION,
     val name: String,
     val family: String,
     val architecture: String,
@@ -60,6 +66,7 @@ data class FileInfo(val size: Long, val sha256: String)
 @Serializable
 data class Program(
     val file: String,
+    val weights: List<String> = emptyList(),
     val backend: String,
     val soc: List<String> = emptyList(),
     val methods: List<String>,
@@ -151,6 +158,7 @@ data class Gate(val thresholds: Map<String, Double>, val checks: List<Check>, va
 @Serializable
 data class Quality(
     val agreement: Comparison? = null,
+    val embedding: JsonElement? = null,
     val tasks: Map<String, TaskScore> = emptyMap(),
     val perplexity: Perplexity? = null,
     val gate: Gate,

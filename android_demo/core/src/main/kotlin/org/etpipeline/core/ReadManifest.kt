@@ -32,13 +32,14 @@ private val UNPRINTABLE = setOf(
  * The file comes from anywhere, so nothing is guessed: unknown fields, numbers in quotes and values out of range are
  * refused, as `et_pipeline` itself does.
  *
- * @throws BundleException [Problem.BadManifest] naming the first field that is wrong, [Problem.NewerManifest], or
- *   [Problem.UnsafePath] if a file of the manifest would lie outside the bundle.
+ * @throws BundleException [Problem.BadManifest] naming the first field that is wrong, [Problem.NewerManifest],
+ *   [Problem.NoChatModel] if it is a model of another kind, or [Problem.UnsafePath] if a file of the manifest would lie outside the bundle.
  */
 fun readManifest(text: String): Manifest {
     try {
         val tree = STRICT.parseToJsonElement(text)
         checkVersion(tree)
+        checkTask(tree)
         // From the text once more, because only then do error messages tell the whole path to a field.
         val manifest = STRICT.decodeFromString(Manifest.serializer(), text)
         checkKinds(tree, STRICT.encodeToJsonElement(Manifest.serializer(), manifest), "")
@@ -81,7 +82,16 @@ private fun checkVersion(tree: JsonElement) {
     if (number != null && number > Manifest.VERSION) {
         throw BundleException(Problem.NewerManifest(number.toString(), Manifest.VERSION))
     }
-    if (number != Manifest.VERSION.toLong()) bad("version", "must be ${Manifest.VERSION}")
+    if (number == null || number < 1) bad("version", "must be 1 to ${Manifest.VERSION}")
+}
+
+/** Before the fields that such a bundle lacks are missed. */
+private fun checkTask(tree: JsonElement) {
+    val what = (tree as? JsonObject)?.get("what") as? JsonObject
+    if (what?.get("task") == JsonPrimitive(Manifest.EMBEDDING)) {
+        val name = (what["name"] as? JsonPrimitive)?.takeIf { it.isString }?.content.orEmpty()
+        throw BundleException(Problem.NoChatModel(oneLine(name)))
+    }
 }
 
 /** The JSON library takes `"7"` for a number; here it is not. The read values tell what kind each must be. */
@@ -99,6 +109,7 @@ private fun checkKinds(found: JsonElement, read: JsonElement?, path: String) {
 
 private fun checkValues(manifest: Manifest) = with(manifest) {
     checkWhat(what)
+    rule(embedding == null, "embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
     checkFiles(this)
     programs.forEachIndexed { index, program -> checkProgram(program, "programs.$index") }
     checkTokenizer(tokenizer)
@@ -125,6 +136,7 @@ private fun checkHash(hash: String, field: String) =
     rule(SHA_256.matches(hash), field, "must be 64 lower-case hexadecimal digits")
 
 private fun checkWhat(what: What) {
+    rule(what.task == Manifest.TEXT_GENERATION, "what.task", "must be '${Manifest.TEXT_GENERATION}' here")
     rule(what.parameters >= 1, "what.parameters", "must be at least 1")
     rule(what.created?.let(DAY::matches) ?: true, "what.created", "must begin with a day such as 2025-01-31")
     for ((name, hash) in what.source.files) {
@@ -150,7 +162,7 @@ private fun checkFiles(manifest: Manifest) {
         }
     }
     rule(manifest.programs.isNotEmpty(), "programs", "must not be empty")
-    for (name in manifest.programs.map { it.file } + manifest.tokenizer.file) {
+    for (name in manifest.programs.flatMap { it.weights + it.file } + manifest.tokenizer.file) {
         rule(name in files, "files", "do not list '${name.take(MAX_NAME_BYTES)}', which is used")
     }
 }
@@ -184,6 +196,7 @@ private fun checkMemory(memory: Memory) {
 }
 
 private fun checkQuality(quality: Quality) {
+    rule(quality.embedding == null, "quality.embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
     quality.agreement?.let {
         checkAgreement(it.quantized, "quality.agreement.quantized")
         checkAgreement(it.original, "quality.agreement.original")

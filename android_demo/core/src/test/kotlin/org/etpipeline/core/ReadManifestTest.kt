@@ -36,7 +36,8 @@ class ReadManifestTest {
             "tasks", "speed", "stages", "samples", "what.licence", "what.created", "programs.0.soc", "programs.0.qairt",
             "programs.0.fallback_operators", "tokenizer.kind", "tokenizer.bos_id", "tokenizer.special_tokens",
             "chat.add_bos", "chat.stop_strings", "chat.sampling", "chat.system_prompt", "quality.agreement",
-            "quality.tasks", "quality.perplexity", "chat.segments.system_prefix",
+            "quality.tasks", "quality.perplexity", "chat.segments.system_prefix", "embedding", "quality.embedding",
+            "what.task", "programs.0.weights",
         )
         for (field in optional) {
             val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
@@ -67,15 +68,36 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("2", 1), problemOf { readManifest(edited("version", "2")) })
+        assertEquals(Problem.NewerManifest("3", 2), problemOf { readManifest(edited("version", "3")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 3, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("3", 1), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 4, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("4", 2), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
         assertBad(edited("version", null), "version")
         assertBad(edited("format", "\"x\""), "format")
+    }
+
+    @Test
+    fun `version 1, which lacks what came later`() {
+        var text = edited("version", "1")
+        for (field in listOf("what.task", "programs.0.weights", "embedding", "quality.embedding")) {
+            text = edited(field, null, text)
+        }
+        assertEquals(readManifest(sampleManifest()).copy(version = 1), readManifest(text))
+    }
+
+    @Test
+    fun `a model that embeds texts is no chat model`() {
+        var text = edited("what.task", "\"embedding\"")
+        for (field in listOf("chat", "tasks", "samples", "speed")) text = edited(field, null, text)
+        text = edited("embedding", """{"dimension": 384, "pooling": "mean"}""", text)
+        assertEquals(Problem.NoChatModel("Small model"), problemOf { readManifest(text) })
+        assertBad(edited("what.task", "\"painting\""), "what.task")
+        assertBad(edited("what.task", "7"), "what.task")
+        assertBad(edited("embedding", "{}"), "embedding")
+        assertBad(edited("quality.embedding", "{}"), "quality.embedding")
     }
 
     @Test
@@ -158,6 +180,7 @@ class ReadManifestTest {
         for ((path, value) in wrong) assertBad(edited(path, value), path)
         assertBad(edited("programs", "[]"), "programs")
         assertBad(edited("programs.0.file", "\"other.pte\""), "other.pte")
+        assertBad(edited("programs.0.weights", "[\"model.ptd\"]"), "model.ptd")
         assertBad(edited("tokenizer.file", "\"other.json\""), "other.json")
     }
 

@@ -25,8 +25,9 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     return """
         {
           "format": "et_pipeline.bundle",
-          "version": 1,
+          "version": 2,
           "what": {
+            "task": "text-generation",
             "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
             "licence": "apache-2.0", "created": "2025-01-31",
             "source": {"source": "some/model", "revision": null, "files": {"config.json": "${"0".repeat(64)}"}},
@@ -35,7 +36,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           },
           "files": {${listed.joinToString()}},
           "programs": [{
-            "file": "model/xnnpack.pte", "backend": "xnnpack", "soc": [], "methods": ["forward"], "max_context": 512,
+            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "soc": [], "methods": ["forward"], "max_context": 512,
             "prefill_chunk": 128, "min_runtime": "1.3.0", "qairt": null, "executed": true, "delegates": 8,
             "fallback_operators": {"aten::add.out": 1}
           }],
@@ -52,6 +53,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
             "add_bos": false, "stop_strings": ["User:"],
             "sampling": {"temperature": 0.7, "top_p": 0.9, "top_k": 40}, "system_prompt": null
           },
+          "embedding": null,
           "tasks": {"translate": {
             "title": "Translate", "template": "Translate to {language}: {text}", "max_new_tokens": 48,
             "choices": {"language": ["French", "German"]}, "disclaimer": null
@@ -62,6 +64,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           },
           "quality": {
             "agreement": {"quantized": $ways, "original": $ways},
+            "embedding": null,
             "tasks": {"translate": {"original": 97.0, "deployed": 98.0, "items": 100}},
             "perplexity": {"original": 1.01, "deployed": 1.02},
             "gate": {

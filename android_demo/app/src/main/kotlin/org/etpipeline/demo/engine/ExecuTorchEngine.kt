@@ -46,12 +46,14 @@ const val RUNTIME_VERSION = "1.3.1"
  * @param tokenizer its `tokenizer.json`.
  * @param maxContext length of the context in tokens, as the manifest says.
  * @param specialTokens of the manifest's tokenizer: an answer that the model ends itself ends with one.
+ * @param weights the `.ptd` file with the program's weights, if they are not in the program.
  */
 class ExecuTorchEngine(
     private val program: File,
     private val tokenizer: File,
     private val maxContext: Int,
     private val specialTokens: Collection<String> = emptyList(),
+    private val weights: File? = null,
 ) : LlmEngine {
     private val thread = Executors.newSingleThreadExecutor { Thread(it, "llm") }
     private val dispatcher = thread.asCoroutineDispatcher()
@@ -219,11 +221,12 @@ class ExecuTorchEngine(
     private fun open(): LlmModule {
         checkProgram(program)
         checkTokenizer(tokenizer)
+        if (weights?.isFile == false) throw EngineException(Problem.MissingFile(weights.name))
         val config = LlmModuleConfig.create()
             .modulePath(program.path)
             .tokenizerPath(tokenizer.path)
             .temperature(-1f) // below zero: the one of each generation counts
-            .dataPath(null)
+            .dataPath(weights?.path)
             .build()
         val opened = try {
             LlmModule(config)

@@ -178,5 +178,6 @@ private fun executorchEngine(bundle: StoredBundle, program: Program): LlmEngine 
         tokenizer = File(bundle.folder, manifest.tokenizer.file),
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
+        weights = program.weights.singleOrNull()?.let { File(bundle.folder, it) },
     )
 }

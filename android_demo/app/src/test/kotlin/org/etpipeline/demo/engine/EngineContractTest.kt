@@ -40,6 +40,7 @@ class EngineContractTest {
     private val program = manifest.programs.first()
     private val pte = File(folder, program.file)
     private val tokenizer = File(folder, manifest.tokenizer.file)
+    private val weights = program.weights.singleOrNull()?.let { File(folder, it) }
     private val opened = mutableListOf<ExecuTorchEngine>()
     private val engine by lazy { open() }
 
@@ -49,7 +50,8 @@ class EngineContractTest {
     @After fun close() = opened.forEach { it.close() }
 
     private fun open(pte: File = this.pte, tokenizer: File = this.tokenizer): ExecuTorchEngine =
-        ExecuTorchEngine(pte, tokenizer, program.maxContext, manifest.tokenizer.specialTokens).also { opened += it }
+        ExecuTorchEngine(pte, tokenizer, program.maxContext, manifest.tokenizer.specialTokens, weights)
+            .also { opened += it }
 
     private class Said(val text: String, val generation: Generation)
 

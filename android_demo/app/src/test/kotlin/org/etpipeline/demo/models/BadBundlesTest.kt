@@ -65,7 +65,9 @@ class BadBundlesTest {
 
     @Test
     fun `a wrong manifest is refused`() = refused(
-        "newer" to (good.edited("version", "2").source() to Problem.NewerManifest("2", 1)),
+        "newer" to (good.edited("version", "3").source() to Problem.NewerManifest("3", 2)),
+        "of a model that embeds texts" to
+            (good.edited("what.task", "\"embedding\"").source() to Problem.NoChatModel::class),
         "no JSON" to (manifest("{\"format\": ") to Problem.BadManifest::class),
         "empty" to (manifest("") to Problem.BadManifest::class),
         "a list" to (manifest("[]") to Problem.BadManifest::class),

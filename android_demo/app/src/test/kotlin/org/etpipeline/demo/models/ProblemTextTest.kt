@@ -27,6 +27,7 @@ class ProblemTextTest {
         Problem.NoManifest to listOf("manifest.json"),
         Problem.BadManifest("memory.peak_bytes is missing") to listOf("memory.peak_bytes is missing"),
         Problem.NewerManifest("7", 1) to listOf("7", "1"),
+        Problem.NoChatModel("minilm") to listOf("minilm"),
         Problem.NoModel to emptyList(),
         Problem.BundleGone("phi-1234") to listOf("phi-1234"),
         Problem.MissingFile("a/b.pte") to listOf("a/b.pte"),

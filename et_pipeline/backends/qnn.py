@@ -1,0 +1,241 @@
+"""Qualcomm's NPU (Hexagon HTP) by way of QNN: compiled for a named chip, executed here on Qualcomm's own simulator.
+
+Weights and activations are quantized after export, with ranges from calibration (PT2E). Qualcomm's libraries come from
+their SDK or from a package on PyPI; they are loaded in the stage's own process, which they may take down with them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators, operators
+from et_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from et_pipeline.settings import Quantization
+
+PACKAGE, VERSION, MODULE = "onnxruntime-qnn", "2.5.0", "onnxruntime_qnn"
+HOST_LIBRARIES = "lib/x86_64-linux-clang"
+LIBRARIES = ("libQnnSystem.so", "libQnnHtp.so")
+BLOCK_MULTIPLE = 16
+SCHEMES = ("16a4w", "16a8w", "8a8w", "fp16")
+
+
+class Sdk(NamedTuple):
+    """Where Qualcomm's host libraries are; `root` is their SDK's folder, None for the package."""
+
+    libraries: Path
+    root: Path | None
+
+
+def find_sdk() -> Sdk:
+    """Find Qualcomm's libraries: in `QNN_SDK_ROOT`, else in the package.
+
+    Raises:
+        UserError: there are none, or not those that work; says how to get them.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise UserError(
+            f"backend=qnn needs Qualcomm's compiler for Linux on x86-64, and this is {platform.system()} on "
+            f"{platform.machine()}"
+        )
+    given = os.environ.get("QNN_SDK_ROOT")
+    if given:
+        libraries = Path(given) / HOST_LIBRARIES
+        missing = next((name for name in LIBRARIES if not (libraries / name).is_file()), None)
+        if missing:
+            raise UserError(
+                f"QNN_SDK_ROOT={given} has no {HOST_LIBRARIES}/{missing}; point it at Qualcomm's AI Runtime SDK"
+            )
+        return Sdk(libraries, Path(given))
+    spec = importlib.util.find_spec(MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "backend=qnn needs Qualcomm's compiler: set QNN_SDK_ROOT to their AI Runtime SDK, or install the package "
+            f"with pip install 'et-pipeline[qnn]' ({PACKAGE}=={VERSION}, under Qualcomm's licence)"
+        )
+    found = distributions.version(PACKAGE)
+    if found != VERSION:
+        raise UserError(
+            f"{PACKAGE}=={found} is installed, whose compiler does not start with executorch; "
+            f"pip install {PACKAGE}=={VERSION}"
+        )
+    return Sdk(Path(next(iter(spec.submodule_search_locations))), None)
+
+
+@cache
+def load_sdk() -> str:
+    """Load Qualcomm's libraries into this process, once; returns their version, such as v2.49.40.
+
+    Raises:
+        UserError: there are none.
+    """
+    sdk = find_sdk()
+    # Loaded before these three, they crash the process.
+    import executorch.extension.pybindings.portable_lib  # noqa: F401
+    import torch  # noqa: F401
+    from executorch.backends.qualcomm.python import PyQnnManagerAdaptor
+
+    if sdk.root is None:
+        # Where executorch looks for them; the folder has to stay for as long as the process does.
+        root = Path(tempfile.mkdtemp(prefix="qnn-"))
+        (root / HOST_LIBRARIES).parent.mkdir(parents=True)
+        (root / HOST_LIBRARIES).symlink_to(sdk.libraries)
+        os.environ["QNN_SDK_ROOT"] = str(root)
+    # LD_LIBRARY_PATH is read when a process starts; what is loaded already is found by its name.
+    for name in LIBRARIES:
+        ctypes.CDLL(str(sdk.libraries / name))
+    build: str = PyQnnManagerAdaptor.GetQnnSdkBuildId(str(sdk.libraries / LIBRARIES[1]))
+    return build
+
+
+def chips() -> dict[str, str]:
+    """Chips that the compiler knows, and their Hexagon version, from executorch's own map."""
+    from executorch.backends.qualcomm.utils.utils import get_soc_to_htp_arch_map
+
+    return {name: architecture.name for name, architecture in sorted(get_soc_to_htp_arch_map().items())}
+
+
+class QnnBackend:
+    """The QNN delegate."""
+
+    can_execute = True  # on Qualcomm's simulator
+    static = True
+    calibrated = True
+
+    def __init__(self, soc: str | None) -> None:
+        """Compile for the chip `soc`, such as SM8650."""
+        self.soc = soc
+
+    def check(self) -> None:
+        """Refuse a chip that the compiler does not know, or a machine that has no compiler.
+
+        Raises:
+            UserError: says what would work.
+        """
+        known = chips()
+        if self.soc not in known:
+            raise UserError(
+                f"backend.soc={self.soc} is not a Qualcomm chip that executorch knows; choose a device with one of "
+                f"{', '.join(known)}"
+            )
+        find_sdk()
+
+    def supports(self, q: Quantization) -> Support:
+        """Refuse what the NPU has no kernel for."""
+        if q.scheme not in SCHEMES:
+            return Support(
+                ok=False,
+                reason="Qualcomm's NPU takes activations with ranges that calibration has fixed",
+                instead=f"use recipe.scheme={' or '.join(SCHEMES)}",
+            )
+        if q.group_size and q.scheme != "16a4w":
+            return Support(
+                ok=False,
+                reason="it has blocks for 4-bit weights only",
+                instead="use recipe.group_size=0, or recipe.scheme=16a4w",
+            )
+        if q.group_size % BLOCK_MULTIPLE:
+            return Support(
+                ok=False,
+                reason=f"its blocks are multiples of {BLOCK_MULTIPLE} weights",
+                instead=f"use recipe.group_size={BLOCK_MULTIPLE * max(1, round(q.group_size / BLOCK_MULTIPLE))}",
+            )
+        return Support(ok=True)
+
+    def quantize(
+        self, program: ExportedProgram, q: Quantization, calibrate: Callable[[Callable[..., Any]], None]
+    ) -> ExportedProgram:
+        """Quantize an exported program by the ranges that calibration shows (PT2E).
+
+        Args:
+            program: of static shape, in float32.
+            q: what to do. Weights have one scale per output channel, or per block of them (LPBQ, whose scales of blocks
+                are multiples of the channel's); activations one per tensor.
+            calibrate: feeds the function that it is given with inputs like real ones.
+
+        Returns:
+            The program with its quantization written out: it computes in float32 what the NPU computes in integers.
+        """
+        import torch
+        from executorch.backends.qualcomm.export_utils import make_quantizer
+        from executorch.backends.qualcomm.quantizer.quant_recipe import QuantGranularity, QuantRecipe
+        from executorch.backends.qualcomm.quantizer.quantizer import QuantDtype
+        from torchao.quantization.pt2e import MinMaxObserver
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        if q.scheme == "fp16":
+            return program
+        load_sdk()
+        rest = QuantDtype.use_8a8w if q.scheme == "8a8w" else QuantDtype.use_16a8w
+        recipe = QuantRecipe(rest, False, act_observer=MinMaxObserver, granularity=QuantGranularity.PER_TENSOR)
+        recipe.add_node_target(
+            {torch.ops.aten.linear.default},
+            QuantDtype[f"use_{q.scheme}{'_block' if q.group_size else ''}"],
+            False,
+            act_observer=MinMaxObserver,
+            granularity=QuantGranularity.PER_BLOCK if q.group_size else QuantGranularity.PER_CHANNEL,
+            extra_kwargs={"block_size": (1, q.group_size)} if q.group_size else None,
+        )
+        quantizer = make_quantizer(soc_model=self.soc)
+        quantizer.set_recipe(recipe)
+        example = program.example_inputs[0]
+        prepared = prepare_pt2e(program.module(), quantizer)
+        with torch.no_grad():
+            calibrate(prepared)
+            return torch.export.export(convert_pt2e(prepared), example, strict=True)
+
+    def lower(
+        self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
+    ) -> Delegation:
+        """Compile `program` for the chip, and write it to `out`.
+
+        Args:
+            program: what `quantize` made.
+            metadata: constant methods to put beside `forward`.
+            out: the .pte file to write.
+            external_weights: the compiler keeps them in what it compiles.
+
+        Returns:
+            What runs in the delegate and what beside it.
+        """
+        assert not external_weights
+        load_sdk()
+        from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
+        from executorch.backends.qualcomm.utils.utils import (
+            generate_htp_compiler_spec,
+            generate_qnn_executorch_compiler_spec,
+            to_edge_transform_and_lower_to_qnn,
+        )
+        from executorch.exir import ExecutorchBackendConfig
+
+        half = not any("quantize" in name for name in operators(program.graph_module))
+        spec = generate_qnn_executorch_compiler_spec(
+            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=half)
+        )
+        edge = to_edge_transform_and_lower_to_qnn(
+            program.module(),
+            program.example_inputs[0],
+            spec,
+            constant_methods=dict(sorted(metadata.items())),
+            convert_linear_to_conv2d=True,
+        )
+        delegated = delegated_operators(edge.exported_program())
+        finished = edge.to_executorch(ExecutorchBackendConfig())
+        with out.open("wb") as stream:
+            finished.write_to_file(stream)
+        plan = finished.executorch_program.execution_plan[0]
+        return Delegation(
+            delegates=len(plan.delegates), delegated_operators=delegated, fallback_operators=fallback_operators(plan)
+        )

@@ -1,0 +1,33 @@
+"""Phones' GPUs by way of Vulkan: lowered on any host, executed on a phone only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from et_pipeline.backends.base import Delegation, Support, lower_with
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from et_pipeline.settings import Quantization
+
+
+class VulkanBackend:
+    """The delegate."""
+
+    can_execute = False
+    static = True
+    calibrated = False
+
+    def supports(self, q: Quantization) -> Support:
+        """SUPPORTS"""
+        return Support(ok=True)
+
+    def lower(
+        self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
+    ) -> Delegation:
+        """Lower `program`, which is changed, and write it to `out`; see `Backend.lower`."""
+        from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+        return lower_with(VulkanPartitioner({}), program, metadata, out)

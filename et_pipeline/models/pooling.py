@@ -1,0 +1,96 @@
+"""How a sentence-transformers checkpoint makes one vector of a text: read without torch.
+
+`modules.json` lists the steps, `1_Pooling/config.json` says how the tokens' vectors are joined, and
+`sentence_bert_config.json` names the longest text (https://sbert.net, arXiv:1908.10084). A checkpoint without these
+files is taken as sentence-transformers itself takes it: the mean.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from et_pipeline.errors import UserError
+
+MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling"
+FILES = (MODULES, SETTINGS, f"{POOLING}/config.json")
+_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+_KINDS = ("Transformer", "Pooling", "Normalize")
+
+
+class Pooling(BaseModel):
+    """What follows the encoder.
+
+    Attributes:
+        mode: the mean of the tokens' vectors, or the first token's alone.
+        normalised: the result is given length 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: Literal["mean", "cls"] = "mean"
+    normalised: bool = True
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """Read how the checkpoint pools; the mean of length 1 where it does not say.
+
+    Raises:
+        UserError: a file is broken, or asks for a step or a mode that this version does not have.
+    """
+    modules = _read(folder / MODULES)
+    kinds = _kinds(folder, modules) if modules is not None else list(_KINDS)
+    path = folder / POOLING / "config.json"
+    config = _read(path)
+    if config is None:
+        return Pooling(normalised="Normalize" in kinds)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds a {type(config).__name__}, expected a JSON object")
+    asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    named = config.get("pooling_mode")  # as newer versions write it
+    modes = [_MODES.get(key, key) for key in asked] or ([named] if named is not None else [])
+    if modes not in (["mean"], ["cls"]):
+        raise UserError(f"{path} asks for {' and '.join(map(str, modes)) or 'no pooling'}; mean and cls are supported")
+    return Pooling(mode=modes[0], normalised="Normalize" in kinds)
+
+
+def read_max_tokens(folder: Path) -> int | None:
+    """The longest text that the checkpoint's authors allow, if they say.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = folder / SETTINGS
+    settings = _read(path)
+    longest = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    if longest is not None and (type(longest) is not int or longest < 1):
+        raise UserError(f"{path} has max_seq_length={longest!r}, expected a positive integer")
+    return longest
+
+
+def _kinds(folder: Path, modules: Any) -> list[str]:
+    """The names of the steps, such as Transformer, Pooling, Normalize."""
+    path = folder / MODULES
+    try:
+        steps = [(str(step["type"]).rpartition(".")[2], step["path"]) for step in modules]
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a list of sentence-transformers modules ({error!r})") from error
+    kinds = [kind for kind, _ in steps]
+    if kinds not in (list(_KINDS), list(_KINDS[:2])):
+        raise UserError(f"{path} lists {', '.join(kinds) or 'nothing'}; {', '.join(_KINDS)} in this order is known")
+    if steps[1][1] != POOLING:
+        raise UserError(f"{path} has its pooling in {steps[1][1]!r}, expected {POOLING!r}")
+    return kinds
+
+
+def _read(path: Path) -> Any:
+    """A JSON file's content; None where it is missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error

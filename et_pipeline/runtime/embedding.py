@@ -1,0 +1,99 @@
+"""Embed texts with a .pte on this host, and time it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from et_pipeline.errors import UserError
+from et_pipeline.manifest import Percentiles
+from et_pipeline.runtime.program import Program, read_metadata
+from et_pipeline.runtime.speed import peak_bytes, percentiles, resident_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+
+class EmbeddingSpeed(BaseModel):
+    """What was measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: int
+    load_ms: Percentiles
+    text_ms: Percentiles
+    program_rss_bytes: int  # what loading and running added to the process
+    peak_rss_bytes: int  # of the whole process, Python and torch included
+
+
+def for_one_text(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
+    """Make a tokenizer give a text's ids as a program takes them: no padding, and cut to `max_tokens`.
+
+    The special tokens count, and stay at both ends of a text that is cut. Checkpoints of sentence-transformers ask for
+    padding to a fixed length in their tokenizer.json.
+    """
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def embed(program: Program, ids: list[int]) -> torch.Tensor:
+    """Embed a text.
+
+    Args:
+        program: made from an encoder.
+        ids: the text's tokens, special ones included.
+
+    Returns:
+        [dimension] float32.
+
+    Raises:
+        UserError: there is no token, or there are more than the program takes.
+    """
+    import torch
+
+    longest = int(program.metadata["get_max_seq_len"])
+    if not 1 <= len(ids) <= longest:
+        raise UserError(f"a text has {len(ids)} tokens, and the program takes 1 to {longest}")
+    return program.embed(torch.tensor([ids], dtype=torch.long))
+
+
+def measure_embedding(pte: Path, tokens: int, rounds: int, threads: int) -> EmbeddingSpeed:
+    """Load, warm up and embed a text `rounds` times; call it in a process of its own, whose peak memory is reported.
+
+    Args:
+        pte: the program.
+        tokens: length of the text.
+        rounds: how often.
+        threads: threads of the delegate.
+
+    Returns:
+        Percentiles over the rounds.
+
+    Raises:
+        UserError: the file is unreadable, or takes no text of that length.
+    """
+    ids = [index % int(read_metadata(pte)["get_vocab_size"]) for index in range(tokens)]
+    before = resident_bytes()
+    load_ms, text_ms, resident = [], [], before
+    for _ in range(rounds):
+        started = time.perf_counter()
+        program = Program(pte, threads=threads)
+        load_ms.append((time.perf_counter() - started) * 1e3)
+        embed(program, ids)
+        started = time.perf_counter()
+        embed(program, ids)
+        text_ms.append((time.perf_counter() - started) * 1e3)
+        resident = max(resident, resident_bytes())
+        del program
+    return EmbeddingSpeed(
+        tokens=tokens,
+        load_ms=percentiles(load_ms),
+        text_ms=percentiles(text_ms),
+        program_rss_bytes=resident - before,
+        peak_rss_bytes=peak_bytes(),
+    )

@@ -1,0 +1,101 @@
+"""What the KV cache stores, against transformers' own attention over keys and values rounded the same way."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from et_pipeline.architecture import layer_windows
+from et_pipeline.errors import UserError
+from et_pipeline.evaluation.agreement import compare
+from et_pipeline.evaluation.rounded_cache import RoundedCache
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.decoder import Decoder, export_decoder, load_program, save_program
+from et_pipeline.plan import kv_cache_bytes
+from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.runtime.program import Program
+from et_pipeline.settings import ExportForm
+
+TOKENS = torch.randint(2, 512, (1, 60), generator=torch.Generator().manual_seed(0))
+MODELS = {"llama": {}, "mistral": {"sliding_window": 8}}
+KINDS = ("fp32", "fp16", "int8")
+CHUNKS = (16, 7, 1)
+
+
+def form(kind):
+    return ExportForm(max_context=64, prefill_chunk=16, kv_cache=kind)
+
+
+def reference(model, kind):
+    with torch.no_grad():
+        return model(TOKENS, past_key_values=RoundedCache(model.config, kind), use_cache=True).logits[0]
+
+
+def feed(forward, chunk):
+    """Logits after each piece, and the pieces' last positions."""
+    ends = [min(start + chunk, TOKENS.shape[1]) for start in range(0, TOKENS.shape[1], chunk)]
+    with torch.no_grad():
+        rows = [
+            forward(TOKENS[:, start:end], start).reshape(-1) for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+    return torch.stack(rows), [end - 1 for end in ends]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(make_checkpoint):
+    return {name: make_checkpoint(name, num_hidden_layers=1, **settings) for name, settings in MODELS.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoder_computes_with_what_it_stores(checkpoints, name, kind):
+    model = load_model(checkpoints[name])
+    expected, exact = reference(model, kind), reference(model, "fp32")
+    assert (kind == "fp32") == torch.equal(expected, exact)  # rounding shows, or the comparison below says nothing
+    decoder = Decoder(model, form(kind))
+    for chunk in CHUNKS:
+        found, positions = feed(lambda tokens, start: decoder(tokens, torch.tensor([start])), chunk)
+        # A number at the edge between two roundings falls to either side.
+        near, far = compare(found, expected[positions]), compare(found, exact[positions])
+        assert near.min_cosine >= 0.99999, (chunk, near)
+        assert kind == "fp32" or near.kl < far.kl, (chunk, near, far)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forecast_of_the_cache_is_its_size(checkpoints, name, kind):
+    decoder = Decoder(load_model(checkpoints[name]), form(kind))
+    size = sum(buffer.nbytes for key, buffer in decoder.named_buffers() if "_cache_" in key)
+    windows = layer_windows(decoder.config.to_dict(), 1)
+    assert size == kv_cache_bytes(windows, decoder.config.num_key_value_heads, decoder.config.head_dim, form(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_capped_attention_needs_float_numbers(make_checkpoint, kind):
+    model = load_model(make_checkpoint("gemma2", attn_logit_softcapping=5.0, query_pre_attn_scalar=32))
+    with pytest.raises(UserError, match=rf"model\.kv_cache={kind} does not work with family gemma2.*kv_cache=fp32"):
+        Decoder(model, form(kind))
+
+
+def test_empty_caches_of_every_type_survive_a_file(checkpoints, tmp_path):
+    save_program(export_decoder(Decoder(load_model(checkpoints["llama"]), form("int8"))), tmp_path)
+    caches = {name: tensor for name, tensor in load_program(tmp_path).constants.items() if "_cache_" in name}
+    assert {tensor.dtype for tensor in caches.values()} == {torch.int8, torch.float32}
+    assert len(caches) == 6
+    assert not any(tensor.any() for tensor in caches.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_program_computes_with_what_it_stores(checkpoints, lower_checkpoint, name, kind):
+    """In the real runtime, in three ways of feeding, past the window of a ring; unquantized, so that all loss shows."""
+    lowered = lower_checkpoint(checkpoints[name], form(kind), scheme="fp32", group_size=0, embedding_bits=32)
+    model = load_model(checkpoints[name], partial(quantize_module, q=lowered.quantization))
+    expected, exact = reference(model, kind), reference(model, "fp32")
+    program = Program(lowered.pte, threads=1)
+    for chunk in CHUNKS:
+        found, positions = feed(lambda tokens, start: program.forward(tokens.contiguous(), start), chunk)
+        near, far = compare(found, expected[positions]), compare(found, exact[positions])
+        assert near.min_cosine >= 0.99999, (chunk, near)
+        assert near.kl < far.kl, (chunk, near, far)
