@@ -106,6 +106,8 @@ def _check(settings: Settings) -> None:
 def _plan(settings: Settings) -> Survey:
     if settings.plot is not None and settings.plot.suffix != ".svg":
         raise UserError(f"plot={settings.plot} is not a name ending in .svg, the one format that is drawn")
+    if settings.backend.name != "xnnpack":
+        raise UserError(f"mode=plan forecasts backend=xnnpack, and backend={settings.backend.name} was chosen")
     every = settings.device.name == ALL_DEVICES
     recipes = {} if every else _options("recipe", Recipe)
     backend = get_backend(settings.backend.name)

@@ -17,12 +17,13 @@ from pydantic import BaseModel
 from et_pipeline import cache
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
+from et_pipeline.evaluation.calibration import check_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
 from et_pipeline.models.facts import Facts
-from et_pipeline.settings import Settings
+from et_pipeline.settings import Backend, Settings
 from et_pipeline.stages import acquire, bundle
-from et_pipeline.worker import Tick, run_stage
+from et_pipeline.worker import StageKilled, Tick, run_stage
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,49 @@ class Stage:
 
 
 _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
+_QUALCOMM = ("onnxruntime-qnn",)
 
-HEAVY = (
-    Stage("quantize", (), lambda s: {"quantization": s.recipe.quantization}, ("torch", "torchao", "transformers")),
-    Stage(
-        "export",
-        ("acquire", "quantize"),
-        lambda s: {"quantization": s.recipe.quantization, "form": s.model.form},
-        _EXPORT_LIBRARIES,
-    ),
-    Stage("lower", ("export",), lambda s: {"backend": s.backend}, _EXPORT_LIBRARIES),
-    Stage(
+
+def stages(settings: Settings) -> tuple[Stage, ...]:
+    """The heavy stages of a run, in order.
+
+    Most backends take a model that was quantized before it is exported. One with calibration quantizes the exported
+    program, because the ranges of activations belong to its operators.
+    """
+    backend = get_backend(settings.backend.name, settings.backend.soc)
+
+    def quantization(s: Settings) -> dict[str, BaseModel]:
+        return {"quantization": s.recipe.quantization}
+
+    def export(s: Settings) -> dict[str, BaseModel]:
+        # The form differs between backends, and no other setting of theirs counts here.
+        return {**quantization(s), "form": s.model.form, "backend": Backend(name=s.backend.name)}
+
+    if backend.calibrated:
+        making = (
+            Stage("export", ("acquire",), export, _EXPORT_LIBRARIES),
+            Stage(
+                "quantize",
+                ("acquire", "export"),
+                lambda s: {**quantization(s), "backend": s.backend},
+                (*_EXPORT_LIBRARIES, *_QUALCOMM),
+            ),
+            Stage("lower", ("export", "quantize"), lambda s: {"backend": s.backend}, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
+        )
+    else:
+        making = (
+            Stage("quantize", (), quantization, ("torch", "torchao", "transformers")),
+            Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
+            Stage("lower", ("export",), lambda s: {"backend": s.backend}, _EXPORT_LIBRARIES),
+        )
+    verify = Stage(
         "verify",
         ("acquire", "quantize", "lower"),
-        lambda s: {"quantization": s.recipe.quantization, "form": s.model.form, "task": s.task, "verify": s.verify},
+        lambda s: {**export(s), "task": s.task, "verify": s.verify},
         _EXPORT_LIBRARIES,
-    ),
-    Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True),
-)
+    )
+    measure = Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True)
+    return (*making, verify, measure) if backend.timed else (*making, verify)
 
 
 class Face(Protocol):
@@ -106,13 +132,26 @@ def check(settings: Settings) -> None:
     Raises:
         UserError: says why, and what works.
     """
-    recipe = settings.recipe
-    support = get_backend(settings.backend.name).supports(recipe.quantization)
+    recipe, name = settings.recipe, settings.backend.name
+    backend = get_backend(name, settings.backend.soc)
+    support = backend.supports(recipe.quantization)
     if not support.ok:
         raise UserError(
             f"recipe.scheme={recipe.scheme} with recipe.group_size={recipe.group_size} and "
             f"recipe.mapping={recipe.mapping} does not run on backend={settings.backend.name}: "
             f"{support.reason}; {support.instead}"
+        )
+    backend.check()
+    if backend.calibrated and recipe.calibration is not None:
+        check_source(recipe.calibration)
+    if settings.backend.external_weights and name != "xnnpack":
+        raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
+    if backend.static and settings.model.task == "embedding":
+        raise UserError(f"model.task=embedding does not run on backend={name} yet; use backend=xnnpack")
+    if backend.static and settings.model.kv_cache != "fp32":
+        raise UserError(
+            f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={name} has a cache of its own "
+            "kind, so leave it at fp32"
         )
 
 
@@ -128,6 +167,9 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
         UserError: an input is missing, broken or does not fit the settings.
         StageCrash: a stage's process ended by a fault.
     """
+    if get_backend(settings.backend.name).static:
+        form = settings.model.model_copy(update={"prefill_chunk": 1})  # one token per call is all that it takes
+        settings = settings.model_copy(update={"model": form})
     result = Result(settings)
     root = settings.paths.cache.expanduser().resolve()
 
@@ -150,7 +192,7 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
     extra = {"checkpoint": (source, cache.digest(files))}
     if held_out is not None:
         extra["evaluation"] = (held_out, cache.sha256_file(held_out))
-    for stage in HEAVY:
+    for stage in stages(settings):
         if settings.until in result.entries:
             return result
         entry, reused = _heavy(stage, result, extra, root, face, logs)
@@ -204,6 +246,14 @@ def _heavy(
     tick = face.start(stage.name)
 
     def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        return run_stage(stage.module, inputs, out, config, settings.seed, logs / f"{stage.name}.log", tick)
+        try:
+            return run_stage(stage.module, inputs, out, config, settings.seed, logs / f"{stage.name}.log", tick)
+        except StageKilled as error:
+            if stage.name == "export" or settings.backend.name != "qnn":
+                raise
+            raise UserError(
+                f"stage {stage.name}: Qualcomm's libraries took their process down ({error.ending}; a lack of memory "
+                f"ends in SIGKILL); {logs / stage.name}.log has what they said"
+            ) from error
 
     return cache.build(root / stage.name / cache.digest(key), make, key, lambda: face.wait(stage.name))

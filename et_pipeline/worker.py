@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from et_pipeline.errors import EXIT_USER, UserError
 
@@ -34,6 +34,14 @@ SAMPLE_S = 0.05
 
 class StageCrash(Exception):
     """A stage's process ended with a fault of ours or of a native library; the message holds its last words."""
+
+
+class StageKilled(StageCrash):
+    """A signal ended a stage's process; `ending` says which."""
+
+    def __init__(self, message: str, ending: str) -> None:
+        super().__init__(message)
+        self.ending = ending
 
 
 def run_stage(
@@ -108,7 +116,9 @@ def run_stage(
     if mistake is not None:
         raise UserError(mistake)
     if child.returncode != 0 or figures is None:
-        raise StageCrash(f"{module} {_ending(child.returncode)}; {log_file} ends with:\n{_tail(log_file)}")
+        ending = _ending(child.returncode)
+        message = f"{module} {ending}; {log_file} ends with:\n{_tail(log_file)}"
+        raise StageKilled(message, ending) if child.returncode < 0 else StageCrash(message)
     return figures, {
         "wall_s": round(time.monotonic() - started, 2),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
@@ -175,7 +185,7 @@ def main() -> None:
 
     run = importlib.import_module(request["module"]).run
     kinds = typing.get_type_hints(run)
-    config = {name: kinds[name].model_validate_json(text) for name, text in request["config"].items()}
+    config = {name: TypeAdapter(kinds[name]).validate_json(text) for name, text in request["config"].items()}
     inputs = {name: Path(path) for name, path in request["inputs"].items()}
     import torch  # every heavy stage needs it; the seed must be set after import and before the stage
 

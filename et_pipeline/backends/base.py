@@ -32,6 +32,7 @@ class Delegation(BaseModel):
     delegates: int
     delegated_operators: dict[str, int]
     fallback_operators: dict[str, int]
+    qairt: str | None = None  # version of Qualcomm's compiler
 
 
 class Backend(Protocol):
@@ -40,6 +41,13 @@ class Backend(Protocol):
     can_execute: bool  # whether this host can run the result
     static: bool  # whether it takes one token per call, and no dynamic shape
     calibrated: bool  # whether it quantizes an exported program, by `quantize`; else the model is quantized before
+    timed: bool  # whether its speed on this host means anything
+
+    def prepare(self) -> None:
+        """Load into this process what executing a program takes."""
+
+    def check(self) -> None:
+        """Refuse, with a `UserError`, a host or a chip on which it cannot lower."""
 
     def supports(self, q: Quantization) -> Support:
         """Say whether `q` runs on this backend and is computed rightly."""

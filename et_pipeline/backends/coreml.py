@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
+SCHEMES = (
+    "fp32",
+    "int4_weight_only",
+    "int8_weight_only",
+)
+
 
 class CoreMlBackend:
     """The delegate."""
@@ -19,9 +25,22 @@ class CoreMlBackend:
     can_execute = False
     static = True
     calibrated = False
+    timed = False
+
+    def prepare(self) -> None:
+        """The runtime has it."""
+
+    def check(self) -> None:
+        """It lowers on any host."""
 
     def supports(self, q: Quantization) -> Support:
-        """SUPPORTS"""
+        """Refuse what was not seen to lower."""
+        if q.scheme not in SCHEMES:
+            return Support(
+                ok=False,
+                reason="Core ML takes weights in 4 or 8 bits and float activations",
+                instead="use recipe.scheme=int4_weight_only",
+            )
         return Support(ok=True)
 
     def lower(

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
+SCHEMES = ("fp32",)
+
 
 class PortableBackend:
     """The delegate."""
@@ -19,9 +21,18 @@ class PortableBackend:
     can_execute = True
     static = True
     calibrated = False
+    timed = False
+
+    def prepare(self) -> None:
+        """The runtime has it."""
+
+    def check(self) -> None:
+        """It lowers on any host."""
 
     def supports(self, q: Quantization) -> Support:
-        """SUPPORTS"""
+        """Refuse what it has no kernels for."""
+        if q.scheme not in SCHEMES:
+            return Support(ok=False, reason="the reference kernels compute in float32", instead="use recipe=fp32")
         return Support(ok=True)
 
     def lower(

@@ -11,11 +11,13 @@ import importlib.util
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
 from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators, operators
 from et_pipeline.errors import UserError
@@ -113,10 +115,15 @@ class QnnBackend:
     can_execute = True  # on Qualcomm's simulator
     static = True
     calibrated = True
+    timed = False  # the simulator is 1000 times slower than the chip
 
     def __init__(self, soc: str | None) -> None:
         """Compile for the chip `soc`, such as SM8650."""
         self.soc = soc
+
+    def prepare(self) -> None:
+        """Load Qualcomm's simulator."""
+        load_sdk()
 
     def check(self) -> None:
         """Refuse a chip that the compiler does not know, or a machine that has no compiler.
@@ -138,7 +145,7 @@ class QnnBackend:
             return Support(
                 ok=False,
                 reason="Qualcomm's NPU takes activations with ranges that calibration has fixed",
-                instead=f"use recipe.scheme={' or '.join(SCHEMES)}",
+                instead=f"use recipe=16a4w, or recipe.scheme={', '.join(SCHEMES)}",
             )
         if q.group_size and q.scheme != "16a4w":
             return Support(
@@ -192,7 +199,7 @@ class QnnBackend:
         quantizer.set_recipe(recipe)
         example = program.example_inputs[0]
         prepared = prepare_pt2e(program.module(), quantizer)
-        with torch.no_grad():
+        with torch.no_grad(), _block_scales_as_compiled():
             calibrate(prepared)
             return torch.export.export(convert_pt2e(prepared), example, strict=True)
 
@@ -237,5 +244,29 @@ class QnnBackend:
             finished.write_to_file(stream)
         plan = finished.executorch_program.execution_plan[0]
         return Delegation(
-            delegates=len(plan.delegates), delegated_operators=delegated, fallback_operators=fallback_operators(plan)
+            delegates=len(plan.delegates),
+            delegated_operators=delegated,
+            fallback_operators=fallback_operators(plan),
+            qairt=load_sdk(),
         )
+
+
+@contextmanager
+def _block_scales_as_compiled() -> Iterator[None]:
+    """Round the scales of blocks as the compiler does, before weights are rounded by them.
+
+    LPBQ keeps a block's scale as one of 16 multiples of a sixteenth of its channel's largest. Upstream rounds weights
+    by the exact scale and leaves the rest to the compiler, so that the program differs from the eager model.
+    """
+    from executorch.backends.qualcomm.quantizer.observers.per_block_param_observer import PerBlockParamObserver
+
+    exact = PerBlockParamObserver.calculate_qparams
+
+    def rounded(self: Any) -> tuple[Any, Any]:
+        scales, zero_points = exact(self)
+        rows = scales.reshape(len(scales), -1)  # [output channels, blocks]
+        step = rows.amax(1, keepdim=True) / self.num_steps
+        return ((rows / step).round().clamp(1, self.num_steps) * step).reshape(scales.shape), zero_points
+
+    with mock.patch.object(PerBlockParamObserver, "calculate_qparams", rounded):
+        yield

@@ -60,6 +60,13 @@ class XnnpackBackend:
     can_execute = True
     static = False
     calibrated = False
+    timed = True
+
+    def prepare(self) -> None:
+        """The runtime has it."""
+
+    def check(self) -> None:
+        """It lowers on any host."""
 
     def supports(self, q: Quantization) -> Support:
         """Refuse what XNNPACK has no kernel for or what the lowering computes wrongly."""

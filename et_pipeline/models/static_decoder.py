@@ -18,11 +18,11 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.decoder import _check_supported, _layer_kinds
+from et_pipeline.models.decoder import _check_supported, _layer_kinds, metadata
 from et_pipeline.models.rope import freeze_rope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch.export import ExportedProgram
     from transformers import PreTrainedModel
@@ -140,6 +140,17 @@ class StaticDecoder(nn.Module):
         for name, buffer in self.named_buffers(recurse=False):
             if "_cache_" in name:
                 buffer.zero_()
+
+
+def static_metadata(decoder: StaticDecoder, bos_id: int, eos_ids: Sequence[int]) -> dict[str, Any]:
+    """Constant methods that ExecuTorch's LLM runner reads; it feeds a prompt token by token then."""
+    usual = metadata(decoder, bos_id, eos_ids)
+    return usual | {"get_max_seq_len": 1, "use_sdpa_with_kv_cache": False, "enable_dynamic_shape": False}
+
+
+def positions(program: ExportedProgram) -> int:
+    """The length of an exported static decoder's cache."""
+    return next(tensor.shape[2] for name, tensor in program.constants.items() if "_cache_" in name)
 
 
 def export_static(decoder: StaticDecoder) -> ExportedProgram:

@@ -261,6 +261,11 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
 
 
 def _speed_rows(manifest: Manifest) -> dict[str, str]:
+    if not manifest.speed:
+        program = manifest.programs[0]
+        where = "executed here, where its speed says nothing" if program.executed else "not executed: this host cannot"
+        chips = f"for {', '.join(program.soc)}, " if program.soc else ""
+        return {"execution": f"{chips}{where}{f', QAIRT {program.qairt} or newer' if program.qairt else ''}"}
     speed = manifest.speed[0]
     return {
         "speed on this host": f"TTFT {speed.ttft_ms.p50:.1f} ms, prefill {speed.prefill_tok_s.p50:,.0f} tok/s, "

@@ -21,9 +21,8 @@ from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import Settings
 
-MIN_RUNTIME = "1.3.0"  # what these programs were seen to run on (Android build 1.3.x)
-# The same of those with external weights or a smaller cache; 1.3.x has all that they call, but was not seen to.
-MIN_RUNTIME_OPTIONS = "1.5.1"
+MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
+MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none was seen to run on an older one
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
 
@@ -79,7 +78,9 @@ def _manifest(
     embeds = facts.pooling is not None
     if embeds:
         kv = 0
-    resident = entries["measure"].figures["program_rss_bytes"]
+    measured = entries["measure"].figures if "measure" in entries else None
+    resident = measured["program_rss_bytes"] if measured else weights + kv
+    executed = bool(verified["quantized"]) if "quantized" in verified else True
     return Manifest(
         what=manifest.What(
             task=settings.model.task,
@@ -107,7 +108,9 @@ def _manifest(
                 max_context=settings.model.max_context,
                 prefill_chunk=settings.model.prefill_chunk,
                 min_runtime=min_runtime(settings),
-                executed=True,
+                executed=executed,
+                soc=[settings.backend.soc] if settings.backend.soc else [],
+                qairt=lowered["delegation"]["qairt"],
                 delegates=lowered["delegation"]["delegates"],
                 fallback_operators=lowered["delegation"]["fallback_operators"],
             )
@@ -135,14 +138,16 @@ def _manifest(
         quality=_embedding_quality(settings, verified)
         if embeds
         else manifest.Quality(
-            agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"]),
+            agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"])
+            if executed
+            else None,
             tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
             perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
             gate=judge(verified, settings.recipe.gate),
         ),
         speed=[]
-        if embeds
-        else [manifest.Speed(where=host(), threads=settings.measure.threads, **entries["measure"].figures)],
+        if embeds or measured is None
+        else [manifest.Speed(where=host(), threads=settings.measure.threads, **measured)],
         stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
         samples=[] if embeds else [manifest.Sample(**sample) for sample in verified["samples"]],
     )
@@ -186,8 +191,7 @@ def _portable(settings: Settings) -> dict[str, object]:
 
 def min_runtime(settings: Settings) -> str:
     """The oldest ExecuTorch that a program of these settings was seen to run on."""
-    plain = settings.model.kv_cache == "fp32" and not settings.backend.external_weights
-    return MIN_RUNTIME if plain else MIN_RUNTIME_OPTIONS
+    return MIN_RUNTIME if settings.backend.name == "xnnpack" else MIN_RUNTIME_OTHERS
 
 
 def host() -> str:

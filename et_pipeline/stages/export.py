@@ -6,27 +6,38 @@ import json
 from pathlib import Path
 from typing import Any
 
+from et_pipeline.backends import get_backend
+from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata, save_program
 from et_pipeline.models.encoder import Encoder, export_encoder
 from et_pipeline.models.encoder import metadata as encoder_metadata
 from et_pipeline.models.facts import Facts
+from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
 from et_pipeline.quantization.torchao_config import load_quantized
-from et_pipeline.settings import ExportForm, Quantization
+from et_pipeline.settings import Backend, ExportForm, Quantization
 from et_pipeline.worker import Tick
 
 METADATA = "metadata.json"
 
 
 def run(
-    inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, form: ExportForm
+    inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, form: ExportForm, backend: Backend
 ) -> dict[str, Any]:
-    """Trace the quantized model with torch.export."""
-    model = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
+    """Trace the model with torch.export: quantized, or as it was if the backend quantizes the program."""
+    chosen = get_backend(backend.name)
+    if chosen.calibrated:
+        model = load_model(inputs["checkpoint"])
+    else:
+        model = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     facts = Facts.read(inputs["acquire"])
     if facts.pooling is not None:
         encoder = Encoder(model, facts.pooling, form.max_context)
         save_program(export_encoder(encoder), out)
         methods = encoder_metadata(encoder)
+    elif chosen.static:
+        static = StaticDecoder(model, form)
+        save_program(export_static(static), out)
+        methods = static_metadata(static, facts.bos_id or 0, facts.eos_ids)
     else:
         decoder = Decoder(model, form)
         save_program(export_decoder(decoder), out)

@@ -14,9 +14,9 @@ from et_pipeline.worker import Tick
 
 def run(inputs: dict[str, Path], out: Path, tick: Tick, *, backend: Backend) -> dict[str, Any]:
     """Lower the exported program to `model.pte`."""
-    program = load_program(inputs["export"])
+    lowering = get_backend(backend.name, backend.soc)
+    program = load_program(inputs["quantize" if lowering.calibrated else "export"])
     methods = json.loads((inputs["export"] / "metadata.json").read_text())
-    lowering = get_backend(backend.name)
     delegation = lowering.lower(program, methods, out / "model.pte", external_weights=backend.external_weights)
     # The program, and its weights where they have a file of their own.
     size = sum(file.stat().st_size for file in out.glob("model.*"))

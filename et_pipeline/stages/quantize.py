@@ -1,20 +1,51 @@
-"""quantize: read the checkpoint module by module and quantize each at once; write `quantized-*.pt`."""
+"""quantize: a checkpoint module by module, or an exported program by calibration; write the quantized weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from et_pipeline.backends import get_backend
+from et_pipeline.evaluation import calibration
+from et_pipeline.models.decoder import load_program, save_program
+from et_pipeline.models.facts import Facts, read_tokenizer
+from et_pipeline.models.static_decoder import positions
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
-from et_pipeline.settings import Quantization
+from et_pipeline.settings import Backend, Quantization
 from et_pipeline.worker import Tick
 
 
-def run(inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization) -> dict[str, Any]:
-    """Quantize the checkpoint by the recipe.
+def run(
+    inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, backend: Backend | None = None
+) -> dict[str, Any]:
+    """Quantize by the recipe: the checkpoint, unless `backend` quantizes what was exported.
 
     Raises:
-        UserError: the weights do not fit config.json or the recipe.
+        UserError: the weights do not fit config.json or the recipe, or there is too little calibration text.
     """
-    quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
+    if backend is None:
+        quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
+    else:
+        _calibrate(inputs, out, tick, quantization, backend)
     return {"bytes": sum(file.stat().st_size for file in out.iterdir())}
+
+
+def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend) -> None:
+    program = load_program(inputs["export"])
+    texts: list[list[int]] = []
+    if q.calibration is not None:
+        facts = Facts.read(inputs["acquire"])
+        texts = calibration.sequences(
+            q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest=positions(program)
+        )
+
+    def feed(call: Any) -> None:
+        for done, text in enumerate(texts):
+            for position, token in enumerate(text):
+                call(torch.tensor([[token]]), torch.tensor([position]))
+            tick(done + 1, len(texts))
+
+    chosen: Any = get_backend(backend.name, backend.soc)
+    save_program(chosen.quantize(program, q, feed), out)

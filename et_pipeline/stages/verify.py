@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.architecture import layer_windows
+from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
 from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model, stream_model
+from et_pipeline.models.decoder import load_program
 from et_pipeline.models.facts import Facts, read_json, read_tokenizer
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import Program
-from et_pipeline.settings import ExportForm, KvCache, Quantization, Task, Verify
+from et_pipeline.settings import Backend, ExportForm, KvCache, Quantization, Task, Verify
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
@@ -38,6 +40,7 @@ CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the las
 FEEDINGS = ("one_piece", "chunked", "token_by_token")
 SAMPLES = 4
 LONG_END = 16  # tokens
+TOKENS = 96  # of a sequence that is fed one token per call
 LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
 FEWEST_SEQUENCES = 4
 LAST_BIT = 2e-7  # relative; float32 has steps of 1.2e-7
@@ -54,8 +57,12 @@ def run(
     form: ExportForm,
     task: Task,
     verify: Verify,
+    backend: Backend,
 ) -> dict[str, Any]:
     """Compare logits, answer held-out items and give sample answers.
+
+    Where this host cannot execute the program, the quantized eager model is all that is compared with the original. A
+    program that takes one token per call has one way of feeding, which then stands for all.
 
     Returns:
         `quantized` and `original` (agreement of the program with either, per way of feeding), `eager` (agreement of
@@ -72,11 +79,14 @@ def run(
         return verify_embeddings(*folders, pte, quantization, facts, form.max_context, verify.sequences, tick)
     tokenizer = read_tokenizer(inputs["checkpoint"])
     # Any real text serves the comparison of logits; the built-in items are there for every model.
-    texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, form.prefill_chunk)
+    chosen = get_backend(backend.name)
+    longest = min(form.max_context, TOKENS) if chosen.static else form.prefill_chunk
+    texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, longest)
     sequences = [text.ids for text in texts]
     windows = layer_windows(read_json(inputs["checkpoint"] / "config.json"), facts.layers)
-    long_text = _long_text(sequences, windows, form)
-    items = read_items(inputs["evaluation"], verify.items_per_task) if "evaluation" in inputs else []
+    long_text = [] if chosen.static else _long_text(sequences, windows, form)
+    scored = "evaluation" in inputs and chosen.can_execute
+    items = read_items(inputs["evaluation"], verify.items_per_task) if scored else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
     budget = max((use.max_new_tokens for use in task.use_cases.values()), default=64)
 
@@ -97,10 +107,14 @@ def run(
         del model
         gc.collect()
     original_logits = _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
-    # The quantized weights stay mapped to their files.
-    quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
-    quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
     rounding = None
+    if chosen.calibrated:
+        quantized = load_program(inputs["quantize"]).module()
+        quantized_logits = [_static_logits(quantized, sequence, advance) for sequence in sequences]
+    else:
+        # The quantized weights stay mapped to their files.
+        quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
+        quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
     if quantization.scheme in DYNAMIC:
         with _nudged(quantized):
             again = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
@@ -111,11 +125,18 @@ def run(
         long_logits = _eager_logits(quantized, form.max_context, [long_text], advance, LONG_END, form.kv_cache)[0]
     del quantized
     gc.collect()
+    eager = _merged(quantized_logits, original_logits)
+    if not chosen.can_execute:
+        nothing: dict[str, Any] = {"quantized": {}, "original": {}, "perplexity": {"original": None}, "tasks": {}}
+        return nothing | {"eager": eager, "rounding": None, "long": None, "samples": []}
+    chosen.prepare()
     path = inputs["lower"] / "model.pte"
     size = sum(file.stat().st_size for file in path.parent.glob("model.*"))  # weights may have a file of their own
     program = Program(path, threads=1 if size < SMALL_BYTES else None)
 
-    fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in FEEDINGS}
+    ways = FEEDINGS[-1:] if chosen.static else FEEDINGS
+    fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in ways}
+    fed = {way: fed[way if way in fed else FEEDINGS[-1]] for way in FEEDINGS}
     answers = []
     for prompt in prompts:
         answers.append(tokenizer.decode(program.greedy(prompt, budget, list(facts.eos_ids))))
@@ -127,7 +148,7 @@ def run(
     return {
         "quantized": {way: _agreement(fed[way], quantized_logits) for way in FEEDINGS},
         "original": {way: _agreement(fed[way], original_logits) for way in FEEDINGS},
-        "eager": _merged(quantized_logits, original_logits),
+        "eager": eager,
         "rounding": rounding,
         "long": None
         if long_logits is None
@@ -250,6 +271,18 @@ def _eager_logits(
         logits = found.logits.float()
     advance(len(sequences))
     return [rows[: len(sequence)] for rows, sequence in zip(logits, sequences, strict=True)]
+
+
+def _static_logits(module: torch.nn.Module, sequence: Sequence[int], advance: Callable[[int], None]) -> torch.Tensor:
+    """Logits of every position of an exported program that takes one token per call, [length, vocabulary]."""
+    import torch
+
+    with torch.no_grad():
+        rows = [
+            module(torch.tensor([[token]]), torch.tensor([at])).reshape(-1).float() for at, token in enumerate(sequence)
+        ]
+    advance(1)
+    return torch.stack(rows)
 
 
 def _feed(

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from et_pipeline.evaluation.agreement import compare
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.decoder import Decoder
 from et_pipeline.settings import ExportForm
-from et_pipeline.stages.verify import LONG_END, _long_text, _nudged
+from et_pipeline.stages.verify import LONG_END, _eager_logits, _long_text, _nudged
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,21 @@ def test_nudged_changes_the_last_bit_and_only_within_the_context():
         assert torch.equal(model(x), plain)
     assert not torch.equal(nudged, plain)
     assert torch.allclose(nudged, plain, atol=1e-5)
+
+
+def test_reference_rounds_keys_and_values_as_the_programs_cache_does(make_checkpoint):
+    model = load_model(make_checkpoint("llama", num_hidden_layers=1))
+    sequences = [list(range(2, 42)), list(range(50, 61))]  # one is padded
+    exact, half, int8 = (
+        torch.cat(_eager_logits(model, 64, sequences, lambda _: None, kv_cache=kind))
+        for kind in ("fp32", "fp16", "int8")
+    )
+    decoder = Decoder(model, ExportForm(max_context=64, prefill_chunk=16, kv_cache="int8"))
+    with torch.no_grad():
+        stepwise = torch.cat(
+            [decoder(torch.tensor([[i]]), torch.tensor([at]))[0] for ids in sequences for at, i in enumerate(ids)]
+        )
+    near, far = compare(int8, stepwise), compare(exact, stepwise)
+    assert near.min_cosine >= 0.99999
+    assert 0 < near.kl < far.kl / 10
+    assert 0 < compare(half, exact).kl < compare(int8, exact).kl

@@ -33,7 +33,8 @@ private val UNPRINTABLE = setOf(
  * refused, as `et_pipeline` itself does.
  *
  * @throws BundleException [Problem.BadManifest] naming the first field that is wrong, [Problem.NewerManifest],
- *   [Problem.NoChatModel] if it is a model of another kind, or [Problem.UnsafePath] if a file of the manifest would lie outside the bundle.
+ *   [Problem.NoChatModel] if it is a model of another kind, or [Problem.UnsafePath] if a file of the manifest would lie
+ *   outside the bundle.
  */
 fun readManifest(text: String): Manifest {
     try {

@@ -36,8 +36,8 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           },
           "files": {${listed.joinToString()}},
           "programs": [{
-            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "soc": [], "methods": ["forward"], "max_context": 512,
-            "prefill_chunk": 128, "min_runtime": "1.3.0", "qairt": null, "executed": true, "delegates": 8,
+            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "soc": [], "methods": ["forward"],
+            "max_context": 512, "prefill_chunk": 128, "min_runtime": "1.3.0", "qairt": null, "executed": true, "delegates": 8,
             "fallback_operators": {"aten::add.out": 1}
           }],
           "tokenizer": {

@@ -221,7 +221,7 @@ class ExecuTorchEngine(
     private fun open(): LlmModule {
         checkProgram(program)
         checkTokenizer(tokenizer)
-        if (weights?.isFile == false) throw EngineException(Problem.MissingFile(weights.name))
+        weights?.let(::checkWeights)
         val config = LlmModuleConfig.create()
             .modulePath(program.path)
             .tokenizerPath(tokenizer.path)
@@ -277,6 +277,7 @@ fun executorchBackends(): List<String> =
 private val DELEGATES = mapOf("XnnpackBackend" to "xnnpack", "VulkanBackend" to "vulkan", "QnnBackend" to "qnn")
 
 private const val HEADER_BYTES = 40
+private const val WEIGHTS_HEADER_BYTES = 48
 
 /**
  * Checks that a file is a whole ExecuTorch program. The runtime itself notices a missing end only when it comes to the
@@ -286,15 +287,32 @@ private const val HEADER_BYTES = 40
  * the program, where the weights begin, and how many bytes they are.
  */
 private fun checkProgram(file: File) {
-    if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
-    val header = ByteBuffer.allocate(HEADER_BYTES).order(ByteOrder.LITTLE_ENDIAN)
-    val read = file.inputStream().use { it.read(header.array()) }
-    val names = String(header.array(), 4, 8, Charsets.ISO_8859_1)
-    if (read < HEADER_BYTES || names != "ET12eh00") {
-        throw EngineException(Problem.BadProgram("it does not begin as one"))
-    }
+    val header = header(file, HEADER_BYTES, "ET12eh00")
+        ?: throw EngineException(Problem.BadProgram("it does not begin as one"))
     val end = maxOf(header.getLong(16), header.getLong(24) + header.getLong(32))
     if (end > file.length()) throw EngineException(Problem.BadProgram("its end is missing"))
+}
+
+/**
+ * Checks that a file holds a program's weights, whole: what lies beyond its end would be read.
+ *
+ * The header: 4 bytes of FlatBuffers, "FT01", "FH01", its own length, then four 64-bit little-endian numbers: where the
+ * index begins and its size, where the weights begin and how many bytes they are.
+ */
+private fun checkWeights(file: File) {
+    val header = header(file, WEIGHTS_HEADER_BYTES, "FT01FH01")
+        ?: throw EngineException(Problem.BadProgram("its weights do not begin as such"))
+    if (header.getLong(32) + header.getLong(40) > file.length()) {
+        throw EngineException(Problem.BadProgram("the end of its weights is missing"))
+    }
+}
+
+/** A file's first bytes, or null if it is shorter or does not begin with the names of its format. */
+private fun header(file: File, bytes: Int, names: String): ByteBuffer? {
+    if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
+    val header = ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN)
+    val read = file.inputStream().use { it.read(header.array()) }
+    return header.takeIf { read == bytes && String(it.array(), 4, names.length, Charsets.ISO_8859_1) == names }
 }
 
 /**

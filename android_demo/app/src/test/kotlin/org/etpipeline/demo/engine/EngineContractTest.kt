@@ -1,8 +1,11 @@
 package org.etpipeline.demo.engine
 
 import java.io.File
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
 import java.util.concurrent.CountDownLatch
 import kotlin.concurrent.thread
+import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
@@ -49,7 +52,11 @@ class EngineContractTest {
 
     @After fun close() = opened.forEach { it.close() }
 
-    private fun open(pte: File = this.pte, tokenizer: File = this.tokenizer): ExecuTorchEngine =
+    private fun open(
+        pte: File = this.pte,
+        tokenizer: File = this.tokenizer,
+        weights: File? = this.weights,
+    ): ExecuTorchEngine =
         ExecuTorchEngine(pte, tokenizer, program.maxContext, manifest.tokenizer.specialTokens, weights)
             .also { opened += it }
 
@@ -176,12 +183,13 @@ class EngineContractTest {
         val holding = CountDownLatch(1)
         val holder = async(Dispatchers.Default) { engine.say(first) { holding.await(); true } }
         while (engine.uses == 0L) Thread.yield()
-        val waiting = async(Dispatchers.Default) { engine.say(first) }
-        Thread.sleep(50) // so that it waits for its turn; if it does not yet, nothing is lost either
+        val request = GenerationRequest(64, 0f)
+        // Undispatched: it has asked, and waits for its turn, when this line is through.
+        val waiting = async(start = CoroutineStart.UNDISPATCHED) { engine.generate(first, request) { true } }
         engine.stop()
         holding.countDown()
         assertEquals(End.STOPPED, holder.await().generation.end)
-        assertEquals(End.STOPPED, waiting.await().generation.end)
+        assertEquals(End.STOPPED, waiting.await().end)
         engine.reset()
         assertEquals(End.MODEL, engine.say(first).generation.end)
     }
@@ -258,6 +266,20 @@ class EngineContractTest {
             val cut = temporary.newFile().apply { writeBytes(bytes.copyOf(length)) }
             val problem = problemOf { runBlocking { open(cut).load() } }
             assertTrue("$length: $problem", problem is Problem.BadProgram)
+        }
+    }
+
+    @Test fun `weights that are not there, or not whole, are refused`() {
+        val missing = File(temporary.root, "none.ptd")
+        assertEquals(Problem.MissingFile("none.ptd"), problemOf { runBlocking { open(weights = missing).load() } })
+        val header = ByteBuffer.allocate(48).order(ByteOrder.LITTLE_ENDIAN)
+        header.putInt(0x48).put("FT01FH01".toByteArray()).putInt(40).putLong(48).putLong(16).putLong(64).putLong(100)
+        val whole = weights?.readBytes() ?: header.array().copyOf(164)
+        val noise = whole.clone().also { it[8] = 0 }
+        for (bytes in listOf(0, 7, 47, 48, whole.size - 1).map(whole::copyOf) + noise) {
+            val file = temporary.newFile().apply { writeBytes(bytes) }
+            val problem = problemOf { runBlocking { open(weights = file).load() } }
+            assertTrue("${bytes.size}: $problem", problem is Problem.BadProgram && "weights" in problem.detail)
         }
     }
 

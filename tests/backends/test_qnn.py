@@ -1,0 +1,191 @@
+"""Qualcomm's compiler for real: one small program through it and through its simulator; and everything it may lack."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from et_pipeline.backends import get_backend, qnn
+from et_pipeline.errors import UserError
+from et_pipeline.settings import Quantization
+
+BACKEND = get_backend("qnn", "SM8650")
+
+
+def quantization(scheme, group_size=0):
+    return Quantization(
+        scheme=scheme, group_size=group_size, mapping="symmetric", embedding_bits=8, embedding_group_size=0
+    )
+
+
+@pytest.mark.parametrize(("scheme", "group"), [("16a4w", 0), ("16a4w", 32), ("16a8w", 0), ("8a8w", 0), ("fp16", 0)])
+def test_supported(scheme, group):
+    assert BACKEND.supports(quantization(scheme, group)).ok
+
+
+@pytest.mark.parametrize(
+    ("scheme", "group", "reason", "instead"),
+    [
+        ("8da4w", 32, "calibration", "16a4w"),
+        ("16a8w", 32, "4-bit weights only", "group_size=0"),
+        ("16a4w", 20, "multiples of 16", "group_size=16"),
+    ],
+)
+def test_refused(scheme, group, reason, instead):
+    support = BACKEND.supports(quantization(scheme, group))
+    assert not support.ok
+    assert reason in support.reason
+    assert instead in support.instead
+
+
+@pytest.fixture
+def no_sdk(monkeypatch):
+    monkeypatch.delenv("QNN_SDK_ROOT", raising=False)
+    monkeypatch.setattr(qnn.importlib.util, "find_spec", lambda name: None)
+
+
+def test_without_libraries_it_says_how_to_get_them(no_sdk):
+    with pytest.raises(UserError, match=r"set QNN_SDK_ROOT to .* or install .* 'et-pipeline\[qnn\]'"):
+        qnn.find_sdk()
+
+
+def test_an_sdk_that_lacks_a_library_is_named(no_sdk, monkeypatch, tmp_path):
+    monkeypatch.setenv("QNN_SDK_ROOT", str(tmp_path))
+    with pytest.raises(UserError, match=r"QNN_SDK_ROOT=.* has no lib/x86_64-linux-clang/libQnnSystem.so"):
+        qnn.find_sdk()
+
+
+def test_an_sdk_is_found(no_sdk, monkeypatch, tmp_path):
+    folder = tmp_path / qnn.HOST_LIBRARIES
+    folder.mkdir(parents=True)
+    for name in qnn.LIBRARIES:
+        (folder / name).touch()
+    monkeypatch.setenv("QNN_SDK_ROOT", str(tmp_path))
+    assert qnn.find_sdk() == (folder, tmp_path)
+
+
+def test_another_version_of_the_package_is_refused(monkeypatch):
+    monkeypatch.delenv("QNN_SDK_ROOT", raising=False)
+    monkeypatch.setattr(metadata, "version", lambda name: "2.7.0")
+    with pytest.raises(UserError, match=r"onnxruntime-qnn==2.7.0 is installed.*pip install onnxruntime-qnn==2.5.0"):
+        qnn.find_sdk()
+
+
+def test_another_system_is_refused(monkeypatch):
+    monkeypatch.setattr(qnn.platform, "system", lambda: "Darwin")
+    with pytest.raises(UserError, match="Linux on x86-64, and this is Darwin"):
+        qnn.find_sdk()
+
+
+@pytest.mark.parametrize("soc", [None, "SM9999", "Google Tensor G3"])
+def test_an_unknown_chip_is_refused(soc):
+    with pytest.raises(UserError, match=f"backend.soc={soc} is not a Qualcomm chip .*SM8650, SM8750"):
+        get_backend("qnn", soc).check()
+
+
+# In a process of its own, as in the pipeline: the libraries print, and may take the process down with them.
+COMPILE = """
+import json, sys
+from pathlib import Path
+import torch
+from et_pipeline.backends import get_backend
+from et_pipeline.evaluation.agreement import compare
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
+from et_pipeline.runtime.program import Program
+from et_pipeline.settings import ExportForm, Quantization
+
+torch.set_num_threads(1)
+checkpoint, out = map(Path, sys.argv[1:3])
+backend = get_backend("qnn", "SM8650")
+q = Quantization.model_validate_json(sys.argv[3])
+decoder = StaticDecoder(load_model(checkpoint), ExportForm(max_context=32, prefill_chunk=1))
+methods = static_metadata(decoder, 0, [1])
+tokens = torch.randint(2, 500, (12,), generator=torch.Generator().manual_seed(0))
+
+def feed(call):
+    return torch.stack([call(t.view(1, 1), torch.tensor([at])).reshape(-1) for at, t in enumerate(tokens)])
+
+quantized = backend.quantize(export_static(decoder), q, feed)
+with torch.no_grad():
+    expected = feed(quantized.module())
+delegation = backend.lower(quantized, methods, out)
+backend.prepare()
+program = Program(out)
+found = feed(lambda token, at: program.forward(token, int(at)))
+result = {"cosine": compare(found, expected).min_cosine, **delegation.model_dump(), **program.metadata}
+Path(sys.argv[4]).write_text(json.dumps(result))
+"""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "group"),
+    [
+        ("16a4w", 32),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [("16a4w", 0), ("16a8w", 0), ("8a8w", 0), ("fp16", 0)]
+        ),
+    ],
+)
+def test_the_simulator_agrees_with_quantized_eager(make_checkpoint, tmp_path, scheme, group):
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-c", COMPILE, str(make_checkpoint("llama")), str(tmp_path / "model.pte")]
+    subprocess.run([*command, quantization(scheme, group).model_dump_json(), str(report)], check=True, timeout=800)
+    found = json.loads(report.read_text())
+    assert found["delegates"] == 1
+    assert found["fallback_operators"] == {}
+    assert found["cosine"] >= 0.9999
+    assert found["qairt"].startswith("v2.")
+    assert (found["get_max_seq_len"], found["get_max_context_len"]) == (1, 32)
+
+
+def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
+    """Whatever ends Qualcomm's libraries, it is not the end of the run; what was made before stays in the cache."""
+    from et_pipeline import pipeline
+    from et_pipeline.worker import StageKilled
+
+    ran = []
+
+    def run_stage(module, inputs, out, *rest):
+        ran.append(module.rpartition(".")[2])
+        if ran[-1] == "lower":
+            raise StageKilled("…", "was ended by SIGKILL")
+        (out / "made").touch()
+        return {"bytes": 0}, {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
+
+    monkeypatch.setattr(pipeline, "run_stage", run_stage)
+    arguments = ("backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon", "format=json")
+    code, out, err = command(*arguments)
+    assert (code, out, ran) == (2, "", ["export", "quantize", "lower"])
+    assert "stage lower: Qualcomm's libraries took their process down (was ended by SIGKILL" in err
+    command(*arguments)
+    assert ran == ["export", "quantize", "lower", "lower"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("recipe=8da4w", "device=galaxy_s25"),
+            "does not run on backend=qnn: Qualcomm's NPU takes .* use recipe=16a4w",
+        ),
+        (("recipe=16a4w", "device=pixel_9"), "backend.soc=.* is not a Qualcomm chip"),
+        (("recipe=16a4w", "device=galaxy_s25", "model.kv_cache=int8"), "model.kv_cache=int8 is for backend=xnnpack"),
+        (
+            ("recipe=16a4w", "device=galaxy_s25", "+backend.external_weights=true"),
+            "external_weights=true is for backend=x",
+        ),
+        (("recipe=16a4w", "device=galaxy_s25", "recipe.calibration.source=no.txt"), "no.txt cannot be read"),
+        (("recipe=16a8w", "device=galaxy_s25", "model=minilm"), "model.task=embedding does not run on backend=qnn yet"),
+        (("recipe=16a4w", "device=galaxy_s25", "mode=plan"), "mode=plan forecasts backend=xnnpack"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(command, arguments, sentence):
+    code, out, err = command("backend=qnn", *arguments)
+    assert (code, out) == (2, "")
+    assert re.search(sentence, err)
+    assert len(err.splitlines()) == 1
