@@ -50,12 +50,11 @@ PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8
 EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 60, 5.8, 36e-9
 EXPORT_SECONDS_PER_LAYER_PLAIN = 2.2
 # Peak of anonymous memory, fitted to docs/results/forecast.json and full_size.json (the table in docs/benchmarks.md).
-# What lowers holds the libraries, the program, and a description of the whole model in each of the delegates, of which
-# every layer has some: that grows with the square of the layers. The tenth of a byte per weight is what packing leaves.
-LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_WEIGHT = 500_000_000, 6_000_000, 0.1
-# By how many nodes a linear has beside itself: four to quantize its activations, one of its weights, none.
-LOWER_BYTES_PER_LAYER_SQUARED = {"8da4w": 880_000, "8da8w": 880_000, "fp32": 60_000}
-LOWER_BYTES_PER_LAYER_SQUARED_WEIGHT_ONLY = 360_000
+# What lowers takes most either in the passes over the graph, when the weights are still in their file, or at the end,
+# when it holds the program: the passes' memory goes with the square of the layers (why is a guess: every delegate has a
+# description of the whole model), and less where linears have no nodes that quantize activations.
+PASSES_BYTES, PASSES_BYTES_PER_LAYER_SQUARED, PASSES_BYTES_PER_LAYER_SQUARED_PLAIN = 970_000_000, 870_000, 160_000
+LOWER_BYTES, LOWER_BYTES_PER_PTE_BYTE = 800_000_000, 1.08
 # What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
 # keeps more or less of what it was given back; it is never the stage that takes most.
 QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_WAITING = 600_000_000, 1.75, 250_000_000
@@ -306,16 +305,15 @@ def pte_bytes(known: Architecture, recipe: Quantization) -> int:
 
 
 def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
-    """Most anonymous memory of the stages that make the program."""
+    """Most anonymous memory of the stages that make the program; of lowering, in its two parts."""
     shapes = exported_shapes(known)
     counts = [math.prod(shape) for shape in shapes.values()]
-    linears = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and not _is_embedding(name))
-    squared = LOWER_BYTES_PER_LAYER_SQUARED.get(recipe.scheme, LOWER_BYTES_PER_LAYER_SQUARED_WEIGHT_ONLY)
+    squared = PASSES_BYTES_PER_LAYER_SQUARED if _is_dynamic(recipe) else PASSES_BYTES_PER_LAYER_SQUARED_PLAIN
     waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
-    lower = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers + squared * known.layers**2
     return {
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
-        "lower": round(lower + pte_bytes(known, recipe) + LOWER_BYTES_PER_WEIGHT * linears),
+        "passes": round(PASSES_BYTES + squared * known.layers**2),
+        "lower": round(LOWER_BYTES + LOWER_BYTES_PER_PTE_BYTE * pte_bytes(known, recipe)),
     }
 
 

@@ -30,6 +30,7 @@ RESULTS = Path("docs/results")
 PICTURE = Path("docs/closing-table.svg")
 PAGES = ("README.md", "docs/benchmarks.md")
 EXPERIMENTS = ("recipes", "full_size", "forecast")
+_COSINE = "min_cosine_quantized"
 DEMO = "tiny_assistant-8da4w-g32-xnnpack"
 
 
@@ -80,8 +81,30 @@ def render(root: Path) -> dict[Path, str]:
     for path, text in pages.items():
         if path.suffix == ".md":
             place = re.compile(r"(<!-- forecast -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, forecast_table(root)), text)
+            text = place.sub(partial(_between, forecast_table(root)), text)
+            place = re.compile(r"(<!-- export_llm -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, export_llm_text(root)), text)
     return pages
+
+
+def export_llm_text(root: Path) -> str:
+    """What ExecuTorch's own exporter took, in sentences."""
+    result = json.loads((root / RESULTS / "export_llm.json").read_text(encoding="utf-8"))
+    lines = []
+    for run in result["runs"]:
+        ending = (
+            f"wrote {size(run['pte_bytes'])}"
+            if run["finished"]
+            else f"was stopped at the limit of {result['limit_bytes'] / 1e9:.1f} GB"
+            if run["killed_at_limit"]
+            else "ended with an error"
+        )
+        lines.append(
+            f"- {run['layers']} layers, {run['weights']:,} weights: {ending} after {run['wall_s']:.0f} s "
+            f"({run['cpu_s']:.0f} CPU-s), peak {run['peak_rss_bytes'] / 1e9:.1f} GB; its last words: "
+            f"`{run['last_words'][-1].split('- ')[-1]}`"
+        )
+    return "\n".join(lines) + f"\n\nMeasured {result['date']} on {result['machine']}.\n"
 
 
 def _between(table: str, match: re.Match[str]) -> str:
@@ -141,11 +164,13 @@ def full_size_table(manifests: list[Manifest]) -> str:
             ".pte",
             "bits per weight",
             "quantized: cosine",
+            "eager with itself: cosine",
             "quantized: top-1",
             "TTFT, 64 tokens",
             "prefill",
             "decode",
             *stages,
+            "measured",
         ]
     ]
     for each in manifests:
@@ -164,11 +189,13 @@ def full_size_table(manifests: list[Manifest]) -> str:
                 size(each.memory.weights_bytes),
                 f"{8 * each.memory.weights_bytes / each.what.parameters:.2f}",
                 f"{min(way.cosine for way in (ways.one_piece, ways.chunked, ways.token_by_token)):.6f}",
+                _rounding(each),
                 f"{100 * min(way.top1 for way in (ways.one_piece, ways.chunked, ways.token_by_token)):.1f} %",
                 f"{speed.ttft_ms.p50 / 1000:.1f} s",
                 f"{speed.prefill_tok_s.p50:.1f}",
                 f"{speed.decode_tok_s.p50:.1f}",
                 *costs,
+                f"{each.what.created}, {speed.where}",
             ]
         )
     return _markdown([list(row) for row in zip(*rows, strict=True)])
@@ -213,6 +240,12 @@ def forecast_table(root: Path) -> str:
         f"\n\nMeasured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {' and '.join(machines)} with "
         "`python -m et_pipeline.report.docs forecast`; models of the table above as it says.\n"
     )
+
+
+def _rounding(manifest: Manifest) -> str:
+    """How well eager agrees with itself, from the threshold that the gate made of it: half of that distance."""
+    threshold = min(check.threshold for check in manifest.quality.gate.checks if check.name.startswith("cosine"))
+    return f"{1 - (1 - threshold) / 2:.6f}" if threshold < manifest.quality.gate.thresholds[_COSINE] else "not measured"
 
 
 def _markdown(rows: list[list[Any]]) -> str:
