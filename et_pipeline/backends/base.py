@@ -61,6 +61,59 @@ class Backend(Protocol):
         """
 
 
+class StaticBackend:
+    """What the delegates have in common that take one token per call and quantized weights as they are."""
+
+    can_execute = False
+    static = True
+    calibrated = False
+    timed = False
+    schemes: tuple[str, ...]
+    reason: str  # why it takes no others
+    instead: str
+
+    def prepare(self) -> None:
+        """The runtime has what it takes, where it can execute the program."""
+
+    def check(self) -> None:
+        """It lowers on any host."""
+
+    def supports(self, q: Quantization) -> Support:
+        """Refuse what was not seen to lower."""
+        return (
+            Support(ok=True)
+            if q.scheme in self.schemes
+            else Support(ok=False, reason=self.reason, instead=self.instead)
+        )
+
+    def partitioner(self) -> Any:
+        """What marks the delegate's part of a graph; None for no part."""
+        raise NotImplementedError
+
+    def lower(
+        self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
+    ) -> Delegation:
+        """Lower `program`, which is changed, and write it to `out`; see `Backend.lower`."""
+        from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+
+        assert not external_weights
+        partitioner = self.partitioner()
+        edge = to_edge_transform_and_lower(
+            program,
+            partitioner=[] if partitioner is None else [partitioner],
+            constant_methods=dict(sorted(metadata.items())),
+            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        )
+        delegated = delegated_operators(edge.exported_program())
+        finished = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
+        with out.open("wb") as stream:
+            finished.write_to_file(stream)
+        plan = next(each for each in finished.executorch_program.execution_plan if each.name == "forward")
+        return Delegation(
+            delegates=len(plan.delegates), delegated_operators=delegated, fallback_operators=fallback_operators(plan)
+        )
+
+
 def operators(module: Any) -> Counter[str]:
     """Count a graph's operators."""
     return Counter(node.target.__name__ for node in module.graph.nodes if node.op == "call_function")
@@ -87,23 +140,3 @@ def fallback_operators(plan: Any) -> dict[str, int]:
                 operator = plan.operators[call.op_index]
                 counts[f"{operator.name}.{operator.overload}" if operator.overload else operator.name] += 1
     return dict(sorted(counts.items()))
-
-
-def lower_with(partitioner: Any, program: ExportedProgram, metadata: dict[str, Any], out: Path) -> Delegation:
-    """Lower a program of static shape with one of ExecuTorch's partitioners, or none, and write it to `out`."""
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
-
-    edge = to_edge_transform_and_lower(
-        program,
-        partitioner=[] if partitioner is None else [partitioner],
-        constant_methods=dict(sorted(metadata.items())),
-        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-    )
-    delegated = delegated_operators(edge.exported_program())
-    finished = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
-    with out.open("wb") as stream:
-        finished.write_to_file(stream)
-    plan = next(each for each in finished.executorch_program.execution_plan if each.name == "forward")
-    return Delegation(
-        delegates=len(plan.delegates), delegated_operators=delegated, fallback_operators=fallback_operators(plan)
-    )

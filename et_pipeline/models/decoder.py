@@ -108,14 +108,14 @@ class Decoder(nn.Module):
         self.model = model
         self.form = form
         self.config = model.config.get_text_config()
-        _check_supported(model, self.config, form)
+        check_supported(model, self.config, form)
         freeze_rope(model, form.max_context)
         layers = self.config.num_hidden_layers
         self.kv_heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
         dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
         self.window: int | None = getattr(self.config, "sliding_window", None)
         slides = self.window is not None and self.window < form.max_context
-        kinds = _layer_kinds(self.config)
+        kinds = layer_kinds(self.config)
         self.rings = frozenset(n for n, kind in enumerate(kinds) if slides and kind == "sliding_attention")
         self.softcap = getattr(self.config, "attn_logit_softcapping", None)
         # A call's first token sees window - 1 tokens before it, when the call's last token is already written.
@@ -189,7 +189,8 @@ def _buffer_names(kind: str, layer: int) -> tuple[str, str, str]:
     return f"{kind}_cache_{layer}", f"{kind}_cache_scales_{layer}", f"{kind}_cache_zeros_{layer}"
 
 
-def _check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> None:
+def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> None:
+    """Refuse layers and positions that a decoder in export form cannot hold, with a `UserError`."""
     family = config.model_type
     if form.prefill_chunk > form.max_context:
         raise UserError(
@@ -200,7 +201,7 @@ def _check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> N
     longest = longest_context(config.to_dict())
     if longest is not None:
         check_context(form.max_context, longest)
-    for kind in sorted(set(_layer_kinds(config))):
+    for kind in sorted(set(layer_kinds(config))):
         if kind not in ("full_attention", "sliding_attention"):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
     if form.kv_cache != "fp32" and getattr(config, "attn_logit_softcapping", None) is not None:
@@ -212,7 +213,7 @@ def _check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> N
         raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
 
 
-def _layer_kinds(config: Any) -> list[str]:
+def layer_kinds(config: Any) -> list[str]:
     """What each layer attends to; families without a list do the same in all."""
     kind = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
     return getattr(config, "layer_types", None) or [kind] * config.num_hidden_layers

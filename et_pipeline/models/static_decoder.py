@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.decoder import _check_supported, _layer_kinds, metadata
+from et_pipeline.models.decoder import check_supported, layer_kinds, metadata
 from et_pipeline.models.rope import freeze_rope
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class StaticDecoder(nn.Module):
         self.model = model
         self.form = form
         self.config = model.config.get_text_config()
-        _check_supported(model, self.config, form)
+        check_supported(model, self.config, form)
         freeze_rope(model, form.max_context)
         self.layers = self.config.num_hidden_layers
         self.softcap = getattr(self.config, "attn_logit_softcapping", None)
@@ -103,7 +103,7 @@ class StaticDecoder(nn.Module):
                 self.register_buffer(f"{kind}_cache_{layer}", torch.zeros(shape), persistent=False)
         age = torch.arange(form.max_context).unsqueeze(1) - torch.arange(form.max_context)
         windows = {"full_attention": form.max_context, "sliding_attention": getattr(self.config, "sliding_window", 0)}
-        self.kinds = _layer_kinds(self.config)
+        self.kinds = layer_kinds(self.config)
         for kind in sorted(set(self.kinds)):
             seen = (age >= 0) & (age < windows[kind])
             self.register_buffer(f"mask_{kind}", torch.where(seen, 0.0, MASKED), persistent=False)

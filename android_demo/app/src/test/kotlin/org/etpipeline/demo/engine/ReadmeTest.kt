@@ -33,6 +33,7 @@ suspend fun ask(folder: File, question: String): String {
         tokenizer = File(folder, manifest.tokenizer.file),
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
+        weights = program.weights.singleOrNull()?.let { File(folder, it) },
     )
     engine.use {
         val chat = ChatSession(it, manifest.chat, manifest.tokenizer.specialTokens)
