@@ -45,18 +45,18 @@ PREFILL_GROUPS = 1.0
 PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8_weight_only": 0.49, "fp32": 0.49}
 
 # Quantize, export and lower on two x86 cores. CPU seconds measured with 8da4w: 4 layers of 2 M weights 86, SmolLM2-135M
-# 239, 8 layers of Llama-2-7B 168, all 32 of them 497; within 15 % of each on that machine, a third on another one. The
+# 239, 8 layers of Llama-2-7B 168, all 32 of them 497; within 15 % of each on that machine, 43 % on another one. The
 # layers of the weight-only recipes cost less than half: their graphs have no nodes that quantize activations.
 EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 60, 5.8, 36e-9
 EXPORT_SECONDS_PER_LAYER_PLAIN = 2.2
 # Peak of anonymous memory, fitted to docs/results/forecast.json and full_size.json (the table in docs/benchmarks.md).
 # What lowers takes most either in the passes over the graph, when the weights are still in their file, or at the end,
-# when it holds the program: the passes' memory goes with the square of the layers (why is a guess: every delegate has a
-# description of the whole model), and less where linears have no nodes that quantize activations.
-PASSES_BYTES, PASSES_BYTES_PER_LAYER_SQUARED, PASSES_BYTES_PER_LAYER_SQUARED_PLAIN = 970_000_000, 870_000, 160_000
-LOWER_BYTES, LOWER_BYTES_PER_PTE_BYTE = 800_000_000, 1.08
+# when it holds the program and copies of a tensor: the passes' memory goes with the layers, and with half as much where
+# linears have no nodes that quantize activations.
+PASSES_BYTES, PASSES_BYTES_PER_LAYER, PASSES_BYTES_PER_LAYER_PLAIN = 400_000_000, 45_500_000, 23_700_000
+LOWER_BYTES, LOWER_BYTES_PER_PTE_BYTE, LOWER_BYTES_PER_WEIGHT_OF_LARGEST = 580_000_000, 1.08, 1.3
 # What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
-# keeps more or less of what it was given back; it is never the stage that takes most.
+# keeps more or less of what it was given back; it is seldom the stage that takes most.
 QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_WAITING = 600_000_000, 1.75, 250_000_000
 
 HUB_SECONDS = 5  # a forecast does not wait longer for the hub to answer
@@ -308,12 +308,13 @@ def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
     """Most anonymous memory of the stages that make the program; of lowering, in its two parts."""
     shapes = exported_shapes(known)
     counts = [math.prod(shape) for shape in shapes.values()]
-    squared = PASSES_BYTES_PER_LAYER_SQUARED if _is_dynamic(recipe) else PASSES_BYTES_PER_LAYER_SQUARED_PLAIN
+    layer = PASSES_BYTES_PER_LAYER if _is_dynamic(recipe) else PASSES_BYTES_PER_LAYER_PLAIN
+    program = LOWER_BYTES_PER_PTE_BYTE * pte_bytes(known, recipe)
     waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
     return {
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
-        "passes": round(PASSES_BYTES + squared * known.layers**2),
-        "lower": round(LOWER_BYTES + LOWER_BYTES_PER_PTE_BYTE * pte_bytes(known, recipe)),
+        "passes": round(PASSES_BYTES + layer * known.layers),
+        "lower": round(LOWER_BYTES + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * max(counts)),
     }
 
 

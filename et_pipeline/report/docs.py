@@ -170,7 +170,6 @@ def full_size_table(manifests: list[Manifest]) -> str:
             "prefill",
             "decode",
             *stages,
-            "measured",
         ]
     ]
     for each in manifests:
@@ -195,7 +194,6 @@ def full_size_table(manifests: list[Manifest]) -> str:
                 f"{speed.prefill_tok_s.p50:.1f}",
                 f"{speed.decode_tok_s.p50:.1f}",
                 *costs,
-                f"{each.what.created}, {speed.where}",
             ]
         )
     return _markdown([list(row) for row in zip(*rows, strict=True)])
