@@ -6,10 +6,12 @@ their SDK or from a package on PyPI; they are loaded in the stage's own process,
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +94,7 @@ def load_sdk() -> str:
     if sdk.root is None:
         # Where executorch looks for them; the folder has to stay for as long as the process does.
         root = Path(tempfile.mkdtemp(prefix="qnn-"))
+        atexit.register(shutil.rmtree, root, ignore_errors=True)
         (root / HOST_LIBRARIES).parent.mkdir(parents=True)
         (root / HOST_LIBRARIES).symlink_to(sdk.libraries)
         os.environ["QNN_SDK_ROOT"] = str(root)
