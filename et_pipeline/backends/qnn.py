@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
-from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators, operators
+from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ PACKAGE, VERSION, MODULE = "onnxruntime-qnn", "2.5.0", "onnxruntime_qnn"
 HOST_LIBRARIES = "lib/x86_64-linux-clang"
 LIBRARIES = ("libQnnSystem.so", "libQnnHtp.so")
 BLOCK_MULTIPLE = 16
-SCHEMES = ("16a4w", "16a8w", "8a8w", "fp16")
+# Not 8a8w and fp16: of a decoder the simulator computes them far from the eager model (cosine 0.86 and -0.14 on a random
+# two-layer Llama).
+SCHEMES = ("16a4w", "16a8w")
 
 
 class Sdk(NamedTuple):
@@ -185,11 +187,10 @@ class QnnBackend:
         from torchao.quantization.pt2e import MinMaxObserver
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        if q.scheme == "fp16":
-            return program
         load_sdk()
-        rest = QuantDtype.use_8a8w if q.scheme == "8a8w" else QuantDtype.use_16a8w
-        recipe = QuantRecipe(rest, False, act_observer=MinMaxObserver, granularity=QuantGranularity.PER_TENSOR)
+        recipe = QuantRecipe(
+            QuantDtype.use_16a8w, False, act_observer=MinMaxObserver, granularity=QuantGranularity.PER_TENSOR
+        )
         recipe.add_node_target(
             {torch.ops.aten.linear.default},
             QuantDtype[f"use_{q.scheme}{'_block' if q.group_size else ''}"],
@@ -230,9 +231,8 @@ class QnnBackend:
         )
         from executorch.exir import ExecutorchBackendConfig
 
-        half = not any("quantize" in name for name in operators(program.graph_module))
         spec = generate_qnn_executorch_compiler_spec(
-            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=half)
+            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=False)
         )
         edge = to_edge_transform_and_lower_to_qnn(
             program.module(),
