@@ -33,7 +33,7 @@ PACKAGE, VERSION, MODULE = "onnxruntime-qnn", "2.5.0", "onnxruntime_qnn"
 HOST_LIBRARIES = "lib/x86_64-linux-clang"
 LIBRARIES = ("libQnnSystem.so", "libQnnHtp.so")
 BLOCK_MULTIPLE = 16
-# Not 8a8w and fp16: of a decoder the simulator computes them far from the eager model (cosine 0.86 and -0.14 on a random
+# Not 8a8w and fp16: the simulator computes them of a decoder far from the eager model (cosine 0.86, -0.14 on a random
 # two-layer Llama).
 SCHEMES = ("16a4w", "16a8w")
 
