@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,7 +62,7 @@ class Backend(Protocol):
         """
 
 
-class StaticBackend:
+class StaticBackend(ABC):
     """What the delegates have in common that take one token per call and quantized weights as they are."""
 
     can_execute = False
@@ -86,9 +87,9 @@ class StaticBackend:
             else Support(ok=False, reason=self.reason, instead=self.instead)
         )
 
+    @abstractmethod
     def partitioner(self) -> Any:
         """What marks the delegate's part of a graph; None for no part."""
-        raise NotImplementedError
 
     def lower(
         self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False

@@ -111,8 +111,7 @@ class Decoder(nn.Module):
         check_supported(model, self.config, form)
         freeze_rope(model, form.max_context)
         layers = self.config.num_hidden_layers
-        self.kv_heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
-        dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        self.kv_heads, dim = cached_heads(self.config)
         self.window: int | None = getattr(self.config, "sliding_window", None)
         slides = self.window is not None and self.window < form.max_context
         kinds = layer_kinds(self.config)
@@ -187,6 +186,12 @@ class Decoder(nn.Module):
 
 def _buffer_names(kind: str, layer: int) -> tuple[str, str, str]:
     return f"{kind}_cache_{layer}", f"{kind}_cache_scales_{layer}", f"{kind}_cache_zeros_{layer}"
+
+
+def cached_heads(config: Any) -> tuple[int, int]:
+    """How many heads of keys and values a layer caches, and the numbers of each."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> None:

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.decoder import check_supported, layer_kinds, metadata
+from et_pipeline.models.decoder import cached_heads, check_supported, layer_kinds, metadata
 from et_pipeline.models.rope import freeze_rope
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ class StaticDecoder(nn.Module):
         freeze_rope(model, form.max_context)
         self.layers = self.config.num_hidden_layers
         self.softcap = getattr(self.config, "attn_logit_softcapping", None)
-        heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
-        dim = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        heads, dim = cached_heads(self.config)
         shape = (1, heads, form.max_context, dim)
         for layer in range(self.layers):
             for kind in "kv":
