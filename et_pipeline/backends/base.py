@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,7 +61,7 @@ class Backend(Protocol):
         """
 
 
-class StaticBackend(ABC):
+class StaticBackend:
     """What the delegates have in common that take one token per call and quantized weights as they are."""
 
     can_execute = False
@@ -87,9 +86,9 @@ class StaticBackend(ABC):
             else Support(ok=False, reason=self.reason, instead=self.instead)
         )
 
-    @abstractmethod
     def partitioner(self) -> Any:
-        """What marks the delegate's part of a graph; None for no part."""
+        """What marks the delegate's part of a graph; None where there is no delegate."""
+        return None
 
     def lower(
         self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from et_pipeline.backends.base import StaticBackend
 
 
@@ -14,7 +12,3 @@ class PortableBackend(StaticBackend):
     schemes = ("fp32",)
     reason = "the reference kernels compute in float32"
     instead = "use recipe=fp32"
-
-    def partitioner(self) -> Any:
-        """See `StaticBackend.partitioner`."""
-        return None
