@@ -3,7 +3,8 @@
 These classes are the contract with the Android app. The JSON Schema in `manifest.schema.json` is made from them
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
 they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
-program, and models that embed texts), so bundles of version 1 are read as well.
+program, and models that embed texts), and version 3 to version 2 (several programs, each with its figures), so bundles
+of all of them are read.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from et_pipeline.chat_template import ChatFormat
 from et_pipeline.errors import UserError
 
 FORMAT: Final = "et_pipeline.bundle"
-VERSION: Final = 2
-READABLE: Final = (1, 2)
+VERSION: Final = 3
+READABLE: Final = (1, 2, 3)
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a reader must not be made to load gigabytes of JSON
@@ -93,36 +94,6 @@ class File(Model):
 
     size: Bytes = Field(description="Size in bytes.")
     sha256: Sha256 = Field(description="SHA-256 of the content, lower-case hexadecimal.")
-
-
-class ProgramInfo(Model):
-    """One ExecuTorch program."""
-
-    file: FileName = Field(description="Path of the .pte inside the bundle.")
-    weights: list[FileName] = Field(
-        default=[],
-        description="External weight files (.ptd) that the program needs beside it, in order; empty: all weights are "
-        "in the .pte.",
-    )
-    backend: str = Field(description="Delegate that runs it: 'xnnpack', 'qnn', 'coreml', 'vulkan', 'portable'.")
-    soc: list[str] = Field(default=[], description="Chips it is for, such as 'SM8650'; empty: any chip.")
-    methods: list[str] = Field(min_length=1, description="Names of its methods, such as 'forward'.")
-    max_context: int = Field(
-        ge=1,
-        description="Length of the KV cache: prompt and answers together, in tokens. Of an embedding: longest text.",
-    )
-    prefill_chunk: int = Field(ge=1, description="Most tokens that one call of 'forward' takes.")
-    min_runtime: str = Field(description="Oldest ExecuTorch version that runs it, such as '1.3.0'.")
-    qairt: str | None = Field(
-        default=None,
-        description="Qualcomm QAIRT version it was compiled with; the phone's must "
-        "be this or newer. Null for other backends.",
-    )
-    executed: bool = Field(description="Whether this file was run and compared with the eager model where it was made.")
-    delegates: int = Field(ge=0, description="Number of delegate calls in the program; fewer is faster.")
-    fallback_operators: dict[str, int] = Field(
-        default={}, description="Operators that run outside the delegate on the CPU: name and how often."
-    )
 
 
 class Tokenizer(Model):
@@ -392,18 +363,86 @@ class Sample(Model):
     )
 
 
+class ProgramInfo(Model):
+    """One ExecuTorch program."""
+
+    file: FileName = Field(description="Path of the .pte inside the bundle.")
+    weights: list[FileName] = Field(
+        default=[],
+        description="External weight files (.ptd) that the program needs beside it, in order; empty: all weights are "
+        "in the .pte.",
+    )
+    backend: str = Field(description="Delegate that runs it: 'xnnpack', 'qnn', 'coreml', 'vulkan', 'portable'.")
+    recipe: str | None = Field(default=None, description="Name of its quantization, such as '8da4w-g32'.")
+    soc: list[str] = Field(default=[], description="Chips it is for, such as 'SM8650'; empty: any chip.")
+    hexagon: str | None = Field(
+        default=None,
+        description="Version of the Qualcomm NPU it is for, such as 'V75': the app needs the QAIRT libraries of it "
+        "(stub and skel). Null for other backends.",
+    )
+    methods: list[str] = Field(min_length=1, description="Names of its methods, such as 'forward'.")
+    signature: Literal["tokens", "tokens_mask", "tokens_cache"] = Field(
+        default="tokens",
+        description="How it is called. 'tokens': forward(tokens [1, n], input_pos [1]), n up to prefill_chunk, the KV "
+        "cache is inside; an embedding has no input_pos. 'tokens_mask' (embeddings): forward(tokens [1, max_context], "
+        "mask [1, max_context]), padded, the mask is 1 for a token and 0 for padding. 'tokens_cache': the app holds "
+        "the KV cache; 'prefill_forward' takes prefill_chunk tokens, 'kv_forward' one. All ids are int64.",
+    )
+    max_context: int = Field(
+        ge=1,
+        description="Length of the KV cache: prompt and answers together, in tokens. Of an embedding: longest text.",
+    )
+    prefill_chunk: int = Field(ge=1, description="Most tokens that one call of 'forward' takes.")
+    min_runtime: str = Field(description="Oldest ExecuTorch version that runs it, such as '1.3.0'.")
+    qairt: str | None = Field(
+        default=None,
+        description="Qualcomm QAIRT version it was compiled with; the phone's must "
+        "be this or newer. Null for other backends.",
+    )
+    notice: str | None = Field(default=None, description="Notice about the compiler that made it, and its licence.")
+    executed: bool = Field(description="Whether this file was run and compared with the eager model where it was made.")
+    twin: bool = Field(
+        default=False,
+        description="Whether the file that was run held the same methods without sharing their weights, because no "
+        "simulator takes shared ones.",
+    )
+    delegates: int = Field(ge=0, description="Number of delegate calls in the program; fewer is faster.")
+    delegated_operators: dict[str, int] = Field(
+        default={}, description="Operators that run in the delegates: name and how often."
+    )
+    fallback_operators: dict[str, int] = Field(
+        default={}, description="Operators that run outside the delegate on the CPU: name and how often."
+    )
+    fallback_reasons: dict[str, str] = Field(
+        default={}, description="Why an operator runs outside the delegate, by its name, where that is known."
+    )
+    memory: Memory | None = Field(default=None, description="Memory that it needs; null: the bundle's 'memory' is its.")
+    quality: Quality | None = Field(
+        default=None, description="Its quality and verdict; null: the bundle's 'quality' is its."
+    )
+    stages: dict[str, StageCost] = Field(
+        default={}, description="What making it took; empty: the bundle's 'stages' are its."
+    )
+
+
 class Manifest(Model):
     """Everything an app needs to know about a bundle without opening a .pte file."""
 
     format: Literal["et_pipeline.bundle"] = Field(default=FORMAT, description="Always 'et_pipeline.bundle'.")
-    version: Literal[1, 2] = Field(
-        default=VERSION, description="Version of this format; refuse one that you do not know. 2 only adds to 1."
+    version: Literal[1, 2, 3] = Field(
+        default=VERSION,
+        description="Version of this format; refuse one that you do not know. Each only adds to the last.",
     )
     what: What
     files: dict[FileName, File] = Field(
         description="Every file of the bundle except manifest.json, by its path inside the bundle ('/' between parts)."
     )
-    programs: list[ProgramInfo] = Field(min_length=1, description="The programs; take the first that fits the phone.")
+    programs: list[ProgramInfo] = Field(
+        min_length=1,
+        description="The programs, those for certain chips first; take the first that the phone's chip and the app's "
+        "runtime fit. One of them, which has no 'memory' and 'quality' of its own, is what the bundle's 'memory', "
+        "'quality', 'speed', 'stages' and 'samples' tell of.",
+    )
     tokenizer: Tokenizer
     chat: Chat | None = Field(default=None, description="Null if and only if what.task is 'embedding'.")
     embedding: Embedding | None = Field(default=None, description="Null unless what.task is 'embedding'.")

@@ -103,7 +103,7 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 3, "has version 3, and this et_pipeline reads versions 1 to 2"),
+        ("version", 4, "has version 4, and this et_pipeline reads versions 1 to 3"),
         ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),
@@ -157,7 +157,7 @@ def test_version_1_is_read_and_written_as_version_2(folder, manifest):
     assert old.version == 1
     bundle.write(old, folder)
     assert bundle.read(folder) == manifest
-    assert manifest.version == 2
+    assert manifest.version == 3
 
 
 def test_a_bundle_that_embeds_texts(tmp_path):
