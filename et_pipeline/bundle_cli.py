@@ -301,17 +301,21 @@ def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Ite
             continue
         program = _load_program(folder, info, manifest, tokenizer, threads)
         yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
-        if manifest.chat is not None:
+        if manifest.chat is not None and info == manifest.main:
             yield _check_samples(program, tokenizer, manifest, manifest.chat, info)
-        if manifest.embedding is not None:
+        if manifest.embedding is not None and info == manifest.main:
             yield _check_similarities(program, tokenizer, manifest.embedding, info)
 
-    gate = manifest.quality.gate
-    missed = [
-        f"{check.name} {check.value:.4g} (threshold {check.threshold:.4g})" for check in gate.checks if not check.passed
-    ]
-    verdict = f"all {len(gate.checks)} checks passed" if gate.passed else "below its threshold: " + ", ".join(missed)
-    yield Checked("quality gate", gate.passed, verdict)
+    for info, gate in zip(manifest.programs, manifest.gates, strict=True):
+        missed = [
+            f"{check.name} {check.value:.4g} (threshold {check.threshold:.4g})"
+            for check in gate.checks
+            if not check.passed
+        ]
+        verdict = (
+            f"all {len(gate.checks)} checks passed" if gate.passed else f"below its threshold: {', '.join(missed)}"
+        )
+        yield Checked(f"quality gate of {info.file}", gate.passed, verdict)
 
 
 def _check_samples(
@@ -485,48 +489,12 @@ def _note(console: Console, text: str) -> None:
 
 
 Rows = Sequence[Sequence[str]]
+Titled = tuple[str, Sequence[str], Rows]
+"""A table: title, columns, rows."""
 
 
-def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Rows]]:
-    """The tables of `inspect`."""
-    what, memory, quality = manifest.what, manifest.memory, manifest.quality
-    total = sum(file.size for file in manifest.files.values())
-    revision = f" at {what.source.revision}" if what.source.revision else ""
-    yield (
-        what.name,
-        ("", ""),
-        [
-            ("model", f"{what.architecture} ({what.family}), {_count(what.parameters)} parameters"),
-            ("source", what.source.source + revision),
-            ("licence", what.licence or "unknown"),
-            ("made", (what.created or "(no date)") + " with " + ", ".join(f"{k} {v}" for k, v in what.tools.items())),
-            ("size", f"{_size(total)} in {len(manifest.files)} files"),
-            (
-                "memory",
-                f"{_size(memory.resident_bytes)} while answering, {_size(memory.peak_bytes)} at most; "
-                f"weights {_size(memory.weights_bytes)}, KV cache {_size(memory.kv_cache_bytes)}",
-            ),
-            ("phone", f"{_size(memory.min_device_ram_bytes)} of RAM or more"),
-        ],
-    )
-    yield (
-        "Programs",
-        ("file", "size", "backend", "chips", "context", "chunk", "delegates", "outside", "run here"),
-        [
-            (
-                info.file,
-                _size(manifest.files[info.file].size),
-                info.backend,
-                ", ".join(info.soc) or "any",
-                str(info.max_context),
-                str(info.prefill_chunk),
-                str(info.delegates),
-                str(sum(info.fallback_operators.values())),
-                "yes" if info.executed else "not executed",
-            )
-            for info in manifest.programs
-        ],
-    )
+def _quality_tables(quality: bundle.Quality) -> Iterator[Titled]:
+    """What is known of one program."""
     if quality.agreement:
         yield (
             "Agreement of the program's logits",
@@ -562,18 +530,15 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
                 for against, figures in quality.embedding
             ],
         )
-    if manifest.embedding:
-        made = manifest.embedding
-        length = "of length 1" if made.normalised else "not normalised"
-        what_it_gives = f"{made.dimension} numbers, {made.pooling} of the tokens, {length}"
-        yield "Embedding", ("", ""), [("gives", what_it_gives), ("takes", f"texts of up to {made.max_tokens} tokens")]
-        yield _embedding_speed_table(made.speed)
     scores = [
         (task, f"{score.original:.1f} %", f"{score.deployed:.1f} %", str(score.items))
         for task, score in quality.tasks.items()
     ]
     if quality.perplexity:
         scores.append(("perplexity", f"{quality.perplexity.original:.2f}", f"{quality.perplexity.deployed:.2f}", ""))
+    if quality.greedy:
+        equal = f"{quality.greedy.equal} of {quality.greedy.prompts} answers equal"
+        scores.append(("greedy answers", "", f"{equal}, {quality.greedy.agreement:.1%} of their tokens", ""))
     yield "Quality", ("task", "original", "deployed", "items"), scores
     yield (
         f"Gate: {'passed' if quality.gate.passed else 'FAILED'}",
@@ -583,6 +548,76 @@ def _summary(manifest: bundle.Manifest) -> Iterator[tuple[str, Sequence[str], Ro
             for check in quality.gate.checks
         ],
     )
+
+
+def _summary(manifest: bundle.Manifest) -> Iterator[Titled]:
+    """The tables of `inspect`."""
+    what, memory = manifest.what, manifest.memory
+    total = sum(file.size for file in manifest.files.values())
+    revision = f" at {what.source.revision}" if what.source.revision else ""
+    yield (
+        what.name,
+        ("", ""),
+        [
+            ("model", f"{what.architecture} ({what.family}), {_count(what.parameters)} parameters"),
+            ("source", what.source.source + revision),
+            ("licence", what.licence or "unknown"),
+            ("made", (what.created or "(no date)") + " with " + ", ".join(f"{k} {v}" for k, v in what.tools.items())),
+            ("size", f"{_size(total)} in {len(manifest.files)} files"),
+            (
+                "memory",
+                f"{_size(memory.resident_bytes)} while answering, {_size(memory.peak_bytes)} at most; "
+                f"weights {_size(memory.weights_bytes)}, KV cache {_size(memory.kv_cache_bytes)}",
+            ),
+            ("phone", f"{_size(memory.min_device_ram_bytes)} of RAM or more"),
+        ],
+    )
+    yield (
+        "Programs",
+        (
+            "file",
+            "size",
+            "backend",
+            "recipe",
+            "chips",
+            "context",
+            "chunk",
+            "delegates",
+            "outside",
+            "where made",
+            "gate",
+        ),
+        [
+            (
+                info.file,
+                _size(manifest.files[info.file].size),
+                info.backend,
+                info.recipe or "",
+                ", ".join(info.soc) + (f" ({info.hexagon})" if info.hexagon else "") or "any",
+                str(info.max_context),
+                str(info.prefill_chunk),
+                str(info.delegates),
+                str(sum(info.fallback_operators.values())),
+                "executed" if info.executed else "twin executed" if info.twin else "not executed",
+                "passed" if manifest.quality_of(info).gate.passed else "FAILED",
+            )
+            for info in manifest.programs
+        ],
+    )
+    needs = [
+        (info.file, f"QAIRT {info.qairt} or newer. {info.notice or ''}") for info in manifest.programs if info.qairt
+    ]
+    yield "Needs", ("file", ""), needs
+    for info in manifest.programs:
+        several = f" of {info.file}" if len(manifest.programs) > 1 else ""
+        for title, columns, rows in _quality_tables(manifest.quality_of(info)):
+            yield title.replace(":", f"{several}:") if ":" in title else title + several, columns, rows
+    if manifest.embedding:
+        made = manifest.embedding
+        length = "of length 1" if made.normalised else "not normalised"
+        what_it_gives = f"{made.dimension} numbers, {made.pooling} of the tokens, {length}"
+        yield "Embedding", ("", ""), [("gives", what_it_gives), ("takes", f"texts of up to {made.max_tokens} tokens")]
+        yield _embedding_speed_table(made.speed)
     if not manifest.embedding:
         yield _speed_table(manifest.speed)
     yield (

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,7 +28,7 @@ from yaml import YAMLError
 
 from et_pipeline import CONF
 from et_pipeline.backends import get_backend
-from et_pipeline.errors import EXIT_GATE, EXIT_USER, UserError
+from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
 from et_pipeline.plan import Survey, survey
 from et_pipeline.report import plots, progress, tables
 from et_pipeline.settings import Device, Recipe, Settings, StageName, closest, first_line, load_settings, setting_names
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("et_pipeline")
 
 ALL_DEVICES = "all"
+_SEVERAL = ("backend", "recipe", "device")  # groups of which one bundle may hold several
+_GROUPS = (*_SEVERAL, "model", "task", "experiment")
 Option = TypeVar("Option", bound=BaseModel)
 
 _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
@@ -54,13 +57,18 @@ def main() -> None:
     def job(composed: DictConfig) -> None:
         outputs = Path(HydraConfig.get().runtime.output_dir)
         try:
-            settings = load_settings(composed)
-            _check(settings)
-            formats.add(settings.format)
-            done.append(_one(settings, outputs))
+            programs = _programs(composed)
+            for settings in programs:
+                _check(settings)
+                formats.add(settings.format)
+            if programs[0].mode == "plan":
+                done.extend(map(_plan, programs))
+                return
+            done.append(_run(programs, outputs))
         except (UserError, OSError) as error:
             sentence = str(error) if isinstance(error, UserError) else _disk_sentence(error)
-            _forget(outputs)
+            if not isinstance(error, StageError):  # whose log tells more
+                _forget(outputs)
             mistakes.append(sentence)  # raised here, it would stop a sweep, and Hydra would add lines of its own
 
     code = _guarded(job)
@@ -69,8 +77,10 @@ def main() -> None:
         sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
     elif done and log.isEnabledFor(logging.INFO):
         tables.show(done)
-    manifests = [each.manifest for each in done if not isinstance(each, Survey) and each.manifest is not None]
-    failed = [check for manifest in manifests for check in manifest.quality.gate.checks if not check.passed]
+    results = [each for each in done if not isinstance(each, Survey)]
+    gates = [gate for each in results if each.manifest is not None for gate in each.manifest.gates]
+    failed = [check for gate in gates for check in gate.checks if not check.passed]
+    mistakes += [f"{failure}; the bundle has the other programs" for each in results for failure in each.failures]
     if failed:
         sentence = tables.check_sentence(failed[0])
         sys.stderr.write(f"et-pipeline: the gate failed: {sentence}; the bundle is marked as failed\n")
@@ -79,9 +89,74 @@ def main() -> None:
     sys.exit(code or (EXIT_USER if mistakes else EXIT_GATE if failed else 0))
 
 
-def _one(settings: Settings, outputs: Path) -> Result | Survey:
-    if settings.mode == "plan":
-        return _plan(settings)
+def _programs(composed: DictConfig) -> list[Settings]:
+    """The settings of each program of the bundle; several, where backends and devices are given as lists.
+
+    Each backend takes the first recipe that it supports. One that compiles for a chip makes a program for each NPU of
+    the devices; devices with other chips run the others' programs. A plan looks at every backend and device.
+
+    Raises:
+        UserError: a group that belongs to the bundle as a whole is given as a list, or a device has no program.
+    """
+    parsed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
+    chosen = {each.key_or_group: each.value() for each in parsed}
+    lists = {group: value for group, value in chosen.items() if group in _GROUPS and isinstance(value, list)}
+    if not lists:
+        return [load_settings(composed)]
+    for group, options in lists.items():
+        if group not in _SEVERAL:
+            raise UserError(f"{group}={_listed(options)} holds several values; add -m to run each of them")
+        if not options or len(set(options)) < len(options):
+            raise UserError(f"{group}={_listed(options)} must hold different names, and at least one")
+    others = [each.input_line or "" for each in parsed if each.key_or_group not in lists]
+
+    def settings(**names: str) -> Settings:
+        options = [f"{group}={name}" for group, name in names.items()]
+        return load_settings(hydra.compose(HydraConfig.get().job.config_name, [*others, *options]))
+
+    devices = [{"device": device} for device in lists.get("device", ())] or [{}]
+    recipes = [{"recipe": recipe} for recipe in lists.get("recipe", ())] or [{}]
+    found: list[Settings] = []
+    for name in lists.get("backend", ()) or [None]:
+        backend = {} if name is None else {"backend": name}
+        tries = [settings(**backend, **devices[0], **recipe) for recipe in recipes]
+        kind = get_backend(tries[0].backend.name)
+        fits = [kind.supports(each.recipe.quantization).ok for each in tries]
+        recipe = recipes[fits.index(True) if True in fits else 0]  # none: the first one's reason will be told
+        if tries[0].mode == "plan" or tries[0].backend.soc:
+            made = [settings(**backend, **device, **recipe) for device in devices]
+            found += made if tries[0].mode == "plan" else _by_npu(made)
+        else:
+            found.append(settings(**backend, **devices[0], **recipe))
+    if len({each.name for each in found}) > 1:  # nobody named the bundle, so it is called after all that is in it
+        parts = dict.fromkeys(f"{each.recipe.name}-{each.backend.name}" for each in found)
+        name = "-".join([found[0].model.name, *parts])
+        found = [each.model_copy(update={"name": name}) for each in found]
+    return found
+
+
+def _listed(options: list[str]) -> str:
+    return f"[{','.join(map(str, options))}]"
+
+
+def _by_npu(programs: list[Settings]) -> list[Settings]:
+    """One program per NPU, for all chips that have it; devices without one are left to other backends."""
+    from et_pipeline.backends.qnn import chips
+
+    known = [each for each in programs if each.backend.soc in chips()] or programs
+    first: dict[object, Settings] = {}
+    for each in known:
+        soc = each.backend.soc or ""
+        npu = chips().get(soc, soc)
+        kept = first.setdefault(npu, each)
+        if soc not in kept.backend.socs:
+            backend = kept.backend.model_copy(update={"also": (*kept.backend.also, soc)})
+            first[npu] = kept.model_copy(update={"backend": backend})
+    return list(first.values())
+
+
+def _run(programs: list[Settings], outputs: Path) -> Result:
+    settings = programs[0]
     if settings.device.name == ALL_DEVICES:
         raise UserError(f"device={ALL_DEVICES} is for mode=plan; choose one phone, or add mode=plan")
     if settings.plot is not None:
@@ -90,7 +165,7 @@ def _one(settings: Settings, outputs: Path) -> Result | Survey:
 
     face = progress.face(quiet=settings.format == "json" or not log.isEnabledFor(logging.INFO))
     try:
-        return run(settings, face, outputs)
+        return run(programs, face, outputs)
     finally:
         face.close()
 
@@ -203,6 +278,11 @@ def _hydra_sentence(error: HydraException) -> str:
         group, option = match.groups()
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"{group}={option} does not exist{closest(option, options)}"
+    if match := re.search(r"Could not load '(.+)/(.+)'", text):  # one of several
+        group, option = match.groups()
+        return (
+            f"{group}={option} does not exist{closest(option, [path.stem for path in (CONF / group).glob('*.yaml')])}"
+        )
     if match := re.search(r"Could not override '(.+)'", text):
         return f"{match[1]} is not a setting{closest(match[1], setting_names())}"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):

@@ -1,4 +1,4 @@
-"""The two ways a run ends that are not our fault, and their exit codes.
+"""How a run ends that is not our fault, and the exit codes.
 
 Anything else that is raised is a bug of ours and keeps its traceback (exit code 1).
 """
@@ -9,6 +9,10 @@ EXIT_GATE = 3
 
 class UserError(Exception):
     """Something the user can mend: a key, a file, a combination. The message is one sentence that says how."""
+
+
+class StageError(UserError):
+    """A vendor's library ended a stage; the message names the log with what it said."""
 
 
 class GateError(Exception):

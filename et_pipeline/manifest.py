@@ -218,6 +218,15 @@ class EmbeddingComparison(Model):
     original: EmbeddingAgreement = Field(description="Against the original model: is the quantization good?")
 
 
+class GreedyAgreement(Model):
+    """How far the program's answers at temperature 0 go together with the original model's."""
+
+    prompts: int = Field(ge=1, description="Number of prompts.")
+    equal: int = Field(ge=0, description="Number of answers that are equal to their last token.")
+    tokens: int = Field(ge=0, description="Tokens of all answers, of each prompt's the longer one.")
+    agreement: Fraction = Field(description="Share of these tokens that come before the first difference.")
+
+
 class Perplexity(Model):
     """Perplexity per token of held-out answers, given their conversations; lower is better, 1 is certain."""
 
@@ -265,6 +274,7 @@ class Quality(Model):
     embedding: EmbeddingComparison | None = Field(
         default=None, description="The same for an embedding; null for a model that answers."
     )
+    greedy: GreedyAgreement | None = Field(default=None, description="Null if no answers were compared.")
     tasks: dict[str, TaskScore] = Field(default={}, description="Accuracy by name of the task.")
     perplexity: Perplexity | None = Field(default=None, description="Null if it was not measured.")
     gate: Gate
@@ -455,6 +465,24 @@ class Manifest(Model):
     stages: dict[str, StageCost] = Field(default={}, description="What each stage of making the bundle took.")
     samples: list[Sample] = Field(default=[], description="Answers of the deployed program.")
 
+    @property
+    def main(self) -> ProgramInfo:
+        """The program that the bundle's own figures tell of."""
+        return next(program for program in self.programs if program.quality is None)
+
+    def quality_of(self, program: ProgramInfo) -> Quality:
+        """Its own, or the bundle's."""
+        return program.quality or self.quality
+
+    def memory_of(self, program: ProgramInfo) -> Memory:
+        """Its own, or the bundle's."""
+        return program.memory or self.memory
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The verdicts on all programs."""
+        return [self.quality_of(program).gate for program in self.programs]
+
     @model_validator(mode="after")
     def _parts_follow_task(self) -> Self:
         embeds = self.what.task == "embedding"
@@ -473,6 +501,8 @@ class Manifest(Model):
         for file in [*programs, self.tokenizer.file]:
             if file not in self.files:
                 raise ValueError(f"'{file}' is used but not listed in 'files'")
+        if all(program.quality for program in self.programs):
+            raise ValueError("every program has a 'quality' of its own, so there is none that the bundle's tells of")
         for sample in self.samples:
             if sample.task not in self.tasks:
                 raise ValueError(f"a sample is of task '{sample.task}', which is not in 'tasks'")

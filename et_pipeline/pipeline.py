@@ -1,4 +1,4 @@
-"""Stage order, cache keys and resume: `run` takes settings to a bundle.
+"""Stage order, cache keys and resume: `run` takes the settings of one or several programs to a bundle.
 
 Each stage names what it needs, the settings it reads and the libraries it uses; together with the code's own hash
 these make its cache key. A run that was killed continues after the last stage that finished.
@@ -7,7 +7,7 @@ these make its cache key. A run that was killed continues after the last stage t
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from et_pipeline import cache
 from et_pipeline.backends import get_backend
-from et_pipeline.errors import UserError
+from et_pipeline.errors import StageError, UserError
 from et_pipeline.evaluation.calibration import check_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
@@ -88,7 +88,11 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     verify = Stage(
         "verify",
         ("acquire", "quantize", "lower"),
-        lambda s: {**export(s), "task": s.task, "verify": s.verify},
+        lambda s: {
+            **export(s),
+            "task": s.task,
+            "verify": s.verify.evidence(slow=backend.can_execute and not backend.timed),
+        },
         _EXPORT_LIBRARIES,
     )
     measure = Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True)
@@ -109,19 +113,32 @@ class Face(Protocol):
 
 
 @dataclass
-class Result:
-    """What a run made.
+class Made:
+    """One program of a bundle.
 
     Attributes:
         entries: finished stages in order.
         reused: names of those that were in the cache already.
-        bundle: the bundle's folder, or None if the run stopped before it.
-        manifest: the bundle's.
     """
 
     settings: Settings
     entries: dict[str, cache.Entry] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """What a run made.
+
+    Attributes:
+        programs: in the order of the settings.
+        failures: a sentence on each program that could not be made although others were.
+        bundle: the bundle's folder, or None if the run stopped before it.
+        manifest: the bundle's.
+    """
+
+    programs: list[Made] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     bundle: Path | None = None
     manifest: Manifest | None = None
 
@@ -155,55 +172,106 @@ def check(settings: Settings) -> None:
         )
 
 
-def run(settings: Settings, face: Face, logs: Path) -> Result:
-    """Run all stages up to `settings.until`, reusing what the cache holds.
+def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
+    """Run all stages up to `until`, reusing what the cache holds, and put the programs into one bundle.
 
     Args:
-        settings: the whole run.
+        programs: the settings of each program, which differ in backend, recipe and device.
         face: shows progress.
         logs: folder for what the stages' processes print.
 
     Raises:
-        UserError: an input is missing, broken or does not fit the settings.
+        UserError: an input is missing, broken or does not fit the settings. Where some programs could be made, those
+            that could not are `failures` of the result instead.
         StageCrash: a stage's process ended by a fault.
     """
-    if get_backend(settings.backend.name).static:
-        form = settings.model.model_copy(update={"prefill_chunk": 1})  # one token per call is all that it takes
-        settings = settings.model_copy(update={"model": form})
-    result = Result(settings)
-    root = settings.paths.cache.expanduser().resolve()
-
-    held_out = evaluation_file(settings.task)
+    first = programs[0]
+    root = first.paths.cache.expanduser().resolve()
+    held_out = evaluation_file(first.task)
     if held_out is not None:
         read_items(held_out)  # a broken line is better found now than after the export
     tick = face.start("acquire")
     place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
-    source, files = acquire.prepare(settings.model.checkpoint, settings.seed, place)
-    key = {"code": cache.code_version(acquire.__name__), "files": files, "form": settings.model.form.model_dump()}
-    entry, reused = cache.build(
-        root / "acquire" / cache.digest(key),
-        lambda out: acquire.run(source, files, settings.model.form, out),
-        key,
-        lambda: face.wait("acquire"),
-    )
-    _finish(result, "acquire", entry, reused, face)
-    _check_task(settings, Facts.read(entry.folder))
-
+    source, files = acquire.prepare(first.model.checkpoint, first.seed, place)
     extra = {"checkpoint": (source, cache.digest(files))}
     if held_out is not None:
         extra["evaluation"] = (held_out, cache.sha256_file(held_out))
-    for stage in stages(settings):
-        if settings.until in result.entries:
-            return result
-        entry, reused = _heavy(stage, result, extra, root, face, logs)
-        _finish(result, stage.name, entry, reused, face)
-    if settings.until in result.entries:
+
+    result = Result()
+    errors: list[UserError] = []
+    for settings in programs:
+        if get_backend(settings.backend.name).static:
+            form = settings.model.model_copy(update={"prefill_chunk": 1})  # one token per call is all that it takes
+            settings = settings.model_copy(update={"model": form})
+        made = Made(settings)
+        shown = _Named(face, target(settings)) if len(programs) > 1 else face
+        try:
+            _make(made, source, files, extra, root, shown, logs)
+        except UserError as error:
+            errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
+        else:
+            result.programs.append(made)
+    if not result.programs:
+        raise errors[0]
+    result.failures = [str(error) for error in errors]
+    if first.until != "bundle":
         return result
 
     face.start("bundle")
-    result.bundle, result.manifest, cost = bundle.run(settings, source, files, result.entries)
+    parts = [(made.settings, made.entries) for made in result.programs]
+    result.bundle, result.manifest, cost = bundle.run(parts, source, files)
     face.finish("bundle", cost, False)
     return result
+
+
+def target(settings: Settings) -> str:
+    """What a program is for: its backend, and the chip if it is for one."""
+    backend = settings.backend
+    return f"{backend.name} {backend.soc}" if backend.soc else backend.name
+
+
+class _Named:
+    """A face that says which program a stage belongs to."""
+
+    def __init__(self, face: Face, name: str) -> None:
+        self.face, self.name = face, name
+
+    def start(self, stage: str) -> Tick:
+        return self.face.start(f"{self.name}: {stage}")
+
+    def wait(self, stage: str) -> None:
+        self.face.wait(f"{self.name}: {stage}")
+
+    def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
+        self.face.finish(f"{self.name}: {stage}", cost, reused)
+
+
+def _make(
+    made: Made,
+    source: Path,
+    files: dict[str, str],
+    extra: Mapping[str, tuple[Path, str]],
+    root: Path,
+    face: Face,
+    logs: Path,
+) -> None:
+    """Run the stages of one program up to `until`, into `made`."""
+    settings = made.settings
+    form = settings.model.form
+    key = {"code": cache.code_version(acquire.__name__), "files": files, "form": form.model_dump()}
+    entry, reused = cache.build(
+        root / "acquire" / cache.digest(key),
+        lambda out: acquire.run(source, files, form, out),
+        key,
+        lambda: face.wait("acquire"),
+    )
+    _finish(made, "acquire", entry, reused, face)
+    _check_task(settings, Facts.read(entry.folder))
+    for stage in stages(settings):
+        if settings.until in made.entries:
+            return
+        entry, reused = _heavy(stage, made, extra, root, face, logs)
+        _finish(made, stage.name, entry, reused, face)
 
 
 def _check_task(settings: Settings, facts: Facts) -> None:
@@ -218,26 +286,26 @@ def _check_task(settings: Settings, facts: Facts) -> None:
         )
 
 
-def _finish(result: Result, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:
-    result.entries[stage] = entry
+def _finish(made: Made, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:
+    made.entries[stage] = entry
     if reused:
-        result.reused.append(stage)
+        made.reused.append(stage)
     face.finish(stage, entry.cost, reused)
 
 
 def _heavy(
-    stage: Stage, result: Result, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
 ) -> tuple[cache.Entry, bool]:
-    settings = result.settings
+    settings = made.settings
     config = stage.config(settings)
     given = extra if stage.name == "verify" else {"checkpoint": extra["checkpoint"]}
     inputs = {name: path for name, (path, _) in given.items()}
-    inputs |= {name: result.entries[name].folder for name in stage.needs}
+    inputs |= {name: made.entries[name].folder for name in stage.needs}
     key = {
         "code": cache.code_version(stage.module),
         "config": {name: value.model_dump(mode="json") for name, value in config.items()},
         "inputs": {name: content for name, (_, content) in given.items()}
-        | {name: result.entries[name].content for name in stage.needs},
+        | {name: made.entries[name].content for name in stage.needs},
         "libraries": cache.library_versions(stage.libraries),
         "seed": settings.seed,
     }
@@ -251,7 +319,7 @@ def _heavy(
         except StageKilled as error:
             if stage.name == "export" or settings.backend.name != "qnn":
                 raise
-            raise UserError(
+            raise StageError(
                 f"stage {stage.name}: Qualcomm's libraries took their process down ({error.ending}; a lack of memory "
                 f"ends in SIGKILL); {logs / stage.name}.log has what they said"
             ) from error

@@ -118,7 +118,13 @@ class Backend(Frozen):
 
     name: Literal["xnnpack", "qnn", "coreml", "vulkan", "portable"]
     soc: str | None = Field(default=None, description="the chip that the program is compiled for, such as SM8650")
+    also: tuple[str, ...] = Field(default=(), description="other chips with the same NPU, which run it too")
     external_weights: bool = Field(default=False, description="write the weights beside the program, as .ptd")
+
+    @property
+    def socs(self) -> tuple[str, ...]:
+        """All chips that the program is for; empty: any."""
+        return () if self.soc is None else (self.soc, *self.also)
 
 
 class Device(Frozen):
@@ -154,13 +160,26 @@ class Task(Frozen):
     use_cases: dict[str, UseCase]
 
 
-class Verify(Frozen):
+class Evidence(Frozen):
     """How much evidence `verify` gathers."""
 
     sequences: int = Field(
         ge=1, description="token sequences on which logits are compared; fewer where these would take over 1 GB"
     )
     items_per_task: int = Field(ge=0, description="held-out items scored per task; 0 scores none")
+
+
+class Verify(Evidence):
+    """The same, and what is enough where a token takes a thousand times as long: on simulators, reference kernels."""
+
+    slow: Evidence
+
+    def evidence(self, slow: bool) -> Evidence:
+        """How much to gather on a slow or an ordinary backend."""
+        sequences, items = self.sequences, self.items_per_task
+        if slow:
+            sequences, items = min(sequences, self.slow.sequences), min(items, self.slow.items_per_task)
+        return Evidence(sequences=sequences, items_per_task=items)
 
 
 class Measure(Frozen):

@@ -33,6 +33,8 @@ class Delegation(BaseModel):
     delegated_operators: dict[str, int]
     fallback_operators: dict[str, int]
     qairt: str | None = None  # version of Qualcomm's compiler
+    hexagon: str | None = None  # version of the NPU that it compiled for
+    notice: str | None = None  # about the compiler and its licence
 
 
 class Backend(Protocol):

@@ -107,11 +107,20 @@ def load_sdk() -> str:
     return build
 
 
-def chips() -> dict[str, str]:
-    """Chips that the compiler knows, and their Hexagon version, from executorch's own map."""
-    from executorch.backends.qualcomm.utils.utils import get_soc_to_htp_arch_map
+class Npu(NamedTuple):
+    """What a program is compiled for: one runs on every chip whose NPU is the same."""
 
-    return {name: architecture.name for name, architecture in sorted(get_soc_to_htp_arch_map().items())}
+    hexagon: str
+    memory_mb: int  # the NPU's own (VTCM)
+
+
+@cache
+def chips() -> dict[str, Npu]:
+    """Chips that the compiler knows and their NPU, from executorch's own table."""
+    from executorch.backends.qualcomm.serialization.qc_schema import _soc_info_table as table
+
+    found = {each.name: info.htp_info for each, info in table.items()}
+    return {name: Npu(htp.htp_arch.name, htp.vtcm_size_in_mb) for name, htp in sorted(found.items())}
 
 
 class QnnBackend:
@@ -251,6 +260,9 @@ class QnnBackend:
             delegated_operators=delegated,
             fallback_operators=fallback_operators(plan),
             qairt=load_sdk(),
+            hexagon=chips()[self.soc or ""].hexagon,
+            notice=f"Compiled with Qualcomm AI Runtime (QAIRT) {load_sdk()}, which is under Qualcomm's licence; so are "
+            "the libraries of it that an app ships to run the program.",
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING
 
-from et_pipeline.manifest import Agreement
+from et_pipeline.manifest import Agreement, GreedyAgreement
 
 if TYPE_CHECKING:
     import torch
@@ -82,4 +83,28 @@ def merge(parts: Sequence[Agreement]) -> Agreement:
         max_abs_diff=max(part.max_abs_diff for part in parts),
         kl=mean([part.kl for part in parts]),
         top1=mean([part.top1 for part in parts]),
+    )
+
+
+def greedy_agreement(found: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> GreedyAgreement:
+    """How far greedy answers go together with a reference's; after the first difference they are different texts.
+
+    Args:
+        found: token ids of each answer, without the token that ends it.
+        reference: those of the reference, in the same order.
+
+    Raises:
+        ValueError: there is none, or one has no counterpart.
+    """
+    if not found:
+        raise ValueError("there are no answers to compare")
+    together = longest = equal = 0
+    for ours, theirs in zip(found, reference, strict=True):
+        # Padded, an answer that ends early differs where the other goes on.
+        pairs = list(zip_longest(ours, theirs))
+        together += len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        longest += len(pairs)
+        equal += list(ours) == list(theirs)
+    return GreedyAgreement(
+        prompts=len(found), equal=equal, tokens=longest, agreement=together / longest if longest else 1.0
     )

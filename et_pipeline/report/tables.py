@@ -10,11 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.manifest import Check, Manifest
+from et_pipeline.manifest import Check, Manifest, Quality
 from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
 
 if TYPE_CHECKING:
-    from et_pipeline.pipeline import Result
+    from et_pipeline.pipeline import Made, Result
 
 
 def as_json(done: Result | Survey) -> dict[str, Any]:
@@ -24,12 +24,20 @@ def as_json(done: Result | Survey) -> dict[str, Any]:
         return {**chosen, f"{done.over}s": [summary(each) for each in done.plans]}
     document: dict[str, Any] = {
         "bundle": str(done.bundle) if done.bundle else None,
-        "reused": done.reused,
-        "stages": {name: {**entry.cost, "folder": str(entry.folder)} for name, entry in done.entries.items()},
+        **_made(done.programs[0]),
     }
+    if len(done.programs) > 1:
+        document["programs"] = [_made(each) for each in done.programs]
     if done.manifest is not None:
         document["manifest"] = done.manifest.model_dump(mode="json")
     return document
+
+
+def _made(program: Made) -> dict[str, Any]:
+    return {
+        "reused": program.reused,
+        "stages": {name: {**entry.cost, "folder": str(entry.folder)} for name, entry in program.entries.items()},
+    }
 
 
 def show(done: Sequence[Result | Survey], console: Console | None = None) -> None:
@@ -47,13 +55,14 @@ def show(done: Sequence[Result | Survey], console: Console | None = None) -> Non
         console.print(plan_table(plans, f"Plan: {', '.join(dict.fromkeys(plan.model for plan in plans))}"))
     if len(bundles) == 1:
         result, manifest = bundles[0]
-        console.print(closing(manifest, str(result.bundle), result.reused))
+        reused = result.programs[0].reused if len(result.programs) == 1 else ()
+        console.print(closing(manifest, str(result.bundle), reused))
     elif bundles:
         console.print(comparison([manifest for _, manifest in bundles]))
     for result in results:
-        if result.manifest is None:
-            last = list(result.entries)[-1]
-            console.print(f"{last} is in {result.entries[last].folder}", highlight=False, soft_wrap=True)
+        for program in result.programs if result.manifest is None else ():
+            last, entry = list(program.entries.items())[-1]
+            console.print(f"{last} is in {entry.folder}", highlight=False, soft_wrap=True)
 
 
 def closing(manifest: Manifest, where: str, reused: Sequence[str] = ()) -> RenderableType:
@@ -67,8 +76,40 @@ def closing(manifest: Manifest, where: str, reused: Sequence[str] = ()) -> Rende
     for sample in manifest.samples:
         answers.add_row(sample.task.replace("_", " "), Text(sample.prompt, style="dim"))
         answers.add_row("", Text(sample.answer))
+    several: list[RenderableType] = ["", programs_table(manifest)] if len(manifest.programs) > 1 else []
     ending = f"\nBundle: {where}" + (f"\nReused: {', '.join(reused)}" if reused else "")
-    return Group("", table, "", answers, Text(ending, overflow="fold"))
+    return Group("", table, *several, "", answers, Text(ending, overflow="fold"))
+
+
+def programs_table(manifest: Manifest) -> Table:
+    """The programs of a bundle, a row each."""
+    table = Table(title="Programs", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for column in ("for", "recipe", "size", "delegates", "outside", "quantized: cosine", "original: top-1", "answers"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("verdict")
+    for program in manifest.programs:
+        quality = manifest.quality_of(program)
+        table.add_row(
+            ", ".join(program.soc) or program.backend,
+            program.recipe,
+            size(manifest.memory_of(program).weights_bytes),
+            str(program.delegates),
+            str(sum(program.fallback_operators.values())),
+            *_agreement_cells(quality),
+            Text("PASSED", style="green") if quality.gate.passed else Text("FAILED", style="bold red"),
+        )
+    return table
+
+
+def _agreement_cells(quality: Quality) -> tuple[str, str, str]:
+    if quality.embedding:
+        return _down(quality.embedding.quantized.min_cosine), "", ""
+    if quality.agreement is None:
+        return "not executed", "", ""
+    lowest = min(way.cosine for _, way in quality.agreement.quantized)
+    top1 = f"{_down(100 * quality.agreement.original.token_by_token.top1, 2)} %"
+    greedy = quality.greedy
+    return _down(lowest), top1, f"{greedy.equal} of {greedy.prompts} equal" if greedy else ""
 
 
 def _two_columns(title: str) -> Table:
@@ -225,7 +266,7 @@ def size(count: float) -> str:
 
 
 def _rows(manifest: Manifest) -> dict[str, Text]:
-    quality, program = manifest.quality, manifest.programs[0]
+    quality, program = manifest.quality, manifest.main
     weights, fp16 = manifest.memory.weights_bytes, 2 * manifest.what.parameters
     fallback = sum(program.fallback_operators.values())
     rows = {
@@ -245,6 +286,11 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         )
     if quality.perplexity is not None:
         rows["perplexity"] = f"{quality.perplexity.deployed:.3f} (original {quality.perplexity.original:.3f})"
+    if quality.greedy is not None:
+        rows["greedy answers"] = (
+            f"{quality.greedy.equal} of {quality.greedy.prompts} equal to the original's, "
+            f"{_down(100 * quality.greedy.agreement, 1)} % of {quality.greedy.tokens} tokens before a difference"
+        )
     if quality.tasks:
         rows["task accuracy"] = "\n".join(
             f"{name.replace('_', ' ')} {score.deployed:.0f} % (original {score.original:.0f} %)"
@@ -262,7 +308,7 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
 
 def _speed_rows(manifest: Manifest) -> dict[str, str]:
     if not manifest.speed:
-        program = manifest.programs[0]
+        program = manifest.main
         where = "executed here, where its speed says nothing" if program.executed else "not executed: this host cannot"
         chips = f"for {', '.join(program.soc)}, " if program.soc else ""
         return {"execution": f"{chips}{where}{f', QAIRT {program.qairt} or newer' if program.qairt else ''}"}

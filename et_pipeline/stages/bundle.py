@@ -6,12 +6,13 @@ import datetime
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from et_pipeline import cache, manifest
 from et_pipeline.architecture import layer_windows
+from et_pipeline.backends import Delegation
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
@@ -26,17 +27,27 @@ MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none 
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
 
+Part = tuple[Settings, Mapping[str, cache.Entry]]
+"""A program's settings, and the results of its stages."""
+
+
 def run(
-    settings: Settings, source: Path, source_files: Mapping[str, str], entries: Mapping[str, cache.Entry]
+    parts: Sequence[Part], source: Path, source_files: Mapping[str, str]
 ) -> tuple[Path, Manifest, dict[str, float]]:
     """Judge the figures, write the manifest, publish the bundle under `paths.bundles`.
 
     A bundle that fails its gate is written too, marked as failed: its figures are what one needs then.
 
+    Args:
+        parts: of each program; the first is what the bundle's own figures tell of.
+        source: the checkpoint.
+        source_files: SHA-256 of its files by name.
+
     Returns:
         The bundle's folder, its manifest, and the stage's cost.
     """
     started, started_cpu = time.monotonic(), time.process_time()
+    settings = parts[0][0]
     folder = settings.paths.bundles.expanduser().resolve() / settings.name
     lock = settings.paths.cache.expanduser().resolve() / "bundle" / cache.digest(str(folder))
     with cache.locked(lock):
@@ -44,12 +55,9 @@ def run(
         cache.remove_leftovers(folder)
         temporary = cache.temporary_for(folder)
         try:
-            program = f"{settings.backend.name}.pte"
-            shutil.copyfile(entries["lower"].folder / "model.pte", temporary / program)
-            if settings.backend.external_weights:
-                shutil.copyfile(entries["lower"].folder / "model.ptd", temporary / f"{settings.backend.name}.ptd")
+            programs = [_program(part, source, temporary) for part in parts]
             _copy_tokenizer(source, temporary, settings)
-            made = _manifest(settings, source, source_files, entries, temporary, program)
+            made = _manifest(parts[0], source_files, temporary, programs)
             manifest.write(made, temporary)
             cache.publish(temporary, folder)
         finally:
@@ -62,25 +70,81 @@ def run(
     return folder, made, cost
 
 
-def _manifest(
-    settings: Settings,
-    source: Path,
-    source_files: Mapping[str, str],
-    entries: Mapping[str, cache.Entry],
-    folder: Path,
-    program: str,
-) -> Manifest:
+def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
+    """Copy a program into the bundle, and say everything about it."""
+    settings, entries = part
     facts = Facts.read(entries["acquire"].folder)
-    lowered, verified = entries["lower"].figures, entries["verify"].figures
-    weights = lowered["bytes"]
     windows = layer_windows(read_json(source / "config.json"), facts.layers)
-    kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, settings.model.form)
-    embeds = facts.pooling is not None
-    if embeds:
-        kv = 0
+    lowered, verified = entries["lower"].figures, entries["verify"].figures
+    delegation = Delegation(**lowered["delegation"])
+    embeds, executed = facts.pooling is not None, bool(verified.get("quantized", True))
+    stem = "-".join(filter(None, (settings.backend.name, (settings.backend.soc or "").lower())))
+    files = {suffix: f"{stem}.{suffix}" for suffix in ("pte", "ptd")}
+    shutil.copyfile(entries["lower"].folder / "model.pte", folder / files["pte"])
+    if settings.backend.external_weights:
+        shutil.copyfile(entries["lower"].folder / "model.ptd", folder / files["ptd"])
+    return manifest.ProgramInfo(
+        file=files["pte"],
+        weights=[files["ptd"]] if settings.backend.external_weights else [],
+        backend=settings.backend.name,
+        recipe=settings.recipe.name,
+        soc=list(settings.backend.socs),
+        hexagon=delegation.hexagon,
+        methods=["forward"],
+        max_context=settings.model.max_context,
+        prefill_chunk=settings.model.prefill_chunk,
+        min_runtime=min_runtime(settings),
+        qairt=delegation.qairt,
+        notice=delegation.notice,
+        executed=executed,
+        delegates=delegation.delegates,
+        delegated_operators=delegation.delegated_operators,
+        fallback_operators=delegation.fallback_operators,
+        memory=_memory(settings, facts, windows, entries),
+        quality=_embedding_quality(settings, verified)
+        if embeds
+        else manifest.Quality(
+            agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"])
+            if executed
+            else None,
+            greedy=manifest.GreedyAgreement(**verified["greedy"]) if verified["greedy"] else None,
+            tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
+            perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
+            gate=judge(verified, settings.recipe.gate),
+        ),
+        stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
+    )
+
+
+def _memory(
+    settings: Settings, facts: Facts, windows: Sequence[int | None], entries: Mapping[str, cache.Entry]
+) -> manifest.Memory:
+    weights = entries["lower"].figures["bytes"]
+    kv = 0
+    if facts.pooling is None:
+        kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, settings.model.form)
+    resident = entries["measure"].figures["program_rss_bytes"] if "measure" in entries else weights + kv
+    return manifest.Memory(
+        weights_bytes=weights,
+        kv_cache_bytes=kv,
+        resident_bytes=resident,
+        peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
+        min_device_ram_bytes=2 * (resident + weights + RUNTIME_BYTES),  # an app gets about half of the RAM
+    )
+
+
+def _manifest(
+    part: Part, source_files: Mapping[str, str], folder: Path, programs: Sequence[manifest.ProgramInfo]
+) -> Manifest:
+    """The bundle's manifest; `part` is the first program's, whose figures become the bundle's own."""
+    settings, entries = part
+    facts = Facts.read(entries["acquire"].folder)
+    verified = entries["verify"].figures
     measured = entries["measure"].figures if "measure" in entries else None
-    resident = measured["program_rss_bytes"] if measured else weights + kv
-    executed = bool(verified["quantized"]) if "quantized" in verified else True
+    embeds, first = facts.pooling is not None, programs[0]
+    assert first.memory is not None
+    assert first.quality is not None
+    plain = first.model_copy(update={"memory": None, "quality": None, "stages": {}})
     return Manifest(
         what=manifest.What(
             task=settings.model.task,
@@ -99,22 +163,7 @@ def _manifest(
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
         ),
         files=manifest.describe_files(folder),
-        programs=[
-            manifest.ProgramInfo(
-                file=program,
-                weights=[f"{settings.backend.name}.ptd"] if settings.backend.external_weights else [],
-                backend=settings.backend.name,
-                methods=["forward"],
-                max_context=settings.model.max_context,
-                prefill_chunk=settings.model.prefill_chunk,
-                min_runtime=min_runtime(settings),
-                executed=executed,
-                soc=[settings.backend.soc] if settings.backend.soc else [],
-                qairt=lowered["delegation"]["qairt"],
-                delegates=lowered["delegation"]["delegates"],
-                fallback_operators=lowered["delegation"]["fallback_operators"],
-            )
-        ],
+        programs=sorted([plain, *programs[1:]], key=lambda program: not program.soc),
         tokenizer=facts.manifest_tokenizer(),
         chat=None if embeds else facts.manifest_chat(settings.task.system_prompt),
         embedding=_embedding(settings, facts, entries) if embeds else None,
@@ -128,27 +177,12 @@ def _manifest(
             )
             for name, use in settings.task.use_cases.items()
         },
-        memory=manifest.Memory(
-            weights_bytes=weights,
-            kv_cache_bytes=kv,
-            resident_bytes=resident,
-            peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
-            min_device_ram_bytes=2 * (resident + weights + RUNTIME_BYTES),  # an app gets about half of the RAM
-        ),
-        quality=_embedding_quality(settings, verified)
-        if embeds
-        else manifest.Quality(
-            agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"])
-            if executed
-            else None,
-            tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
-            perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
-            gate=judge(verified, settings.recipe.gate),
-        ),
+        memory=first.memory,
+        quality=first.quality,
         speed=[]
         if embeds or measured is None
         else [manifest.Speed(where=host(), threads=settings.measure.threads, **measured)],
-        stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
+        stages=first.stages,
         samples=[] if embeds else [manifest.Sample(**sample) for sample in verified["samples"]],
     )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.agreement import compare, merge, negative_log_likelihood
+from et_pipeline.evaluation.agreement import compare, greedy_agreement, merge, negative_log_likelihood
 from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model, stream_model
@@ -28,7 +28,7 @@ from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import Program
-from et_pipeline.settings import Backend, ExportForm, KvCache, Quantization, Task, Verify
+from et_pipeline.settings import Backend, Evidence, ExportForm, KvCache, Quantization, Task
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
@@ -56,7 +56,7 @@ def run(
     quantization: Quantization,
     form: ExportForm,
     task: Task,
-    verify: Verify,
+    verify: Evidence,
     backend: Backend,
 ) -> dict[str, Any]:
     """Compare logits, answer held-out items and give sample answers.
@@ -69,8 +69,9 @@ def run(
         the quantized eager model with the original), `rounding` (of the quantized eager model with itself, its
         linears' inputs changed in the last bit; None where activations are not quantized), `long` (of the program with
         the quantized eager model at the end of a text that takes several calls and fills each sliding window; None
-        where one call takes the whole context), `perplexity` of the answers, `tasks` (accuracy in points) and
-        `samples`. Of an encoder: see `verify_embeddings`.
+        where one call takes the whole context), `perplexity` of the answers, `greedy` (agreement of the answers to
+        held-out items with the original's), `tasks` (accuracy of them in points) and `samples`. Of an encoder: see
+        `verify_embeddings`.
     """
     facts = Facts.read(inputs["acquire"])
     if facts.pooling is not None:
@@ -128,7 +129,7 @@ def run(
     eager = _merged(quantized_logits, original_logits)
     if not chosen.can_execute:
         nothing: dict[str, Any] = {"quantized": {}, "original": {}, "perplexity": {"original": None}, "tasks": {}}
-        return nothing | {"eager": eager, "rounding": None, "long": None, "samples": []}
+        return nothing | {"eager": eager, "rounding": None, "long": None, "greedy": None, "samples": []}
     chosen.prepare()
     path = inputs["lower"] / "model.pte"
     size = sum(file.stat().st_size for file in path.parent.glob("model.*"))  # weights may have a file of their own
@@ -137,13 +138,13 @@ def run(
     ways = FEEDINGS[-1:] if chosen.static else FEEDINGS
     fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in ways}
     fed = {way: fed[way if way in fed else FEEDINGS[-1]] for way in FEEDINGS}
-    answers = []
+    answered = []
     for prompt in prompts:
-        answers.append(tokenizer.decode(program.greedy(prompt, budget, list(facts.eos_ids))))
+        answered.append(program.greedy(prompt, budget, list(facts.eos_ids)))
         advance(1)
     scores = {
         "original": accuracy(items, [tokenizer.decode(ids) for ids in original_ids]),
-        "deployed": accuracy(items, answers),
+        "deployed": accuracy(items, [tokenizer.decode(ids) for ids in answered]),
     }
     return {
         "quantized": {way: _agreement(fed[way], quantized_logits) for way in FEEDINGS},
@@ -157,6 +158,7 @@ def run(
             "original": _perplexity(original_logits, texts),
             "deployed": _perplexity([rows for _, rows in fed["token_by_token"]], texts),
         },
+        "greedy": greedy_agreement(answered, original_ids).model_dump() if answered else None,
         "tasks": {
             name: {
                 "original": scores["original"][name],
