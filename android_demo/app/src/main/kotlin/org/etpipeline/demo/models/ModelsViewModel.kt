@@ -21,7 +21,6 @@ import kotlinx.coroutines.withContext
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.BundleSource
 import org.etpipeline.core.Fit
-import org.etpipeline.core.Memory
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
 import org.etpipeline.core.Quality
@@ -72,9 +71,6 @@ data class ModelItem(
     val measured: Measured? = null,
 ) {
     val name: String get() = bundle.manifest?.what?.name ?: bundle.id
-
-    /** Memory that it needs here. */
-    val memory: Memory? get() = bundle.manifest?.memoryOf(program)
 }
 
 /** A speed and whether it was measured on this very phone model. */

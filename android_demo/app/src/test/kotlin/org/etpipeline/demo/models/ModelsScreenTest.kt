@@ -38,6 +38,7 @@ import org.etpipeline.core.readManifest
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
 import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.demo.fileSize
 import org.etpipeline.demo.show
 import org.etpipeline.demo.showScreen
 import org.etpipeline.demo.startEmpty
@@ -164,13 +165,14 @@ class ModelsScreenTest {
     fun `of several programs the one for this phone is marked, and its figures are shown`() {
         val npu = app.phone.facts.run { copy(soc = "SM8650", backends = backends + "qnn", qairt = "v2.49.40") }
         import(twoPrograms())
-        show()
+        val first = show()
         val cpu = state.models!!.single()
-        assertEquals("xnnpack" to cpu.bundle.manifest!!.memory, cpu.program!!.backend to cpu.memory)
+        assertEquals("xnnpack" to Fit.FITS, cpu.program!!.backend to cpu.fit)
         assertTrue(cpu.measured != null)
         text(R.string.models_gate_passed).performScrollTo().assertIsDisplayed()
         text(R.string.models_speed_unknown).assertDoesNotExist()
         assertChosen(PROGRAM, not = NPU_PROGRAM)
+        first.close()
 
         app.phone.facts = npu
         app.services.models.refresh()
@@ -178,13 +180,15 @@ class ModelsScreenTest {
         showScreen { ModelsScreen(viewModel = again) }
         rule.waitFor { again.state.value.models != null }
         val item = again.state.value.models!!.single()
-        assertEquals("qnn" to 6_000_000_000L, item.program!!.backend to item.memory!!.peakBytes)
-        assertEquals(Fit.TIGHT, item.fit)
+        assertEquals("qnn" to Fit.TIGHT, item.program!!.backend to item.fit)
         assertNull("the speed is that of the other program", item.measured)
+        val memory = listOf(6_000_000_000, app.phone.totalRam).map { app.resources.fileSize(it) }
+        rule.onNodeWithText(app.getString(R.string.models_memory_of, memory[0], memory[1])).performScrollTo().assertIsDisplayed()
         text(R.string.models_fit_tight).performScrollTo().assertIsDisplayed()
         text(R.string.models_gate_failed).performScrollTo().assertIsDisplayed()
         text(R.string.models_speed_unknown).performScrollTo().assertIsDisplayed()
         assertChosen(NPU_PROGRAM, not = PROGRAM)
+        text(R.string.models_checks_failed).performScrollTo().assertIsDisplayed()
         runBlocking { app.services.models.use {} }
         assertEquals(item.program, (app.services.models.state.value as ModelHolder.State.Ready).program)
     }
