@@ -37,7 +37,14 @@ fun Problem.text(resources: Resources): String = when (this) {
     } else {
         resources.getString(R.string.problem_no_program_chips, backends.joinToString(), phone, socs.joinToString())
     }
+    is Problem.OtherSignature ->
+        resources.getString(R.string.problem_other_signature, files.joinToString(), signatures.joinToString())
     is Problem.RuntimeTooOld -> resources.getString(R.string.problem_runtime_too_old, needed, found)
+    is Problem.QairtTooOld -> if (found == null) {
+        resources.getString(R.string.problem_qairt_missing, needed)
+    } else {
+        resources.getString(R.string.problem_qairt_too_old, needed, found)
+    }
     is Problem.Storage -> resources.getString(R.string.problem_storage, detail)
     is Problem.BadProgram -> resources.getString(R.string.problem_bad_program, detail)
     is Problem.BadTokenizer -> resources.getString(R.string.problem_bad_tokenizer, detail)

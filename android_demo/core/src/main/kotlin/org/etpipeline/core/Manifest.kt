@@ -7,8 +7,8 @@ import kotlinx.serialization.json.JsonObject
 
 /**
  * What `manifest.json` says, field by field as `et_pipeline/manifest.schema.json` describes it (there are the units and
- * meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Version 1 lacks some fields of
- * version 2, which all have a default. Bundles that embed texts are refused: this app chats.
+ * meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Versions 1 and 2 lack some fields of
+ * version 3, which all have a default. Bundles that embed texts are refused: this app chats.
  */
 @Serializable
 data class Manifest(
@@ -30,9 +30,19 @@ data class Manifest(
     /** Bytes of all files. */
     val totalBytes: Long get() = files.values.sumOf { it.size }
 
+    /** Memory that [program] needs; of the bundle as a whole if there is none. */
+    fun memoryOf(program: Program?): Memory = program?.memory ?: memory
+
+    /** Quality and verdict of [program]; of the bundle as a whole if there is none. */
+    fun qualityOf(program: Program?): Quality = program?.quality ?: quality
+
+    /** Speeds of [program]: the bundle's are those of the one that has no figures of its own. */
+    fun speedOf(program: Program?): List<Speed> =
+        speed.takeIf { program?.memory == null && program?.quality == null }.orEmpty()
+
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 2
+        const val VERSION = 3
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -68,16 +78,32 @@ data class Program(
     val file: String,
     val weights: List<String> = emptyList(),
     val backend: String,
+    val recipe: String? = null,
     val soc: List<String> = emptyList(),
+    val hexagon: String? = null,
     val methods: List<String>,
+    val signature: String = TOKENS,
     @SerialName("max_context") val maxContext: Int,
     @SerialName("prefill_chunk") val prefillChunk: Int,
     @SerialName("min_runtime") val minRuntime: String,
     val qairt: String? = null,
+    val notice: String? = null,
     val executed: Boolean,
+    val twin: Boolean = false,
     val delegates: Int,
+    @SerialName("delegated_operators") val delegatedOperators: Map<String, Int> = emptyMap(),
     @SerialName("fallback_operators") val fallbackOperators: Map<String, Int> = emptyMap(),
-)
+    @SerialName("fallback_reasons") val fallbackReasons: Map<String, String> = emptyMap(),
+    val memory: Memory? = null,
+    val quality: Quality? = null,
+    val stages: Map<String, StageCost> = emptyMap(),
+) {
+    companion object {
+        /** The one signature that ExecuTorch's runner of language models calls: the KV cache is inside the program. */
+        const val TOKENS = "tokens"
+        val SIGNATURES = listOf(TOKENS, "tokens_mask", "tokens_cache")
+    }
+}
 
 @Serializable
 data class Tokenizer(

@@ -37,9 +37,16 @@ sealed interface Problem {
     data class NotEnoughSpace(val needed: Long, val free: Long) : Problem
     /** Loading it would need more memory than this phone has, or has free now. Bytes. */
     data class NotEnoughMemory(val needed: Long, val total: Long, val free: Long) : Problem
-    /** No program of the bundle fits this phone; [backends] and [socs] are what the bundle offers. */
+    /**
+     * No program of the bundle fits this phone; [backends] are what the bundle offers, [socs] the chips of programs that
+     * only lack the right one.
+     */
     data class NoProgram(val backends: List<String>, val socs: List<String>, val phone: String) : Problem
+    /** The programs [files] would fit, but they are called in a way ([signatures]) that this app does not know. */
+    data class OtherSignature(val files: List<String>, val signatures: List<String>) : Problem
     data class RuntimeTooOld(val needed: String, val found: String) : Problem
+    /** Qualcomm's libraries in the app are older than the program needs, or there are none ([found] is null). */
+    data class QairtTooOld(val needed: String, val found: String?) : Problem
     /** Reading or writing failed; [detail] is the system's word for it. */
     data class Storage(val detail: String) : Problem
 

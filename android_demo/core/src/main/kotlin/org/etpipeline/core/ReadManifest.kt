@@ -12,6 +12,7 @@ import kotlinx.serialization.json.longOrNull
 private const val MAX_NAME_BYTES = 240 // what every file system takes
 private val SHA_256 = Regex("[0-9a-f]{64}")
 private val DAY = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}.*", RegexOption.DOT_MATCHES_ALL)
+private val CLASS = Regex(" for type with serial name '[^']*'")
 private val STRICT = Json { encodeDefaults = true }
 
 /** What Python's `isprintable` refuses in a file's name: control and format characters, line ends, odd spaces. */
@@ -71,8 +72,9 @@ fun checkName(name: String) {
 
 private fun bad(field: String, what: String): Nothing = throw BundleException(Problem.BadManifest("$field $what"))
 
+/** Without the name of the class: the path to the field, which comes last, must not be cut off. */
 private fun oneLine(message: String?): String =
-    message.orEmpty().lineSequence().first().trim().take(200).ifEmpty { "not readable" }
+    message.orEmpty().lineSequence().first().replace(CLASS, "").trim().take(200).ifEmpty { "not readable" }
 
 /** Before anything else: a newer manifest may differ in every other field. */
 private fun checkVersion(tree: JsonElement) {
@@ -116,14 +118,10 @@ private fun checkValues(manifest: Manifest) = with(manifest) {
     checkTokenizer(tokenizer)
     checkChat(chat)
     for ((name, task) in tasks) rule(task.maxNewTokens >= 1, "tasks.$name.max_new_tokens", "must be at least 1")
-    checkMemory(memory)
-    checkQuality(quality)
+    checkMemory(memory, "memory")
+    checkQuality(quality, "quality")
     speed.forEachIndexed { index, speed -> checkSpeed(speed, "speed.$index") }
-    for ((name, cost) in stages) {
-        rule(cost.wallS >= 0, "stages.$name.wall_s", NOT_NEGATIVE)
-        rule(cost.cpuS >= 0, "stages.$name.cpu_s", NOT_NEGATIVE)
-        rule(cost.peakRssBytes >= 0, "stages.$name.peak_rss_bytes", NOT_NEGATIVE)
-    }
+    checkStages(stages, "stages")
     samples.forEachIndexed { index, sample -> rule(sample.task in tasks, "samples.$index.task", "is not in tasks") }
 }
 
@@ -170,9 +168,21 @@ private fun checkFiles(manifest: Manifest) {
 
 private fun checkProgram(program: Program, field: String) {
     rule(program.methods.isNotEmpty(), "$field.methods", "must not be empty")
+    rule(program.signature in Program.SIGNATURES, "$field.signature", "must be one of ${Program.SIGNATURES.joinToString()}")
     rule(program.maxContext >= 1, "$field.max_context", "must be at least 1")
     rule(program.prefillChunk >= 1, "$field.prefill_chunk", "must be at least 1")
     rule(program.delegates >= 0, "$field.delegates", NOT_NEGATIVE)
+    program.memory?.let { checkMemory(it, "$field.memory") }
+    program.quality?.let { checkQuality(it, "$field.quality") }
+    checkStages(program.stages, "$field.stages")
+}
+
+private fun checkStages(stages: Map<String, StageCost>, field: String) {
+    for ((name, cost) in stages) {
+        rule(cost.wallS >= 0, "$field.$name.wall_s", NOT_NEGATIVE)
+        rule(cost.cpuS >= 0, "$field.$name.cpu_s", NOT_NEGATIVE)
+        rule(cost.peakRssBytes >= 0, "$field.$name.peak_rss_bytes", NOT_NEGATIVE)
+    }
 }
 
 private fun checkTokenizer(tokenizer: Tokenizer) {
@@ -188,31 +198,31 @@ private fun checkChat(chat: Chat) {
     rule(chat.sampling.topK >= 0, "chat.sampling.top_k", NOT_NEGATIVE)
 }
 
-private fun checkMemory(memory: Memory) {
-    rule(memory.weightsBytes >= 0, "memory.weights_bytes", NOT_NEGATIVE)
-    rule(memory.kvCacheBytes >= 0, "memory.kv_cache_bytes", NOT_NEGATIVE)
-    rule(memory.residentBytes >= 0, "memory.resident_bytes", NOT_NEGATIVE)
-    rule(memory.peakBytes >= 0, "memory.peak_bytes", NOT_NEGATIVE)
-    rule(memory.minDeviceRamBytes >= 0, "memory.min_device_ram_bytes", NOT_NEGATIVE)
+private fun checkMemory(memory: Memory, field: String) {
+    rule(memory.weightsBytes >= 0, "$field.weights_bytes", NOT_NEGATIVE)
+    rule(memory.kvCacheBytes >= 0, "$field.kv_cache_bytes", NOT_NEGATIVE)
+    rule(memory.residentBytes >= 0, "$field.resident_bytes", NOT_NEGATIVE)
+    rule(memory.peakBytes >= 0, "$field.peak_bytes", NOT_NEGATIVE)
+    rule(memory.minDeviceRamBytes >= 0, "$field.min_device_ram_bytes", NOT_NEGATIVE)
 }
 
-private fun checkQuality(quality: Quality) {
-    rule(quality.embedding == null, "quality.embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
+private fun checkQuality(quality: Quality, field: String) {
+    rule(quality.embedding == null, "$field.embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
     quality.agreement?.let {
-        checkAgreement(it.quantized, "quality.agreement.quantized")
-        checkAgreement(it.original, "quality.agreement.original")
+        checkAgreement(it.quantized, "$field.agreement.quantized")
+        checkAgreement(it.original, "$field.agreement.original")
     }
     for ((name, score) in quality.tasks) {
-        rule(score.original in 0.0..100.0, "quality.tasks.$name.original", "must be 0 to 100")
-        rule(score.deployed in 0.0..100.0, "quality.tasks.$name.deployed", "must be 0 to 100")
-        rule(score.items >= 1, "quality.tasks.$name.items", "must be at least 1")
+        rule(score.original in 0.0..100.0, "$field.tasks.$name.original", "must be 0 to 100")
+        rule(score.deployed in 0.0..100.0, "$field.tasks.$name.deployed", "must be 0 to 100")
+        rule(score.items >= 1, "$field.tasks.$name.items", "must be at least 1")
     }
     quality.perplexity?.let {
-        rule(it.original > 0, "quality.perplexity.original", "must be above 0")
-        rule(it.deployed > 0, "quality.perplexity.deployed", "must be above 0")
+        rule(it.original > 0, "$field.perplexity.original", "must be above 0")
+        rule(it.deployed > 0, "$field.perplexity.deployed", "must be above 0")
     }
     val passed = quality.gate.checks.all { it.passed }
-    rule(quality.gate.passed == passed, "quality.gate.passed", "contradicts the checks")
+    rule(quality.gate.passed == passed, "$field.gate.passed", "contradicts the checks")
 }
 
 private fun checkAgreement(ways: WaysOfFeeding, field: String) {

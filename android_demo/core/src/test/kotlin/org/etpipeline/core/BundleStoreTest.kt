@@ -206,8 +206,8 @@ class BundleStoreTest {
         }
         val noText = source(with(MANIFEST to byteArrayOf(0x7b, 0xff.toByte())))
         assertRefused(noText) { it is Problem.BadManifest }
-        val newer = edited("version", "3").toByteArray()
-        for (source in sources(with(MANIFEST to newer))) assertRefused(source, Problem.NewerManifest("3", 2))
+        val newer = edited("version", "4").toByteArray()
+        for (source in sources(with(MANIFEST to newer))) assertRefused(source, Problem.NewerManifest("4", 3))
     }
 
     @Test

@@ -1,6 +1,9 @@
 package org.etpipeline.core
 
 import java.io.File
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.jsonArray
+import kotlinx.serialization.json.jsonObject
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
@@ -38,7 +41,7 @@ class ReadManifestTest {
             "chat.add_bos", "chat.stop_strings", "chat.sampling", "chat.system_prompt", "quality.agreement",
             "quality.tasks", "quality.perplexity", "chat.segments.system_prefix", "embedding", "quality.embedding",
             "what.task", "programs.0.weights",
-        )
+        ) + VERSION_3
         for (field in optional) {
             val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
             readManifest(edited(field, null, text))
@@ -68,10 +71,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("3", 2), problemOf { readManifest(edited("version", "3")) })
+        assertEquals(Problem.NewerManifest("4", 3), problemOf { readManifest(edited("version", "4")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 4, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("4", 2), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 5, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("5", 3), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
@@ -80,13 +83,100 @@ class ReadManifestTest {
     }
 
     @Test
-    fun `version 1, which lacks what came later`() {
-        var text = edited("version", "1")
+    fun `versions 1 and 2, which lack what came later`() {
+        val now = readManifest(sampleManifest())
+        val program = now.programs.single()
+            .copy(recipe = null, delegatedOperators = emptyMap(), fallbackReasons = emptyMap())
+        var text = edited("version", "2")
+        for (field in VERSION_3) text = edited(field, null, text)
+        assertEquals(now.copy(version = 2, programs = listOf(program)), readManifest(text))
+        text = edited("version", "1", text)
         for (field in listOf("what.task", "programs.0.weights", "embedding", "quality.embedding")) {
             text = edited(field, null, text)
         }
-        assertEquals(readManifest(sampleManifest()).copy(version = 1), readManifest(text))
+        assertEquals(now.copy(version = 1, programs = listOf(program)), readManifest(text))
     }
+
+    @Test
+    fun `a program for certain chips, with figures of its own`() {
+        val manifest = readManifest(twoPrograms())
+        val (npu, cpu) = manifest.programs
+        assertEquals(listOf("SM8650") to "V75", npu.soc to npu.hexagon)
+        assertEquals("v2.49.40" to "tokens_cache", npu.qairt to npu.signature)
+        assertEquals(mapOf("aten.embedding" to "its table is too large"), npu.fallbackReasons)
+        assertEquals(30_000_000L, manifest.memoryOf(npu).peakBytes)
+        assertEquals(12_078_208L, manifest.memoryOf(cpu).peakBytes)
+        assertEquals(12_078_208L, manifest.memoryOf(null).peakBytes)
+        assertEquals(1.5, manifest.qualityOf(npu).perplexity!!.deployed, 0.0)
+        assertEquals(1.02, manifest.qualityOf(cpu).perplexity!!.deployed, 0.0)
+        assertEquals(manifest.quality, manifest.qualityOf(null))
+        assertEquals(emptyList<Speed>(), manifest.speedOf(npu))
+        assertEquals(emptyList<Speed>(), manifest.speedOf(npu.copy(quality = null)))
+        assertEquals(emptyList<Speed>(), manifest.speedOf(npu.copy(memory = null)))
+        assertEquals(manifest.speed, manifest.speedOf(cpu))
+        assertEquals(manifest.speed, manifest.speedOf(null))
+    }
+
+    @Test
+    fun `a program's own figures are checked like the bundle's, and the field is named`() {
+        val wrong = listOf(
+            "signature" to "\"tokens_image\"",
+            "signature" to "null",
+            "twin" to "\"false\"",
+            "hexagon" to "75",
+            "delegated_operators" to """{"aten.add": "2"}""",
+            "fallback_reasons" to """{"aten.add": 2}""",
+            "memory.weights_bytes" to "-1",
+            "memory.peak_bytes" to "-1",
+            "memory.peak_bytes" to "\"7\"",
+            "memory.extra" to "1",
+            "memory" to "{}",
+            "quality.embedding" to "{}",
+            "quality.agreement.original.chunked.top1" to "1.5",
+            "quality.tasks.translate.items" to "0",
+            "quality.perplexity.deployed" to "0",
+            "quality.gate.passed" to "false",
+            "quality.extra" to "1",
+            "stages.lower.wall_s" to "-1",
+            "stages.lower.peak_rss_bytes" to "-1",
+        )
+        for ((field, value) in wrong) {
+            val name = field.substringAfterLast('.')
+            assertBad(edited("programs.0.$field", value, twoPrograms()), if (name == "extra") name else "programs", name)
+        }
+        assertBad(edited("programs.0.memory.peak_bytes", "-1", twoPrograms()), "programs.0.memory.peak_bytes")
+        assertBad(edited("programs.0.quality.gate.passed", "false", twoPrograms()), "programs.0.quality.gate.passed")
+        assertBad(edited("programs.0.file", "\"gone.pte\"", twoPrograms()), "gone.pte")
+        assertBad(edited("quality.gate.passed", "false", twoPrograms()), "quality.gate.passed")
+    }
+
+    /** The sample with a program for the NPU of one chip before its own. */
+    private fun twoPrograms(): String {
+        val tree = Json.parseToJsonElement(sampleManifest()).jsonObject
+        val cpu = tree.getValue("programs").jsonArray.single().toString()
+        var npu = """{"programs": [$cpu]}"""
+        val different = listOf(
+            "file" to "\"model/qnn-v75.pte\"",
+            "backend" to "\"qnn\"",
+            "recipe" to "\"16a4w\"",
+            "soc" to "[\"SM8650\"]",
+            "hexagon" to "\"V75\"",
+            "methods" to "[\"prefill_forward\", \"kv_forward\"]",
+            "signature" to "\"tokens_cache\"",
+            "qairt" to "\"v2.49.40\"",
+            "notice" to "\"made with Qualcomm's compiler\"",
+            "twin" to "true",
+            "fallback_reasons" to """{"aten.embedding": "its table is too large"}""",
+            "memory" to edited("memory.peak_bytes", "30000000").field("memory"),
+            "quality" to edited("quality.perplexity.deployed", "1.5").field("quality"),
+            "stages" to """{"lower": {"wall_s": 30, "cpu_s": 29.5, "peak_rss_bytes": 800000000}}""",
+        )
+        for ((field, value) in different) npu = edited("programs.0.$field", value, npu)
+        val both = """[${Json.parseToJsonElement(npu).jsonObject.getValue("programs").jsonArray.single()}, $cpu]"""
+        return edited("programs", both, sampleManifest(SAMPLE_FILES + ("model/qnn-v75.pte" to ByteArray(9))))
+    }
+
+    private fun String.field(name: String) = Json.parseToJsonElement(this).jsonObject.getValue(name).toString()
 
     @Test
     fun `a model that embeds texts is no chat model`() {
@@ -224,5 +314,13 @@ class ReadManifestTest {
         assertEquals(Problem.UnsafePath("../evil"), problemOf { readManifest(withFile("../evil")) })
         val source = edited("what.source.files", "{\"../x\": \"$hash\"}")
         assertEquals(Problem.UnsafePath("../x"), problemOf { readManifest(source) })
+    }
+
+    private companion object {
+        /** The fields of a program that versions 1 and 2 lack. */
+        val VERSION_3 = listOf(
+            "recipe", "hexagon", "signature", "notice", "twin", "delegated_operators", "fallback_reasons", "memory",
+            "quality", "stages",
+        ).map { "programs.0.$it" }
     }
 }

@@ -25,7 +25,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     return """
         {
           "format": "et_pipeline.bundle",
-          "version": 2,
+          "version": 3,
           "what": {
             "task": "text-generation",
             "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
@@ -36,9 +36,11 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           },
           "files": {${listed.joinToString()}},
           "programs": [{
-            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "soc": [], "methods": ["forward"],
-            "max_context": 512, "prefill_chunk": 128, "min_runtime": "1.3.0", "qairt": null, "executed": true, "delegates": 8,
-            "fallback_operators": {"aten::add.out": 1}
+            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "recipe": "8da4w-g32", "soc": [],
+            "hexagon": null, "methods": ["forward"], "signature": "tokens", "max_context": 512, "prefill_chunk": 128,
+            "min_runtime": "1.3.0", "qairt": null, "notice": null, "executed": true, "twin": false, "delegates": 8,
+            "delegated_operators": {"aten::linear": 7}, "fallback_operators": {"aten::add.out": 1},
+            "fallback_reasons": {"aten::add.out": "integers"}, "memory": null, "quality": null, "stages": {}
           }],
           "tokenizer": {
             "file": "tokenizer.json", "kind": "hf-json", "bos_id": 1, "eos_ids": [2], "adds_bos": false,

@@ -46,8 +46,8 @@ data class BenchmarkState(
     /** Rounds that are done, of how many, and what is done now. */
     data class Progress(val done: Int, val of: Int, val phase: Phase)
 
-    /** Length of the context: what prompt and answer have to share. */
-    val maxContext: Int get() = bundle?.manifest?.programs?.maxOf { it.maxContext } ?: 0
+    /** Length of the context, whichever program runs: what prompt and answer have to share. */
+    val maxContext: Int get() = bundle?.manifest?.programs?.minOf { it.maxContext } ?: 0
 }
 
 /** Measures the selected model. A measurement goes on when the screen is turned. */

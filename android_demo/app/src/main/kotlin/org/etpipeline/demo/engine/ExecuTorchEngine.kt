@@ -29,6 +29,9 @@ import org.pytorch.executorch.extension.llm.LlmModuleConfig
 /** ExecuTorch's version inside the app: what a manifest's `min_runtime` is compared with. */
 const val RUNTIME_VERSION = "1.3.1"
 
+/** Version of Qualcomm's QAIRT libraries inside the app, such as `v2.49.40`; null: this app has none. */
+val QAIRT_VERSION: String? = null
+
 /**
  * An [LlmEngine] over ExecuTorch's [LlmModule]. It needs nothing of Android: copy it, with core, into your own app.
  *

@@ -155,7 +155,7 @@ class ModelHolder(
         chosen.problem?.let { throw BundleException(it) }
         val manifest = chosen.manifest ?: throw BundleException(Problem.NoManifest)
         val program = chooseProgram(manifest, phone.facts)
-        requireMemory(manifest.memory, phone.totalRam, phone.freeRam)
+        requireMemory(manifest.memoryOf(program), phone.totalRam, phone.freeRam)
         return program
     }
 

@@ -120,14 +120,14 @@ private fun Facts(item: ModelItem, manifest: Manifest) {
     MemoryFact(item, manifest)
     if (item.refusal != null && item.fit != Fit.TOO_LARGE) Refusal(item.refusal)
     item.program?.let { Fact(stringResource(R.string.models_runs_on), backendTitle(it.backend)) }
-    QualityFact(manifest.quality)
+    QualityFact(manifest.qualityOf(item.program))
     SpeedFact(item.measured)
 }
 
 @Composable
 private fun MemoryFact(item: ModelItem, manifest: Manifest) {
     val resources = LocalResources.current
-    val peak = manifest.memory.peakBytes
+    val peak = manifest.memoryOf(item.program).peakBytes
     val color = when (item.fit) {
         Fit.TOO_LARGE -> MaterialTheme.colorScheme.error
         Fit.TIGHT -> MaterialTheme.colorScheme.tertiary
@@ -204,7 +204,7 @@ private fun Refusal(problem: Problem?) {
 private fun Details(item: ModelItem, manifest: Manifest) {
     val resources = LocalResources.current
     HorizontalDivider()
-    val failed = manifest.quality.gate.checks.filterNot { it.passed }
+    val failed = manifest.qualityOf(item.program).gate.checks.filterNot { it.passed }
     if (failed.isNotEmpty()) {
         val numbers = NumberFormat.getInstance(resources.configuration.locales[0]).apply { maximumFractionDigits = 4 }
         Fact(stringResource(R.string.models_checks_failed)) {
@@ -214,7 +214,7 @@ private fun Details(item: ModelItem, manifest: Manifest) {
             }
         }
     }
-    Fact(stringResource(R.string.models_programs)) { manifest.programs.forEach { ProgramLines(it) } }
+    Fact(stringResource(R.string.models_programs)) { manifest.programs.forEach { ProgramLines(it, it == item.program) } }
     Fact(stringResource(R.string.models_files)) {
         for ((name, file) in manifest.files) {
             Line(stringResource(R.string.models_name_and_value, name, resources.fileSize(file.size)))
@@ -227,26 +227,37 @@ private fun Details(item: ModelItem, manifest: Manifest) {
     Fact(stringResource(R.string.models_tools), manifest.what.tools.entries.joinToString { (name, version) -> "$name $version" })
 }
 
+/** One program of the bundle in few lines, which a screen reader reads as one. */
 @Composable
-private fun ProgramLines(program: Program) {
-    Line(stringResource(R.string.models_name_and_value, program.file, backendTitle(program.backend)))
-    Column(Modifier.padding(start = 16.dp)) {
-        Line(
-            if (program.soc.isEmpty()) {
-                stringResource(R.string.models_program_any_chip)
-            } else {
-                stringResource(R.string.models_program_chips, program.soc.joinToString())
-            },
-        )
-        Line(stringResource(R.string.models_program_runtime, program.minRuntime))
-        val fallback = program.fallbackOperators.values.sum()
-        Line(pluralStringResource(R.plurals.models_fallback, fallback, fallback))
-        Line(
-            if (program.executed) {
-                stringResource(R.string.models_program_executed)
-            } else {
-                stringResource(R.string.models_program_not_executed)
-            },
+private fun ProgramLines(program: Program, isChosen: Boolean) {
+    val fallback = program.fallbackOperators.values.sum()
+    val facts = listOfNotNull(
+        program.recipe,
+        if (program.soc.isEmpty()) {
+            stringResource(R.string.models_program_any_chip)
+        } else {
+            stringResource(R.string.models_program_chips, program.soc.joinToString())
+        },
+        program.hexagon?.let { stringResource(R.string.models_program_hexagon, it) },
+        stringResource(R.string.models_program_runtime, program.minRuntime),
+        program.qairt?.let { stringResource(R.string.models_program_qairt, it) },
+        program.signature.takeIf { it != Program.TOKENS }?.let { stringResource(R.string.models_program_signature, it) },
+        pluralStringResource(R.plurals.models_fallback, fallback, fallback),
+        when {
+            !program.executed -> stringResource(R.string.models_program_not_executed)
+            program.twin -> stringResource(R.string.models_program_twin)
+            else -> stringResource(R.string.models_program_executed)
+        },
+    )
+    Column(Modifier.padding(vertical = 4.dp).testTag("program-${program.file}").semantics(mergeDescendants = true) {}) {
+        Line(stringResource(R.string.models_name_and_value, program.file, backendTitle(program.backend)))
+        if (isChosen) {
+            Sign(Icons.Default.Check, stringResource(R.string.models_program_chosen), MaterialTheme.colorScheme.primary)
+        }
+        Text(
+            facts.joinToString(" · "),
+            style = MaterialTheme.typography.bodySmall,
+            color = MaterialTheme.colorScheme.onSurfaceVariant,
         )
     }
 }

@@ -21,7 +21,6 @@ import kotlinx.coroutines.withContext
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.BundleSource
 import org.etpipeline.core.Fit
-import org.etpipeline.core.Manifest
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
 import org.etpipeline.core.Quality
@@ -180,7 +179,7 @@ fun StoredBundle.judge(phone: Phone, selected: String?): ModelItem {
     var program: Program? = null
     val refusal = try {
         program = chooseProgram(manifest, phone.facts)
-        requireMemory(manifest.memory, phone.totalRam, phone.freeRam)
+        requireMemory(manifest.memoryOf(program), phone.totalRam, phone.freeRam)
         null
     } catch (e: BundleException) {
         e.problem
@@ -189,17 +188,17 @@ fun StoredBundle.judge(phone: Phone, selected: String?): ModelItem {
         bundle = this,
         selected = id == selected,
         totalRam = phone.totalRam,
-        fit = memoryFit(manifest.memory, phone.totalRam, phone.freeRam),
+        fit = memoryFit(manifest.memoryOf(program), phone.totalRam, phone.freeRam),
         program = program,
         refusal = refusal,
-        measured = manifest.speedFor(phone.name),
+        measured = manifest.speedOf(program).on(phone.name),
     )
 }
 
 /** The figures of this phone if somebody measured here, else the first ones that there are. */
-fun Manifest.speedFor(phone: String): Measured? =
-    speed.find { it.where.equals(phone, ignoreCase = true) }?.let { Measured(it, here = true) }
-        ?: speed.firstOrNull()?.let { Measured(it, here = false) }
+fun List<Speed>.on(phone: String): Measured? =
+    find { it.where.equals(phone, ignoreCase = true) }?.let { Measured(it, here = true) }
+        ?: firstOrNull()?.let { Measured(it, here = false) }
 
 /** The task that changed most for the worse, with the change in points; null if no task was scored. */
 val Quality.worstTask: Pair<String, Double>?

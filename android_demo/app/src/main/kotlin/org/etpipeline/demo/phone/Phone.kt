@@ -12,6 +12,7 @@ import androidx.core.content.ContextCompat
 import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.PhoneFacts
 import org.etpipeline.core.PhoneProbe
+import org.etpipeline.demo.engine.QAIRT_VERSION
 import org.etpipeline.demo.engine.RUNTIME_VERSION
 import org.etpipeline.demo.engine.executorchBackends
 
@@ -39,7 +40,7 @@ class AndroidPhone(private val context: Context) : Phone {
 
     override val facts: PhoneFacts by lazy {
         val soc = if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.S) Build.SOC_MODEL else Build.BOARD
-        PhoneFacts(name, soc, executorchBackends(), RUNTIME_VERSION)
+        PhoneFacts(name, soc, executorchBackends(), RUNTIME_VERSION, QAIRT_VERSION)
     }
 
     override fun pssBytes(): Long = Debug.getPss() * 1024

@@ -65,7 +65,7 @@ class BadBundlesTest {
 
     @Test
     fun `a wrong manifest is refused`() = refused(
-        "newer" to (good.edited("version", "3").source() to Problem.NewerManifest("3", 2)),
+        "newer" to (good.edited("version", "4").source() to Problem.NewerManifest("4", 3)),
         "of a model that embeds texts" to
             (good.edited("what.task", "\"embedding\"").source() to Problem.NoChatModel::class),
         "no JSON" to (manifest("{\"format\": ") to Problem.BadManifest::class),
@@ -81,6 +81,10 @@ class BadBundlesTest {
         "a number below zero" to (good.edited("memory.peak_bytes", "-7").source() to Problem.BadManifest::class),
         "a gate that contradicts its checks" to
             (good.edited("quality.gate.passed", "false").source() to Problem.BadManifest::class),
+        "a way of calling that nobody knows" to
+            (good.edited("programs.0.signature", "\"tokens_image\"").source() to Problem.BadManifest::class),
+        "a program's own memory, below zero" to
+            (good.edited("programs.0.memory", ownMemory(-7)).source() to Problem.BadManifest::class),
         "no programs" to (good.edited("programs", "[]").source() to Problem.BadManifest::class),
         "a program that is not listed" to
             (good.edited("programs.0.file", "\"other.pte\"").source() to Problem.BadManifest::class),
@@ -174,6 +178,11 @@ class BadBundlesTest {
             Problem.NotEnoughMemory(64_000_000_000, app.phone.totalRam, app.phone.freeRam),
         good.edited("memory.peak_bytes", "7000000000") to
             Problem.NotEnoughMemory(7_000_000_000, app.phone.totalRam, app.phone.freeRam),
+        good.edited("programs.0.memory", ownMemory(6_500_000_000)) to
+            Problem.NotEnoughMemory(6_500_000_000, app.phone.totalRam, app.phone.freeRam),
+        good.edited("programs.0.signature", "\"tokens_cache\"") to
+            Problem.OtherSignature(listOf(PROGRAM), listOf("tokens_cache")),
+        good.edited("programs.0.qairt", "\"v2.49.40\"") to Problem.QairtTooOld("v2.49.40", null),
         good.edited("programs.0.backend", "\"qnn\"") to Problem.NoProgram(listOf("qnn"), emptyList(), app.phone.name),
         good.edited("programs.0.soc", "[\"SM8650\"]") to
             Problem.NoProgram(listOf("xnnpack"), listOf("SM8650"), app.phone.name),
@@ -282,6 +291,9 @@ class BadBundlesTest {
     private fun listing(): List<String> = disk.root.resolve("bundles").walk().map { it.path }.sorted().toList().drop(1)
 
     private fun manifest(text: String) = good.with(Manifest.FILE_NAME, text.encodeToByteArray()).source()
+
+    private fun ownMemory(peak: Long) = """{"weights_bytes": 1, "kv_cache_bytes": 1, "resident_bytes": 1, "peak_bytes": $peak,
+        "min_device_ram_bytes": 1}"""
 
     private fun named(name: String) = TestBundle.of(name to ByteArray(3)).source()
 

@@ -8,7 +8,9 @@ import android.net.Uri
 import android.os.ParcelFileDescriptor
 import android.provider.DocumentsContract
 import android.provider.DocumentsContract.Document
+import androidx.compose.ui.test.assert
 import androidx.compose.ui.test.assertIsDisplayed
+import androidx.compose.ui.test.hasText
 import androidx.compose.ui.test.junit4.v2.createEmptyComposeRule
 import androidx.compose.ui.test.onAllNodesWithTag
 import androidx.compose.ui.test.onAllNodesWithText
@@ -22,13 +24,21 @@ import java.io.ByteArrayInputStream
 import java.io.File
 import java.io.FilterInputStream
 import java.util.concurrent.Semaphore
+import kotlinx.coroutines.runBlocking
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.jsonArray
+import kotlinx.serialization.json.jsonObject
 import org.etpipeline.core.BundleException
+import org.etpipeline.core.Fit
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Problem
+import org.etpipeline.core.Speed
 import org.etpipeline.core.ZipSource
 import org.etpipeline.core.readManifest
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
+import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.demo.fileSize
 import org.etpipeline.demo.show
 import org.etpipeline.demo.showScreen
 import org.etpipeline.demo.startEmpty
@@ -46,6 +56,8 @@ import org.robolectric.Robolectric
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
+
+private const val NPU_PROGRAM = "qnn-v75.pte"
 
 @RunWith(RobolectricTestRunner::class)
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
@@ -142,13 +154,76 @@ class ModelsScreenTest {
 
     @Test
     fun `the speed of this phone is preferred`() {
-        val manifest = readManifest(TestBundle.whole.manifest)
-        val other = manifest.speed.single()
+        val other = readManifest(TestBundle.whole.manifest).speed.single()
         val here = other.copy(where = "test phone")
-        assertEquals(Measured(other, here = false), manifest.speedFor("Test Phone"))
-        assertEquals(Measured(here, here = true), manifest.copy(speed = listOf(other, here)).speedFor("Test Phone"))
-        assertNull(manifest.copy(speed = emptyList()).speedFor("Test Phone"))
+        assertEquals(Measured(other, here = false), listOf(other).on("Test Phone"))
+        assertEquals(Measured(here, here = true), listOf(other, here).on("Test Phone"))
+        assertNull(emptyList<Speed>().on("Test Phone"))
     }
+
+    @Test
+    fun `of several programs the one for this phone is marked, and its figures are shown`() {
+        val npu = app.phone.facts.run { copy(soc = "SM8650", backends = backends + "qnn", qairt = "v2.49.40") }
+        import(twoPrograms())
+        val first = show()
+        val cpu = state.models!!.single()
+        assertEquals("xnnpack" to Fit.FITS, cpu.program!!.backend to cpu.fit)
+        assertTrue(cpu.measured != null)
+        text(R.string.models_gate_passed).performScrollTo().assertIsDisplayed()
+        text(R.string.models_speed_unknown).assertDoesNotExist()
+        assertChosen(PROGRAM, not = NPU_PROGRAM)
+        first.close()
+
+        app.phone.facts = npu
+        app.services.models.refresh()
+        val again = ModelsViewModel(app.services)
+        showScreen { ModelsScreen(viewModel = again) }
+        rule.waitFor { again.state.value.models != null }
+        val item = again.state.value.models!!.single()
+        assertEquals("qnn" to Fit.TIGHT, item.program!!.backend to item.fit)
+        assertNull("the speed is that of the other program", item.measured)
+        val memory = listOf(6_000_000_000, app.phone.totalRam).map { app.resources.fileSize(it) }
+        rule.onNodeWithText(app.getString(R.string.models_memory_of, memory[0], memory[1])).performScrollTo().assertIsDisplayed()
+        text(R.string.models_fit_tight).performScrollTo().assertIsDisplayed()
+        text(R.string.models_gate_failed).performScrollTo().assertIsDisplayed()
+        text(R.string.models_speed_unknown).performScrollTo().assertIsDisplayed()
+        assertChosen(NPU_PROGRAM, not = PROGRAM)
+        text(R.string.models_checks_failed).performScrollTo().assertIsDisplayed()
+        runBlocking { app.services.models.use {} }
+        assertEquals(item.program, (app.services.models.state.value as ModelHolder.State.Ready).program)
+    }
+
+    /** In the details each program is one node, with all that a screen reader says of it. */
+    private fun assertChosen(file: String, not: String) {
+        text(R.string.models_details).performScrollTo().performClick()
+        val chosen = hasText(app.getString(R.string.models_program_chosen))
+        rule.onNodeWithTag("program-$file").performScrollTo().assert(chosen)
+        rule.onNodeWithTag("program-$not").performScrollTo().assert(!chosen)
+        val npu = rule.onNodeWithTag("program-$NPU_PROGRAM")
+        npu.assert(hasText(app.getString(R.string.models_program_chips, "SM8650"), substring = true))
+        npu.assert(hasText(app.getString(R.string.models_program_hexagon, "V75"), substring = true))
+        npu.assert(hasText(app.getString(R.string.models_program_qairt, "v2.49.40"), substring = true))
+        npu.assert(hasText(app.getString(R.string.models_program_not_executed), substring = true))
+    }
+
+    /** The tests' bundle with a program for an NPU: large, bad, and first. */
+    private fun twoPrograms(): TestBundle {
+        val one = TestBundle.whole
+        val cpu = Json.parseToJsonElement(one.manifest).jsonObject.getValue("programs").jsonArray.single()
+        val npu = """{"file": "$NPU_PROGRAM", "backend": "qnn", "recipe": "16a4w", "soc": ["SM8650"], "hexagon": "V75",
+            "methods": ["forward"], "max_context": 512, "prefill_chunk": 1, "min_runtime": "1.3.0", "qairt": "v2.49.40",
+            "executed": false, "delegates": 1,
+            "memory": {"weights_bytes": 1, "kv_cache_bytes": 1, "resident_bytes": 1, "peak_bytes": 6000000000,
+                "min_device_ram_bytes": 1},
+            "quality": {"gate": {"thresholds": {}, "passed": false,
+                "checks": [{"name": "drop", "value": 9.0, "threshold": 1.0, "passed": false}]}}}"""
+        return one.edited("programs", "[$npu, $cpu]")
+            .edited("files", """{"$NPU_PROGRAM": {"size": 0, "sha256": ""}, ${files(one)}""")
+            .consistent(NPU_PROGRAM, ByteArray(9))
+    }
+
+    private fun files(bundle: TestBundle) =
+        Json.parseToJsonElement(bundle.manifest).jsonObject.getValue("files").toString().drop(1)
 
     private fun show() = showScreen { ModelsScreen(viewModel = viewModel) }.also {
         rule.waitFor { state.models != null }

@@ -44,6 +44,10 @@ class ProblemTextTest {
         Problem.NoProgram(listOf("qnn", "vulkan"), emptyList(), "Pixel 12") to listOf("qnn, vulkan", "Pixel 12"),
         Problem.NoProgram(listOf("qnn"), listOf("SM8650"), "Pixel 12") to listOf("qnn", "SM8650", "Pixel 12"),
         Problem.RuntimeTooOld("1.9.0", "1.3.1") to listOf("1.9.0", "1.3.1"),
+        Problem.OtherSignature(listOf("a.pte", "b.pte"), listOf("tokens_cache")) to
+            listOf("a.pte, b.pte", "tokens_cache", "xnnpack"),
+        Problem.QairtTooOld("v2.49.40", "v2.31.0") to listOf("v2.49.40", "v2.31.0", "xnnpack"),
+        Problem.QairtTooOld("v2.49.40", null) to listOf("v2.49.40", "xnnpack"),
         Problem.Storage("EIO") to listOf("EIO"),
         Problem.BadProgram("its end is missing") to listOf("its end is missing"),
         Problem.BadTokenizer("tokenizer.json") to listOf("tokenizer.json"),
