@@ -173,6 +173,9 @@ data class Comparison(val quantized: WaysOfFeeding, val original: WaysOfFeeding)
 data class Perplexity(val original: Double, val deployed: Double)
 
 @Serializable
+data class GreedyAgreement(val prompts: Int, val equal: Int, val tokens: Long, val agreement: Double)
+
+@Serializable
 data class TaskScore(val original: Double, val deployed: Double, val items: Int)
 
 @Serializable
@@ -185,6 +188,7 @@ data class Gate(val thresholds: Map<String, Double>, val checks: List<Check>, va
 data class Quality(
     val agreement: Comparison? = null,
     val embedding: JsonElement? = null,
+    val greedy: GreedyAgreement? = null,
     val tasks: Map<String, TaskScore> = emptyMap(),
     val perplexity: Perplexity? = null,
     val gate: Gate,

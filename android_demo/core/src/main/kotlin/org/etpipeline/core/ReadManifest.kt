@@ -212,6 +212,12 @@ private fun checkQuality(quality: Quality, field: String) {
         checkAgreement(it.quantized, "$field.agreement.quantized")
         checkAgreement(it.original, "$field.agreement.original")
     }
+    quality.greedy?.let {
+        rule(it.prompts >= 1, "$field.greedy.prompts", "must be at least 1")
+        rule(it.equal >= 0, "$field.greedy.equal", NOT_NEGATIVE)
+        rule(it.tokens >= 0, "$field.greedy.tokens", NOT_NEGATIVE)
+        rule(it.agreement in 0.0..1.0, "$field.greedy.agreement", "must be 0 to 1")
+    }
     for ((name, score) in quality.tasks) {
         rule(score.original in 0.0..100.0, "$field.tasks.$name.original", "must be 0 to 100")
         rule(score.deployed in 0.0..100.0, "$field.tasks.$name.deployed", "must be 0 to 100")

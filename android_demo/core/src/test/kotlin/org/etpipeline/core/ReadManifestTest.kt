@@ -89,12 +89,13 @@ class ReadManifestTest {
             .copy(recipe = null, delegatedOperators = emptyMap(), fallbackReasons = emptyMap())
         var text = edited("version", "2")
         for (field in VERSION_3) text = edited(field, null, text)
-        assertEquals(now.copy(version = 2, programs = listOf(program)), readManifest(text))
+        val quality = now.quality.copy(greedy = null)
+        assertEquals(now.copy(version = 2, programs = listOf(program), quality = quality), readManifest(text))
         text = edited("version", "1", text)
         for (field in listOf("what.task", "programs.0.weights", "embedding", "quality.embedding")) {
             text = edited(field, null, text)
         }
-        assertEquals(now.copy(version = 1, programs = listOf(program)), readManifest(text))
+        assertEquals(now.copy(version = 1, programs = listOf(program), quality = quality), readManifest(text))
     }
 
     @Test
@@ -252,6 +253,10 @@ class ReadManifestTest {
             "quality.tasks.translate.original" to "101",
             "quality.tasks.translate.deployed" to "-1",
             "quality.tasks.translate.items" to "0",
+            "quality.greedy.prompts" to "0",
+            "quality.greedy.equal" to "-1",
+            "quality.greedy.tokens" to "-1",
+            "quality.greedy.agreement" to "1.1",
             "quality.perplexity.original" to "0",
             "quality.perplexity.deployed" to "-2",
             "quality.gate.passed" to "false",
@@ -317,10 +322,10 @@ class ReadManifestTest {
     }
 
     private companion object {
-        /** The fields of a program that versions 1 and 2 lack. */
+        /** The fields that versions 1 and 2 lack. */
         val VERSION_3 = listOf(
             "recipe", "hexagon", "signature", "notice", "twin", "delegated_operators", "fallback_reasons", "memory",
             "quality", "stages",
-        ).map { "programs.0.$it" }
+        ).map { "programs.0.$it" } + "quality.greedy"
     }
 }

@@ -67,6 +67,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           "quality": {
             "agreement": {"quantized": $ways, "original": $ways},
             "embedding": null,
+            "greedy": {"prompts": 21, "equal": 20, "tokens": 300, "agreement": 0.98},
             "tasks": {"translate": {"original": 97.0, "deployed": 98.0, "items": 100}},
             "perplexity": {"original": 1.01, "deployed": 1.02},
             "gate": {
