@@ -430,6 +430,9 @@ class ProgramInfo(Model):
     quality: Quality | None = Field(
         default=None, description="Its quality and verdict; null: the bundle's 'quality' is its."
     )
+    speed: list[Speed] = Field(
+        default=[], description="Its speed on each machine where it was measured, if it has a 'quality' of its own."
+    )
     stages: dict[str, StageCost] = Field(
         default={}, description="What making it took; empty: the bundle's 'stages' are its."
     )

@@ -31,7 +31,7 @@ def main(folder: Path, out: Path) -> None:
         runtime_library()
         from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
-        program = manifest.programs[0]
+        program = manifest.main
         weights = str(folder / program.weights[0]) if program.weights else None
         runner = TextLLMRunner(str(folder / program.file), str(folder / manifest.tokenizer.file), weights)
         assert manifest.chat is not None, f"{folder} is no chat model"

@@ -74,13 +74,26 @@ def add_speed(folder: Path, report: BenchmarkReport) -> None:
         UserError: It is no bundle folder, or the report is about another program.
     """
     manifest = _read_folder(folder)
-    if report.sha256 not in {manifest.files[program.file].sha256 for program in manifest.programs}:
+    measured = [each for each in manifest.programs if manifest.files[each.file].sha256 == report.sha256]
+    if not measured:
         raise UserError(
             f"The report is about another program (SHA-256 {report.sha256[:12]}…) than those in {folder}: give the "
             "bundle that was measured."
         )
-    kept = [speed for speed in manifest.speed if _conditions(speed) != _conditions(report.speed)]
-    bundle.write(manifest.model_copy(update={"speed": [*kept, report.speed]}), folder)
+
+    def added(speeds: list[bundle.Speed]) -> list[bundle.Speed]:
+        return [*(speed for speed in speeds if _conditions(speed) != _conditions(report.speed)), report.speed]
+
+    if measured[0] == manifest.main:
+        changed: dict[str, object] = {"speed": added(manifest.speed)}
+    else:  # one with figures of its own
+        changed = {
+            "programs": [
+                each.model_copy(update={"speed": added(each.speed)}) if each == measured[0] else each
+                for each in manifest.programs
+            ]
+        }
+    bundle.write(manifest.model_copy(update=changed), folder)
 
 
 def install(apk: Path) -> None:
@@ -143,7 +156,7 @@ def benchmark(folder: Path, prompt_tokens: int, decode_tokens: int, rounds: int)
     _require_app()
     options = {
         # Another recipe of the same model has the same name, and a manifest changes with every measurement.
-        "sha256": manifest.files[manifest.programs[0].file].sha256,
+        "sha256": manifest.files[manifest.main.file].sha256,
         "prompt_tokens": prompt_tokens,
         "decode_tokens": decode_tokens,
         "rounds": rounds,

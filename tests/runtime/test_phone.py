@@ -237,6 +237,21 @@ def test_a_wrong_report_is_refused(folder, changes, sentence):
         phone.add_speed(folder, phone.read_report(make_report(folder, **changes).encode(), "report.json"))
 
 
+def test_a_speed_goes_to_the_program_that_was_measured(folder):
+    (folder / "qnn-sm8650.pte").write_bytes(b"for the NPU")
+    before = bundle.read(folder)
+    for_chip = {"file": "qnn-sm8650.pte", "soc": ["SM8650"], "quality": before.quality, "memory": before.memory}
+    programs = [before.main.model_copy(update=for_chip), before.main]
+    files = bundle.describe_files(folder)
+    bundle.write(before.model_copy(update={"programs": programs, "files": files}), folder)
+    report = make_report(folder, sha256=files["qnn-sm8650.pte"].sha256)
+    for _ in range(2):  # the second takes the first one's place
+        phone.add_speed(folder, phone.read_report(report.encode(), "report.json"))
+    after = bundle.read(folder)
+    assert [speed.where for speed in after.programs[0].speed] == ["Pixel 8"]
+    assert (after.main.speed, after.speed) == ([], before.speed)
+
+
 def test_no_json_is_refused():
     with pytest.raises(UserError, match=r"report\.json is no benchmark report"):
         phone.read_report(b"\xff\x00", "report.json")

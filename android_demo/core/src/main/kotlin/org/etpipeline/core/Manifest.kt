@@ -37,8 +37,7 @@ data class Manifest(
     fun qualityOf(program: Program?): Quality = program?.quality ?: quality
 
     /** Speeds of [program]: the bundle's are those of the one that has no figures of its own. */
-    fun speedOf(program: Program?): List<Speed> =
-        speed.takeIf { program?.memory == null && program?.quality == null }.orEmpty()
+    fun speedOf(program: Program?): List<Speed> = if (program?.quality == null) speed else program.speed
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
@@ -96,6 +95,7 @@ data class Program(
     @SerialName("fallback_reasons") val fallbackReasons: Map<String, String> = emptyMap(),
     val memory: Memory? = null,
     val quality: Quality? = null,
+    val speed: List<Speed> = emptyList(),
     val stages: Map<String, StageCost> = emptyMap(),
 ) {
     companion object {

@@ -174,6 +174,7 @@ private fun checkProgram(program: Program, field: String) {
     rule(program.delegates >= 0, "$field.delegates", NOT_NEGATIVE)
     program.memory?.let { checkMemory(it, "$field.memory") }
     program.quality?.let { checkQuality(it, "$field.quality") }
+    program.speed.forEachIndexed { index, speed -> checkSpeed(speed, "$field.speed.$index") }
     checkStages(program.stages, "$field.stages")
 }
 

@@ -138,6 +138,7 @@ class ReadManifestTest {
             "quality.perplexity.deployed" to "0",
             "quality.gate.passed" to "false",
             "quality.extra" to "1",
+            "speed" to """[{"where": "a phone"}]""",
             "stages.lower.wall_s" to "-1",
             "stages.lower.peak_rss_bytes" to "-1",
         )
@@ -325,7 +326,7 @@ class ReadManifestTest {
         /** The fields that versions 1 and 2 lack. */
         val VERSION_3 = listOf(
             "recipe", "hexagon", "signature", "notice", "twin", "delegated_operators", "fallback_reasons", "memory",
-            "quality", "stages",
+            "quality", "speed", "stages",
         ).map { "programs.0.$it" } + "quality.greedy"
     }
 }

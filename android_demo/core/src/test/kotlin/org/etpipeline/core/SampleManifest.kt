@@ -40,7 +40,8 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
             "hexagon": null, "methods": ["forward"], "signature": "tokens", "max_context": 512, "prefill_chunk": 128,
             "min_runtime": "1.3.0", "qairt": null, "notice": null, "executed": true, "twin": false, "delegates": 8,
             "delegated_operators": {"aten::linear": 7}, "fallback_operators": {"aten::add.out": 1},
-            "fallback_reasons": {"aten::add.out": "integers"}, "memory": null, "quality": null, "stages": {}
+            "fallback_reasons": {"aten::add.out": "integers"}, "memory": null, "quality": null, "speed": [],
+            "stages": {}
           }],
           "tokenizer": {
             "file": "tokenizer.json", "kind": "hf-json", "bos_id": 1, "eos_ids": [2], "adds_bos": false,
