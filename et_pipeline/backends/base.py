@@ -32,6 +32,7 @@ class Delegation(BaseModel):
     delegates: int
     delegated_operators: dict[str, int]
     fallback_operators: dict[str, int]
+    fallback_reasons: dict[str, str] = {}  # why an operator of these runs beside it, where that is known
     qairt: str | None = None  # version of Qualcomm's compiler
 
 
@@ -39,7 +40,7 @@ class Backend(Protocol):
     """A delegate of ExecuTorch."""
 
     can_execute: bool  # whether this host can run the result
-    static: bool  # whether it takes one token per call, and no dynamic shape
+    static: bool  # whether it takes no dynamic shape: of a decoder one token per call, of an encoder padded texts
     calibrated: bool  # whether it quantizes an exported program, by `quantize`; else the model is quantized before
     timed: bool  # whether its speed on this host means anything
 

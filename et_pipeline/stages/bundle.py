@@ -12,6 +12,7 @@ from typing import Any
 
 from et_pipeline import cache, manifest
 from et_pipeline.architecture import layer_windows
+from et_pipeline.backends import get_backend
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
@@ -80,7 +81,8 @@ def _manifest(
         kv = 0
     measured = entries["measure"].figures if "measure" in entries else None
     resident = measured["program_rss_bytes"] if measured else weights + kv
-    executed = bool(verified["quantized"]) if "quantized" in verified else True
+    executed = bool(verified["embedding"]["quantized"] if embeds else verified["quantized"])
+    static = get_backend(settings.backend.name).static
     return Manifest(
         what=manifest.What(
             task=settings.model.task,
@@ -105,6 +107,7 @@ def _manifest(
                 weights=[f"{settings.backend.name}.ptd"] if settings.backend.external_weights else [],
                 backend=settings.backend.name,
                 methods=["forward"],
+                signature="tokens_mask" if embeds and static else "tokens",
                 max_context=settings.model.max_context,
                 prefill_chunk=settings.model.prefill_chunk,
                 min_runtime=min_runtime(settings),
@@ -112,7 +115,9 @@ def _manifest(
                 soc=[settings.backend.soc] if settings.backend.soc else [],
                 qairt=lowered["delegation"]["qairt"],
                 delegates=lowered["delegation"]["delegates"],
+                delegated_operators=lowered["delegation"]["delegated_operators"],
                 fallback_operators=lowered["delegation"]["fallback_operators"],
+                fallback_reasons=lowered["delegation"]["fallback_reasons"],
             )
         ],
         tokenizer=facts.manifest_tokenizer(),
@@ -163,20 +168,25 @@ def _copy_tokenizer(source: Path, folder: Path, settings: Settings) -> None:
 
 def _embedding(settings: Settings, facts: Facts, entries: Mapping[str, cache.Entry]) -> manifest.Embedding:
     pooling = facts.pooling or Pooling()
-    speed = manifest.EmbeddingSpeed(where=host(), threads=settings.measure.threads, **entries["measure"].figures)
+    measured = entries.get("measure")
+    speed = []
+    if measured is not None:
+        speed = [manifest.EmbeddingSpeed(where=host(), threads=settings.measure.threads, **measured.figures)]
     return manifest.Embedding(
         dimension=facts.hidden_size,
         pooling=pooling.mode,
         normalised=pooling.normalised,
         max_tokens=settings.model.max_context,
-        speed=[speed],
+        speed=speed,
         samples=[manifest.Similarity(**each) for each in entries["verify"].figures["similarities"]],
     )
 
 
 def _embedding_quality(settings: Settings, verified: Mapping[str, Any]) -> manifest.Quality:
     figures = verified["embedding"]
-    agreement = manifest.EmbeddingComparison(quantized=figures["quantized"], original=figures["original"])
+    agreement = None
+    if figures["quantized"] is not None:
+        agreement = manifest.EmbeddingComparison(quantized=figures["quantized"], original=figures["original"])
     return manifest.Quality(embedding=agreement, gate=judge_embeddings(figures, settings.recipe.gate))
 
 
