@@ -73,10 +73,10 @@ class StaticEncoder(nn.Module):
         given: dict[str, Any] = {"position_ids": self.positions}
         if not self.biased:
             given["token_type_ids"] = self.segments
-        scores = nn.functional.embedding(mask, self.get_buffer("hidden_or_seen")).view(1, 1, 1, self.max_tokens)
+        scores = nn.functional.embedding(mask, self.get_buffer("hidden_or_seen")).transpose(1, 2).unsqueeze(1)
         with self._own_attention():
             vectors = self.model(input_ids=tokens, attention_mask=scores, **given).last_hidden_state
-        weights = nn.functional.embedding(mask, self.get_buffer("weights")).view(1, self.max_tokens)
+        weights = nn.functional.embedding(mask, self.get_buffer("weights")).squeeze(-1)
         return pool(vectors, weights, self.pooling)
 
     @contextmanager
