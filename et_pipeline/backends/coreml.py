@@ -30,4 +30,6 @@ class CoreMlBackend(StaticBackend):
         """See `StaticBackend.noted`: the partitioner asks coremltools, which says yes or no."""
         from executorch.backends.apple.coreml.partition.coreml_partitioner import _OperatorsSupportedForCoreMLBackend
 
-        return noted_refusals(_OperatorsSupportedForCoreMLBackend, lambda checker, node: "coremltools cannot convert it")
+        return noted_refusals(
+            _OperatorsSupportedForCoreMLBackend, lambda checker, node: "coremltools cannot convert it"
+        )

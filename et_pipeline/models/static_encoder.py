@@ -86,7 +86,7 @@ class StaticEncoder(nn.Module):
             if self.model._supports_attention_backend:
                 self.config._attn_implementation = PADDED
             if self.biased:
-                bias = mock.patch.object(self.model.encoder, "compute_position_bias", lambda _: self.bias)
+                bias = mock.patch.object(self.model.encoder, "compute_position_bias", return_value=self.bias)
                 patches.enter_context(bias)
             try:
                 yield
