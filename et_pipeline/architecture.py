@@ -52,7 +52,7 @@ FAMILIES = {
 # Encoders, which see the whole text at once and make an embedding of it.
 ENCODERS = ("bert", "camembert", "electra", "mpnet", "roberta", "xlm-roberta")
 _BERT_LIKE = ("bert", "camembert", "roberta", "xlm-roberta")  # whose tensors have BERT's names and shapes
-_OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
+OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
 # Tensors of an encoder's checkpoint that its embedding does not need: the layer over the first token that BERT learns
 # for its own training, and what transformers once stored and now computes.
 UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
@@ -170,7 +170,7 @@ def longest_context(config: Mapping[str, Any]) -> int | None:
     longest = text.get("max_position_embeddings")
     if not isinstance(longest, int) or isinstance(longest, bool) or longest <= 0:
         return None
-    if text.get("model_type") in _OFFSET_POSITIONS:
+    if text.get("model_type") in OFFSET_POSITIONS:
         padding = text.get("pad_token_id")
         return longest - (padding if isinstance(padding, int) else 1) - 1
     ropes = text.get("rope_parameters") or text.get("rope_scaling")

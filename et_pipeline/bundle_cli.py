@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from et_pipeline.runtime.program import Program
 
 SIMILARITY_TOLERANCE = 0.02  # of a cosine: processors round activations to 8 bits a little differently
-HOST_BACKENDS = ("xnnpack", "portable")  # what the runtime on this computer can run
 
 app = typer.Typer(
     help="Look into a bundle, check it, talk to it, time it, pack it, give it to a phone.\n\n"
@@ -163,7 +162,11 @@ def bench(
         _print_speed(phones.benchmark(path, prompt_tokens, decode_tokens, rounds).speed, as_json)
         return
     with bundles.open_bundle(path) as (folder, manifest):
+        from et_pipeline.backends import get_backend
+
         info = _first_runnable(manifest)
+        if not get_backend(info.backend).timed:
+            raise UserError(f"The speed of {info.file} on this computer says nothing: measure it on a phone.")
         if manifest.embedding is not None:
             from et_pipeline.runtime.embedding import measure_embedding
 
@@ -296,8 +299,9 @@ def _checks(folder: Path, manifest: bundle.Manifest, threads: int | None) -> Ite
 
     tokenizer = _load_tokenizer(folder, manifest)
     for info in manifest.programs:
-        if info.backend not in HOST_BACKENDS:
-            yield Checked(info.file, True, f"not run: this computer has no {info.backend}")
+        hindrance = _hindrance(info)
+        if hindrance is not None:
+            yield Checked(info.file, True, f"not run: {hindrance}")
             continue
         program = _load_program(folder, info, manifest, tokenizer, threads)
         yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
@@ -357,11 +361,31 @@ def _check_similarities(
 
 
 def _first_runnable(manifest: bundle.Manifest) -> bundle.ProgramInfo:
-    for info in manifest.programs:
-        if info.backend in HOST_BACKENDS:
+    """The first program that this computer can run, on a simulator only if there is no other."""
+    from et_pipeline.backends import get_backend
+
+    hindrances = {}
+    for info in sorted(manifest.programs, key=lambda each: not get_backend(each.backend).timed):
+        hindrance = _hindrance(info)
+        if hindrance is None:
             return info
-    backends = ", ".join(sorted({info.backend for info in manifest.programs}))
-    raise UserError(f"This computer cannot run {manifest.what.name}: its programs are for {backends} only.")
+        hindrances[info.backend] = hindrance
+    backends, why = ", ".join(sorted(hindrances)), "; ".join(hindrances.values())
+    raise UserError(f"This computer cannot run {manifest.what.name}: its programs are for {backends} only ({why}).")
+
+
+def _hindrance(info: bundle.ProgramInfo) -> str | None:
+    """Why this computer cannot run a program; None if it can, and then what that takes is loaded."""
+    from et_pipeline.backends import get_backend
+
+    try:
+        backend = get_backend(info.backend)
+        if not (backend.can_execute and info.executed):
+            return f"this computer has no {info.backend} that runs it"
+        backend.prepare()
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _weights(folder: Path, info: bundle.ProgramInfo) -> Path | None:

@@ -272,7 +272,7 @@ class Quality(Model):
         default=None, description="Null if no program could be executed, and for an embedding."
     )
     embedding: EmbeddingComparison | None = Field(
-        default=None, description="The same for an embedding; null for a model that answers."
+        default=None, description="The same for an embedding; null if no program could be executed."
     )
     greedy: GreedyAgreement | None = Field(default=None, description="Null if no answers were compared.")
     tasks: dict[str, TaskScore] = Field(default={}, description="Accuracy by name of the task.")
@@ -335,9 +335,10 @@ class Similarity(Model):
 
 
 class Embedding(Model):
-    """How a text becomes a vector: tokenizer with its special tokens, 'forward(tokens)', and nothing after it.
+    """How a text becomes a vector: tokenizer with its special tokens, 'forward', and nothing after it.
 
-    'forward' takes the token ids as int64 [1, length] without padding, and gives float32 [1, dimension].
+    'forward' takes the token ids as int64 [1, length] without padding, or padded to max_context with a mask, as the
+    program's 'signature' says, and gives float32 [1, dimension]. The mask hides the padding, which may be any id.
     """
 
     dimension: int = Field(ge=1, description="Length of the vector.")

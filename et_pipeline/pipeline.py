@@ -163,8 +163,6 @@ def check(settings: Settings) -> None:
         check_source(recipe.calibration)
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
-    if backend.static and settings.model.task == "embedding":
-        raise UserError(f"model.task=embedding does not run on backend={name} yet; use backend=xnnpack")
     if backend.static and settings.model.kv_cache != "fp32":
         raise UserError(
             f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={name} has a cache of its own "
@@ -200,7 +198,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     result = Result()
     errors: list[UserError] = []
     for settings in programs:
-        if get_backend(settings.backend.name).static:
+        if get_backend(settings.backend.name).static and settings.model.task != "embedding":
             form = settings.model.model_copy(update={"prefill_chunk": 1})  # one token per call is all that it takes
             settings = settings.model_copy(update={"model": form})
         made = Made(settings)

@@ -169,10 +169,31 @@ def test_verify_says_what_it_could_not_run(run, tmp_path):
     folder = make_bundle(tmp_path / "x", programs=[program.model_copy(update={"backend": "qnn", "executed": False})])
     code, out, _ = run("verify", folder)
     assert code == 0
-    assert "not run: this computer has no qnn" in out
+    assert "not run: this computer has no qnn that runs it" in out
     code, _, err = run("chat", folder, stdin="hi\n")
     assert code == 2
-    assert "for qnn only" in err
+    assert "for qnn only (this computer has no qnn that runs it)" in err
+    code, out, _ = run("inspect", folder)
+    assert code == 0
+    assert "reason unknown: aten::embedding" in out
+
+
+@pytest.mark.parametrize(("there", "line"), [(True, "sample answers of"), (False, "not run: no compiler here")])
+def test_what_the_simulator_executed_is_run_where_there_is_one(run, tmp_path, monkeypatch, there, line):
+    def load_sdk():
+        if not there:
+            raise UserError("no compiler here")
+
+    monkeypatch.setattr("et_pipeline.backends.qnn.load_sdk", load_sdk)
+    listed = {name: bundle.File(size=1, sha256="0" * 64) for name in (PTE, "tokenizer.json")}
+    made = make_manifest(listed).programs[0].model_copy(update={"backend": "qnn"})
+    folder = make_bundle(tmp_path / "x", programs=[made])
+    code, out, _ = run("verify", folder)
+    assert code == 0
+    assert line in out
+    code, _, err = run("bench", folder)
+    assert code == 2
+    assert ("says nothing: measure it on a phone" if there else "no compiler here") in err
 
 
 @pytest.mark.parametrize("command", ["verify", "chat"])

@@ -53,6 +53,23 @@ def test_order_of_similarities_is_kept(recipe, cosine, order, checkpoint, tmp_pa
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+# Measured: 16a8w 0.9984 (lowest cosine) and 0.9993 (rank correlation).
+@pytest.mark.parametrize(("recipe", "cosine", "order"), [("16a8w", 0.995, 0.995), ("16a4w", 0.9, 0.9)])
+def test_order_is_kept_on_qualcomms_simulator(recipe, cosine, order, checkpoint, tmp_path):
+    pytest.importorskip("onnxruntime_qnn")
+    chosen = [f"recipe={recipe}", "backend=qnn", "device=galaxy_s24_snapdragon", "model.max_context=128"]
+    command = [BIN / "et-pipeline", "model=minilm", f"model.source={checkpoint}", *chosen, "format=json"]
+    ended = subprocess.run(
+        [*command, f"paths.cache={tmp_path / 'cache'}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    made = manifest.read(Path(json.loads(ended.stdout)["bundle"]))
+    assert (made.programs[0].delegates, made.programs[0].fallback_operators) == (1, {})
+    assert made.quality.embedding.quantized.min_cosine >= 0.999
+    assert made.quality.embedding.original.min_cosine >= cosine
+    assert made.quality.embedding.original.rank_correlation >= order
+
+
 def test_transformers_and_the_tokenizer_of_the_bundle_agree(checkpoint, tmp_path):
     """The checkpoint's tokenizer.json pads to 128 tokens; the bundle's must not."""
     from transformers import AutoTokenizer

@@ -1,6 +1,8 @@
 """The pipeline as a function, for what no command line lets through."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -50,3 +52,24 @@ def test_a_checkpoint_of_another_task_is_refused(family, overrides, sentence, ma
     code, _, err = command(*overrides, *lengths, f"model.source={folder}")
     assert code == 2
     assert re.search(sentence, err)
+
+
+@pytest.mark.parametrize(("backend", "recipe"), [("portable", "fp32"), ("vulkan", "int8_weight_only")])
+def test_an_encoder_for_a_backend_that_wants_padding(backend, recipe, make_checkpoint, command):
+    source = f"model.source={make_checkpoint('bert', num_hidden_layers=1)}"
+    arguments = ("model=custom_embedding", source, "model.max_context=128", f"backend={backend}", f"recipe={recipe}")
+    code, out, err = command(*arguments, "verify.sequences=6", "format=json")
+    assert code == 0, err
+    folder = Path(json.loads(out)["bundle"])
+    made = manifest.read(folder)
+    program, checks = made.programs[0], {check.name for check in made.quality.gate.checks}
+    assert (program.signature, program.prefill_chunk, made.embedding.speed) == ("tokens_mask", 128, [])
+    assert program.executed == (backend == "portable") == bool(made.quality.embedding) == bool(made.embedding.samples)
+    if program.executed:
+        assert made.quality.embedding.quantized.min_cosine >= 1 - 1e-6
+        assert made.quality.embedding.original.rank_correlation == pytest.approx(1, abs=1e-3)
+    else:
+        assert checks == {
+            "lowest cosine of quantized eager to original",
+            "rank correlation of quantized eager with original",
+        }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from unittest import mock
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +15,13 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from et_pipeline.settings import Quantization
+
+
+# What a program gets after partitioning, so that no partitioner can say anything about it.
+_WRITTEN_LATER = {
+    "aten::copy_": "writes a changed buffer back, after the delegates have run",
+    "executorch_prim::et_view": "changes a shape alone, and moves nothing",
+}
 
 
 class Support(BaseModel):
@@ -32,6 +42,7 @@ class Delegation(BaseModel):
     delegates: int
     delegated_operators: dict[str, int]
     fallback_operators: dict[str, int]
+    fallback_reasons: dict[str, str] = {}  # why an operator of these runs beside it, where that is known
     qairt: str | None = None  # version of Qualcomm's compiler
     hexagon: str | None = None  # version of the NPU that it compiled for
     notice: str | None = None  # about the compiler and its licence
@@ -41,7 +52,7 @@ class Backend(Protocol):
     """A delegate of ExecuTorch."""
 
     can_execute: bool  # whether this host can run the result
-    static: bool  # whether it takes one token per call, and no dynamic shape
+    static: bool  # whether it takes no dynamic shape: of a decoder one token per call, of an encoder padded texts
     calibrated: bool  # whether it quantizes an exported program, by `quantize`; else the model is quantized before
     timed: bool  # whether its speed on this host means anything
 
@@ -92,6 +103,10 @@ class StaticBackend:
         """What marks the delegate's part of a graph; None where there is no delegate."""
         return None
 
+    def noted(self) -> AbstractContextManager[dict[str, str]]:
+        """Within the context: why the partitioner leaves an operator out, by the name that `operator_name` gives."""
+        return nullcontext({})
+
     def lower(
         self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
     ) -> Delegation:
@@ -100,19 +115,24 @@ class StaticBackend:
 
         assert not external_weights
         partitioner = self.partitioner()
-        edge = to_edge_transform_and_lower(
-            program,
-            partitioner=[] if partitioner is None else [partitioner],
-            constant_methods=dict(sorted(metadata.items())),
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        )
+        with self.noted() as reasons:
+            edge = to_edge_transform_and_lower(
+                program,
+                partitioner=[] if partitioner is None else [partitioner],
+                constant_methods=dict(sorted(metadata.items())),
+                compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            )
         delegated = delegated_operators(edge.exported_program())
         finished = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
         with out.open("wb") as stream:
             finished.write_to_file(stream)
         plan = next(each for each in finished.executorch_program.execution_plan if each.name == "forward")
+        fallback = fallback_operators(plan)
         return Delegation(
-            delegates=len(plan.delegates), delegated_operators=delegated, fallback_operators=fallback_operators(plan)
+            delegates=len(plan.delegates),
+            delegated_operators=delegated,
+            fallback_operators=fallback,
+            fallback_reasons=fallback_reasons(fallback, reasons),
         )
 
 
@@ -142,3 +162,36 @@ def fallback_operators(plan: Any) -> dict[str, int]:
                 operator = plan.operators[call.op_index]
                 counts[f"{operator.name}.{operator.overload}" if operator.overload else operator.name] += 1
     return dict(sorted(counts.items()))
+
+
+def operator_name(node: Any) -> str:
+    """The name of what a graph's node calls, without its overload, such as aten::index_put."""
+    schema = getattr(node.target, "_schema", None)
+    return str(node.target) if schema is None else str(schema.name)
+
+
+@contextmanager
+def noted_refusals(checker: type[Any], reason: Callable[[Any, Any], str]) -> Iterator[dict[str, str]]:
+    """Note what a partitioner's `checker` says no to, with the `reason` for the checker and the node."""
+    asked = checker.is_node_supported
+    refused: dict[str, str] = {}
+
+    def ask(self: Any, submodules: Any, node: Any) -> bool:
+        supported: bool = asked(self, submodules, node)
+        if not supported and node.op == "call_function":
+            refused[operator_name(node)] = reason(self, node)
+        return supported
+
+    with mock.patch.object(checker, "is_node_supported", ask):
+        yield refused
+
+
+def fallback_reasons(fallback: Mapping[str, int], noted: Mapping[str, str]) -> dict[str, str]:
+    """Why operators run outside the delegates, of those where it is known.
+
+    Args:
+        fallback: what `fallback_operators` counted.
+        noted: reasons by the name that `operator_name` gives.
+    """
+    known = {**noted, **_WRITTEN_LATER}
+    return {name: known[bare] for name in fallback if (bare := name.partition(".")[0]) in known}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
-from et_pipeline.backends.base import StaticBackend
+from et_pipeline.backends.base import StaticBackend, noted_refusals
 
 
 class CoreMlBackend(StaticBackend):
@@ -24,3 +25,11 @@ class CoreMlBackend(StaticBackend):
             minimum_deployment_target=coremltools.target.iOS18, compute_precision=coremltools.precision.FLOAT16
         )
         return CoreMLPartitioner(compile_specs=specs)
+
+    def noted(self) -> AbstractContextManager[dict[str, str]]:
+        """See `StaticBackend.noted`: the partitioner asks coremltools, which says yes or no."""
+        from executorch.backends.apple.coreml.partition.coreml_partitioner import _OperatorsSupportedForCoreMLBackend
+
+        return noted_refusals(
+            _OperatorsSupportedForCoreMLBackend, lambda checker, node: "coremltools cannot convert it"
+        )

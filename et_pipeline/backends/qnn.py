@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
-from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators
+from et_pipeline.backends.base import (
+    Delegation,
+    Support,
+    delegated_operators,
+    fallback_operators,
+    fallback_reasons,
+    noted_refusals,
+)
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -232,6 +239,7 @@ class QnnBackend:
         """
         assert not external_weights
         load_sdk()
+        from executorch.backends.qualcomm.partition.qnn_partitioner import QnnOperatorSupport
         from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
         from executorch.backends.qualcomm.utils.utils import (
             generate_htp_compiler_spec,
@@ -243,27 +251,37 @@ class QnnBackend:
         spec = generate_qnn_executorch_compiler_spec(
             soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=False)
         )
-        edge = to_edge_transform_and_lower_to_qnn(
-            program.module(),
-            program.example_inputs[0],
-            spec,
-            constant_methods=dict(sorted(metadata.items())),
-            convert_linear_to_conv2d=True,
-        )
+        with noted_refusals(QnnOperatorSupport, _refusal) as reasons:
+            edge = to_edge_transform_and_lower_to_qnn(
+                program.module(),
+                program.example_inputs[0],
+                spec,
+                constant_methods=dict(sorted(metadata.items())),
+                convert_linear_to_conv2d=True,
+            )
         delegated = delegated_operators(edge.exported_program())
         finished = edge.to_executorch(ExecutorchBackendConfig())
         with out.open("wb") as stream:
             finished.write_to_file(stream)
         plan = finished.executorch_program.execution_plan[0]
+        fallback = fallback_operators(plan)
         return Delegation(
             delegates=len(plan.delegates),
             delegated_operators=delegated,
-            fallback_operators=fallback_operators(plan),
+            fallback_operators=fallback,
+            fallback_reasons=fallback_reasons(fallback, reasons),
             qairt=load_sdk(),
             hexagon=chips()[self.soc or ""].hexagon,
             notice=f"Compiled with Qualcomm AI Runtime (QAIRT) {load_sdk()}, which is under Qualcomm's licence; so are "
             "the libraries of it that an app ships to run the program.",
         )
+
+
+def _refusal(checker: Any, node: Any) -> str:
+    """Why a node stays outside: executorch asks Qualcomm's compiler about what it can translate for it."""
+    if node.target.__name__ not in checker.node_visitors:
+        return "executorch cannot translate it for Qualcomm's compiler"
+    return "Qualcomm's compiler refuses it in this shape and type"
 
 
 @contextmanager

@@ -8,13 +8,21 @@ them; `_split_biases` keeps the bias out of them. Everything is scoped to `lower
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from et_pipeline.backends.base import Delegation, Support, delegated_operators, fallback_operators, operators
+from et_pipeline.backends.base import (
+    Delegation,
+    Support,
+    delegated_operators,
+    fallback_operators,
+    fallback_reasons,
+    operator_name,
+    operators,
+)
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -52,6 +60,14 @@ _PLAIN_OPERATORS = frozenset(
     )
 )
 _PLAIN_PASSES = frozenset(("XNNPACKRemoveCloneOpsTransform", "DimOrderOpsRevertPass"))
+
+
+# Operators that decoders are made of on purpose: kernels of ExecuTorch, which no delegate has.
+_OURS = {
+    "llama::custom_sdpa": "ExecuTorch's own attention over a cache",
+    "llama::update_cache": "ExecuTorch's own write into the cache",
+    "llama::update_cache_with_indices": "ExecuTorch's own write into the ring of a sliding window",
+}
 
 
 class XnnpackBackend:
@@ -119,7 +135,7 @@ class XnnpackBackend:
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
         _split_biases(program)
-        with _scoped_overrides():
+        with _scoped_overrides(), _noted() as reasons:
             edge = to_edge_transform_and_lower(
                 program,
                 partitioner=[_partitioner()],
@@ -147,11 +163,36 @@ class XnnpackBackend:
         if external_weights:
             executable.write_tensor_data_to_file(out.parent)
         plan = next(p for p in executable.executorch_program.execution_plan if p.name == "forward")
+        fallback = fallback_operators(plan)
         return Delegation(
             delegates=len(plan.delegates),
             delegated_operators=delegated,
-            fallback_operators=fallback_operators(plan),
+            fallback_operators=fallback,
+            fallback_reasons=fallback_reasons(fallback, _without_kernel(fallback) | reasons),
         )
+
+
+@contextmanager
+def _noted() -> Iterator[dict[str, str]]:
+    """Note why the partitioner leaves out what XNNPACK has kernels for: its own words, which it would log."""
+    from executorch.exir.backend.utils import WhyNoPartition
+
+    reasons: dict[str, str] = {}
+
+    def note(self: Any, node: Any, reason: str) -> None:
+        reasons[operator_name(node)] = reason
+
+    with mock.patch.object(WhyNoPartition, "__call__", note):
+        yield reasons
+
+
+def _without_kernel(fallback: Mapping[str, int]) -> dict[str, str]:
+    """Reasons for operators that the partitioner does not even look at, by name without overload."""
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+
+    known = {config.target_name.partition(".")[0] for config in ALL_PARTITIONER_CONFIGS}
+    bare = {name.partition(".")[0] for name in fallback}
+    return {name: _OURS.get(name, "XNNPACK has no kernel") for name in bare if name.partition("::")[2] not in known}
 
 
 def _refuse(reason: str, instead: str) -> Support:

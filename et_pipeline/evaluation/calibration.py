@@ -8,6 +8,7 @@ from typing import Any
 
 from et_pipeline.errors import UserError
 from et_pipeline.models.facts import Facts
+from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import Calibration, closest
 from et_pipeline.tiny_assistant.text import training_samples
 
@@ -31,6 +32,9 @@ def check_source(calibration: Calibration) -> None:
 def sequences(calibration: Calibration, facts: Facts, tokenizer: Any, longest: int) -> list[list[int]]:
     """Token ids of as many texts as the budget takes, none of them held out for evaluation.
 
+    An encoder gets them with its special tokens, and besides an empty text and one of full length: what the pooling
+    computes depends on the length, so the shortest and the longest text make its range.
+
     Args:
         calibration: where the text is, and how many tokens.
         facts: the model's; conversations get its chat format.
@@ -40,15 +44,21 @@ def sequences(calibration: Calibration, facts: Facts, tokenizer: Any, longest: i
     Raises:
         UserError: the text has fewer tokens than are asked for.
     """
+    embeds = facts.pooling is not None
+    if embeds:
+        for_one_text(tokenizer, longest)
     found: list[list[int]] = []
+    used: list[str] = []
     left = calibration.tokens
     for text in _texts(calibration, facts):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids[: min(longest, left)]
+        ids = tokenizer.encode(text, add_special_tokens=embeds).ids[: min(longest, left)]
         if ids:
             found.append(ids)
+            used.append(text)
             left -= len(ids)
         if left <= 0:
-            return found
+            ends = ("", " ".join(used * longest)) if embeds else ()
+            return found + [ids for ids in (tokenizer.encode(end).ids for end in ends) if ids]
     raise UserError(
         f"recipe.calibration.source={calibration.source} has {calibration.tokens - left} tokens, and "
         f"recipe.calibration.tokens={calibration.tokens} asks for more; lower it, or give more text"
@@ -58,7 +68,10 @@ def sequences(calibration: Calibration, facts: Facts, tokenizer: Any, longest: i
 def _texts(calibration: Calibration, facts: Facts) -> Iterator[str]:
     if calibration.source.startswith("builtin:"):
         for sample in training_samples("calibration"):
-            yield facts.chat.render(sample.messages) + sample.answer
+            if facts.pooling is not None:
+                yield from (*(message["content"] for message in sample.messages), sample.answer)
+            else:
+                yield facts.chat.render(sample.messages) + sample.answer
     else:
         yield from _paragraphs(Path(calibration.source).expanduser())
 

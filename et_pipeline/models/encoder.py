@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from et_pipeline.models.pooling import Pooling
+    from et_pipeline.models.static_encoder import StaticEncoder
 
 ONE_TEXT = "et_pipeline_one_text"
 
@@ -79,9 +80,15 @@ def pool(vectors: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> 
     elif mask is None:
         pooled = vectors.mean(1)
     else:
-        weights = mask.to(vectors.dtype).unsqueeze(-1)
-        pooled = (vectors * weights).sum(1) / weights.sum(1)
+        # Shares, because a sum of all tokens would need a range that grows with the text.
+        weights = mask.to(vectors.dtype)
+        pooled = torch.bmm((weights / weights.sum(1, keepdim=True)).unsqueeze(1), vectors).squeeze(1)
     return functional.normalize(pooled, dim=-1) if pooling.normalised else pooled
+
+
+def padding_id(model: PreTrainedModel) -> int:
+    """The id that fills up a shorter text."""
+    return getattr(model.config, "pad_token_id", None) or 0
 
 
 def embed_batch(model: PreTrainedModel, texts: Sequence[Sequence[int]], pooling: Pooling) -> torch.Tensor:
@@ -96,7 +103,7 @@ def embed_batch(model: PreTrainedModel, texts: Sequence[Sequence[int]], pooling:
         [N, hidden] float32.
     """
     longest = max(map(len, texts))
-    padding = getattr(model.config, "pad_token_id", None) or 0
+    padding = padding_id(model)
     tokens = torch.tensor([[*text, *[padding] * (longest - len(text))] for text in texts])
     mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
     with torch.no_grad():
@@ -141,7 +148,7 @@ def export_encoder(encoder: Encoder) -> ExportedProgram:
     return program
 
 
-def metadata(encoder: Encoder) -> dict[str, Any]:
+def metadata(encoder: Encoder | StaticEncoder) -> dict[str, Any]:
     """Constant methods by which a program says what it is."""
     return {
         "get_max_seq_len": encoder.max_tokens,

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.manifest import Check, Manifest, Quality
+from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality
 from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
 
 if TYPE_CHECKING:
@@ -274,6 +274,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         "program": f"{program.backend}, {program.delegates} delegates, {fallback} operators outside, "
         f"context {program.max_context}",
     }
+    if program.fallback_operators:
+        rows["outside"] = "\n".join(outside(program))
     if quality.agreement is not None:
         quantized, original = quality.agreement.quantized, quality.agreement.original.token_by_token
         ways = [quantized.one_piece, quantized.chunked, quantized.token_by_token]
@@ -306,12 +308,26 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
     return texts
 
 
+def outside(program: ProgramInfo) -> list[str]:
+    """What runs beside the delegates, most first: a line per reason, such as 'no kernel: aten::cat.out, 2 x …'."""
+    by_reason: dict[str, list[str]] = {}
+    for name, count in sorted(program.fallback_operators.items(), key=lambda item: -item[1]):
+        reason = program.fallback_reasons.get(name, "reason unknown" if program.delegates else "no delegate")
+        by_reason.setdefault(reason, []).append(name if count == 1 else f"{count} x {name}")
+    return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+
+
+def _execution(manifest: Manifest) -> dict[str, str]:
+    """Where a program runs whose speed was not measured."""
+    program = manifest.main
+    where = "executed here, where its speed says nothing" if program.executed else "not executed: this host cannot"
+    chips = f"for {', '.join(program.soc)}, " if program.soc else ""
+    return {"execution": f"{chips}{where}{f', QAIRT {program.qairt} or newer' if program.qairt else ''}"}
+
+
 def _speed_rows(manifest: Manifest) -> dict[str, str]:
     if not manifest.speed:
-        program = manifest.main
-        where = "executed here, where its speed says nothing" if program.executed else "not executed: this host cannot"
-        chips = f"for {', '.join(program.soc)}, " if program.soc else ""
-        return {"execution": f"{chips}{where}{f', QAIRT {program.qairt} or newer' if program.qairt else ''}"}
+        return _execution(manifest)
     speed = manifest.speed[0]
     return {
         "speed on this host": f"TTFT {speed.ttft_ms.p50:.1f} ms, prefill {speed.prefill_tok_s.p50:,.0f} tok/s, "
@@ -334,6 +350,8 @@ def _embedding_rows(manifest: Manifest) -> dict[str, str]:
     if embedding is not None:
         length = "of length 1" if embedding.normalised else "not normalised"
         rows["embedding"] = f"{embedding.dimension} numbers, {embedding.pooling} of the tokens, {length}"
+        if not embedding.speed:
+            rows |= _execution(manifest)
         for speed in embedding.speed[:1]:
             rows["speed on this host"] = (
                 f"{speed.text_ms.p50:.1f} ms for a text of {speed.tokens} tokens ({speed.threads} threads, "

@@ -59,7 +59,27 @@ def embed(program: Program, ids: list[int]) -> torch.Tensor:
     longest = int(program.metadata["get_max_seq_len"])
     if not 1 <= len(ids) <= longest:
         raise UserError(f"a text has {len(ids)} tokens, and the program takes 1 to {longest}")
-    return program.embed(torch.tensor([ids], dtype=torch.long))
+    pad = program.metadata.get("get_pad_id")
+    if pad is None:
+        return program.embed(torch.tensor([ids], dtype=torch.long))
+    return program.embed(*padded(ids, longest, int(pad)))
+
+
+def padded(ids: list[int], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A text as programs of one length take it.
+
+    Args:
+        ids: its tokens, at most `length`.
+        length: the program's.
+        pad: the token that fills it up.
+
+    Returns:
+        Tokens and mask, [1, length] int64 each; the mask is 1 for a token and 0 for padding.
+    """
+    import torch
+
+    rest = length - len(ids)
+    return torch.tensor([ids + [pad] * rest]), torch.tensor([[1] * len(ids) + [0] * rest])
 
 
 def measure_embedding(pte: Path, tokens: int, rounds: int, threads: int) -> EmbeddingSpeed:

@@ -70,16 +70,17 @@ class Program:
         logits = self._forward((tokens, torch.tensor([start], dtype=torch.long)))[0]
         return logits.reshape(-1)
 
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+    def embed(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Run a whole text through an encoder.
 
         Args:
-            tokens: [1, S] int64, at most as many as the program takes; see `embedding.embed`.
+            inputs: tokens [1, S] int64, at most as many as the program takes; of a program that wants padding also the
+                mask; see `embedding.embed`.
 
         Returns:
             [dimension] float32.
         """
-        return self._forward((tokens,))[0].reshape(-1)
+        return self._forward(inputs)[0].reshape(-1)
 
     def prefill(self, tokens: torch.Tensor, start: int = 0, chunk: int | None = None) -> torch.Tensor:
         """Run a whole prompt in pieces.

@@ -12,7 +12,7 @@ from typing import Any
 
 from et_pipeline import cache, manifest
 from et_pipeline.architecture import layer_windows
-from et_pipeline.backends import Delegation
+from et_pipeline.backends import Delegation, get_backend
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
@@ -77,7 +77,8 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
     windows = layer_windows(read_json(source / "config.json"), facts.layers)
     lowered, verified = entries["lower"].figures, entries["verify"].figures
     delegation = Delegation(**lowered["delegation"])
-    embeds, executed = facts.pooling is not None, bool(verified.get("quantized", True))
+    embeds, static = facts.pooling is not None, get_backend(settings.backend.name).static
+    executed = bool(verified["embedding"]["quantized"] if embeds else verified["quantized"])
     stem = "-".join(filter(None, (settings.backend.name, (settings.backend.soc or "").lower())))
     files = {suffix: f"{stem}.{suffix}" for suffix in ("pte", "ptd")}
     shutil.copyfile(entries["lower"].folder / "model.pte", folder / files["pte"])
@@ -91,6 +92,7 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
         soc=list(settings.backend.socs),
         hexagon=delegation.hexagon,
         methods=["forward"],
+        signature="tokens_mask" if embeds and static else "tokens",
         max_context=settings.model.max_context,
         prefill_chunk=settings.model.prefill_chunk,
         min_runtime=min_runtime(settings),
@@ -100,6 +102,7 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
         delegates=delegation.delegates,
         delegated_operators=delegation.delegated_operators,
         fallback_operators=delegation.fallback_operators,
+        fallback_reasons=delegation.fallback_reasons,
         memory=_memory(settings, facts, windows, entries),
         quality=_embedding_quality(settings, verified)
         if embeds
@@ -197,20 +200,25 @@ def _copy_tokenizer(source: Path, folder: Path, settings: Settings) -> None:
 
 def _embedding(settings: Settings, facts: Facts, entries: Mapping[str, cache.Entry]) -> manifest.Embedding:
     pooling = facts.pooling or Pooling()
-    speed = manifest.EmbeddingSpeed(where=host(), threads=settings.measure.threads, **entries["measure"].figures)
+    measured = entries.get("measure")
+    speed = []
+    if measured is not None:
+        speed = [manifest.EmbeddingSpeed(where=host(), threads=settings.measure.threads, **measured.figures)]
     return manifest.Embedding(
         dimension=facts.hidden_size,
         pooling=pooling.mode,
         normalised=pooling.normalised,
         max_tokens=settings.model.max_context,
-        speed=[speed],
+        speed=speed,
         samples=[manifest.Similarity(**each) for each in entries["verify"].figures["similarities"]],
     )
 
 
 def _embedding_quality(settings: Settings, verified: Mapping[str, Any]) -> manifest.Quality:
     figures = verified["embedding"]
-    agreement = manifest.EmbeddingComparison(quantized=figures["quantized"], original=figures["original"])
+    agreement = None
+    if figures["quantized"] is not None:
+        agreement = manifest.EmbeddingComparison(quantized=figures["quantized"], original=figures["original"])
     return manifest.Quality(embedding=agreement, gate=judge_embeddings(figures, settings.recipe.gate))
 
 

@@ -13,6 +13,7 @@ from et_pipeline.models.encoder import Encoder, export_encoder
 from et_pipeline.models.encoder import metadata as encoder_metadata
 from et_pipeline.models.facts import Facts
 from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
+from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
 from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import Backend, ExportForm, Quantization
 from et_pipeline.worker import Tick
@@ -30,7 +31,11 @@ def run(
     else:
         model = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
     facts = Facts.read(inputs["acquire"])
-    if facts.pooling is not None:
+    if facts.pooling is not None and chosen.static:
+        padded = StaticEncoder(model, facts.pooling, form.max_context)
+        save_program(export_static_encoder(padded), out)
+        methods = static_encoder_metadata(padded)
+    elif facts.pooling is not None:
         encoder = Encoder(model, facts.pooling, form.max_context)
         save_program(export_encoder(encoder), out)
         methods = encoder_metadata(encoder)

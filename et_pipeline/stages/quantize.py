@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from et_pipeline.models.decoder import load_program, save_program
 from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.models.static_decoder import positions
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
+from et_pipeline.runtime.embedding import padded
 from et_pipeline.settings import Backend, Quantization
 from et_pipeline.worker import Tick
 
@@ -34,17 +36,21 @@ def run(
 
 def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend) -> None:
     program = load_program(inputs["export"])
+    facts = Facts.read(inputs["acquire"])
+    embeds = facts.pooling is not None
+    longest = program.example_inputs[0][0].shape[1] if embeds else positions(program)
     texts: list[list[int]] = []
     if q.calibration is not None:
-        facts = Facts.read(inputs["acquire"])
-        texts = calibration.sequences(
-            q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest=positions(program)
-        )
+        texts = calibration.sequences(q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest)
+    pad = json.loads((inputs["export"] / "metadata.json").read_text()).get("get_pad_id")
 
     def feed(call: Any) -> None:
         for done, text in enumerate(texts):
-            for position, token in enumerate(text):
-                call(torch.tensor([[token]]), torch.tensor([position]))
+            if embeds:
+                call(*padded(text, longest, pad))
+            else:
+                for position, token in enumerate(text):
+                    call(torch.tensor([[token]]), torch.tensor([position]))
             tick(done + 1, len(texts))
 
     chosen: Any = get_backend(backend.name, backend.soc)

@@ -77,7 +77,8 @@ def run(
     if facts.pooling is not None:
         pte = inputs["lower"] / "model.pte"
         folders = inputs["checkpoint"], inputs["quantize"]
-        return verify_embeddings(*folders, pte, quantization, facts, form.max_context, verify.sequences, tick)
+        how_many = form.max_context, verify.sequences
+        return verify_embeddings(*folders, pte, quantization, backend.name, facts, *how_many, tick)
     tokenizer = read_tokenizer(inputs["checkpoint"])
     # Any real text serves the comparison of logits; the built-in items are there for every model.
     chosen = get_backend(backend.name)

@@ -141,6 +141,60 @@ def test_the_simulator_agrees_with_quantized_eager(make_checkpoint, tmp_path, sc
     assert (found["get_max_seq_len"], found["get_max_context_len"]) == (1, 32)
 
 
+ENCODE = """
+import json, sys
+from pathlib import Path
+import torch
+from et_pipeline.backends import get_backend
+from et_pipeline.evaluation.embedding import compare
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.encoder import embed_batch
+from et_pipeline.models.pooling import Pooling
+from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
+from et_pipeline.runtime.embedding import embed, padded
+from et_pipeline.runtime.program import Program
+from et_pipeline.settings import Quantization
+
+torch.set_num_threads(1)
+checkpoint, out = map(Path, sys.argv[1:3])
+backend = get_backend("qnn", "SM8650")
+model = load_model(checkpoint)
+generator = torch.Generator().manual_seed(1)
+texts = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in (1, 2, 7, 31, 48)]
+original = embed_batch(model, texts, Pooling())
+encoder = StaticEncoder(model, Pooling(), 48)
+methods = static_encoder_metadata(encoder)
+
+def feed(call):
+    return torch.cat([call(*padded(text, 48, 0)) for text in texts])
+
+quantized = backend.quantize(export_static_encoder(encoder), Quantization.model_validate_json(sys.argv[3]), feed)
+with torch.no_grad():
+    expected = feed(quantized.module())
+delegation = backend.lower(quantized, methods, out)
+backend.prepare()
+program = Program(out)
+found = torch.stack([embed(program, text) for text in texts])
+result = {
+    "quantized": compare(found, expected).min_cosine,
+    "original": compare(found, original).min_cosine,
+    **delegation.model_dump(),
+}
+Path(sys.argv[4]).write_text(json.dumps(result))
+"""
+
+
+def test_the_simulator_agrees_with_a_quantized_encoder(make_checkpoint, tmp_path):
+    report = tmp_path / "report.json"
+    checkpoint = make_checkpoint("bert", num_hidden_layers=1, max_position_embeddings=64)
+    command = [sys.executable, "-c", ENCODE, str(checkpoint), str(tmp_path / "model.pte")]
+    subprocess.run([*command, quantization("16a8w").model_dump_json(), str(report)], check=True, timeout=800)
+    found = json.loads(report.read_text())
+    assert (found["delegates"], found["fallback_operators"], found["fallback_reasons"]) == (1, {}, {})
+    assert found["quantized"] >= 0.9999
+    assert found["original"] >= 0.999
+
+
 def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
     """Whatever ends Qualcomm's libraries, it is not the end of the run; what was made before stays in the cache."""
     from et_pipeline import pipeline
@@ -178,7 +232,6 @@ def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
             "external_weights=true is for backend=x",
         ),
         (("recipe=16a4w", "device=galaxy_s25", "recipe.calibration.source=no.txt"), "no.txt cannot be read"),
-        (("recipe=16a8w", "device=galaxy_s25", "model=minilm"), "model.task=embedding does not run on backend=qnn yet"),
         (("recipe=16a4w", "device=galaxy_s25", "mode=plan"), "mode=plan forecasts backend=xnnpack"),
     ],
 )

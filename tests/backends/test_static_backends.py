@@ -4,10 +4,15 @@ import pytest
 import torch
 
 from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.encoder import embed_batch
+from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
+from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
 from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.runtime.embedding import embed
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm, Quantization
 
@@ -58,7 +63,36 @@ def test_a_decoder_lowers_for_other_hardware(make_checkpoint, tmp_path, name, sc
             "aten::index.Tensor_out",
             "aten::index_put.out",
         }
+        assert delegation.fallback_reasons.keys() == delegation.fallback_operators.keys()
+        assert delegation.fallback_reasons["aten::copy_"].startswith("writes a changed buffer back")
     assert "aten::linear" not in str(delegation.fallback_operators)
+
+
+def encoder(make_checkpoint, scheme):
+    q = quantization(scheme)
+    folder = make_checkpoint("bert", num_hidden_layers=1, max_position_embeddings=64)
+    model = load_model(folder, lambda name, each: quantize_module(name, each, q))
+    return StaticEncoder(model, Pooling(), 48)
+
+
+def test_portable_kernels_embed_as_eager_does(make_checkpoint, tmp_path):
+    made = encoder(make_checkpoint, "fp32")
+    texts = [TOKENS[:length].tolist() for length in (1, 5, 12)]
+    expected = embed_batch(made.model, texts, Pooling())
+    backend, path = get_backend("portable"), tmp_path / "model.pte"
+    backend.lower(export_static_encoder(made), static_encoder_metadata(made), path)
+    program = Program(path)
+    assert torch.allclose(torch.stack([embed(program, text) for text in texts]), expected, atol=1e-5)
+    with pytest.raises(UserError, match="takes 1 to 48"):
+        embed(program, [5] * 49)
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("coreml", "int4_weight_only"), ("vulkan", "int8_weight_only")])
+def test_an_encoder_lowers_whole_for_other_hardware(make_checkpoint, tmp_path, name, scheme):
+    made, path = encoder(make_checkpoint, scheme), tmp_path / "model.pte"
+    delegation = get_backend(name).lower(export_static_encoder(made), static_encoder_metadata(made), path)
+    assert (delegation.delegates, delegation.fallback_operators) == (1, {})
+    assert delegation.delegated_operators["aten.embedding"] == 5
 
 
 @pytest.mark.parametrize("name", ["coreml", "vulkan", "portable"])

@@ -155,6 +155,9 @@ def test_a_decoder_layer_stays_in_few_delegates(tiny_program):
     assert delegation.delegated_operators["aten.linear"] == 7 + 1 + 2 + 3  # projections, head, rotations, means
     assert delegation.fallback_operators["llama::custom_sdpa.out"] == 1
     assert delegation.fallback_operators["llama::update_cache.out"] == 2
+    assert delegation.fallback_reasons["llama::custom_sdpa.out"] == "ExecuTorch's own attention over a cache"
+    assert delegation.fallback_reasons["quantized_decomposed::embedding_byte.out"] == "XNNPACK has no kernel"
+    assert delegation.fallback_reasons.keys() == delegation.fallback_operators.keys()
     assert not {"aten::mm.out", "aten::mul.out", "aten::native_layer_norm.out"} & delegation.fallback_operators.keys()
 
 

@@ -1,11 +1,14 @@
 import itertools
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from et_pipeline import tiny_assistant
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.calibration import check_source, sequences
 from et_pipeline.models.facts import read_facts, read_tokenizer
+from et_pipeline.models.pooling import Pooling
 from et_pipeline.settings import Calibration
 
 
@@ -35,6 +38,21 @@ def test_paragraphs_of_a_file_are_texts(model, tmp_path):
     assert sequences(calibration(path, total), facts, tokenizer, longest=64) == expected
     cut = sequences(calibration(path, total - 1), facts, tokenizer, longest=64)
     assert list(itertools.chain(*cut)) == list(itertools.chain(*expected))[:-1]
+
+
+def test_an_encoder_gets_special_tokens_and_texts_of_every_length(model):
+    facts, tokenizer = model
+    ids = [tokenizer.token_to_id(name) for name in ("<|begin|>", "<|end|>")]
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A <|end|>", special_tokens=[("<|begin|>", ids[0]), ("<|end|>", ids[1])]
+    )
+    encoder = facts.model_copy(update={"pooling": Pooling()})
+    *texts, empty, longest = sequences(calibration(tokens=250), encoder, tokenizer, longest=600)
+    assert sum(map(len, texts)) == 250
+    assert {text[0] for text in texts} == {ids[0]}
+    assert empty == ids
+    assert (len(longest), longest[0], longest[-1]) == (600, *ids)
 
 
 def test_too_little_text_is_refused(model, tmp_path):

@@ -1,0 +1,30 @@
+"""The closing tables of a run."""
+
+from et_pipeline.manifest import ProgramInfo
+from et_pipeline.report.tables import outside
+
+
+def program(**changes):
+    parts = {
+        "file": "model.pte",
+        "backend": "vulkan",
+        "methods": ["forward"],
+        "max_context": 8,
+        "prefill_chunk": 1,
+        "min_runtime": "1.5.1",
+        "executed": False,
+        "delegates": 2,
+    }
+    return ProgramInfo(**{**parts, **changes})
+
+
+def test_what_runs_outside_is_told_by_reason():
+    counts = {"aten::cat.out": 1, "aten::index_put.out": 4, "aten::add.out": 2, "aten::sin.out": 1}
+    no_kernel = dict.fromkeys(("aten::cat.out", "aten::index_put.out"), "no kernel")
+    assert outside(program(fallback_operators=counts, fallback_reasons={**no_kernel, "aten::add.out": "int64"})) == [
+        "no kernel: 4 x aten::index_put.out, aten::cat.out",
+        "int64: 2 x aten::add.out",
+        "reason unknown: aten::sin.out",
+    ]
+    assert outside(program()) == []
+    assert outside(program(delegates=0, fallback_operators={"aten::add.out": 1})) == ["no delegate: aten::add.out"]
