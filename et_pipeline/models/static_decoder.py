@@ -87,8 +87,8 @@ class StaticDecoder(nn.Module):
         Args:
             model: a causal LM of transformers.
             form: `max_context` is the cache's length; `prefill_chunk` has no meaning here.
-            unclean: the cache begins with any floats, such as NaN, as where a delegate has it in memory that it does not
-                clear; they are read as 0. Integers need no such care, as their scale keeps them small enough to mask.
+            unclean: the cache begins with any floats, such as NaN, as where a delegate has it in memory that it does
+                not clear; they are read as 0. Integers need no such care: their scale keeps them small enough to mask.
 
         Raises:
             UserError: the model has layers or positions that this form cannot hold.
