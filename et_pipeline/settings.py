@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from et_pipeline.errors import UserError
 
-Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w"]
+Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
 KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]

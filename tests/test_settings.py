@@ -12,7 +12,7 @@ NPU = ["backend=qnn", "device=galaxy_s25"]
 NEEDED = {  # options that leave a key to the user
     "model/custom": ["model.source=somewhere"],
     "model/custom_embedding": ["model.source=somewhere"],
-    **{f"recipe/{name}": NPU for name in ("16a4w", "16a4w_lpbq", "16a8w")},
+    **{f"recipe/{name}": NPU for name in ("16a4w", "16a4w_lpbq", "16a8w", "8a8w", "fp16")},
     "backend/qnn": ["recipe=16a4w", "device=galaxy_s25"],
     "backend/coreml": ["recipe=int4_weight_only"],
     "backend/vulkan": ["recipe=int4_weight_only"],

@@ -40,9 +40,7 @@ PACKAGE, VERSION, MODULE = "onnxruntime-qnn", "2.5.0", "onnxruntime_qnn"
 HOST_LIBRARIES = "lib/x86_64-linux-clang"
 LIBRARIES = ("libQnnSystem.so", "libQnnHtp.so")
 BLOCK_MULTIPLE = 16
-# Not 8a8w and fp16: the simulator computes them of a decoder far from the eager model (cosine 0.86, -0.14 on a random
-# two-layer Llama).
-SCHEMES = ("16a4w", "16a8w")
+SCHEMES = ("16a4w", "16a8w", "8a8w", "fp16")
 
 
 class Sdk(NamedTuple):
@@ -165,7 +163,7 @@ class QnnBackend:
         if q.scheme not in SCHEMES:
             return Support(
                 ok=False,
-                reason="Qualcomm's NPU takes activations with ranges that calibration has fixed",
+                reason="Qualcomm's NPU takes activations with ranges that calibration has fixed, or all in fp16",
                 instead=f"use recipe=16a4w, or recipe.scheme={', '.join(SCHEMES)}",
             )
         if q.group_size and q.scheme != "16a4w":
@@ -190,12 +188,15 @@ class QnnBackend:
         Args:
             program: of static shape, in float32.
             q: what to do. Weights have one scale per output channel, or per block of them (LPBQ, whose scales of blocks
-                are multiples of the channel's); activations one per tensor.
+                are multiples of the channel's); activations one per tensor. With 8a8w linears take and give 8 bits, the
+                rest and a decoder's head have 16. With fp16 there is nothing to do.
             calibrate: feeds the function that it is given with inputs like real ones.
 
         Returns:
             The program with its quantization written out: it computes in float32 what the NPU computes in integers.
         """
+        if q.scheme == "fp16":
+            return program
         import torch
         from executorch.backends.qualcomm.export_utils import make_quantizer
         from executorch.backends.qualcomm.quantizer.quant_recipe import QuantGranularity, QuantRecipe
@@ -204,6 +205,7 @@ class QnnBackend:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         load_sdk()
+        # In 8 bits a step of the masked scores of attention is a factor of e in their softmax.
         recipe = QuantRecipe(
             QuantDtype.use_16a8w, False, act_observer=MinMaxObserver, granularity=QuantGranularity.PER_TENSOR
         )
@@ -215,6 +217,16 @@ class QnnBackend:
             granularity=QuantGranularity.PER_BLOCK if q.group_size else QuantGranularity.PER_CHANNEL,
             extra_kwargs={"block_size": (1, q.group_size)} if q.group_size else None,
         )
+        if q.scheme == "8a8w":
+            # Eight bits of logits are too coarse to choose a token by.
+            recipe.add_regex(
+                {r"lm_head"},
+                QuantDtype.use_16a8w,
+                False,
+                act_observer=MinMaxObserver,
+                granularity=QuantGranularity.PER_CHANNEL,
+                priority=2,
+            )
         quantizer = make_quantizer(soc_model=self.soc)
         quantizer.set_recipe(recipe)
         example = program.example_inputs[0]
@@ -229,7 +241,7 @@ class QnnBackend:
         """Compile `program` for the chip, and write it to `out`.
 
         Args:
-            program: what `quantize` made.
+            program: what `quantize` made; one without any quantization is computed in fp16.
             metadata: constant methods to put beside `forward`.
             out: the .pte file to write.
             external_weights: the compiler keeps them in what it compiles.
@@ -248,8 +260,9 @@ class QnnBackend:
         )
         from executorch.exir import ExecutorchBackendConfig
 
+        widths = _activation_widths(program)
         spec = generate_qnn_executorch_compiler_spec(
-            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=False)
+            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=not widths)
         )
         with noted_refusals(QnnOperatorSupport, _refusal) as reasons:
             edge = to_edge_transform_and_lower_to_qnn(
@@ -257,7 +270,8 @@ class QnnBackend:
                 program.example_inputs[0],
                 spec,
                 constant_methods=dict(sorted(metadata.items())),
-                convert_linear_to_conv2d=True,
+                # Upstream's conversion loses the change of width before a linear, which the compiler then refuses.
+                convert_linear_to_conv2d=len(widths) < 2,
             )
         delegated = delegated_operators(edge.exported_program())
         finished = edge.to_executorch(ExecutorchBackendConfig())
@@ -282,6 +296,14 @@ def _refusal(checker: Any, node: Any) -> str:
     if node.target.__name__ not in checker.node_visitors:
         return "executorch cannot translate it for Qualcomm's compiler"
     return "Qualcomm's compiler refuses it in this shape and type"
+
+
+def _activation_widths(program: ExportedProgram) -> set[Any]:
+    """The integer types that a program's activations are quantized to."""
+    import torch
+
+    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    return {node.args[5] for node in program.graph.nodes if node.target is quantize}
 
 
 @contextmanager

@@ -71,18 +71,24 @@ class _StaticCache(Cache):
         values = self.decoder.get_buffer(f"v_cache_{layer_idx}")
         keys[:, :, self.position] = key_states
         values[:, :, self.position] = value_states
+        if self.decoder.unclean:
+            mask = self.decoder.get_buffer(f"mask_{self.decoder.kinds[layer_idx]}")
+            seen = (mask[self.position] >= 0).view(1, 1, -1, 1)
+            return torch.where(seen, keys, 0.0), torch.where(seen, values, 0.0)
         return keys, values
 
 
 class StaticDecoder(nn.Module):
     """One forward call: write one token into the cache, attend, give its logits."""
 
-    def __init__(self, model: PreTrainedModel, form: ExportForm) -> None:
+    def __init__(self, model: PreTrainedModel, form: ExportForm, unclean: bool = False) -> None:
         """Wrap a model.
 
         Args:
             model: a causal LM of transformers.
             form: `max_context` is the cache's length; `prefill_chunk` has no meaning here.
+            unclean: the cache begins with any floats, such as NaN, as where a delegate has it in memory that it does
+                not clear; they are read as 0. Integers need no such care: their scale keeps them small enough to mask.
 
         Raises:
             UserError: the model has layers or positions that this form cannot hold.
@@ -90,6 +96,7 @@ class StaticDecoder(nn.Module):
         super().__init__()
         self.model = model
         self.form = form
+        self.unclean = unclean
         self.config = model.config.get_text_config()
         check_supported(model, self.config, form)
         freeze_rope(model, form.max_context)

@@ -40,7 +40,8 @@ def run(
         save_program(export_encoder(encoder), out)
         methods = encoder_metadata(encoder)
     elif chosen.static:
-        static = StaticDecoder(model, form)
+        # Qualcomm's delegate allocates the cache and leaves what is in that memory.
+        static = StaticDecoder(model, form, unclean=quantization.scheme == "fp16")
         save_program(export_static(static), out)
         methods = static_metadata(static, facts.bos_id or 0, facts.eos_ids)
     else:

@@ -35,3 +35,15 @@ def test_the_exported_program_equals_the_decoder(family, name):  # noqa: F811
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert "aten.rms_norm.default" in operators
     assert not operators & {"aten.cos.default", "aten.sin.default", "aten.pow.Tensor_Scalar"}
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mistral_v01"])
+def test_a_cache_in_memory_that_nobody_cleared_is_read_as_zeros(family, name):  # noqa: F811
+    folder = family(name)
+    decoder = StaticDecoder(load_model(folder), FORM, unclean=True)
+    program = export_static(decoder).module()
+    with torch.no_grad():
+        for buffer_name, buffer in program.named_buffers():
+            if "_cache_" in buffer_name:
+                buffer.fill_(float("nan"))
+    assert compare(fed(program), reference(folder)[:FED]).min_cosine >= 1 - 1e-9
