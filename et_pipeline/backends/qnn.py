@@ -13,7 +13,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata as distributions
@@ -180,6 +181,15 @@ class QnnBackend:
         Returns:
             The program with its quantization written out: it computes in float32 what the NPU computes in integers.
         """
+        return self.quantize_alike({"forward": program}, q, calibrate)["forward"]
+
+    def quantize_alike(
+        self, programs: Mapping[str, ExportedProgram], q: Quantization, calibrate: Callable[[Callable[..., Any]], None]
+    ) -> dict[str, ExportedProgram]:
+        """Quantize programs that differ in their shapes only, all by the ranges that the first one's calibration shows.
+
+        See `quantize`. Weights come out equal, so that they can be shared, and so does what one program passes another.
+        """
         import torch
         from executorch.backends.qualcomm.export_utils import make_quantizer
         from executorch.backends.qualcomm.quantizer.quant_recipe import QuantGranularity, QuantRecipe
@@ -199,13 +209,22 @@ class QnnBackend:
             granularity=QuantGranularity.PER_BLOCK if q.group_size else QuantGranularity.PER_CHANNEL,
             extra_kwargs={"block_size": (1, q.group_size)} if q.group_size else None,
         )
-        quantizer = make_quantizer(soc_model=self.soc)
-        quantizer.set_recipe(recipe)
-        example = program.example_inputs[0]
-        prepared = prepare_pt2e(program.module(), quantizer)
+        prepared = {}
+        for name, program in programs.items():
+            quantizer = make_quantizer(soc_model=self.soc)
+            quantizer.set_recipe(recipe)
+            # With guards, which use each input, a concatenation takes them for its input's observer, and a cache that
+            # comes in gets another range than the one that goes out.
+            prepared[name] = prepare_pt2e(program.module(check_guards=False), quantizer)
+        first, *others = prepared
         with torch.no_grad(), _block_scales_as_compiled():
-            calibrate(prepared)
-            return torch.export.export(convert_pt2e(prepared), example, strict=True)
+            calibrate(prepared[first])
+            for name in others:
+                _observe_alike(prepared[first], prepared[name])
+            return {
+                name: torch.export.export(convert_pt2e(prepared[name]), program.example_inputs[0], strict=True)
+                for name, program in programs.items()
+            }
 
     def lower(
         self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
@@ -222,6 +241,22 @@ class QnnBackend:
             What runs in the delegate and what beside it.
         """
         assert not external_weights
+        return self.lower_together({"forward": program}, metadata, out, shared=False)
+
+    def lower_together(
+        self, programs: Mapping[str, ExportedProgram], metadata: dict[str, Any], out: Path, shared: bool
+    ) -> Delegation:
+        """Compile several programs as methods of one file; see `lower`.
+
+        Args:
+            programs: by the method's name, what `quantize_alike` made.
+            metadata: constant methods to put beside them.
+            out: the .pte file to write.
+            shared: keep weights that are equal once; the simulator takes no such file.
+
+        Returns:
+            What runs in the delegates of all methods and what beside them.
+        """
         load_sdk()
         from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
         from executorch.backends.qualcomm.utils.utils import (
@@ -232,26 +267,40 @@ class QnnBackend:
         from executorch.exir import ExecutorchBackendConfig
 
         spec = generate_qnn_executorch_compiler_spec(
-            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=False)
+            soc_model=QcomChipset[self.soc],
+            backend_options=generate_htp_compiler_spec(use_fp16=False, use_weight_sharing=shared),
         )
         edge = to_edge_transform_and_lower_to_qnn(
-            program.module(),
-            program.example_inputs[0],
+            {name: program.module() for name, program in programs.items()},
+            {name: program.example_inputs[0] for name, program in programs.items()},
             spec,
             constant_methods=dict(sorted(metadata.items())),
             convert_linear_to_conv2d=True,
         )
-        delegated = delegated_operators(edge.exported_program())
+        delegated: Counter[str] = Counter()
+        for name in programs:
+            delegated.update(delegated_operators(edge.exported_program(name)))
         finished = edge.to_executorch(ExecutorchBackendConfig())
         with out.open("wb") as stream:
             finished.write_to_file(stream)
-        plan = finished.executorch_program.execution_plan[0]
+        plans = [plan for plan in finished.executorch_program.execution_plan if plan.name in programs]
+        fallback: Counter[str] = Counter()
+        for plan in plans:
+            fallback.update(fallback_operators(plan))
         return Delegation(
-            delegates=len(plan.delegates),
-            delegated_operators=delegated,
-            fallback_operators=fallback_operators(plan),
+            delegates=sum(len(plan.delegates) for plan in plans),
+            delegated_operators=dict(sorted(delegated.items())),
+            fallback_operators=dict(sorted(fallback.items())),
             qairt=load_sdk(),
         )
+
+
+def _observe_alike(calibrated: Any, other: Any) -> None:
+    """Give the observers of one prepared graph to another one, which is alike but for its shapes."""
+    for node, twin in zip(calibrated.graph.nodes, other.graph.nodes, strict=True):
+        assert (node.op, node.name, node.target) == (twin.op, twin.name, twin.target), f"{node} is not {twin}"
+        if node.name.startswith("activation_post_process"):
+            setattr(other, twin.target, getattr(calibrated, node.target))
 
 
 @contextmanager
