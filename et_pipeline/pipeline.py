@@ -66,7 +66,11 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
 
     def export(s: Settings) -> dict[str, BaseModel]:
         # The form differs between backends, and no other setting of theirs counts here.
-        return {**quantization(s), "form": s.model.form, "backend": Backend(name=s.backend.name)}
+        return {
+            **quantization(s),
+            "form": s.model.form,
+            "backend": Backend(name=s.backend.name, prefill=s.backend.prefill),
+        }
 
     if backend.calibrated:
         making = (
@@ -146,6 +150,10 @@ def check(settings: Settings) -> None:
         check_source(recipe.calibration)
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
+    if settings.backend.prefill and name != "qnn":
+        raise UserError(f"backend.prefill=true is for backend=qnn; backend={name} needs no such form, so leave it out")
+    if settings.backend.prefill and settings.model.prefill_chunk == 1:
+        raise UserError("backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32")
     if backend.static and settings.model.task == "embedding":
         raise UserError(f"model.task=embedding does not run on backend={name} yet; use backend=xnnpack")
     if backend.static and settings.model.kv_cache != "fp32":
@@ -167,7 +175,7 @@ def run(settings: Settings, face: Face, logs: Path) -> Result:
         UserError: an input is missing, broken or does not fit the settings.
         StageCrash: a stage's process ended by a fault.
     """
-    if get_backend(settings.backend.name).static:
+    if get_backend(settings.backend.name).static and not settings.backend.prefill:
         form = settings.model.model_copy(update={"prefill_chunk": 1})  # one token per call is all that it takes
         settings = settings.model_copy(update={"model": form})
     result = Result(settings)

@@ -6,12 +6,22 @@ takes a chunk of a prompt and one that takes a single token work on the same cac
 
 from __future__ import annotations
 
+import filecmp
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from et_pipeline.models.decoder import cached_heads, check_supported, layer_kinds, metadata
+from et_pipeline.models.decoder import (
+    WEIGHTS,
+    cached_heads,
+    check_supported,
+    layer_kinds,
+    load_program,
+    metadata,
+    save_program,
+)
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.models.static_decoder import MASKED, STATIC, StaticCache, check_attended, npu_friendly
 
@@ -108,7 +118,7 @@ def external_metadata(decoder: ExternalCacheDecoder, bos_id: int, eos_ids: Seque
     """
     heads, dim = cached_heads(decoder.config)
     longest = decoder.form.max_context
-    windows = {"full_attention": longest, "sliding_attention": getattr(decoder.config, "sliding_window", None)}
+    windows = {"full_attention": longest, "sliding_attention": getattr(decoder.config, "sliding_window", 0)}
     return metadata(decoder, bos_id, eos_ids) | {
         "use_sdpa_with_kv_cache": False,
         "enable_dynamic_shape": False,
@@ -116,6 +126,27 @@ def external_metadata(decoder: ExternalCacheDecoder, bos_id: int, eos_ids: Seque
         "get_head_dim": dim,
         "get_windows": [min(windows[kind], longest) for kind in sorted(set(decoder.kinds))],
     }
+
+
+def save_programs(programs: Mapping[str, ExportedProgram], folder: Path) -> None:
+    """Write each program into a folder of its own, their weights once; the programs are left without them."""
+    for method, program in programs.items():
+        (folder / method).mkdir()
+        save_program(program, folder / method)
+    first, *others = (folder / method / WEIGHTS for method in programs)
+    for other in others:
+        if filecmp.cmp(first, other, shallow=False):
+            other.unlink()
+            other.hardlink_to(first)
+
+
+def load_programs(folder: Path) -> dict[str, ExportedProgram]:
+    """Read what `save_programs` wrote of both methods.
+
+    Raises:
+        UserError: a file is unreadable.
+    """
+    return {method: load_program(folder / method) for method in METHODS}
 
 
 def export_external(decoder: ExternalCacheDecoder, methods: Mapping[str, Any]) -> dict[str, ExportedProgram]:

@@ -49,19 +49,23 @@ class StaticCache(Cache):
 
     @property
     def is_sliding(self) -> list[bool]:
+        """No layer has a cache of another kind: a window is a matter of masks."""
         return [False] * self.decoder.layers
 
     @property
     def is_compileable(self) -> bool:
+        """Its shapes are static."""
         return True
 
     def __len__(self) -> int:
         return self.decoder.layers
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
+        """Not asked for, as positions and masks are given."""
         return 0
 
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Length and offset of a mask."""
         return self.decoder.form.max_context, 0
 
     def update(

@@ -263,7 +263,9 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
 def _speed_rows(manifest: Manifest) -> dict[str, str]:
     if not manifest.speed:
         program = manifest.programs[0]
-        where = "executed here, where its speed says nothing" if program.executed else "not executed: this host cannot"
+        ran = "executed here, where its speed says nothing"
+        where = ran if program.executed else "not executed: this host cannot"
+        where = f"a twin without shared weights was {ran}" if program.twin else where
         chips = f"for {', '.join(program.soc)}, " if program.soc else ""
         return {"execution": f"{chips}{where}{f', QAIRT {program.qairt} or newer' if program.qairt else ''}"}
     speed = manifest.speed[0]

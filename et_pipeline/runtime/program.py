@@ -128,6 +128,28 @@ class Program:
         return answer
 
 
+class DrivenProgram(Program):
+    """A loaded decoder whose cache the caller holds, see `models.external_cache`; here that caller is this object."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a .pte with the methods of this form.
+
+        Raises:
+            UserError: the file is missing, truncated or no ExecuTorch program.
+        """
+        from et_pipeline.models.external_cache import METHODS, CacheDriver
+
+        self.metadata = read_metadata(path)
+        with quiet():
+            self._program = runtime_library()._load_program(str(path))
+            methods = {name: self._program.load_method(name) for name in METHODS}
+        self._driver = CacheDriver(lambda name, inputs: methods[name](inputs), self.metadata)
+
+    def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
+        """Run any number of tokens, in chunks; see `Program.forward`."""
+        return self._driver.feed(tokens[0].tolist(), start)[-1]
+
+
 def set_threads(threads: int) -> None:
     """Let the runtime and its operators use this many threads; call it before loading a program.
 
@@ -160,9 +182,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with quiet():
         program = runtime_library()._load_program(str(path))
         names = [program.get_method_name(index) for index in range(program.num_methods())]
-        values = {name: program.load_method(name)(()) for name in sorted(names) if name != "forward"}
-    # Every result is a list of outputs; only get_eos_ids has a list for a value.
-    return {name: outputs if name == "get_eos_ids" else outputs[0] for name, outputs in values.items()}
+        values = {name: program.load_method(name)(()) for name in sorted(names) if not name.endswith("forward")}
+    # Every result is a list of outputs; only these have a list for a value.
+    lists = ("get_eos_ids", "get_windows")
+    return {name: outputs if name in lists else outputs[0] for name, outputs in values.items()}
 
 
 def check_program_file(path: Path) -> None:

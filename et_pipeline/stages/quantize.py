@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation import calibration
 from et_pipeline.models.decoder import load_program, save_program
+from et_pipeline.models.external_cache import CacheDriver, load_programs, save_programs
 from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.models.static_decoder import positions
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
@@ -29,17 +31,28 @@ def run(
         quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
     else:
         _calibrate(inputs, out, tick, quantization, backend)
-    return {"bytes": sum(file.stat().st_size for file in out.iterdir())}
+    return {"bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file())}
 
 
 def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend) -> None:
+    chosen: Any = get_backend(backend.name, backend.soc)
+    if backend.prefill:
+        methods = json.loads((inputs["export"] / "metadata.json").read_text())
+        texts = _texts(inputs, q, methods["get_max_context_len"])
+        driver = CacheDriver(lambda *_: (), methods)
+
+        def feed_chunks(call: Any) -> None:
+            driver.call = lambda _, given: call(*given)
+            for done, text in enumerate(texts):
+                # Padding would show ranges of no real text, so the last chunk is filled up with the text itself.
+                whole = -(-len(text) // driver.chunk) * driver.chunk
+                driver.feed((text * whole)[: min(whole, driver.context)])
+                tick(done + 1, len(texts))
+
+        save_programs(chosen.quantize_alike(load_programs(inputs["export"]), q, feed_chunks), out)
+        return
     program = load_program(inputs["export"])
-    texts: list[list[int]] = []
-    if q.calibration is not None:
-        facts = Facts.read(inputs["acquire"])
-        texts = calibration.sequences(
-            q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest=positions(program)
-        )
+    texts = _texts(inputs, q, positions(program))
 
     def feed(call: Any) -> None:
         for done, text in enumerate(texts):
@@ -47,5 +60,11 @@ def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, 
                 call(torch.tensor([[token]]), torch.tensor([position]))
             tick(done + 1, len(texts))
 
-    chosen: Any = get_backend(backend.name, backend.soc)
     save_program(chosen.quantize(program, q, feed), out)
+
+
+def _texts(inputs: dict[str, Path], q: Quantization, longest: int) -> list[list[int]]:
+    if q.calibration is None:
+        return []
+    facts = Facts.read(inputs["acquire"])
+    return calibration.sequences(q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest)

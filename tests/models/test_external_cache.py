@@ -1,4 +1,4 @@
-"""The form whose cache the caller holds: each way of feeding against transformers' unmodified model, past each window."""
+"""The form whose cache the caller holds: each way of feeding against transformers' model, past each window."""
 
 import pytest
 import torch
