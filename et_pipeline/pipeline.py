@@ -151,7 +151,7 @@ def check(settings: Settings) -> None:
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
     if settings.backend.prefill and name != "qnn":
-        raise UserError(f"backend.prefill=true is for backend=qnn; backend={name} needs no such form, so leave it out")
+        raise UserError(f"backend.prefill=true is for backend=qnn; leave it out with backend={name}")
     if settings.backend.prefill and settings.model.prefill_chunk == 1:
         raise UserError("backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32")
     if backend.static and settings.model.task == "embedding":

@@ -241,7 +241,7 @@ class QnnBackend:
             What runs in the delegate and what beside it.
         """
         assert not external_weights
-        return self.lower_together({"forward": program}, metadata, out, shared=False)
+        return self._compile({"forward": program}, metadata, out)
 
     def lower_together(
         self, programs: Mapping[str, ExportedProgram], metadata: dict[str, Any], out: Path, shared: bool
@@ -249,7 +249,9 @@ class QnnBackend:
         """Compile several programs as methods of one file; see `lower`.
 
         Args:
-            programs: by the method's name, what `quantize_alike` made.
+            programs: by the method's name, what `quantize_alike` made. Their caches, inputs of the name `caches` and
+                outputs of four axes, become the 16-bit integers that the NPU computes with; what goes out has the scale
+                of what comes in, so the caller need not know it.
             metadata: constant methods to put beside them.
             out: the .pte file to write.
             shared: keep weights that are equal once; the simulator takes no such file.
@@ -257,7 +259,18 @@ class QnnBackend:
         Returns:
             What runs in the delegates of all methods and what beside them.
         """
+        return self._compile(programs, metadata, out, shared, integer_caches=True)
+
+    def _compile(
+        self,
+        programs: Mapping[str, ExportedProgram],
+        metadata: dict[str, Any],
+        out: Path,
+        shared: bool = False,
+        integer_caches: bool = False,
+    ) -> Delegation:
         load_sdk()
+        from executorch.backends.qualcomm._passes.build_quant_io import BuildQuantIo
         from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
         from executorch.backends.qualcomm.utils.utils import (
             generate_htp_compiler_spec,
@@ -275,12 +288,13 @@ class QnnBackend:
             {name: program.example_inputs[0] for name, program in programs.items()},
             spec,
             constant_methods=dict(sorted(metadata.items())),
+            passes_job={name: _integer_caches() for name in programs} if integer_caches else None,
             convert_linear_to_conv2d=True,
         )
         delegated: Counter[str] = Counter()
         for name in programs:
             delegated.update(delegated_operators(edge.exported_program(name)))
-        finished = edge.to_executorch(ExecutorchBackendConfig())
+        finished = edge.to_executorch(ExecutorchBackendConfig(passes=[BuildQuantIo()] if integer_caches else []))
         with out.open("wb") as stream:
             finished.write_to_file(stream)
         plans = [plan for plan in finished.executorch_program.execution_plan if plan.name in programs]
@@ -293,6 +307,28 @@ class QnnBackend:
             fallback_operators=dict(sorted(fallback.items())),
             qairt=load_sdk(),
         )
+
+
+def _integer_caches() -> Any:
+    """The compiler's passes, one of which leaves caches that come in and go out as integers."""
+    import torch
+    from executorch.backends.qualcomm._passes import TagQuantIO
+    from executorch.backends.qualcomm._passes.qnn_pass_manager import get_qnn_pass_manager_cls
+    from executorch.backends.qualcomm.builders.utils import is_graph_output
+    from executorch.backends.qualcomm.utils.constants import (
+        QCOM_PASS_ACTIVATE_KEY,
+        QCOM_PASS_ARGS_KWARGS_DEFAULTS_KEY,
+    )
+
+    def kind(node: Any) -> torch.dtype | None:
+        given = node.op == "placeholder" and node.name.startswith("caches_")
+        made = is_graph_output(node) and node.meta["val"].dim() == 4  # logits have three axes
+        return torch.uint16 if given or made else None
+
+    passes = get_qnn_pass_manager_cls().get_capture_program_passes()
+    passes[TagQuantIO][QCOM_PASS_ACTIVATE_KEY] = True
+    passes[TagQuantIO][QCOM_PASS_ARGS_KWARGS_DEFAULTS_KEY]["get_quant_io_dtype_fn"] = kind
+    return passes
 
 
 def _observe_alike(calibrated: Any, other: Any) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("<4x4s4sIQQQ")
 # extension/flat_tensor/serialize/flat_tensor_header.h: the same, then where the flatbuffer and the data lie.
 _DATA_HEADER = struct.Struct("<4x4x4x4xQQQQ")
+UINT16 = 27  # executorch/runtime/core/portable_type/scalar_type.h
 
 
 class Program:
@@ -137,13 +138,18 @@ class DrivenProgram(Program):
         Raises:
             UserError: the file is missing, truncated or no ExecuTorch program.
         """
+        import torch
+
         from et_pipeline.models.external_cache import METHODS, CacheDriver
 
         self.metadata = read_metadata(path)
         with quiet():
             self._program = runtime_library()._load_program(str(path))
             methods = {name: self._program.load_method(name) for name in METHODS}
+            dtype = self._program.method_meta(METHODS[0]).input_tensor_meta(3).dtype()
         self._driver = CacheDriver(lambda name, inputs: methods[name](inputs), self.metadata)
+        if dtype == UINT16:
+            self._driver.caches = [cache.to(torch.uint16) for cache in self._driver.caches]
 
     def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """Run any number of tokens, in chunks; see `Program.forward`."""
