@@ -66,7 +66,11 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
 
     def export(s: Settings) -> dict[str, BaseModel]:
         # The form differs between backends, and no other setting of theirs counts here.
-        return {**quantization(s), "form": s.model.form, "backend": Backend(name=s.backend.name)}
+        return {
+            **quantization(s),
+            "form": s.model.form,
+            "backend": Backend(name=s.backend.name, prefill=s.backend.prefill),
+        }
 
     if backend.calibrated:
         making = (
@@ -163,6 +167,16 @@ def check(settings: Settings) -> None:
         check_source(recipe.calibration)
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
+    if settings.backend.prefill and name != "qnn":
+        raise UserError(f"backend.prefill=true is for backend=qnn; leave it out with backend={name}")
+    if settings.backend.prefill and settings.model.task == "embedding":
+        raise UserError("backend.prefill=true is for models that answer; model.task=embedding takes a text in one call")
+    if settings.backend.prefill and recipe.scheme == "fp16":
+        raise UserError(
+            "backend.prefill=true passes caches of 16-bit integers on, which recipe.scheme=fp16 does not have"
+        )
+    if settings.backend.prefill and settings.model.prefill_chunk == 1:
+        raise UserError("backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32")
     if backend.static and settings.model.kv_cache != "fp32":
         raise UserError(
             f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={name} has a cache of its own "
@@ -198,8 +212,9 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     result = Result()
     errors: list[UserError] = []
     for settings in programs:
-        if get_backend(settings.backend.name).static and settings.model.task != "embedding":
-            form = settings.model.model_copy(update={"prefill_chunk": 1})  # one token per call is all that it takes
+        one_token = get_backend(settings.backend.name).static and not settings.backend.prefill
+        if one_token and settings.model.task != "embedding":
+            form = settings.model.model_copy(update={"prefill_chunk": 1})
             settings = settings.model_copy(update={"model": form})
         made = Made(settings)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face

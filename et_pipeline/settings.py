@@ -119,6 +119,9 @@ class Backend(Frozen):
     name: Literal["xnnpack", "qnn", "coreml", "vulkan", "portable"]
     soc: str | None = Field(default=None, description="the chip that the program is compiled for, such as SM8650")
     also: tuple[str, ...] = Field(default=(), description="other chips with the same NPU, which run it too")
+    prefill: bool = Field(
+        default=False, description="of qnn: take a prompt in chunks of model.prefill_chunk tokens, not one by one"
+    )
     external_weights: bool = Field(default=False, description="write the weights beside the program, as .ptd")
 
     @property

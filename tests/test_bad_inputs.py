@@ -166,6 +166,7 @@ COMMAND_LINES = {
     "GGUF file of four letters": (["model=custom", f"model.source={STUB}"], r"stub\.gguf is damaged or cut short"),
     "random weights of no architecture": (["model=custom", "model.source=random"], r"needs model\.architecture"),
     "unknown built-in model": (["model.source=builtin:big"], r"model\.source=builtin:big does not exist"),
+    "prefill in chunks of another backend": (["+backend.prefill=true"], r"backend\.prefill=true is for backend=qnn"),
     "every device, but no plan": (["device=all"], r"device=all is for mode=plan"),
     "a picture, but no plan": (["plot=plan.svg"], r"plot=plan\.svg is for mode=plan"),
     "a picture of another kind": (["mode=plan", "plot=plan.png"], r"plot=plan\.png is not a name ending in \.svg"),

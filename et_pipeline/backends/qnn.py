@@ -13,7 +13,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata as distributions
@@ -195,8 +196,17 @@ class QnnBackend:
         Returns:
             The program with its quantization written out: it computes in float32 what the NPU computes in integers.
         """
+        return self.quantize_alike({"forward": program}, q, calibrate)["forward"]
+
+    def quantize_alike(
+        self, programs: Mapping[str, ExportedProgram], q: Quantization, calibrate: Callable[[Callable[..., Any]], None]
+    ) -> dict[str, ExportedProgram]:
+        """Quantize programs that differ in their shapes only, all by the ranges that the first one's calibration shows.
+
+        See `quantize`. Weights come out equal, so that they can be shared, and so does what one program passes another.
+        """
         if q.scheme == "fp16":
-            return program
+            return dict(programs)
         import torch
         from executorch.backends.qualcomm.export_utils import make_quantizer
         from executorch.backends.qualcomm.quantizer.quant_recipe import QuantGranularity, QuantRecipe
@@ -227,13 +237,22 @@ class QnnBackend:
                 granularity=QuantGranularity.PER_CHANNEL,
                 priority=2,
             )
-        quantizer = make_quantizer(soc_model=self.soc)
-        quantizer.set_recipe(recipe)
-        example = program.example_inputs[0]
-        prepared = prepare_pt2e(program.module(), quantizer)
+        prepared = {}
+        for name, program in programs.items():
+            quantizer = make_quantizer(soc_model=self.soc)
+            quantizer.set_recipe(recipe)
+            # With guards, which use each input, a concatenation takes them for its input's observer, and a cache that
+            # comes in gets another range than the one that goes out.
+            prepared[name] = prepare_pt2e(program.module(check_guards=False), quantizer)
+        first, *others = prepared
         with torch.no_grad(), _block_scales_as_compiled():
-            calibrate(prepared)
-            return torch.export.export(convert_pt2e(prepared), example, strict=True)
+            calibrate(prepared[first])
+            for name in others:
+                _observe_alike(prepared[first], prepared[name])
+            return {
+                name: torch.export.export(convert_pt2e(prepared[name]), program.example_inputs[0], strict=True)
+                for name, program in programs.items()
+            }
 
     def lower(
         self, program: ExportedProgram, metadata: dict[str, Any], out: Path, external_weights: bool = False
@@ -250,7 +269,36 @@ class QnnBackend:
             What runs in the delegate and what beside it.
         """
         assert not external_weights
+        return self._compile({"forward": program}, metadata, out)
+
+    def lower_together(
+        self, programs: Mapping[str, ExportedProgram], metadata: dict[str, Any], out: Path, shared: bool
+    ) -> Delegation:
+        """Compile several programs as methods of one file; see `lower`.
+
+        Args:
+            programs: by the method's name, what `quantize_alike` made. Their caches, inputs of the name `caches` and
+                outputs of four axes, become the 16-bit integers that the NPU computes with; what goes out has the scale
+                of what comes in, so the caller need not know it.
+            metadata: constant methods to put beside them.
+            out: the .pte file to write.
+            shared: keep weights that are equal once; the simulator takes no such file.
+
+        Returns:
+            What runs in the delegates of all methods and what beside them.
+        """
+        return self._compile(programs, metadata, out, shared, integer_caches=True)
+
+    def _compile(
+        self,
+        programs: Mapping[str, ExportedProgram],
+        metadata: dict[str, Any],
+        out: Path,
+        shared: bool = False,
+        integer_caches: bool = False,
+    ) -> Delegation:
         load_sdk()
+        from executorch.backends.qualcomm._passes.build_quant_io import BuildQuantIo
         from executorch.backends.qualcomm.partition.qnn_partitioner import QnnOperatorSupport
         from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
         from executorch.backends.qualcomm.utils.utils import (
@@ -260,29 +308,35 @@ class QnnBackend:
         )
         from executorch.exir import ExecutorchBackendConfig
 
-        widths = _activation_widths(program)
+        widths = set().union(*map(_activation_widths, programs.values()))
         spec = generate_qnn_executorch_compiler_spec(
-            soc_model=QcomChipset[self.soc], backend_options=generate_htp_compiler_spec(use_fp16=not widths)
+            soc_model=QcomChipset[self.soc],
+            backend_options=generate_htp_compiler_spec(use_fp16=not widths, use_weight_sharing=shared),
         )
         with noted_refusals(QnnOperatorSupport, _refusal) as reasons:
             edge = to_edge_transform_and_lower_to_qnn(
-                program.module(),
-                program.example_inputs[0],
+                {name: program.module() for name, program in programs.items()},
+                {name: program.example_inputs[0] for name, program in programs.items()},
                 spec,
                 constant_methods=dict(sorted(metadata.items())),
+                passes_job={name: _integer_caches() for name in programs} if integer_caches else None,
                 # Upstream's conversion loses the change of width before a linear, which the compiler then refuses.
                 convert_linear_to_conv2d=len(widths) < 2,
             )
-        delegated = delegated_operators(edge.exported_program())
-        finished = edge.to_executorch(ExecutorchBackendConfig())
+        delegated: Counter[str] = Counter()
+        for name in programs:
+            delegated.update(delegated_operators(edge.exported_program(name)))
+        finished = edge.to_executorch(ExecutorchBackendConfig(passes=[BuildQuantIo()] if integer_caches else []))
         with out.open("wb") as stream:
             finished.write_to_file(stream)
-        plan = finished.executorch_program.execution_plan[0]
-        fallback = fallback_operators(plan)
+        plans = [plan for plan in finished.executorch_program.execution_plan if plan.name in programs]
+        fallback: Counter[str] = Counter()
+        for plan in plans:
+            fallback.update(fallback_operators(plan))
         return Delegation(
-            delegates=len(plan.delegates),
-            delegated_operators=delegated,
-            fallback_operators=fallback,
+            delegates=sum(len(plan.delegates) for plan in plans),
+            delegated_operators=dict(sorted(delegated.items())),
+            fallback_operators=dict(sorted(fallback.items())),
             fallback_reasons=fallback_reasons(fallback, reasons),
             qairt=load_sdk(),
             hexagon=chips()[self.soc or ""].hexagon,
@@ -304,6 +358,36 @@ def _activation_widths(program: ExportedProgram) -> set[Any]:
 
     quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
     return {node.args[5] for node in program.graph.nodes if node.target is quantize}
+
+
+def _integer_caches() -> Any:
+    """The compiler's passes, one of which leaves caches that come in and go out as integers."""
+    import torch
+    from executorch.backends.qualcomm._passes import TagQuantIO
+    from executorch.backends.qualcomm._passes.qnn_pass_manager import get_qnn_pass_manager_cls
+    from executorch.backends.qualcomm.builders.utils import is_graph_output
+    from executorch.backends.qualcomm.utils.constants import (
+        QCOM_PASS_ACTIVATE_KEY,
+        QCOM_PASS_ARGS_KWARGS_DEFAULTS_KEY,
+    )
+
+    def kind(node: Any) -> torch.dtype | None:
+        given = node.op == "placeholder" and node.name.startswith("caches_")
+        made = is_graph_output(node) and node.meta["val"].dim() == 4  # logits have three axes
+        return torch.uint16 if given or made else None
+
+    passes = get_qnn_pass_manager_cls().get_capture_program_passes()
+    passes[TagQuantIO][QCOM_PASS_ACTIVATE_KEY] = True
+    passes[TagQuantIO][QCOM_PASS_ARGS_KWARGS_DEFAULTS_KEY]["get_quant_io_dtype_fn"] = kind
+    return passes
+
+
+def _observe_alike(calibrated: Any, other: Any) -> None:
+    """Give the observers of one prepared graph to another one, which is alike but for its shapes."""
+    for node, twin in zip(calibrated.graph.nodes, other.graph.nodes, strict=True):
+        assert (node.op, node.name, node.target) == (twin.op, twin.name, twin.target), f"{node} is not {twin}"
+        if node.name.startswith("activation_post_process"):
+            setattr(other, twin.target, getattr(calibrated, node.target))
 
 
 @contextmanager

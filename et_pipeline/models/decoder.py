@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from et_pipeline.models.external_cache import ExternalCacheDecoder
     from et_pipeline.models.static_decoder import StaticDecoder
     from et_pipeline.settings import ExportForm
 
@@ -252,7 +253,9 @@ def export_decoder(decoder: Decoder) -> ExportedProgram:
     return program
 
 
-def metadata(decoder: Decoder | StaticDecoder, bos_id: int, eos_ids: Sequence[int]) -> dict[str, Any]:
+def metadata(
+    decoder: Decoder | StaticDecoder | ExternalCacheDecoder, bos_id: int, eos_ids: Sequence[int]
+) -> dict[str, Any]:
     """Constant methods that ExecuTorch's LLM runner and Android's `LlmModule` read.
 
     `get_max_seq_len` is mandatory there and means the most tokens of one call; without `enable_dynamic_shape` prefill

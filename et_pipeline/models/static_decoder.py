@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from transformers import PreTrainedModel
 
+    from et_pipeline.models.external_cache import ExternalCacheDecoder
     from et_pipeline.settings import ExportForm
 
 STATIC = "et_pipeline_static"
@@ -35,10 +36,10 @@ STATIC = "et_pipeline_static"
 MASKED = -255.0
 
 
-class _StaticCache(Cache):
+class StaticCache(Cache):
     """What transformers takes for its cache; the storage is the decoder's buffers."""
 
-    def __init__(self, decoder: StaticDecoder) -> None:
+    def __init__(self, decoder: Any) -> None:
         # Not super().__init__(): that allocates caches of its own.
         self.decoder = decoder
         self.layers: list[Any] = []
@@ -48,19 +49,23 @@ class _StaticCache(Cache):
 
     @property
     def is_sliding(self) -> list[bool]:
+        """No layer has a cache of another kind: a window is a matter of masks."""
         return [False] * self.decoder.layers
 
     @property
     def is_compileable(self) -> bool:
+        """Its shapes are static."""
         return True
 
     def __len__(self) -> int:
         return self.decoder.layers
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:
+        """Not asked for, as positions and masks are given."""
         return 0
 
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Length and offset of a mask."""
         return self.decoder.form.max_context, 0
 
     def update(
@@ -113,7 +118,7 @@ class StaticDecoder(nn.Module):
         for kind in sorted(set(self.kinds)):
             seen = (age >= 0) & (age < windows[kind])
             self.register_buffer(f"mask_{kind}", torch.where(seen, 0.0, MASKED), persistent=False)
-        self.cache = _StaticCache(self)
+        self.cache = StaticCache(self)
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
         """Run one token.
@@ -168,12 +173,17 @@ def export_static(decoder: StaticDecoder) -> ExportedProgram:
     example = (torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     with torch.no_grad(), npu_friendly(decoder.model, decoder.form.max_context):
         program = torch.export.export(decoder.requires_grad_(False), example, strict=False)
+    check_attended(decoder)
+    return program
+
+
+def check_attended(decoder: StaticDecoder | ExternalCacheDecoder) -> None:
+    """Refuse a family some of whose layers did not come by our attention, with a `UserError`."""
     if decoder.cache.attended != list(range(decoder.layers)):
         raise UserError(
             f"family {decoder.config.model_type} uses the cached attention in {len(decoder.cache.attended)} of "
             f"{decoder.layers} layers, so it cannot be exported"
         )
-    return program
 
 
 @contextmanager
@@ -240,26 +250,29 @@ def static_attention(
     mask: torch.Tensor,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attention of one token over the whole cache.
+    """Attention of S tokens over the whole cache.
 
     Args:
-        query: [1, heads, 1, head dim] float32.
-        keys: [1, kv heads, length, head dim] float32, already holding the token's.
+        query: [1, heads, S, head dim] float32.
+        keys: [1, kv heads, length, head dim] float32, already holding the tokens'.
         values: the same for values.
         scale: factor of the query-key products.
-        mask: [1, length] float32, added to the scores.
+        mask: [S, length] float32, added to the scores.
         softcap: limit of the scores, or None (Gemma 2, arXiv:2408.00118).
 
     Returns:
-        [1, 1, heads, head dim] float32.
+        [1, S, heads, head dim] float32.
     """
-    _, heads, _, dim = query.shape
-    grouped = query.reshape(1, keys.shape[1], heads // keys.shape[1], dim)
+    _, heads, tokens, dim = query.shape
+    kv_heads, length = keys.shape[1:3]
+    # The heads that share keys lie as rows of one matrix; nothing is repeated, and nothing has more than four axes.
+    grouped = query.reshape(1, kv_heads, heads // kv_heads * tokens, dim)
     scores = torch.matmul(grouped, keys.transpose(2, 3)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores + mask, -1)
-    return torch.matmul(weights, values).reshape(1, 1, heads, dim)
+    weights = torch.softmax(scores.reshape(1, heads, tokens, length) + mask, -1)
+    attended = torch.matmul(weights.reshape(1, kv_heads, heads // kv_heads * tokens, length), values)
+    return attended.reshape(1, heads, tokens, dim).transpose(1, 2)
 
 
 def _attention(
@@ -271,7 +284,7 @@ def _attention(
     scaling: float | None = None,
     softcap: float | None = None,
     masks: dict[str, torch.Tensor] | None = None,
-    decoder: StaticDecoder | None = None,
+    decoder: StaticDecoder | ExternalCacheDecoder | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What a transformers attention layer calls: `key` and `value` are the caches, from `Cache.update`."""

@@ -320,7 +320,9 @@ def outside(program: ProgramInfo) -> list[str]:
 def _execution(manifest: Manifest) -> dict[str, str]:
     """Where a program runs whose speed was not measured."""
     program = manifest.main
-    where = "executed here, where its speed says nothing" if program.executed else "not executed: this host cannot"
+    ran = "executed here, where its speed says nothing"
+    where = ran if program.executed else "not executed: this host cannot"
+    where = f"a twin without shared weights was {ran}" if program.twin else where
     chips = f"for {', '.join(program.soc)}, " if program.soc else ""
     return {"execution": f"{chips}{where}{f', QAIRT {program.qairt} or newer' if program.qairt else ''}"}
 

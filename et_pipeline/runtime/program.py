@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("<4x4s4sIQQQ")
 # extension/flat_tensor/serialize/flat_tensor_header.h: the same, then where the flatbuffer and the data lie.
 _DATA_HEADER = struct.Struct("<4x4x4x4xQQQQ")
+UINT16 = 27  # executorch/runtime/core/portable_type/scalar_type.h
 
 
 class Program:
@@ -129,6 +130,33 @@ class Program:
         return answer
 
 
+class DrivenProgram(Program):
+    """A loaded decoder whose cache the caller holds, see `models.external_cache`; here that caller is this object."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a .pte with the methods of this form.
+
+        Raises:
+            UserError: the file is missing, truncated or no ExecuTorch program.
+        """
+        import torch
+
+        from et_pipeline.models.external_cache import METHODS, CacheDriver
+
+        self.metadata = read_metadata(path)
+        with quiet():
+            self._program = runtime_library()._load_program(str(path))
+            methods = {name: self._program.load_method(name) for name in METHODS}
+            dtype = self._program.method_meta(METHODS[0]).input_tensor_meta(3).dtype()
+        self._driver = CacheDriver(lambda name, inputs: methods[name](inputs), self.metadata)
+        if dtype == UINT16:
+            self._driver.caches = [cache.to(torch.uint16) for cache in self._driver.caches]
+
+    def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
+        """Run any number of tokens, in chunks; see `Program.forward`."""
+        return self._driver.feed(tokens[0].tolist(), start)[-1]
+
+
 def set_threads(threads: int) -> None:
     """Let the runtime and its operators use this many threads; call it before loading a program.
 
@@ -161,9 +189,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with quiet():
         program = runtime_library()._load_program(str(path))
         names = [program.get_method_name(index) for index in range(program.num_methods())]
-        values = {name: program.load_method(name)(()) for name in sorted(names) if name != "forward"}
-    # Every result is a list of outputs; only get_eos_ids has a list for a value.
-    return {name: outputs if name == "get_eos_ids" else outputs[0] for name, outputs in values.items()}
+        values = {name: program.load_method(name)(()) for name in sorted(names) if not name.endswith("forward")}
+    # Every result is a list of outputs; only these have a list for a value.
+    lists = ("get_eos_ids", "get_windows")
+    return {name: outputs if name in lists else outputs[0] for name, outputs in values.items()}
 
 
 def check_program_file(path: Path) -> None:

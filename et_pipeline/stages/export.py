@@ -11,6 +11,7 @@ from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata, save_program
 from et_pipeline.models.encoder import Encoder, export_encoder
 from et_pipeline.models.encoder import metadata as encoder_metadata
+from et_pipeline.models.external_cache import ExternalCacheDecoder, export_external, external_metadata, save_programs
 from et_pipeline.models.facts import Facts
 from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
 from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
@@ -39,6 +40,10 @@ def run(
         encoder = Encoder(model, facts.pooling, form.max_context)
         save_program(export_encoder(encoder), out)
         methods = encoder_metadata(encoder)
+    elif backend.prefill:
+        external = ExternalCacheDecoder(model, form)
+        methods = external_metadata(external, facts.bos_id or 0, facts.eos_ids)
+        save_programs(export_external(external, methods), out)
     elif chosen.static:
         # Qualcomm's delegate allocates the cache and leaves what is in that memory.
         static = StaticDecoder(model, form, unclean=quantization.scheme == "fp16")
@@ -49,4 +54,4 @@ def run(
         save_program(export_decoder(decoder), out)
         methods = metadata(decoder, facts.bos_id or 0, facts.eos_ids)
     (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True))
-    return {"bytes": sum(file.stat().st_size for file in out.iterdir())}
+    return {"bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file())}

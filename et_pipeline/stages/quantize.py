@@ -11,6 +11,7 @@ import torch
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation import calibration
 from et_pipeline.models.decoder import load_program, save_program
+from et_pipeline.models.external_cache import CacheDriver, load_programs, save_programs
 from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.models.static_decoder import positions
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
@@ -31,17 +32,31 @@ def run(
         quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
     else:
         _calibrate(inputs, out, tick, quantization, backend)
-    return {"bytes": sum(file.stat().st_size for file in out.iterdir())}
+    return {"bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file())}
 
 
 def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend) -> None:
+    chosen: Any = get_backend(backend.name, backend.soc)
+    if backend.prefill:
+        methods = json.loads((inputs["export"] / "metadata.json").read_text())
+        texts = _texts(inputs, q, methods["get_max_context_len"])
+        driver = CacheDriver(lambda *_: (), methods)
+
+        def feed_chunks(call: Any) -> None:
+            driver.call = lambda _, given: call(*given)
+            for done, text in enumerate(texts):
+                # Padding would show ranges of no real text, so the last chunk is filled up with the text itself.
+                whole = -(-len(text) // driver.chunk) * driver.chunk
+                driver.feed((text * whole)[: min(whole, driver.context)])
+                tick(done + 1, len(texts))
+
+        save_programs(chosen.quantize_alike(load_programs(inputs["export"]), q, feed_chunks), out)
+        return
     program = load_program(inputs["export"])
     facts = Facts.read(inputs["acquire"])
     embeds = facts.pooling is not None
     longest = program.example_inputs[0][0].shape[1] if embeds else positions(program)
-    texts: list[list[int]] = []
-    if q.calibration is not None:
-        texts = calibration.sequences(q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest)
+    texts = _texts(inputs, q, longest)
     pad = json.loads((inputs["export"] / "metadata.json").read_text()).get("get_pad_id")
 
     def feed(call: Any) -> None:
@@ -53,5 +68,11 @@ def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, 
                     call(torch.tensor([[token]]), torch.tensor([position]))
             tick(done + 1, len(texts))
 
-    chosen: Any = get_backend(backend.name, backend.soc)
     save_program(chosen.quantize(program, q, feed), out)
+
+
+def _texts(inputs: dict[str, Path], q: Quantization, longest: int) -> list[list[int]]:
+    if q.calibration is None:
+        return []
+    facts = Facts.read(inputs["acquire"])
+    return calibration.sequences(q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest)

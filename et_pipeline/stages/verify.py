@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,17 +23,19 @@ from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.models.checkpoint import load_model, stream_model
 from et_pipeline.models.decoder import load_program
+from et_pipeline.models.external_cache import CacheDriver, load_programs
 from et_pipeline.models.facts import Facts, read_json, read_tokenizer
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
-from et_pipeline.runtime.program import Program
+from et_pipeline.runtime.program import DrivenProgram, Program, read_metadata
 from et_pipeline.settings import Backend, Evidence, ExportForm, KvCache, Quantization, Task
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
     import torch
+    from torch.export import ExportedProgram
     from transformers import PreTrainedModel
 
 CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the last piece is a short one
@@ -110,7 +112,11 @@ def run(
         gc.collect()
     original_logits = _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
     rounding = None
-    if chosen.calibrated:
+    quantized: Any = None
+    if backend.prefill:
+        methods = read_metadata(inputs["lower"] / "twin.pte")
+        quantized_logits = _driven_logits(load_programs(inputs["quantize"]), methods, sequences, advance)
+    elif chosen.calibrated:
         quantized = load_program(inputs["quantize"]).module()
         quantized_logits = [_static_logits(quantized, sequence, advance) for sequence in sequences]
     else:
@@ -134,9 +140,12 @@ def run(
     chosen.prepare()
     path = inputs["lower"] / "model.pte"
     size = sum(file.stat().st_size for file in path.parent.glob("model.*"))  # weights may have a file of their own
-    program = Program(path, threads=1 if size < SMALL_BYTES else None)
+    if backend.prefill:
+        program: Program = DrivenProgram(inputs["lower"] / "twin.pte")
+    else:
+        program = Program(path, threads=1 if size < SMALL_BYTES else None)
 
-    ways = FEEDINGS[-1:] if chosen.static else FEEDINGS
+    ways = FEEDINGS[-1:] if chosen.static and not backend.prefill else FEEDINGS
     fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in ways}
     fed = {way: fed[way if way in fed else FEEDINGS[-1]] for way in FEEDINGS}
     answered = []
@@ -286,6 +295,23 @@ def _static_logits(module: torch.nn.Module, sequence: Sequence[int], advance: Ca
         ]
     advance(1)
     return torch.stack(rows)
+
+
+def _driven_logits(
+    programs: Mapping[str, ExportedProgram],
+    methods: Mapping[str, Any],
+    sequences: Sequence[Sequence[int]],
+    advance: Callable[[int], None],
+) -> list[torch.Tensor]:
+    """Logits of every position of exported programs whose cache the caller holds, in chunks, [length, vocabulary]."""
+    import torch
+
+    modules = {name: program.module() for name, program in programs.items()}
+    driver = CacheDriver(lambda name, given: modules[name](*given), methods)
+    with torch.no_grad():
+        found = [driver.feed(sequence) for sequence in sequences]
+    advance(len(sequences))
+    return found
 
 
 def _feed(

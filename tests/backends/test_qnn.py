@@ -201,6 +201,76 @@ def test_the_simulator_agrees_with_a_quantized_encoder(make_checkpoint, tmp_path
     assert found["original"] >= 0.999
 
 
+# Two methods, which share their weights; or, where the simulator is to take them, each with its own.
+COMPILE_PREFILL = """
+import json, sys
+from pathlib import Path
+import torch
+from et_pipeline.backends import get_backend
+from et_pipeline.evaluation.agreement import compare
+from et_pipeline.models.checkpoint import load_model
+from et_pipeline.models.external_cache import CacheDriver, ExternalCacheDecoder, export_external, external_metadata
+from et_pipeline.runtime.program import DrivenProgram
+from et_pipeline.settings import ExportForm, Quantization
+
+torch.set_num_threads(1)
+checkpoint, folder = map(Path, sys.argv[1:3])
+backend = get_backend("qnn", "SM8650")
+q = Quantization.model_validate_json(sys.argv[3])
+decoder = ExternalCacheDecoder(load_model(checkpoint), ExportForm(max_context=32, prefill_chunk=8))
+methods = external_metadata(decoder, 0, [1])
+tokens = torch.randint(2, 500, (24,), generator=torch.Generator().manual_seed(0)).tolist()
+driver = CacheDriver(lambda method, inputs: (), methods)
+
+def calibrate(call):
+    driver.call = lambda method, inputs: call(*inputs)
+    driver.feed(tokens)
+
+quantized = backend.quantize_alike(export_external(decoder, methods), q, calibrate)
+modules = {name: program.module() for name, program in quantized.items()}
+driver.call = lambda method, inputs: modules[method](*inputs)
+with torch.no_grad():
+    expected, *others = [driver.feed(tokens, chunk=size) for size in (8, 5, 1)]
+first, second = [program.state_dict for program in quantized.values()]
+result = {
+    "weights": len(first),
+    "equal": sum(torch.equal(tensor, second[name]) for name, tensor in first.items()),
+    "eager": [compare(found, expected).min_cosine for found in others],
+    "simulator": [],
+}
+for shared in json.loads(sys.argv[4]):
+    out = folder / f"{shared}.pte"
+    delegation = backend.lower_together(quantized, methods, out, shared)
+    result |= delegation.model_dump() | {str(shared): out.stat().st_size}
+    try:
+        program = DrivenProgram(out)
+    except RuntimeError:
+        continue
+    result |= program.metadata
+    for size in (8, 5, 1):
+        starts = range(0, len(tokens), size)
+        rows = [program.forward(torch.tensor([tokens[at : at + size]]), at) for at in starts]
+        ends = [min(at + size, len(tokens)) - 1 for at in starts]
+        result["simulator"].append(compare(torch.stack(rows), expected[ends]).min_cosine)
+(folder / "report.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.mark.parametrize("kinds", [[False], pytest.param([True, False], marks=pytest.mark.slow)])
+def test_prefill_and_decode_agree_on_the_simulator(make_checkpoint, tmp_path, kinds):
+    arguments = [make_checkpoint("llama"), tmp_path, quantization("16a4w", 32).model_dump_json(), json.dumps(kinds)]
+    subprocess.run([sys.executable, "-c", COMPILE_PREFILL, *map(str, arguments)], check=True, timeout=800)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["equal"] == found["weights"] > 0
+    assert min(found["eager"]) >= 1 - 1e-6  # keys that went out and in again are what they were
+    assert (found["delegates"], found["fallback_operators"]) == (2, {})
+    assert len(found["simulator"]) == 3  # which took the unshared file alone
+    assert min(found["simulator"]) >= 0.9999
+    assert (found["get_max_seq_len"], found["get_max_context_len"], found["get_windows"]) == (8, 32, [32])
+    if True in kinds:
+        assert found["True"] < 0.7 * found["False"]
+
+
 def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
     """Whatever ends Qualcomm's libraries, it is not the end of the run; what was made before stays in the cache."""
     from et_pipeline import pipeline
@@ -236,6 +306,10 @@ def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
         (
             ("recipe=16a4w", "device=galaxy_s25", "+backend.external_weights=true"),
             "external_weights=true is for backend=x",
+        ),
+        (
+            ("recipe=16a4w", "device=galaxy_s25", "backend.prefill=true", "model.prefill_chunk=1"),
+            "backend.prefill=true takes several tokens at once, and model.prefill_chunk=1",
         ),
         (("recipe=16a4w", "device=galaxy_s25", "recipe.calibration.source=no.txt"), "no.txt cannot be read"),
         (("recipe=16a4w", "device=galaxy_s25", "mode=plan"), "mode=plan forecasts backend=xnnpack"),
