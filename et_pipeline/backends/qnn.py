@@ -298,6 +298,7 @@ class QnnBackend:
         integer_caches: bool = False,
     ) -> Delegation:
         load_sdk()
+        import torch
         from executorch.backends.qualcomm._passes.build_quant_io import BuildQuantIo
         from executorch.backends.qualcomm.partition.qnn_partitioner import QnnOperatorSupport
         from executorch.backends.qualcomm.serialization.qc_schema import QcomChipset
@@ -308,10 +309,10 @@ class QnnBackend:
         )
         from executorch.exir import ExecutorchBackendConfig
 
-        widths = set().union(*map(_activation_widths, programs.values()))
+        types = set().union(*map(_activation_types, programs.values()))
         spec = generate_qnn_executorch_compiler_spec(
             soc_model=QcomChipset[self.soc],
-            backend_options=generate_htp_compiler_spec(use_fp16=not widths, use_weight_sharing=shared),
+            backend_options=generate_htp_compiler_spec(use_fp16=not types, use_weight_sharing=shared),
         )
         with noted_refusals(QnnOperatorSupport, _refusal) as reasons:
             edge = to_edge_transform_and_lower_to_qnn(
@@ -321,7 +322,7 @@ class QnnBackend:
                 constant_methods=dict(sorted(metadata.items())),
                 passes_job={name: _integer_caches() for name in programs} if integer_caches else None,
                 # Upstream's conversion loses the change of width before a linear, which the compiler then refuses.
-                convert_linear_to_conv2d=len(widths) < 2,
+                convert_linear_to_conv2d=torch.uint8 not in types,
             )
         delegated: Counter[str] = Counter()
         for name in programs:
@@ -352,8 +353,8 @@ def _refusal(checker: Any, node: Any) -> str:
     return "Qualcomm's compiler refuses it in this shape and type"
 
 
-def _activation_widths(program: ExportedProgram) -> set[Any]:
-    """The integer types that a program's activations are quantized to."""
+def _activation_types(program: ExportedProgram) -> set[Any]:
+    """The types that a program's activations are quantized to; unsigned 16-bit integers are int32 here."""
     import torch
 
     quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
