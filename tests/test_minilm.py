@@ -53,16 +53,20 @@ def test_order_of_similarities_is_kept(recipe, cosine, order, checkpoint, tmp_pa
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-# Measured: 16a8w 0.9984 (lowest cosine) and 0.9993 (rank correlation).
-@pytest.mark.parametrize(("recipe", "cosine", "order"), [("16a8w", 0.995, 0.995), ("16a4w", 0.9, 0.9)])
-def test_order_is_kept_on_qualcomms_simulator(recipe, cosine, order, checkpoint, tmp_path):
+# Measured (lowest cosine, rank correlation): 16a8w 0.9984 and 0.9993, 16a4w_lpbq 0.948 and 0.941. One scale per output
+# channel is too little for 4 bits: 16a4w has 0.855 and 0.891, and its gate says so.
+@pytest.mark.parametrize(
+    ("recipe", "cosine", "order", "code"),
+    [("16a8w", 0.995, 0.995, 0), ("16a4w_lpbq", 0.92, 0.92, 0), ("16a4w", 0.8, 0.85, 3)],
+)
+def test_order_is_kept_on_qualcomms_simulator(recipe, cosine, order, code, checkpoint, tmp_path):
     pytest.importorskip("onnxruntime_qnn")
     chosen = [f"recipe={recipe}", "backend=qnn", "device=galaxy_s24_snapdragon", "model.max_context=128"]
     command = [BIN / "et-pipeline", "model=minilm", f"model.source={checkpoint}", *chosen, "format=json"]
     ended = subprocess.run(
         [*command, f"paths.cache={tmp_path / 'cache'}"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == code, ended.stderr
     made = manifest.read(Path(json.loads(ended.stdout)["bundle"]))
     assert (made.programs[0].delegates, made.programs[0].fallback_operators) == (1, {})
     assert made.quality.embedding.quantized.min_cosine >= 0.999

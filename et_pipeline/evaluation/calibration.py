@@ -57,7 +57,7 @@ def sequences(calibration: Calibration, facts: Facts, tokenizer: Any, longest: i
             used.append(text)
             left -= len(ids)
         if left <= 0:
-            ends = ("", " ".join(used * longest)) if embeds else ()
+            ends = ("", " ".join(used * (1 + longest // len(used)))) if embeds else ()
             return found + [ids for ids in (tokenizer.encode(end).ids for end in ends) if ids]
     raise UserError(
         f"recipe.calibration.source={calibration.source} has {calibration.tokens - left} tokens, and "
