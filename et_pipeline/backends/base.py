@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -195,3 +196,23 @@ def fallback_reasons(fallback: Mapping[str, int], noted: Mapping[str, str]) -> d
     """
     known = {**noted, **_WRITTEN_LATER}
     return {name: known[bare] for name in fallback if (bare := name.partition(".")[0]) in known}
+
+
+@contextmanager
+def shared_weights(delegate: type) -> Iterator[None]:
+    """Within the context, what `delegate` preprocesses shares its weights with the program that it is a part of.
+
+    Upstream copies every partition with its weights; preprocessing only reads them.
+
+    Args:
+        delegate: upstream's class of the delegate, whose `copy_exported_program_for_preprocess` is replaced.
+    """
+    import torch
+
+    def share(cls: type, edge_program: Any, compile_specs: Any) -> Any:
+        held = (edge_program.state_dict, edge_program.constants, dict(edge_program.graph_module.named_buffers()))
+        tensors = [t for each in held for t in each.values() if isinstance(t, torch.Tensor)]
+        return copy.deepcopy(edge_program, {id(t): t for t in tensors})
+
+    with mock.patch.object(delegate, "copy_exported_program_for_preprocess", classmethod(share)):
+        yield

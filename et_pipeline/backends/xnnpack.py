@@ -22,6 +22,7 @@ from et_pipeline.backends.base import (
     fallback_reasons,
     operator_name,
     operators,
+    shared_weights,
 )
 
 if TYPE_CHECKING:
@@ -297,9 +298,6 @@ def _partitioner() -> Any:
 @contextmanager
 def _scoped_overrides() -> Iterator[None]:
     """Replace three parts of upstream's preprocessing for as long as one lowering runs."""
-    import copy
-
-    import torch
     from executorch.backends.xnnpack import xnnpack_preprocess
     from executorch.backends.xnnpack._passes import XNNPACKPassManager
     from executorch.backends.xnnpack.operators import op_linear
@@ -324,16 +322,9 @@ def _scoped_overrides() -> Iterator[None]:
                 own.per_channel_group, own.group_size = False, 0
                 own.scale, own.zp = own.scale.reshape(-1), own.zp.reshape(-1)
 
-    backend = xnnpack_preprocess.XnnpackBackend
-
-    def share(cls: Any, edge_program: Any, compile_specs: Any) -> Any:
-        # Upstream copies every partition's weights, one byte per weight; preprocessing only reads them.
-        tensors = [*edge_program.state_dict.values(), *edge_program.constants.values()]
-        return copy.deepcopy(edge_program, {id(t): t for t in tensors if isinstance(t, torch.Tensor)})
-
     with (
         mock.patch.object(op_linear, "QuantParams", _QuantParams),
         mock.patch.object(xnnpack_preprocess, "XNNPACKPassManager", _PassManager),
-        mock.patch.object(backend, "copy_exported_program_for_preprocess", classmethod(share)),
+        shared_weights(xnnpack_preprocess.XnnpackBackend),
     ):
         yield
