@@ -1,8 +1,8 @@
 """The figures that the documentation quotes: measured by a command, kept as JSON, and put into the pages from there.
 
-`python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B, or `forecast`, an
-hour for thirteen exports) runs that experiment, writes `docs/results/<experiment>.json`, and renders; without a name it
-only renders.
+`python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B, `forecast`, an hour
+for thirteen exports, or `qnn`, an hour on Qualcomm's simulator) runs that experiment, writes
+`docs/results/<experiment>.json`, and renders; without a name it only renders.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
 from et_pipeline.report import forecast
 from et_pipeline.report.tables import closing, size
+from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
 PICTURE = Path("docs/closing-table.svg")
 PAGES = ("README.md", "docs/benchmarks.md")
-EXPERIMENTS = ("recipes", "full_size", "forecast")
+EXPERIMENTS = ("recipes", "full_size", "forecast", "qnn")
 _COSINE = "min_cosine_quantized"
 DEMO = "tiny_assistant-8da4w-g32-xnnpack"
 
@@ -44,7 +45,7 @@ def measure(root: Path, experiment: str) -> None:
     manifests = [document["manifest"] for document in json.loads(done.stdout)]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": manifests[0]["speed"][0]["where"],
+        "machine": host(),
         "command": " ".join(command),
         "manifests": manifests,
     }
@@ -67,7 +68,11 @@ def _keep(root: Path, experiment: str, result: dict[str, Any]) -> None:
 def render(root: Path) -> dict[Path, str]:
     """What the pages and the picture have to be, by path, from what `docs/results/` holds."""
     pages = {root / name: (root / name).read_text(encoding="utf-8") for name in PAGES}
-    for experiment, make_table in (("recipes", recipes_table), ("full_size", full_size_table)):
+    for experiment, make_table in (
+        ("recipes", recipes_table),
+        ("full_size", full_size_table),
+        ("qnn", qnn_table),
+    ):
         result = json.loads((root / RESULTS / f"{experiment}.json").read_text(encoding="utf-8"))
         manifests = [Manifest.model_validate_json(json.dumps(each)) for each in result["manifests"]]
         table = make_table(manifests) + (
@@ -133,8 +138,6 @@ def recipes_table(manifests: list[Manifest]) -> str:
         ways = each.quality.agreement.quantized
         worst = [ways.one_piece, ways.chunked, ways.token_by_token]
         original = each.quality.agreement.original.token_by_token
-        tasks = each.quality.tasks.values()
-        deployed, before = (sum(getattr(t, k) for t in tasks) / len(tasks) for k in ("deployed", "original"))
         speed = each.speed[0]
         rows.append(
             [
@@ -146,12 +149,69 @@ def recipes_table(manifests: list[Manifest]) -> str:
                 f"{original.cosine:.5f}",
                 f"{100 * original.top1:.2f} %",
                 f"{original.kl:.4f}",
-                f"{deployed:.1f} % ({deployed - before:+.1f})",
+                _accuracy(each),
                 f"{speed.prefill_tok_s.p50:,.0f}",
                 f"{speed.decode_tok_s.p50:,.0f}",
             ]
         )
     return _markdown(rows)
+
+
+def qnn_table(manifests: list[Manifest]) -> str:
+    """Each chip and recipe on Qualcomm's simulator, in Markdown."""
+    rows: list[list[Any]] = [
+        [
+            "chip",
+            "recipe",
+            "size",
+            "delegates",
+            "outside",
+            "quantized: lowest cosine",
+            "top-1",
+            "original: cosine",
+            "top-1",
+            "KL",
+            "greedy answers equal",
+            "tokens before a difference",
+            "task accuracy",
+            "CPU seconds: quantize",
+            "lower",
+            "peak memory",
+        ]
+    ]
+    for each in manifests:
+        program, agreement, greedy = each.main, each.quality.agreement, each.quality.greedy
+        assert agreement is not None
+        assert greedy is not None
+        quantized, original = agreement.quantized.token_by_token, agreement.original.token_by_token
+        costs = [each.stages[stage] for stage in ("quantize", "lower")]
+        rows.append(
+            [
+                f"{program.soc[0]} ({program.hexagon})",
+                f"`{program.recipe}`",
+                size(each.memory.weights_bytes),
+                program.delegates,
+                sum(program.fallback_operators.values()),
+                f"{quantized.min_cosine:.7f}",
+                f"{100 * quantized.top1:.1f} %",
+                f"{original.cosine:.5f}",
+                f"{100 * original.top1:.1f} %",
+                f"{original.kl:.4f}",
+                f"{greedy.equal} of {greedy.prompts}",
+                f"{100 * greedy.agreement:.1f} % of {greedy.tokens}",
+                _accuracy(each),
+                *(f"{cost.cpu_s:.0f}" for cost in costs),
+                size(max(cost.peak_rss_bytes for cost in costs)),
+            ]
+        )
+    return _markdown(rows)
+
+
+def _accuracy(manifest: Manifest) -> str:
+    """Mean over the tasks, and its change from the original in points."""
+    tasks = manifest.quality.tasks.values()
+    deployed, before = (sum(getattr(t, k) for t in tasks) / len(tasks) for k in ("deployed", "original"))
+    return f"{deployed:.1f} % ({deployed - before:+.1f})"
 
 
 def full_size_table(manifests: list[Manifest]) -> str:
