@@ -124,9 +124,13 @@ def _memory(
     settings: Settings, facts: Facts, windows: Sequence[int | None], entries: Mapping[str, cache.Entry]
 ) -> manifest.Memory:
     weights = entries["lower"].figures["bytes"]
-    kv = 0
+    kv, form = 0, settings.model.form
+    if get_backend(settings.backend.name).static:  # the whole context in every layer
+        windows = [None] * facts.layers
+        if settings.backend.name == "qnn":  # in 16-bit integers or floats
+            form = form.model_copy(update={"kv_cache": "fp16"})
     if facts.pooling is None:
-        kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, settings.model.form)
+        kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, form)
     resident = entries["measure"].figures["program_rss_bytes"] if "measure" in entries else weights + kv
     return manifest.Memory(
         weights_bytes=weights,
