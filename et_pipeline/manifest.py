@@ -397,10 +397,10 @@ class ProgramInfo(Model):
         description="How it is called. 'tokens': forward(tokens [1, n], input_pos [1]), n up to prefill_chunk, the KV "
         "cache is inside; an embedding has no input_pos. 'tokens_mask' (embeddings): forward(tokens [1, max_context], "
         "mask [1, max_context]), padded, the mask is 1 for a token and 0 for padding. 'tokens_cache': the app holds "
-        "the KV cache; 'prefill_forward' takes S = prefill_chunk tokens, 'kv_forward' S = 1: (tokens [1, S], mask [kinds "
-        "of attention, S, max_context + S] of 0 and -255, input_pos [1, S], keys of each layer, values of each layer, "
-        "uint16 [1, kv heads, max_context, head dim]), giving logits [1, S, vocabulary] and the S new positions of each "
-        "cache. All ids are int64.",
+        "the KV cache; 'prefill_forward' takes S = prefill_chunk tokens, 'kv_forward' S = 1: (tokens [1, S], mask "
+        "[kinds of attention, S, max_context + S] of 0 and -255, input_pos [1, S], keys of each layer, values of each "
+        "layer, uint16 [1, kv heads, max_context, head dim]), giving logits [1, S, vocabulary] and the S new positions "
+        "of each cache. All ids are int64.",
     )
     max_context: int = Field(
         ge=1,
