@@ -64,6 +64,9 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     def quantization(s: Settings) -> dict[str, BaseModel]:
         return {"quantization": s.recipe.quantization}
 
+    def compiled(s: Settings) -> dict[str, BaseModel]:
+        return {"backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
+
     def export(s: Settings) -> dict[str, BaseModel]:
         # The form differs between backends, and no other setting of theirs counts here.
         return {
@@ -78,16 +81,16 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage(
                 "quantize",
                 ("acquire", "export"),
-                lambda s: {**quantization(s), "backend": s.backend},
+                lambda s: {**quantization(s), **compiled(s)},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
             ),
-            Stage("lower", ("export", "quantize"), lambda s: {"backend": s.backend}, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
+            Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
         making = (
             Stage("quantize", (), quantization, ("torch", "torchao", "transformers")),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
-            Stage("lower", ("export",), lambda s: {"backend": s.backend}, _EXPORT_LIBRARIES),
+            Stage("lower", ("export",), compiled, _EXPORT_LIBRARIES),
         )
     verify = Stage(
         "verify",
