@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class StageError(UserError):
-    """A vendor's library ended a stage; the message names the log with what it said."""
+    """A vendor's library, or a lack of memory, ended a stage, whose log has more to say and is kept."""
 
 
 class GateError(Exception):

@@ -336,8 +336,8 @@ def _heavy(
             if stage.name == "export" or settings.backend.name != "qnn":
                 raise
             raise StageError(
-                f"stage {stage.name}: Qualcomm's libraries took their process down ({error.ending}; a lack of memory "
-                f"ends in SIGKILL); {logs / stage.name}.log has what they said"
+                f"stage {stage.name}: Qualcomm's libraries took their process down (it {error.ending}, as it is when "
+                f"memory runs out); {logs / stage.name}.log has what they said"
             ) from error
 
     return cache.build(root / stage.name / cache.digest(key), make, key, lambda: face.wait(stage.name))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,12 +24,14 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.errors import EXIT_USER, StageError, UserError
 
 Tick = Callable[[int, int], None]
 """Progress of a stage: (done, total)."""
 
 
+# Torch's allocator and the C library's words for it; both come as other errors than MemoryError.
+_NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|bad_alloc")
 DISK_FULL_BYTES = 1 << 20
 SAMPLE_S = 0.05
 
@@ -37,7 +41,7 @@ class StageCrash(Exception):
 
 
 class StageKilled(StageCrash):
-    """A signal ended a stage's process; `ending` says which."""
+    """A signal or a native library ended a stage's process; `ending` says how."""
 
     def __init__(self, message: str, ending: str) -> None:
         super().__init__(message)
@@ -93,7 +97,7 @@ def run_stage(
     assert child.stdin is not None
     peak = _watch_memory(child.pid)
     figures: dict[str, Any] | None = None
-    mistake: str | None = None
+    mistake: UserError | None = None
     try:
         # The pipe stays open: its end tells the child that we are gone.
         child.stdin.write(json.dumps(request).encode() + b"\n")
@@ -104,7 +108,8 @@ def run_stage(
                 if "tick" in event:
                     tick(*event["tick"])
                 figures = event.get("figures", figures)
-                mistake = event.get("mistake", mistake)
+                if "mistake" in event:
+                    mistake = (StageError if event.get("logged") else UserError)(event["mistake"])
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     except BaseException:
@@ -114,11 +119,12 @@ def run_stage(
     finally:
         child.stdin.close()
     if mistake is not None:
-        raise UserError(mistake)
+        raise mistake
     if child.returncode != 0 or figures is None:
         ending = _ending(child.returncode)
         message = f"{module} {ending}; {log_file} ends with:\n{_tail(log_file)}"
-        raise StageKilled(message, ending) if child.returncode < 0 else StageCrash(message)
+        # A Python exception ends in 1; native code that gives up chooses other codes.
+        raise StageCrash(message) if child.returncode in (0, 1) else StageKilled(message, ending)
     return figures, {
         "wall_s": round(time.monotonic() - started, 2),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
@@ -193,9 +199,17 @@ def main() -> None:
     try:
         say(figures=run(inputs, Path(request["out"]), tick, **config))
     except UserError as error:
-        say(mistake=str(error))
+        say(mistake=str(error), logged=isinstance(error, StageError))
         sys.exit(EXIT_USER)
     except Exception as error:
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            traceback.print_exc()
+            stage = request["module"].rpartition(".")[2]
+            say(
+                mistake=f"stage {stage} ran out of memory; close other programs, or use a machine with more",
+                logged=True,
+            )
+            raise SystemExit(EXIT_USER) from error
         # Libraries report a full disk in many ways; the disk itself is asked.
         if shutil.disk_usage(request["out"]).free > DISK_FULL_BYTES:
             raise

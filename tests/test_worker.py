@@ -10,7 +10,7 @@ import pytest
 
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Backend
-from et_pipeline.worker import StageCrash, run_stage
+from et_pipeline.worker import StageCrash, StageKilled, run_stage
 
 
 @pytest.fixture
@@ -87,6 +87,24 @@ def test_run_stage_shows_the_traceback_of_our_fault(stage):
 def test_run_stage_names_the_signal_of_a_native_crash(stage):
     with pytest.raises(StageCrash, match="SIGSEGV"):
         stage("os.kill(os.getpid(), 11)")
+
+
+def test_run_stage_names_the_exit_code_of_a_library_that_gave_up(stage):
+    with pytest.raises(StageKilled, match="exit code 127"):
+        stage("os._exit(127)")
+
+
+@pytest.mark.parametrize("allocate", ["bytearray(4 << 30)", "torch.ones(1 << 30)"])
+def test_run_stage_says_that_memory_ran_out(stage, allocate):
+    with pytest.raises(UserError, match=r"^stage \w+ ran out of memory; .*$"):
+        stage(
+            f"""
+            import resource
+            size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 30), resource.RLIM_INFINITY))
+            {allocate}
+            """
+        )
 
 
 def test_run_stage_says_that_the_disk_is_full(stage, monkeypatch, tmp_path):

@@ -31,7 +31,7 @@ from et_pipeline.backends.base import (
     noted_refusals,
     shared_weights,
 )
-from et_pipeline.errors import UserError
+from et_pipeline.errors import StageError, UserError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -289,6 +289,9 @@ class QnnBackend:
 
         Returns:
             What runs in the delegate and what beside it.
+
+        Raises:
+            StageError: the compiler refused the program, or did not start.
         """
         assert not external_weights
         return self._compile({"forward": program}, metadata, out)
@@ -337,7 +340,7 @@ class QnnBackend:
             soc_model=QcomChipset[self.soc],
             backend_options=generate_htp_compiler_spec(use_fp16=not types, use_weight_sharing=shared),
         )
-        with noted_refusals(QnnOperatorSupport, _refusal) as reasons, shared_weights(QnnDelegate):
+        with noted_refusals(QnnOperatorSupport, _refusal) as reasons, shared_weights(QnnDelegate), _refusals():
             edge = to_edge_transform_and_lower_to_qnn(
                 {name: program.module() for name, program in programs.items()},
                 {name: program.example_inputs[0] for name, program in programs.items()},
@@ -412,6 +415,19 @@ def _observe_alike(calibrated: Any, other: Any) -> None:
         assert (node.op, node.name, node.target) == (twin.op, twin.name, twin.target), f"{node} is not {twin}"
         if node.name.startswith("activation_post_process"):
             setattr(other, twin.target, getattr(calibrated, node.target))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Make what executorch raises where Qualcomm's libraries return an error a stage's error: they print why."""
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if not str(error).startswith(("Failed to generate Qnn", "Failed to initialize QNN")):
+            raise
+        raise StageError(
+            f"Qualcomm's compiler gave up ({str(error).partition('.')[0]}); lower.log of this run has what it said"
+        ) from error
 
 
 @contextmanager

@@ -1,10 +1,15 @@
 """Qualcomm's compiler for real: one small program through it and through its simulator; and everything it may lack."""
 
 import json
+import os
 import re
+import resource
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -289,9 +294,66 @@ def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
     arguments = ("backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon", "format=json")
     code, out, err = command(*arguments)
     assert (code, out, ran) == (2, "", ["export", "quantize", "lower"])
-    assert "stage lower: Qualcomm's libraries took their process down (was ended by SIGKILL" in err
+    assert "stage lower: Qualcomm's libraries took their process down (it was ended by SIGKILL" in err
     command(*arguments)
     assert ran == ["export", "quantize", "lower", "lower"]
+
+
+# Before the compile: what executorch gets when Qualcomm's compiler returns an error.
+REFUSE = """
+from executorch.backends.qualcomm.python import PyQnnManagerAdaptor
+PyQnnManagerAdaptor.QnnManager.Compile = lambda *_: b""
+"""
+
+
+@pytest.mark.slow
+def test_a_refusal_of_the_compiler_is_a_users_error(make_checkpoint, tmp_path):
+    program = COMPILE.replace("delegation =", REFUSE + "delegation =")
+    arguments = [str(make_checkpoint("llama")), str(tmp_path / "model.pte"), quantization("16a8w").model_dump_json()]
+    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=800)
+    assert "UserError: Qualcomm's compiler gave up (Failed to generate Qnn context binary); lower.log" in run.stderr
+
+
+def no_more_memory(child):
+    """Let the process have no more address space than it has now."""
+    pages = int(Path(f"/proc/{child}/statm").read_text().split()[0])
+    resource.prlimit(child, resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
+
+
+@pytest.mark.slow
+def test_the_real_compiler_is_out_of_memory_or_killed(make_checkpoint, tmp_path):
+    """One sentence and exit code 2 either way; then the same command goes on where it was."""
+    log = tmp_path / "run" / "lower.log"
+    command = [
+        *(Path(sys.executable).parent / "et-pipeline", "model=custom", f"model.source={make_checkpoint('llama')}"),
+        *("task=chat", "backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon", "model.max_context=64"),
+        *("model.prefill_chunk=16", "measure.prompt_tokens=8", "measure.decode_tokens=4", "until=lower"),
+        *("recipe.calibration.tokens=16", f"paths.cache={tmp_path / 'cache'}", f"hydra.run.dir={log.parent}"),
+    ]
+
+    def run(interfere):
+        log.unlink(missing_ok=True)
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while interfere and process.poll() is None:
+            if log.is_file() and "Processing Method" in log.read_text(errors="replace"):  # the compiler is at work
+                interfere(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
+                interfere = None
+            time.sleep(0.01)
+        _, err = process.communicate()
+        assert interfere is None
+        return process.returncode, err.splitlines()[-1]
+
+    code, said = run(no_more_memory)
+    assert code == 2
+    assert re.match(r"et-pipeline: stage lower.* (took their process down|ran out of memory)", said)
+    code, said = run(lambda child: os.kill(child, signal.SIGKILL))
+    assert code == 2
+    assert re.match(r"et-pipeline: stage lower: Qualcomm's libraries .* \(it was ended by SIGKILL", said)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*/*/entry.json")}
+    assert {path.parts[-3] for path in made} >= {"export", "quantize"}
+    assert run(None)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert len(list((tmp_path / "cache" / "lower").glob("*/model.pte"))) == 1
 
 
 @pytest.mark.parametrize(
