@@ -136,7 +136,7 @@ def test_a_program_that_fails_leaves_the_others_in_the_bundle(command, killed, t
     killed.append("SM8750")
     code, out, err = command(*ARGUMENTS)
     assert code == 2
-    assert "qnn SM8750: stage lower: Qualcomm's libraries took their process down (was ended by SIGKILL" in err
+    assert "qnn SM8750: stage lower: Qualcomm's libraries took their process down (it was ended by SIGKILL" in err
     assert err.splitlines()[-1].endswith("; the bundle has the other programs")
     made = manifest.read(tmp_path / "bundles" / "made")
     assert [each.file for each in made.programs] == ["qnn-sm8650.pte", "portable.pte"]

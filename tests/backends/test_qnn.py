@@ -307,11 +307,11 @@ PyQnnManagerAdaptor.QnnManager.Compile = lambda *_: b""
 
 
 @pytest.mark.slow
-def test_a_refusal_of_the_compiler_is_a_users_error(make_checkpoint, tmp_path):
+def test_a_refusal_of_the_compiler_is_one_sentence(make_checkpoint, tmp_path):
     program = COMPILE.replace("delegation =", REFUSE + "delegation =")
     arguments = [str(make_checkpoint("llama")), str(tmp_path / "model.pte"), quantization("16a8w").model_dump_json()]
     run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=800)
-    assert "UserError: Qualcomm's compiler gave up (Failed to generate Qnn context binary); lower.log" in run.stderr
+    assert "StageError: Qualcomm's compiler gave up (Failed to generate Qnn context binary); lower.log" in run.stderr
 
 
 def no_more_memory(child):
