@@ -174,11 +174,12 @@ class QnnBackend:
                 reason="it has blocks for 4-bit weights only",
                 instead="use recipe.group_size=0, or recipe.scheme=16a4w",
             )
-        if q.embedding_bits == 4 or q.embedding_group_size:
+        bits = 32 if q.scheme == "fp16" else 8
+        if (q.embedding_bits, q.embedding_group_size) != (bits, 0):
             return Support(
                 ok=False,
-                reason="it has embeddings of 8 bits with a scale per row",
-                instead="use recipe.embedding_bits=8 with recipe.embedding_group_size=0",
+                reason="the embedding has 8 bits and one scale per row there, or fp16 like the rest",
+                instead=f"use recipe.embedding_bits={bits} recipe.embedding_group_size=0",
             )
         if q.group_size % BLOCK_MULTIPLE:
             return Support(

@@ -21,8 +21,9 @@ BACKEND = get_backend("qnn", "SM8650")
 
 
 def quantization(scheme, group_size=0):
+    bits = 32 if scheme == "fp16" else 8
     return Quantization(
-        scheme=scheme, group_size=group_size, mapping="symmetric", embedding_bits=8, embedding_group_size=0
+        scheme=scheme, group_size=group_size, mapping="symmetric", embedding_bits=bits, embedding_group_size=0
     )
 
 
@@ -46,6 +47,13 @@ def test_refused(scheme, group, reason, instead):
     assert not support.ok
     assert reason in support.reason
     assert instead in support.instead
+
+
+@pytest.mark.parametrize("changes", [{"embedding_bits": 4}, {"embedding_bits": 32}, {"embedding_group_size": 32}])
+def test_another_embedding_is_refused(changes):
+    support = BACKEND.supports(quantization("16a4w").model_copy(update=changes))
+    assert not support.ok
+    assert "recipe.embedding_bits=8" in support.instead
 
 
 @pytest.fixture
@@ -124,7 +132,14 @@ delegation = backend.lower(quantized, methods, out)
 backend.prepare()
 program = Program(out)
 found = feed(lambda token, at: program.forward(token, int(at)))
-result = {"cosine": compare(found, expected).min_cosine, **delegation.model_dump(), **program.metadata}
+embedding = []
+if q.scheme != "fp16":
+    rows = next(node.args[0] for node in quantized.graph.nodes if node.target == torch.ops.aten.embedding.default)
+    buffers = quantized.graph_signature.inputs_to_buffers
+    weight, scales = (quantized.state_dict[buffers[node.name]] for node in rows.args[:2])
+    embedding = [str(weight.dtype), len(scales)]
+result = {"cosine": compare(found, expected).min_cosine, "embedding": embedding}
+result |= {**delegation.model_dump(), **program.metadata}
 Path(sys.argv[4]).write_text(json.dumps(result))
 """
 
@@ -148,6 +163,7 @@ def test_the_simulator_agrees_with_quantized_eager(make_checkpoint, tmp_path, sc
     assert found["delegates"] == 1
     assert found["fallback_operators"] == {}
     assert found["cosine"] >= cosine
+    assert found["embedding"] == ([] if scheme == "fp16" else ["torch.int8", 512])  # one scale per row
     assert found["qairt"].startswith("v2.")
     assert (found["get_max_seq_len"], found["get_max_context_len"]) == (1, 32)
 
