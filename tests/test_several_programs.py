@@ -128,6 +128,8 @@ def test_programs_for_a_chip_come_first_and_have_their_own_figures(command, kill
     assert made.main.file == "portable.pte"
     assert [each.recipe for each in made.programs if each.memory and each.quality and each.stages] == ["16a4w"] * 2
     assert len(made.gates) == 3
+    npu, cpu = made.memory_of(made.programs[0]), made.memory
+    assert 2 * npu.kv_cache_bytes == cpu.kv_cache_bytes  # the NPU's is of 16-bit integers
     for text in ("SM8750", "SM8650", "portable", "1 of 2 equal"):
         assert text in out
 
