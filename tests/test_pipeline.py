@@ -32,7 +32,7 @@ def test_the_gate_alone_stops_a_recipe_that_the_backend_computes_wrongly(make_ch
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = load_settings(compose("config", overrides=overrides))
-    result = run(settings, Silent(), tmp_path)
+    result = run([settings], Silent(), tmp_path)
     gate = manifest.read(result.bundle).quality.gate
     assert not gate.passed
     failed = {check.name for check in gate.checks if not check.passed}

@@ -274,7 +274,7 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         "program": f"{program.backend}, {program.delegates} delegates, {fallback} operators outside, "
         f"context {program.max_context}",
     }
-    if program.fallback_operators:
+    if program.fallback_reasons:
         rows["outside"] = "\n".join(outside(program))
     if quality.agreement is not None:
         quantized, original = quality.agreement.quantized, quality.agreement.original.token_by_token
