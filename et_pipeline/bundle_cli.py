@@ -628,10 +628,11 @@ def _summary(manifest: bundle.Manifest) -> Iterator[Titled]:
             for info in manifest.programs
         ],
     )
-    needs = [
-        (info.file, f"QAIRT {info.qairt} or newer. {info.notice or ''}") for info in manifest.programs if info.qairt
-    ]
-    yield "Needs", ("file", ""), needs
+    needs: dict[str, list[str]] = {}
+    for info in manifest.programs:
+        if info.qairt:
+            needs.setdefault(f"QAIRT {info.qairt} or newer. {info.notice or ''}", []).append(info.file)
+    yield "Needs", ("", ""), [("\n".join(files), text) for text, files in needs.items()]
     for info in manifest.programs:
         several = f" of {info.file}" if len(manifest.programs) > 1 else ""
         for title, columns, rows in _quality_tables(manifest.quality_of(info)):

@@ -118,6 +118,41 @@ def test_inspect_of_a_bundle_without_measurements(run, tmp_path):
     assert "Speed" not in out
 
 
+def test_inspect_of_several_programs(run, tmp_path):
+    folder = make_bundle(tmp_path / "x")
+    (folder / "qnn-sm8650.pte").write_bytes(b"for the NPU")
+    manifest = bundle.read(folder)
+    for_chip = {
+        "file": "qnn-sm8650.pte",
+        "backend": "qnn",
+        "soc": ["SM8650"],
+        "hexagon": "V75",
+        "qairt": "v2.49.40",
+        "notice": "Under Qualcomm's licence.",
+        "fallback_operators": {"aten::cat.out": 2},
+        "fallback_reasons": {"aten::cat.out": "no kernel"},
+        "executed": False,
+        "quality": bundle.Quality(gate=make_gate(passed=False)),
+    }
+    programs = [manifest.main.model_copy(update=for_chip), manifest.main]
+    files = bundle.describe_files(folder)
+    bundle.write(manifest.model_copy(update={"programs": programs, "files": files}), folder)
+    code, out, _ = run("inspect", folder)
+    assert code == 0
+    for text in (
+        "SM8650 (V75)",
+        "QAIRT v2.49.40 or newer. Under Qualcomm's licence.",
+        "no kernel: 2 x aten::cat.out",
+        "Gate of qnn-sm8650.pte: FAILED",
+        f"Gate of {PTE}: passed",
+    ):
+        assert text in out
+    code, out, err = run("verify", folder)
+    assert code == 3
+    assert "quality gate of qnn-sm8650.pte: below its threshold" in err
+    assert "not run: this computer has no qnn that runs it" in out
+
+
 def test_text_of_a_bundle_does_not_steer_the_terminal(run, tmp_path):
     files = make_bundle(tmp_path / "x") and bundle.describe_files(tmp_path / "x")
     manifest = make_manifest(files)
