@@ -576,6 +576,8 @@ def _quality_tables(quality: bundle.Quality) -> Iterator[Titled]:
 
 def _summary(manifest: bundle.Manifest) -> Iterator[Titled]:
     """The tables of `inspect`."""
+    from et_pipeline.report.tables import outside
+
     what, memory = manifest.what, manifest.memory
     total = sum(file.size for file in manifest.files.values())
     revision = f" at {what.source.revision}" if what.source.revision else ""
@@ -627,6 +629,11 @@ def _summary(manifest: bundle.Manifest) -> Iterator[Titled]:
             )
             for info in manifest.programs
         ],
+    )
+    yield (
+        "Outside the delegates",
+        ("file", "why and what"),
+        [(info.file, line) for info in manifest.programs for line in outside(info)],
     )
     needs: dict[str, list[str]] = {}
     for info in manifest.programs:
