@@ -37,7 +37,8 @@ data class Manifest(
     fun qualityOf(program: Program?): Quality = program?.quality ?: quality
 
     /** Speeds of [program]: the bundle's are those of the one that has no figures of its own. */
-    fun speedOf(program: Program?): List<Speed> = if (program?.quality == null) speed else program.speed
+    fun speedOf(program: Program?): List<Speed> =
+        if (program == null || (program.memory == null && program.quality == null)) speed else program.speed
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"

@@ -114,6 +114,7 @@ class ReadManifestTest {
         assertEquals(emptyList<Speed>(), manifest.speedOf(npu))
         assertEquals(emptyList<Speed>(), manifest.speedOf(npu.copy(quality = null)))
         assertEquals(emptyList<Speed>(), manifest.speedOf(npu.copy(memory = null)))
+        assertEquals(manifest.speed, manifest.speedOf(npu.copy(speed = manifest.speed)))
         assertEquals(manifest.speed, manifest.speedOf(cpu))
         assertEquals(manifest.speed, manifest.speedOf(null))
     }
