@@ -80,7 +80,10 @@ def main() -> None:
     results = [each for each in done if not isinstance(each, Survey)]
     gates = [gate for each in results if each.manifest is not None for gate in each.manifest.gates]
     failed = [check for gate in gates for check in gate.checks if not check.passed]
-    mistakes += [f"{failure}; the bundle has the other programs" for each in results for failure in each.failures]
+    for each in results:
+        mistakes += [
+            f"{failure}; {'the bundle has' if each.bundle else 'not so'} the others" for failure in each.failures
+        ]
     if failed:
         sentence = tables.check_sentence(failed[0])
         sys.stderr.write(f"et-pipeline: the gate failed: {sentence}; the bundle is marked as failed\n")

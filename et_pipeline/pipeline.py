@@ -176,7 +176,7 @@ def check(settings: Settings) -> None:
         raise UserError("backend.prefill=true is for models that answer; model.task=embedding takes a text in one call")
     if settings.backend.prefill and recipe.scheme == "fp16":
         raise UserError(
-            "backend.prefill=true passes caches of 16-bit integers on, which recipe.scheme=fp16 does not have"
+            "backend.prefill=true hands on caches of 16-bit integers, and recipe.scheme=fp16 has none; use recipe=16a4w"
         )
     if settings.backend.prefill and settings.model.prefill_chunk == 1:
         raise UserError("backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32")

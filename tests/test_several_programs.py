@@ -139,7 +139,7 @@ def test_a_program_that_fails_leaves_the_others_in_the_bundle(command, killed, t
     code, out, err = command(*ARGUMENTS)
     assert code == 2
     assert "qnn SM8750: stage lower: Qualcomm's libraries took their process down (it was ended by SIGKILL" in err
-    assert err.splitlines()[-1].endswith("; the bundle has the other programs")
+    assert err.splitlines()[-1].endswith("; the bundle has the others")
     made = manifest.read(tmp_path / "bundles" / "made")
     assert [each.file for each in made.programs] == ["qnn-sm8650.pte", "portable.pte"]
     assert "SM8650" in out
@@ -149,6 +149,15 @@ def test_a_program_that_fails_leaves_the_others_in_the_bundle(command, killed, t
     code, _, err = command(*ARGUMENTS)
     assert code == 0, err
     assert len(manifest.read(tmp_path / "bundles" / "made").programs) == 3
+
+
+def test_a_program_that_fails_before_there_is_a_bundle(command, killed, tmp_path):
+    killed.append("SM8750")
+    code, out, err = command(*ARGUMENTS, "until=lower")
+    assert code == 2
+    assert err.splitlines()[-1].endswith("; the others were made")
+    assert out.count("lower is in") == 2
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_where_no_program_could_be_made_there_is_no_bundle(command, killed, tmp_path):

@@ -389,6 +389,14 @@ def test_the_real_compiler_is_out_of_memory_or_killed(make_checkpoint, tmp_path)
             ("recipe=16a4w", "device=galaxy_s25", "backend.prefill=true", "model.prefill_chunk=1"),
             "backend.prefill=true takes several tokens at once, and model.prefill_chunk=1",
         ),
+        (
+            ("recipe=fp16", "device=galaxy_s25", "backend.prefill=true"),
+            "recipe.scheme=fp16 has none; use recipe=16a4w",
+        ),
+        (
+            ("recipe=16a8w", "device=galaxy_s25", "backend.prefill=true", "model=minilm"),
+            "backend.prefill=true is for models that answer",
+        ),
         (("recipe=16a4w", "device=galaxy_s25", "recipe.calibration.source=no.txt"), "no.txt cannot be read"),
         (("recipe=16a4w", "device=galaxy_s25", "mode=plan"), "mode=plan forecasts backend=xnnpack"),
     ],
