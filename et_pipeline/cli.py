@@ -81,9 +81,8 @@ def main() -> None:
     gates = [gate for each in results if each.manifest is not None for gate in each.manifest.gates]
     failed = [check for gate in gates for check in gate.checks if not check.passed]
     for each in results:
-        mistakes += [
-            f"{failure}; {'the bundle has' if each.bundle else 'not so'} the others" for failure in each.failures
-        ]
+        rest = "the bundle has the others" if each.bundle else "the others were made"
+        mistakes += [f"{failure}; {rest}" for failure in each.failures]
     if failed:
         sentence = tables.check_sentence(failed[0])
         sys.stderr.write(f"et-pipeline: the gate failed: {sentence}; the bundle is marked as failed\n")
