@@ -145,7 +145,7 @@ def operators(module: Any) -> Counter[str]:
 def delegated_operators(program: ExportedProgram) -> dict[str, int]:
     """Count what the delegates of a lowered program compute, by operator."""
     counts: Counter[str] = Counter()
-    for module in program.graph_module.children():
+    for module in program.graph_module.modules():
         original = getattr(module, "original_module", None)
         if original is not None:
             counts.update(operators(original.graph_module))

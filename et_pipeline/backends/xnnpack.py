@@ -4,6 +4,10 @@ Upstream (executorch 1.5.1) lowers weight-only linears without an error and comp
 statically quantized ones and writes the weight's integers as if they were floats. XNNPACK itself has kernels of float32
 activations with 4- and 8-bit weights per output channel. `_LinearConfig` and `_QuantParams` make the lowering reach
 them; `_split_biases` keeps the bias out of them. Everything is scoped to `lower`.
+
+A decoder attends to the tokens of a prompt in one branch of its graph and to a single token in the other
+(`models.attention`). Upstream looks for partitions in the outermost graph alone, and takes nothing whose length is
+known only at run time; `_partitioner` and `_scoped_overrides` let it take the first branch's products and softmax.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
+_TRANSPOSE_B = 1  # XNN_FLAG_TRANSPOSE_B
 INLINE_BYTES = 1024  # constants outside the delegate up to this size stay in the program: they are part of its form
 SCHEMES = ("8da4w", "8da8w", "int4_weight_only", "int8_weight_only")
 GROUP_MULTIPLE = 32  # XNNPACK's blockwise 4-bit kernels
@@ -131,6 +136,7 @@ class XnnpackBackend:
         Returns:
             What runs in the delegate and what beside it.
         """
+        import torch
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
         from executorch.exir.passes import MemoryPlanningPass
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
@@ -148,17 +154,19 @@ class XnnpackBackend:
         delegated = delegated_operators(edge.exported_program())
         if external_weights:
             _externalize(edge, out.stem)
-        executable = edge.to_executorch(
-            ExecutorchBackendConfig(
-                extract_delegate_segments=True,
-                # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
-                do_quant_fusion_and_const_prop=True,
-                memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
-                # Memory for at most prefill_chunk tokens, by the constraints of the export.
-                sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
+        # Removing unused submodules, fx looks for users in the outermost graph alone and drops the branches' delegates.
+        with mock.patch.object(torch.fx.GraphModule, "delete_all_unused_submodules"):
+            executable = edge.to_executorch(
+                ExecutorchBackendConfig(
+                    extract_delegate_segments=True,
+                    # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
+                    do_quant_fusion_and_const_prop=True,
+                    memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+                    # Memory for at most prefill_chunk tokens, by the constraints of the export.
+                    sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+                    external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
+                )
             )
-        )
         with out.open("wb") as stream:
             executable.write_to_file(stream)
         if external_weights:
@@ -247,18 +255,26 @@ def _infer_symbolic_views(module: Any) -> Any:
     from torch.fx.passes.infra.pass_base import PassResult
 
     changed = False
-    for node in module.graph.nodes:
-        if node.op != "call_function" or node.target != ops.edge.aten.view_copy.default:
-            continue
-        symbolic = [index for index, size in enumerate(node.args[1]) if not isinstance(size, int)]
-        if len(symbolic) == 1:
-            # From the result's shape, because the argument may hold a -1 of its own already.
-            shape = [-1 if index in symbolic else int(size) for index, size in enumerate(node.meta["val"].shape)]
-            node.args = (node.args[0], shape)
-            changed = True
-    module.graph.eliminate_dead_code()
-    module.recompile()
+    for graph_module in (module, *_branches(module).values()):
+        for node in graph_module.graph.nodes:
+            if node.op != "call_function" or node.target != ops.edge.aten.view_copy.default:
+                continue
+            symbolic = [index for index, size in enumerate(node.args[1]) if not isinstance(size, int)]
+            if len(symbolic) == 1:
+                # From the result's shape, because the argument may hold a -1 of its own already.
+                shape = [-1 if index in symbolic else int(size) for index, size in enumerate(node.meta["val"].shape)]
+                node.args = (node.args[0], shape)
+                changed = True
+        graph_module.graph.eliminate_dead_code()
+        graph_module.recompile()
     return PassResult(module, changed)
+
+
+def _branches(module: Any) -> dict[str, Any]:
+    """The graphs that a graph chooses between at run time, by their names."""
+    from executorch.exir.graph_module import get_control_flow_submodules
+
+    return {name: branch for name, branch, _ in get_control_flow_submodules(module)}
 
 
 def _partitioner() -> Any:
@@ -291,17 +307,45 @@ def _partitioner() -> Any:
         def _get_output_deps(self, node: Any, ep: Any, precision: Any) -> Any:
             return super()._get_output_deps(node, ep, ConfigPrecisionType.FP32 if is_weight_only(node) else precision)
 
+    class _Partitioner(XnnpackPartitioner):
+        """Looks into the branches too, for those with batched matrix products; the others have views alone."""
+
+        def partition(self, exported_program: Any) -> Any:
+            result = super().partition(exported_program)
+            for name, branch in _branches(exported_program.graph_module).items():
+                if "aten.bmm.default" not in operators(branch):
+                    continue
+                for part in self.generate_partitions(_BranchProgram(exported_program, branch)):
+                    tag = f"{name}_{part.id}"
+                    for node in part.nodes:
+                        node.meta["delegation_tag"] = tag
+                    result.partition_tags[tag] = self.delegation_spec
+            return result
+
     configs = [_LinearConfig if config is LinearConfig else config for config in ALL_PARTITIONER_CONFIGS]
-    return XnnpackPartitioner(configs=configs)
+    return _Partitioner(configs=configs)
+
+
+class _BranchProgram:
+    """A branch of a program as the partitioner wants it, which asks a program for its graph and for its weights."""
+
+    def __init__(self, program: ExportedProgram, branch: Any) -> None:
+        self.program, self.graph_module, self.graph = program, branch, branch.graph
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.program, name)
 
 
 @contextmanager
 def _scoped_overrides() -> Iterator[None]:
-    """Replace three parts of upstream's preprocessing for as long as one lowering runs."""
+    """Replace parts of upstream's partitioning and preprocessing for as long as one lowering runs."""
     from executorch.backends.xnnpack import xnnpack_preprocess
     from executorch.backends.xnnpack._passes import XNNPACKPassManager
-    from executorch.backends.xnnpack.operators import op_linear
+    from executorch.backends.xnnpack.operators import node_visitor, op_linear
     from executorch.backends.xnnpack.operators.quant_params import QuantParams
+    from executorch.backends.xnnpack.partition.config import xnnpack_config
+    from torch.fx.experimental.symbolic_shapes import has_free_unbacked_symbols
+    from torch.utils._sympy.value_ranges import bound_sympy
 
     class _PassManager(XNNPACKPassManager):
         """Leaves out the passes that have nothing to do."""
@@ -322,9 +366,57 @@ def _scoped_overrides() -> Iterator[None]:
                 own.per_channel_group, own.group_size = False, 0
                 own.scale, own.zp = own.scale.reshape(-1), own.zp.reshape(-1)
 
+    def may_be_empty(value: Any) -> bool:
+        """Upstream refuses every length that is known only at run time, because it might be 0."""
+
+        def least(size: Any) -> Any:
+            return (
+                size if isinstance(size, int) else bound_sympy(size.node.expr, size.node.shape_env.var_to_range).lower
+            )
+
+        return has_free_unbacked_symbols(value) and any(least(size) < 1 for size in value.shape)
+
     with (
+        mock.patch.object(xnnpack_config, "has_free_unbacked_symbols", may_be_empty),
+        mock.patch.dict(node_visitor._node_visitor_dict, _transposing_visitors(node_visitor._node_visitor_dict)),
         mock.patch.object(op_linear, "QuantParams", _QuantParams),
         mock.patch.object(xnnpack_preprocess, "XNNPACKPassManager", _PassManager),
         shared_weights(xnnpack_preprocess.XnnpackBackend),
     ):
         yield
+
+
+def _transposing_visitors(visitors: dict[str, Any]) -> dict[str, Any]:
+    """Let a batched matrix product take its second factor as it lies and transpose it while packing, which is free."""
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNBatchMatrixMultiply, XNode
+    from executorch.exir.dialects._ops import ops
+
+    product, permute = ops.edge.aten.bmm.default, ops.edge.aten.permute_copy.default
+
+    def folded(node: Any) -> bool:
+        return (
+            node.op == "call_function"
+            and node.target == permute
+            and [dim % 3 for dim in node.args[1]] == [0, 2, 1]
+            and all(user.target == product and user.args[1] is node and user.args[0] is not node for user in node.users)
+        )
+
+    class _Product(visitors["aten.bmm.default"]):  # type: ignore[misc]
+        def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+            second = node.args[1]
+            if not folded(second):
+                super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
+                return
+            tensors = node.args[0], second.args[0], node
+            for each in tensors:
+                self.define_tensor(each, xnn_graph, vals_to_ids)
+            first, second, out = (vals_to_ids[each] for each in tensors)
+            call = XNNBatchMatrixMultiply(input1_id=first, input2_id=second, output_id=out, flags=_TRANSPOSE_B)
+            xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
+
+    class _Permute(visitors["aten.permute_copy.default"]):  # type: ignore[misc]
+        def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
+            if not folded(node):
+                super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
+
+    return {"aten.bmm.default": _Product, "aten.permute_copy.default": _Permute}

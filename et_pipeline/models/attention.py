@@ -1,7 +1,11 @@
 """Attention over a key/value cache that lies `[kv heads, length, 1, head dim]`.
 
 With the kv heads in the batch dimension, each head's keys are contiguous: decode at position 900 is 1.27 times faster
-than with `[1, length, kv heads, head dim]`, and the same buffers could feed a batched matrix product.
+than with `[1, length, kv heads, head dim]`, and the same buffers feed a batched matrix product.
+
+One token and many are attended to in two ways, between which a program chooses at run time (`attend`): ExecuTorch's own
+operator reads the cache in place, which is best for one token; for the tokens of a prompt it is slow, and batched
+matrix products, which delegates have, make the whole prefill up to twice as fast.
 
 A layer with a sliding window (Beltagy et al. 2020, arXiv:2004.05150) has a shorter cache, a ring: the token at position
 p lies in slot p modulo its length. Which position a slot holds is computed from the last position written, so the ring
@@ -17,6 +21,7 @@ import executorch.extension.llm.custom_ops.custom_ops  # registers llama::custom
 import executorch.kernels.quantized  # noqa: F401  registers what lowering calls for quantized_decomposed
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed::quantize_per_token
+from torch._higher_order_ops.cond import cond_op  # torch.cond refuses operands that hold a symbolic size
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -38,9 +43,12 @@ class Call(NamedTuple):
 
     start_pos: Any  # position of the first new token
     rings: frozenset[int]  # layers whose cache is a ring
+    end: torch.Tensor | None = None  # [] int64, position after the last new token
+    single: torch.Tensor | None = None  # [] bool, whether there is one new token; None: there always is
+    order: tuple[torch.Tensor, ...] = ()  # see `causal_order`
     slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
-    ring_mask: torch.Tensor | None = None  # [S, ring length]
-    full_mask: torch.Tensor | None = None  # [S, max_context], for layers that custom_sdpa cannot compute
+    ring_masks: tuple[torch.Tensor, ...] = ()  # [S, ring length], and the same for each row of scores, [group * S, …]
+    full_mask: torch.Tensor | None = None  # [S, max_context], for layers with capped scores
     attended: list[int] | None = None  # layers that came by, in order
 
 
@@ -98,8 +106,8 @@ def store(cache: Stored, values: torch.Tensor, start_pos: int, slots: torch.Tens
     _write(cache.zeros, zeros.to(torch.int8), start_pos, slots)
 
 
-def read(cache: Stored, end: int | None) -> torch.Tensor:
-    """The first `end` slots, or all, as float32.
+def read(cache: Stored, end: Any) -> torch.Tensor:
+    """The first `end` slots, or all, as float32; of a float32 cache always all.
 
     The runtime's attention takes half and int8 too, and computes them rightly, but 10 and 8 times slower than float32
     (x86): converting what was written so far costs less, and next to nothing for a prompt.
@@ -142,21 +150,93 @@ def ring_mask(positions: torch.Tensor, length: int, window: int) -> torch.Tensor
     return torch.where((age >= 0) & (age < window), 0.0, MASKED)
 
 
-def cached_attention(
+def causal_order(positions: torch.Tensor, group: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What makes the mask of a cache in order, once it is known how much of it is used.
+
+    Args:
+        positions: [S] int64, of the new tokens.
+        group: query heads of one kv head.
+        length: slots of the cache.
+
+    Returns:
+        [group * S, 1] float32, the position that a row of scores belongs to, and [1, length] float32, that of a slot,
+        both times -`MASKED`: their difference is 0 or more where the token sees the slot, else `MASKED` or less.
+    """
+    rows = torch.cat([positions.to(torch.float32) * -MASKED] * group).unsqueeze(1)
+    return rows, torch.arange(length, dtype=torch.float32).unsqueeze(0) * -MASKED
+
+
+def attend(query: torch.Tensor, keys: Stored, values: Stored, call: Call, ring: bool, scale: float) -> torch.Tensor:
+    """Attention of new tokens over everything that the cache holds.
+
+    Query heads are grouped over kv heads as in grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245).
+
+    Args:
+        query: [1, heads, S, head dim] float32.
+        keys: of one layer, those of the new tokens included.
+        values: likewise.
+        call: what the layers share.
+        ring: whether the cache is a ring.
+        scale: factor of the query-key products.
+
+    Returns:
+        [1, S, heads, head dim] float32.
+    """
+    _, heads, length, dim = query.shape
+    kv_heads, slots, _, _ = keys.numbers.shape
+    numbers = length * heads * dim
+    stored = [part for cache in (keys, values) for part in cache if part is not None]
+    masks = call.ring_masks if ring else call.order
+
+    # A branch may not be given what has a size that is known only at run time, nor change the cache, and both lay out
+    # their results alike. So each reads the size from `end`, for itself.
+    def caches(end: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        used: Any = None
+        if not ring:  # a ring is taken as it lies, with a mask
+            used = end.item()
+            torch._check(used >= length)
+            torch._check(used <= slots)
+        half = len(stored) // 2
+        return read(Stored(*parts[:half]), used), read(Stored(*parts[half : 2 * half]), used), used
+
+    def one(query: torch.Tensor, end: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
+        key_cache, value_cache, used = caches(end, parts)
+        # Right for one token alone: then the heads need not change places with the tokens.
+        grouped = query.view(numbers).view(kv_heads, length, heads // kv_heads, dim)
+        start, mask = (0, parts[-2]) if ring else (used - length, None)
+        return (single_attention(grouped, key_cache, value_cache, start, scale, mask).view(numbers),)
+
+    def many(query: torch.Tensor, end: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
+        key_cache, value_cache, used = caches(end, parts)
+        mask = parts[-1]
+        if not ring:
+            key_cache, value_cache = key_cache.narrow(1, 0, used), value_cache.narrow(1, 0, used)
+            mask = torch.clamp(parts[-2] - mask.narrow(1, 0, used), max=0.0)
+        return (batched_attention(query, key_cache, value_cache, scale, mask).view(numbers),)
+
+    assert call.end is not None
+    operands = (query.transpose(1, 2).contiguous(), call.end, *stored, *masks)
+    if call.single is None:
+        (out,) = one(*operands)
+    elif torch.compiler.is_exporting():
+        (out,) = cond_op(call.single, one, many, operands)
+    else:
+        (out,) = (one if length == 1 else many)(*operands)
+    return out.view(1, length, heads, dim)
+
+
+def single_attention(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    start_pos: int,
+    start_pos: Any,
     scale: float,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attention of new tokens over everything that the cache holds.
-
-    Query heads are grouped over kv heads as in grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245). The
-    kv heads are the operator's batch and the group is its heads.
+    """Attention by ExecuTorch's own operator, with the kv heads as its batch and the group as its heads.
 
     Args:
-        query: [1, heads, S, head dim] float32, the tokens at positions start_pos to start_pos + S - 1.
+        query: [kv heads, S, group, head dim] float32, the tokens at positions start_pos to start_pos + S - 1.
         key_cache: [kv heads, length, 1, head dim] float32, already holding the new tokens' keys.
         value_cache: the same for values.
         start_pos: position of the first new token.
@@ -164,14 +244,38 @@ def cached_attention(
         mask: [S, length] float32, added to the scores; None for causal attention over a cache in order.
 
     Returns:
-        [1, S, heads, head dim] float32.
+        As `query`.
     """
-    grouped = _group_heads(query, key_cache.shape[0])
     if mask is None:
-        out = torch.ops.llama.custom_sdpa(grouped, key_cache, value_cache, start_pos, None, 0.0, True, scale)
-    else:  # start_pos 0: with a mask the operator takes the cache as it lies
-        out = torch.ops.llama.custom_sdpa(grouped, key_cache, value_cache, 0, mask, 0.0, False, scale)
-    return _ungroup_heads(out)
+        return torch.ops.llama.custom_sdpa(query, key_cache, value_cache, start_pos, None, 0.0, True, scale)
+    # start_pos 0: with a mask the operator takes the cache as it lies
+    return torch.ops.llama.custom_sdpa(query, key_cache, value_cache, 0, mask, 0.0, False, scale)
+
+
+def batched_attention(
+    query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, scale: float, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attention as two batched matrix products, with the kv heads as the batch.
+
+    Args:
+        query: [1, S, heads, head dim] float32.
+        key_cache: [kv heads, length, 1, head dim] float32.
+        value_cache: the same for values.
+        scale: factor of the query-key products.
+        mask: [group * S, length] float32, added to the scores.
+
+    Returns:
+        [S, heads, head dim] float32.
+    """
+    _, tokens, heads, dim = query.shape
+    kv_heads, length, _, _ = key_cache.shape
+    keys, values = (cache.view(kv_heads, length, dim) for cache in (key_cache, value_cache))
+    # Of three dimensions, because a copy of four after rope lets torch.export conclude a false bound of S.
+    rows = (query * scale).view(tokens, heads, dim).transpose(0, 1).contiguous()
+    rows = rows.view(kv_heads, heads // kv_heads * tokens, dim)
+    weights = torch.softmax(torch.bmm(rows, keys.transpose(1, 2)) + mask, -1)
+    out = torch.bmm(weights, values).view(kv_heads, heads // kv_heads, tokens, dim)
+    return out.permute(2, 0, 1, 3).contiguous().view(tokens, heads, dim)
 
 
 def _group_heads(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
@@ -223,8 +327,8 @@ def softcapped_attention(
 def _attention(
     module: nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: Stored,
+    value: Stored,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -239,12 +343,12 @@ def _attention(
     if call.attended is not None:
         call.attended.append(layer)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mask = call.ring_mask if layer in call.rings else None
+    ring = layer in call.rings
     if softcap is None:
-        return cached_attention(query, key, value, call.start_pos, scale, mask), None
-    mask = call.full_mask if mask is None else mask
+        return attend(query, key, value, call, ring, scale), None
+    mask = call.ring_masks[0] if ring else call.full_mask
     assert mask is not None
-    return softcapped_attention(query, key, value, scale, softcap, mask), None
+    return softcapped_attention(query, key.numbers, value.numbers, scale, softcap, mask), None
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

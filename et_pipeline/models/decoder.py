@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 
 from et_pipeline.architecture import check_context, longest_context
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, read, ring_mask, ring_slots, store
+from et_pipeline.models.attention import CACHED, Call, Stored, causal_order, empty_cache, ring_mask, ring_slots, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
 
@@ -68,11 +68,8 @@ class _BufferCache(Cache):
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' keys and values; hands what is cached to the attention, as float32."""
-        start, ring = self.call.start_pos, layer_idx in self.call.rings
-        # With a mask, attention takes the whole ring as it lies.
-        end = None if ring else start + key_states.shape[2]
+    ) -> tuple[Stored, Stored]:
+        """Write the new tokens' keys and values; hands what is cached to the attention."""
         found = []
         for kind, new in (("k", key_states), ("v", value_states)):
             cache = self.decoder.stored(kind, layer_idx)
@@ -82,8 +79,8 @@ class _BufferCache(Cache):
                     f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
                     f"where its config says {heads} of {dim}, so it cannot be exported"
                 )
-            store(cache, new, start, self.call.slots if ring else None)
-            found.append(read(cache, end))
+            store(cache, new, self.call.start_pos, self.call.slots if layer_idx in self.call.rings else None)
+            found.append(cache)
         return found[0], found[1]
 
 
@@ -161,12 +158,15 @@ class Decoder(nn.Module):
             self.config._attn_implementation = usual
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
-        call = Call(start, self.rings, attended=[])
+        call = Call(start, self.rings, end=positions[-1] + 1, attended=[])
+        group = self.config.num_attention_heads // self.kv_heads
+        if self.form.prefill_chunk > 1:
+            order = causal_order(positions, group, self.form.max_context)
+            call = call._replace(single=torch.eq(positions[-1], positions[0]), order=order)
         if self.rings and self.window is not None:
-            call = call._replace(
-                slots=ring_slots(positions, self.ring, self.kv_heads),
-                ring_mask=ring_mask(positions, self.ring, self.window),
-            )
+            mask = ring_mask(positions, self.ring, self.window)
+            slots = ring_slots(positions, self.ring, self.kv_heads)
+            call = call._replace(slots=slots, ring_masks=(mask, torch.cat([mask] * group)))
         if self.softcap is not None and len(self.rings) < self.cache.count:
             longest = self.form.max_context
             call = call._replace(full_mask=ring_mask(positions, longest, longest))

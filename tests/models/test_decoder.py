@@ -6,7 +6,7 @@ from torch import nn
 
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.attention import cached_attention, update_cache
+from et_pipeline.models.attention import Call, Stored, attend, causal_order, update_cache
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import PROGRAM, WEIGHTS, Decoder, export_decoder, load_program, metadata, save_program
 from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
@@ -52,17 +52,19 @@ def feed(forward, chunk):
     return torch.stack(rows), positions
 
 
-def test_attention_equals_torch():
+@pytest.mark.parametrize("start", [0, 4, 5])
+def test_attention_equals_torch(start):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, heads, 6, 8, generator=generator) for heads in (4, 2, 2))
     caches = torch.zeros(2, 10, 1, 8), torch.zeros(2, 10, 1, 8)
-    for start, end in ((0, 4), (4, 6)):
-        for cache, new in zip(caches, (key, value), strict=True):
-            update_cache(cache, new[:, :, start:end], start)
-    found = cached_attention(query[:, :, 4:], *caches, 4, 0.3)
+    for cache, new in zip(caches, (key, value), strict=True):
+        update_cache(cache, new, 0)
+    positions = torch.arange(start, 6)
+    call = Call(start, frozenset(), positions[-1] + 1, torch.tensor(start == 5), causal_order(positions, 2, 10))
+    found = attend(query[:, :, start:], *map(Stored, caches), call, False, 0.3)
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
     expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
-    assert torch.allclose(found, expected[:, :, 4:].transpose(1, 2), atol=1e-6)
+    assert torch.allclose(found, expected[:, :, start:].transpose(1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

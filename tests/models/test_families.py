@@ -8,7 +8,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.attention import cached_attention, ring_mask, ring_slots, softcapped_attention, update_cache
+from et_pipeline.models.attention import (
+    Call,
+    Stored,
+    attend,
+    ring_mask,
+    ring_slots,
+    softcapped_attention,
+    update_cache,
+)
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder
 from et_pipeline.models.fused import FusedLinear
@@ -299,7 +307,9 @@ def test_ring_after_many_wraps(window, chunk, length, softcap):
         for cache, new in zip(caches, (key, value), strict=True):
             update_cache(cache, new[:, :, start:end], start, slots)
         if softcap is None:
-            found = cached_attention(query[:, :, start:end], *caches, start, 0.5, mask)
+            masks, many = (mask, torch.cat([mask, mask])), torch.tensor(end > start + 1)
+            call = Call(start, frozenset((0,)), positions[-1] + 1, ~many, ring_masks=masks)
+            found = attend(query[:, :, start:end], *map(Stored, caches), call, True, 0.5)
         else:
             found = softcapped_attention(query[:, :, start:end], *caches, 0.5, softcap, mask)
         torch.testing.assert_close(found, expected[:, :, start:end].transpose(1, 2), atol=1e-5, rtol=1e-5)
