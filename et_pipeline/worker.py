@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from et_pipeline.cheap_tracing import quick_yaml
 from et_pipeline.errors import EXIT_USER, StageError, UserError
 
 Tick = Callable[[int, int], None]
@@ -189,7 +190,8 @@ def main() -> None:
             last = time.monotonic()
             say(tick=[done, total])
 
-    run = importlib.import_module(request["module"]).run
+    with quick_yaml():
+        run = importlib.import_module(request["module"]).run
     kinds = typing.get_type_hints(run)
     config = {name: TypeAdapter(kinds[name]).validate_json(text) for name, text in request["config"].items()}
     inputs = {name: Path(path) for name, path in request["inputs"].items()}

@@ -28,6 +28,7 @@ from et_pipeline.backends.base import (
     operators,
     shared_weights,
 )
+from et_pipeline.cheap_tracing import cheap_lowering
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -142,7 +143,7 @@ class XnnpackBackend:
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
         _split_biases(program)
-        with _scoped_overrides(), _noted() as reasons:
+        with cheap_lowering(), _scoped_overrides(), _noted() as reasons:
             edge = to_edge_transform_and_lower(
                 program,
                 partitioner=[_partitioner()],
@@ -154,19 +155,18 @@ class XnnpackBackend:
         delegated = delegated_operators(edge.exported_program())
         if external_weights:
             _externalize(edge, out.stem)
+        config = ExecutorchBackendConfig(
+            extract_delegate_segments=True,
+            # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
+            do_quant_fusion_and_const_prop=True,
+            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+            # Memory for at most prefill_chunk tokens, by the constraints of the export.
+            sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+            external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
+        )
         # Removing unused submodules, fx looks for users in the outermost graph alone and drops the branches' delegates.
-        with mock.patch.object(torch.fx.GraphModule, "delete_all_unused_submodules"):
-            executable = edge.to_executorch(
-                ExecutorchBackendConfig(
-                    extract_delegate_segments=True,
-                    # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
-                    do_quant_fusion_and_const_prop=True,
-                    memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
-                    # Memory for at most prefill_chunk tokens, by the constraints of the export.
-                    sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-                    external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
-                )
-            )
+        with cheap_lowering(), mock.patch.object(torch.fx.GraphModule, "delete_all_unused_submodules"):
+            executable = edge.to_executorch(config)
         with out.open("wb") as stream:
             executable.write_to_file(stream)
         if external_weights:

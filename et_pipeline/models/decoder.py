@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
 from et_pipeline.architecture import check_context, longest_context
+from et_pipeline.cheap_tracing import cheap_tracing
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import CACHED, Call, Stored, causal_order, empty_cache, ring_mask, ring_slots, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
@@ -241,7 +242,7 @@ def export_decoder(decoder: Decoder) -> ExportedProgram:
     example = (torch.zeros(1, min(8, chunk), dtype=torch.long), torch.zeros(1, dtype=torch.long))
     # Dim(min=1, max=1) is refused: one token is not dynamic.
     dynamic = {"tokens": {1: Dim("length", min=1, max=chunk)}, "input_pos": None} if chunk > 1 else None
-    with torch.no_grad(), delegate_friendly(decoder.model):
+    with torch.no_grad(), delegate_friendly(decoder.model), cheap_tracing():
         program = torch.export.export(decoder, example, dynamic_shapes=dynamic, strict=False)
     attended, layers = decoder.cache.call.attended, decoder.cache.count
     if attended != list(range(layers)):

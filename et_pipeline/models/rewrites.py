@@ -8,7 +8,6 @@ the code that it replaces, so an unknown family keeps its own code instead of ge
 
 from __future__ import annotations
 
-import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,8 +31,7 @@ _CONSTANTS = "_export_constants"
 def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
     """Within the context the model computes the same with operators that delegates take.
 
-    - RMSNorm's mean is a linear with weights 1/n and epsilon for its bias (RMSNorm: Zhang & Sennrich 2019,
-      arXiv:1910.07467).
+    - RMSNorm's mean is a linear with weights 1/n (RMSNorm: Zhang & Sennrich 2019, arXiv:1910.07467).
     - LayerNorm's mean and variance likewise (Ba et al. 2016, arXiv:1607.06450).
     - Rotary embedding's half rotation is a linear with a signed permutation, and runs before heads and positions are
       swapped, so that transposes cancel (rotary: Su et al. 2021, arXiv:2104.09864).
@@ -85,7 +83,6 @@ def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Calla
         return None
     size = weight.shape[0]
     mean = _constant(constants, f"mean_{size}", torch.full((1, size), 1.0 / size))
-    bias = _constant(constants, f"eps_{eps}".replace(".", "_").replace("-", "_"), torch.tensor([eps]))
     sample = torch.randn(3, size, generator=torch.Generator().manual_seed(0))
     expected = module(sample)
     # Gemma stores the distance of the factor from one; which of the two it is, its own forward tells.
@@ -93,7 +90,7 @@ def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Calla
         factor = f"factor_{name.replace('.', '_')}" if offset else None
 
         def forward(x: torch.Tensor, factor: str | None = factor) -> torch.Tensor:
-            root = torch.rsqrt(functional.linear(x * x, getattr(constants, mean), getattr(constants, bias)))
+            root = torch.rsqrt(functional.linear(x * x, getattr(constants, mean)) + eps)
             return x * root * (weight if factor is None else getattr(constants, factor))
 
         if factor is not None:
@@ -178,14 +175,13 @@ def _same_rope(original: Callable[..., Any]) -> bool:
 def clean_graph(program: ExportedProgram) -> None:
     """Edit a graph in place so that a delegate takes more of it; it computes the same.
 
-    Transpose pairs go, outputs that are joined and at once taken apart again stay apart, what several linears read is
-    quantized once, and a view's one symbolic size is written as -1.
+    Transpose pairs go, outputs that are joined and at once taken apart again stay apart, and a view's one symbolic size
+    is written as -1.
     """
     from executorch.extension.llm.export.export_passes import RemoveRedundantTransposes
 
     module = program.graph_module
     _keep_apart(module.graph)
-    _quantize_once(module.graph)
     RemoveRedundantTransposes().call(module)
     views = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default)
     for node in module.graph.nodes:
@@ -220,21 +216,6 @@ def _keep_apart(graph: Graph) -> None:
             for node, start, stop in taken:
                 if (start, stop) in parts:
                     node.replace_all_uses_with(parts[start, stop])
-
-
-def _quantize_once(graph: Graph) -> None:
-    """Let linears that read the same numbers share what quantizes them: each has its own of torchao."""
-    torchao = torch.ops.torchao
-    steps = (torchao.choose_qparams_affine.default, torchao.quantize_affine.default, torchao.dequantize_affine.default)
-    seen: dict[Any, Any] = {}
-    for node in list(graph.nodes):
-        if node.target in steps or (node.target is operator.getitem and node.args[0].target in steps):
-            key = node.target, str(node.args), str(node.kwargs)
-            if key in seen:
-                node.replace_all_uses_with(seen[key])
-                graph.erase_node(node)
-            else:
-                seen[key] = node
 
 
 def infer_symbolic(shape: Any) -> list[Any]:

@@ -1,0 +1,286 @@
+"""torch.export and ExecuTorch's lowering without what they compute over and over: same bytes, a fraction of the time.
+
+Upstream (torch 2.13.0, executorch 1.5.1) walks a program some twenty times between the model and the file, each time
+asking what shape every operator's result has. Nothing here changes what is computed; each override says why, all are
+scoped, and tests compare the bytes with upstream's own way.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+
+@contextmanager
+def quick_yaml() -> Iterator[None]:
+    """Within the context executorch is imported without five seconds of parsing.
+
+    It reads its table of operators with a parser in pure Python; libyaml's reads the same.
+    """
+    if "executorch.exir.dialects.edge._ops" in sys.modules:
+        yield
+        return
+    import yaml
+    from ruamel.yaml import YAML
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    with mock.patch.object(YAML, "load", lambda _self, text: yaml.load(text, loader)):
+        yield
+
+
+@contextmanager
+def cheap_tracing() -> Iterator[None]:
+    """Within the context torch.export and its decompositions cost less."""
+    with _late_recompile(), _remembered_kernels():
+        yield
+
+
+@contextmanager
+def cheap_lowering() -> Iterator[None]:
+    """Within the context ExecuTorch's lowering costs less, in time and memory."""
+    with ExitStack() as overrides:
+        for override in (cheap_tracing, _remembered_shapes, _one_decomposition, _bitmask_dependencies):
+            overrides.enter_context(override())
+        yield
+
+
+@contextmanager
+def _late_recompile() -> Iterator[None]:
+    """Generate a graph's Python code when it is called, as torch's own `_LazyGraphModule` does.
+
+    Every pass leaves a graph behind with code of some ten thousand lines, which Python compiles and nobody runs.
+    """
+    from torch.fx import GraphModule
+    from torch.fx.graph import _PyTreeCodeGen
+
+    recompile = GraphModule.recompile
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        recompile(self)  # replaces the forward of this module's own class
+        return type(self).forward(self, *args, **kwargs)
+
+    def mark(self: Any) -> None:
+        codegen = self._graph._codegen
+        if isinstance(codegen, _PyTreeCodeGen):
+            self._in_spec, self._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
+        self._code = "# generated when the graph is called"  # upstream puts it into messages for logs
+        type(self).forward = forward
+
+    with mock.patch.object(GraphModule, "recompile", mark):
+        yield
+
+
+class _Unknown(Exception):
+    """A value of which nothing is known but by computing it."""
+
+
+class _Descriptions:
+    """What an operator's result depends on while shapes are propagated: kinds of tensors, and values of the rest."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Any, Any]] = {}  # the tensors stay alive, so that no other gets their id
+
+    def of(self, value: Any) -> Any:
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        if isinstance(value, torch.Tensor):
+            if id(value) not in self.known:
+                self.known[id(value)] = value, self._tensor(value, FakeTensor)
+            return self.known[id(value)][1]
+        if isinstance(value, (list, tuple)):
+            return type(value).__name__, *map(self.of, value)
+        if isinstance(value, dict):
+            return "dict", *((key, self.of(each)) for key, each in value.items())
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return type(value).__name__, value.node.expr
+        if isinstance(value, torch.nn.Module):
+            return "module", self.known.setdefault(id(value), (value, id(value)))[1]
+        if value is None or isinstance(
+            value, (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+        ):
+            return type(value).__name__, value  # 1, 1.0 and True are equal, and not the same
+        raise _Unknown
+
+    def _tensor(self, value: Any, fake: type) -> Any:
+        import torch
+
+        if type(value) is fake:
+            if value.constant is not None or value.layout != torch.strided:
+                raise _Unknown
+            mode: Any = id(value.fake_mode)
+        elif type(value) in (torch.Tensor, torch.nn.Parameter):
+            mode = None
+        else:
+            raise _Unknown
+        sizes = (*value.shape, None, *value.stride(), None, value.storage_offset())
+        return (
+            mode,
+            value.dtype,
+            value.device,
+            value.requires_grad,
+            *(self.of(size) for size in sizes),
+        )
+
+
+@contextmanager
+def _remembered_shapes() -> Iterator[None]:
+    """Compute the shape of an operator's result once per kind of its arguments.
+
+    Each of ExecuTorch's passes interprets the whole graph anew, though layers are alike and most passes leave most of
+    them as they are. Results are handed out as the same objects, so a model's values take the memory of one layer.
+    """
+    import torch
+    from executorch.exir.delegate import executorch_call_delegate
+    from executorch.exir.dialects.edge._ops import EdgeOpOverload
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.fx import Interpreter
+    from torch.fx.experimental.symbolic_shapes import PropagateUnbackedSymInts
+
+    aten = torch.ops.aten
+    # RemoveNoopPass takes these for nothing where result and argument are the same object.
+    compared = {aten.to.dtype, aten.slice_copy.Tensor}
+    varying = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
+    descriptions = _Descriptions()
+    results: dict[Any, Any] = {}
+    compute = Interpreter.call_function
+
+    def call(self: Any, target: Any, args: Any, kwargs: Any) -> Any:
+        if type(self) not in (Interpreter, PropagateUnbackedSymInts):
+            return compute(self, target, args, kwargs)
+        op = target._op if isinstance(target, EdgeOpOverload) else target
+        if op is not executorch_call_delegate and not (
+            isinstance(op, torch._ops.OpOverload)
+            and op not in compared
+            and not op._schema.is_mutable
+            and varying.isdisjoint(op.tags)
+        ):
+            return compute(self, target, args, kwargs)
+        try:
+            key = op, descriptions.of(args), descriptions.of(kwargs)
+        except _Unknown:
+            return compute(self, target, args, kwargs)
+        if key in results:
+            return results[key]
+        result = compute(self, target, args, kwargs)
+        leaves = result if isinstance(result, (list, tuple)) else [result]
+        given = torch.utils._pytree.tree_leaves((args, kwargs))
+        if all(type(leaf) is FakeTensor and leaf.constant is None for leaf in leaves) and not any(
+            leaf is each for leaf in leaves for each in given
+        ):
+            results[key] = result
+        return result
+
+    with mock.patch.object(Interpreter, "call_function", call):
+        yield
+
+
+@contextmanager
+def _remembered_kernels() -> Iterator[None]:
+    """Compute the shape of what torchao's operators give once per kind of their arguments.
+
+    They have no rule of their own for shapes: tracing runs the dozen operators that they are made of.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.export import exported_program
+
+    descriptions = _Descriptions()
+    blueprints: dict[Any, Any] = {}
+    find = exported_program._get_decomp_for_cia
+
+    def blueprint(tensor: Any) -> Callable[[], Any]:
+        size, stride = tuple(tensor.shape), tensor.stride()
+        return lambda: torch.empty_strided(size, stride, dtype=tensor.dtype, device=tensor.device)
+
+    def kernel_for(op: Any) -> Any:
+        kernel = find(op)
+        if op.namespace != "torchao":
+            return kernel
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            try:
+                key = op, descriptions.of(args), descriptions.of(kwargs)
+            except _Unknown:
+                return kernel(*args, **kwargs)
+            if key not in blueprints:
+                result = kernel(*args, **kwargs)
+                leaves = result if isinstance(result, tuple) else (result,)
+                if all(type(leaf) is FakeTensor and not leaf.requires_grad for leaf in leaves):
+                    blueprints[key] = isinstance(result, tuple), tuple(map(blueprint, leaves))
+                return result
+            several, makers = blueprints[key]
+            made = tuple(make() for make in makers)  # tracers tell tensors apart by identity: each needs its own
+            return made if several else made[0]
+
+        return remembered
+
+    with mock.patch.object(exported_program, "_get_decomp_for_cia", kernel_for):
+        yield
+
+
+@contextmanager
+def _one_decomposition() -> Iterator[None]:
+    """Trace a program once where `to_edge_transform_and_lower` traces it three times.
+
+    The first trace only makes it functional, as every trace does; the last one decomposes what the second one left, and
+    mostly there is nothing left.
+    """
+    from executorch.exir.graph_module import contains_any_call_fn_target_op
+    from torch.export import ExportedProgram
+
+    decompose = ExportedProgram.run_decompositions
+
+    postponed: list[Any] = []
+
+    def run(self: Any, decomp_table: Any = None, **options: Any) -> Any:
+        if type(decomp_table) is dict and not decomp_table:  # the default table calls itself equal to an empty one
+            postponed.append(self)
+            return self
+        due = any(self is each for each in postponed)
+        if not due and not contains_any_call_fn_target_op(self.graph_module, decomp_table):
+            return self
+        postponed.clear()
+        return decompose(self, decomp_table, **options)
+
+    with mock.patch.object(ExportedProgram, "run_decompositions", run):
+        yield
+
+
+@contextmanager
+def _bitmask_dependencies() -> Iterator[None]:
+    """Hold what depends on each node as the bits of an integer instead of a set: 5 MB instead of 700 for 30 layers."""
+    from executorch.exir.backend.canonical_partitioners import group_partitioner
+    from torch.fx.passes.infra import partitioner
+
+    class _Viewer:
+        def __init__(self, module: Any) -> None:
+            nodes = list(module.graph.nodes)
+            self.bit = {node: 1 << place for place, node in enumerate(nodes)}
+            self.downstream: dict[Any, int] = {}
+            for node in reversed(nodes):
+                mask = 0
+                for user in node.users:
+                    mask |= self.bit[user] | self.downstream[user]
+                self.downstream[node] = mask
+
+    def can_merge(self: Any, first: Any, second: Any, partitions: Any) -> bool:
+        """No node outside may depend on the two and have one of them depend on it; upstream asks that twice."""
+        both = {**partitions[first].nodes, **partitions[second].nodes}
+        viewer = self.dependency_viewer
+        mask = 0
+        for node in both:
+            mask |= viewer.bit[node]
+        outside = {user for node in both for user in node.users if user not in both}
+        return not any(viewer.downstream[user] & mask for user in outside)
+
+    with (
+        # Upstream's own replaces the one that it inherits at once.
+        mock.patch.object(partitioner, "_DependencyViewer"),
+        mock.patch.object(group_partitioner, "_DependencyViewer", _Viewer),
+        mock.patch.object(group_partitioner.GroupBasedPartitioner, "_can_merge_partitions", can_merge),
+    ):
+        yield
