@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
     start_pos: Any  # position of the first new token
     rings: frozenset[int]  # layers whose cache is a ring
-    end: torch.Tensor | None = None  # [] int64, position after the last new token
+    ends: tuple[torch.Tensor, ...] = ()  # [] int64, start_pos, and the position after the last new token
     single: torch.Tensor | None = None  # [] bool, whether there is one new token; None: there always is
     order: tuple[torch.Tensor, ...] = ()  # see `causal_order`
     slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
@@ -189,33 +189,37 @@ def attend(query: torch.Tensor, keys: Stored, values: Stored, call: Call, ring: 
     masks = call.ring_masks if ring else call.order
 
     # A branch may not be given what has a size that is known only at run time, nor change the cache, and both lay out
-    # their results alike. So each reads the size from `end`, for itself.
-    def caches(end: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    # their results alike. So each reads the size from a tensor, for itself.
+    def caches(last: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor, Any]:
         used: Any = None
         if not ring:  # a ring is taken as it lies, with a mask
-            used = end.item()
-            torch._check(used >= length)
+            used = last.item()
+            torch._check(used >= 1)
             torch._check(used <= slots)
         half = len(stored) // 2
         return read(Stored(*parts[:half]), used), read(Stored(*parts[half : 2 * half]), used), used
 
-    def one(query: torch.Tensor, end: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
-        key_cache, value_cache, used = caches(end, parts)
+    def one(query: torch.Tensor, first: torch.Tensor, last: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
+        key_cache, value_cache, _ = caches(last, parts)
+        start: Any = 0
+        if not ring:
+            start = first.item()
+            torch._check(start >= 0)
+            torch._check(start + length <= slots)
         # Right for one token alone: then the heads need not change places with the tokens.
         grouped = query.view(numbers).view(kv_heads, length, heads // kv_heads, dim)
-        start, mask = (0, parts[-2]) if ring else (used - length, None)
+        mask = parts[-2] if ring else None
         return (single_attention(grouped, key_cache, value_cache, start, scale, mask).view(numbers),)
 
-    def many(query: torch.Tensor, end: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
-        key_cache, value_cache, used = caches(end, parts)
+    def many(query: torch.Tensor, first: torch.Tensor, last: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
+        key_cache, value_cache, used = caches(last, parts)
         mask = parts[-1]
         if not ring:
             key_cache, value_cache = key_cache.narrow(1, 0, used), value_cache.narrow(1, 0, used)
             mask = torch.clamp(parts[-2] - mask.narrow(1, 0, used), max=0.0)
         return (batched_attention(query, key_cache, value_cache, scale, mask).view(numbers),)
 
-    assert call.end is not None
-    operands = (query.transpose(1, 2).contiguous(), call.end, *stored, *masks)
+    operands = (query.transpose(1, 2).contiguous(), *call.ends, *stored, *masks)
     if call.single is None:
         (out,) = one(*operands)
     elif torch.compiler.is_exporting():

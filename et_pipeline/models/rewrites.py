@@ -8,6 +8,7 @@ the code that it replaces, so an unknown family keeps its own code instead of ge
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -187,6 +189,11 @@ def clean_graph(program: ExportedProgram) -> None:
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in views:
             node.args = (node.args[0], infer_symbolic(node.args[1]))
+    # An assertion on two sizes in a branch is written with an operator that torch cannot save and ExecuTorch not read.
+    for branch in (each for each in module.modules() if isinstance(each, GraphModule)):
+        for node in branch.graph.find_nodes(op="call_function", target=torch.sym_sum):
+            node.target, node.args = operator.add, tuple(node.args[0])
+        branch.recompile()
     module.graph.eliminate_dead_code()
     module.recompile()
 

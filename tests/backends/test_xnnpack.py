@@ -151,7 +151,8 @@ def test_upstream_is_as_it_was_after_lowering(tmp_path):
 
 def test_a_decoder_layer_stays_in_few_delegates(tiny_program):
     delegation = tiny_program.delegation
-    assert delegation.delegates <= 5
+    assert delegation.delegates == 6  # rotary angles: 2; before, in and after attention; head
+    assert delegation.delegated_operators["aten.bmm"] == 2
     assert delegation.delegated_operators["aten.linear"] == 7 + 1 + 2 + 3  # projections, head, rotations, means
     assert delegation.fallback_operators["llama::custom_sdpa.out"] == 1
     assert delegation.fallback_operators["llama::update_cache.out"] == 2
@@ -213,8 +214,13 @@ def test_same_bytes_in_any_process(tiny_program, tmp_path):
 
 @pytest.mark.slow
 def test_passes_left_out_change_no_byte(tiny_program, lower_checkpoint, monkeypatch):
+    from executorch.backends.xnnpack._passes import channels_last_tagged_reshape_pass
+
     from et_pipeline.backends import xnnpack
 
+    # It would compare a length that is known only at run time.
+    layout = channels_last_tagged_reshape_pass.ChannelsLastTaggedReshapePass
+    monkeypatch.setattr(layout, "_is_nhwc_tensor", staticmethod(lambda tensor: False))
     monkeypatch.setattr(xnnpack, "_PLAIN_OPERATORS", frozenset())
     q = tiny_program.quantization.model_dump()
     assert lower_checkpoint(tiny_program.checkpoint, **q).pte.read_bytes() == tiny_program.pte.read_bytes()

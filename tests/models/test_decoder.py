@@ -60,7 +60,9 @@ def test_attention_equals_torch(start):
     for cache, new in zip(caches, (key, value), strict=True):
         update_cache(cache, new, 0)
     positions = torch.arange(start, 6)
-    call = Call(start, frozenset(), positions[-1] + 1, torch.tensor(start == 5), causal_order(positions, 2, 10))
+    call = Call(
+        start, frozenset(), (positions[0], positions[-1] + 1), torch.tensor(start == 5), causal_order(positions, 2, 10)
+    )
     found = attend(query[:, :, start:], *map(Stored, caches), call, False, 0.3)
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
     expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)

@@ -262,7 +262,7 @@ def test_fused_linears_are_apart_in_the_program(family):
     graph = export_decoder(Decoder(load_model(family("phi3_4k")), FORM)).graph
     aten = torch.ops.aten
     joined = [node for node in graph.nodes if node.target is aten.cat.default]
-    assert len(joined) == 1  # rotary angles, once for all layers
+    assert len(joined) == 2  # rotary angles, and the positions of the rows of scores, once for all layers
     assert not [node for node in graph.nodes if node.target in (aten.chunk.default, aten.split.Tensor)]
 
 
@@ -308,7 +308,7 @@ def test_ring_after_many_wraps(window, chunk, length, softcap):
             update_cache(cache, new[:, :, start:end], start, slots)
         if softcap is None:
             masks, many = (mask, torch.cat([mask, mask])), torch.tensor(end > start + 1)
-            call = Call(start, frozenset((0,)), positions[-1] + 1, ~many, ring_masks=masks)
+            call = Call(start, frozenset((0,)), (positions[0], positions[-1] + 1), ~many, ring_masks=masks)
             found = attend(query[:, :, start:end], *map(Stored, caches), call, True, 0.5)
         else:
             found = softcapped_attention(query[:, :, start:end], *caches, 0.5, softcap, mask)
