@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
+from et_pipeline.runtime import packed_weights
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +30,16 @@ class Program:
     Thread count is a setting of the process: a later program with another count changes it for earlier ones too.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, weights: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, weights: Path | None = None, packed: Path | None = None
+    ) -> None:
         """Load a .pte.
 
         Args:
             path: the file.
             threads: how many threads the delegate uses; None leaves the runtime's choice.
             weights: its .ptd; None takes the one of the same name beside it, if there is one.
+            packed: where to keep its packed weights, from `packed_weights.find_entry`; None packs them in memory.
 
         Raises:
             UserError: a file is missing, truncated or not of its format, or the weights are another program's.
@@ -50,7 +54,10 @@ class Program:
                 set_threads(threads)
             self._program = library._load_program(str(path), data_path=None if weights is None else str(weights))
             try:
-                self._forward = self._program.load_method("forward")
+                if packed is None:
+                    self._forward = self._program.load_method("forward")
+                else:
+                    self._forward = packed_weights.load(lambda: self._program.load_method("forward"), packed)
             except RuntimeError as error:
                 if weights is None and not _lacks_weights(error):
                     raise
