@@ -109,6 +109,12 @@ def chat(
     ] = None,
     threads: ThreadsOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    keep_packed: Annotated[
+        bool, typer.Option(help="Keep a large model's weights as this processor wants them, to load fast next time.")
+    ] = True,
+    cache: Annotated[
+        Path, typer.Option(envvar="ET_PIPELINE_CACHE", metavar="FOLDER", help="Where they are kept.")
+    ] = Path("~/.cache/et_pipeline"),
 ) -> None:
     """Talk to the model of a bundle in the terminal.
 
@@ -128,7 +134,7 @@ def chat(
             raise UserError(f"{manifest.what.name} takes no system prompt: leave --system out.")
         tokenizer = _load_tokenizer(folder, manifest)
         session = ChatSession.of_bundle(
-            _load_program(folder, info, manifest, tokenizer, threads),
+            _load_program(folder, info, manifest, tokenizer, threads, cache if keep_packed else None),
             tokenizer,
             form,
             manifest.tokenizer,
@@ -395,14 +401,34 @@ def _weights(folder: Path, info: bundle.ProgramInfo) -> Path | None:
     return folder / info.weights[0] if info.weights else None
 
 
+def _packed(cache: Path, info: bundle.ProgramInfo, manifest: bundle.Manifest) -> Path | None:
+    """Where a program's packed weights are kept, if that is worth their space on the disk."""
+    from et_pipeline.runtime import packed_weights
+
+    files = [manifest.files[name] for name in (info.file, *info.weights)]
+    size = sum(file.size for file in files)
+    if info.backend != "xnnpack" or size < packed_weights.WORTHWHILE_BYTES:
+        return None
+    entry = packed_weights.find_entry(cache, [file.sha256 for file in files], size)
+    if entry is not None and not entry.exists():
+        _note(_console(), f"Packs the weights for this processor and keeps about {_size(size)} in {entry.parent}.")
+    return entry
+
+
 def _load_program(
-    folder: Path, info: bundle.ProgramInfo, manifest: bundle.Manifest, tokenizer: Tokenizer, threads: int | None
+    folder: Path,
+    info: bundle.ProgramInfo,
+    manifest: bundle.Manifest,
+    tokenizer: Tokenizer,
+    threads: int | None,
+    cache: Path | None = None,
 ) -> Program:
     """Loads a program and compares what it says about itself with the manifest, where it says it."""
     from et_pipeline.runtime.program import Program
 
+    packed = _packed(cache, info, manifest) if cache else None
     try:
-        program = Program(folder / info.file, threads=threads, weights=_weights(folder, info))
+        program = Program(folder / info.file, threads=threads, weights=_weights(folder, info), packed=packed)
     except RuntimeError as error:
         raise UserError(f"{info.file} cannot be loaded by the ExecuTorch runtime ({error}).") from error
     expected: dict[str, Any] = {

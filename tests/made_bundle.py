@@ -56,7 +56,7 @@ class FakeProgram:
 class EchoProgram(FakeProgram):
     """Stands in for `Program(path)`: says how many bytes it was given."""
 
-    def __init__(self, path, threads=None, weights=None):
+    def __init__(self, path, threads=None, weights=None, packed=None):
         super().__init__([])
         assert path.is_file()
 
@@ -69,7 +69,7 @@ class EchoProgram(FakeProgram):
 class EmbeddingProgram:
     """Embeds a text of n bytes as (n, 1), each an exact number: (1, 1) and (2, 1) have a cosine of 3 / sqrt(10)."""
 
-    def __init__(self, path, threads=None, weights=None):
+    def __init__(self, path, threads=None, weights=None, packed=None):
         assert path.is_file()
         self.metadata = {"get_max_seq_len": 64, "get_max_context_len": 64, "get_vocab_size": 300}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from et_pipeline import bundle as bundles
 from et_pipeline import bundle_cli
 from et_pipeline import manifest as bundle
 from et_pipeline.errors import UserError
-from et_pipeline.runtime import program
+from et_pipeline.runtime import packed_weights, program
 
 
 @pytest.fixture
@@ -242,7 +243,7 @@ def test_what_the_simulator_executed_is_run_where_there_is_one(run, tmp_path, mo
 )
 def test_a_program_of_another_bundle(run, folder, monkeypatch, command, key, value, message):
     class Other(EchoProgram):
-        def __init__(self, path, threads=None, weights=None):
+        def __init__(self, path, threads=None, weights=None, packed=None):
             super().__init__(path)
             self.metadata[key] = value
 
@@ -317,7 +318,7 @@ def test_bad_bundles_give_one_sentence_and_leave_nothing(name, folder, run, temp
 
 
 def test_an_unreadable_program(run, folder, monkeypatch):
-    def fails(path, threads=None, weights=None):
+    def fails(path, threads=None, weights=None, packed=None):
         raise RuntimeError("Error loading program 0x23")
 
     monkeypatch.setattr(program, "Program", fails)
@@ -362,6 +363,34 @@ def test_chat_with_piped_input_answers_each_line(run, packed, temporary):
     assert second.endswith(" bytes. ü👋")
     assert err == ""
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="kept on Linux with x86-64 only"
+)
+def test_chat_keeps_the_packed_weights_of_a_large_model(run, folder, tmp_path, monkeypatch):
+    asked = []
+
+    class Recorder(EchoProgram):
+        def __init__(self, path, packed=None, **rest):
+            super().__init__(path, **rest)
+            asked.append(packed)
+
+    monkeypatch.setattr(program, "Program", Recorder)
+    cache = tmp_path / "cache"
+    run("chat", folder, "--cache", cache, stdin="Hi\n")
+    monkeypatch.setattr(packed_weights, "WORTHWHILE_BYTES", 0)
+    run("chat", folder, "--cache", cache, "--no-keep-packed", stdin="Hi\n")
+    assert asked == [None, None]
+    assert not cache.exists()
+
+    code, _, errors = run("chat", folder, "--cache", cache, stdin="Hi\n")
+    assert (code, asked[2].parent) == (0, cache / "packed")
+    assert errors.startswith("Packs the weights for this processor and keeps about")
+    asked[2].mkdir()  # as if it had been made
+    monkeypatch.setenv("ET_PIPELINE_CACHE", str(cache))
+    assert run("chat", folder, stdin="Hi\n")[2] == ""
+    assert asked[3] == asked[2]
 
 
 def test_chat_commands(run, folder):

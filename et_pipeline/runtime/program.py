@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
+from et_pipeline.runtime import packed_weights
 
 if TYPE_CHECKING:
     import torch
@@ -29,18 +30,21 @@ class Program:
     Thread count is a setting of the process: a later program with another count changes it for earlier ones too.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, weights: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, weights: Path | None = None, packed: Path | None = None
+    ) -> None:
         """Load a .pte.
 
         Args:
             path: the file.
             threads: how many threads the delegate uses; None leaves the runtime's choice.
             weights: its .ptd; None takes the one of the same name beside it, if there is one.
+            packed: where to keep its packed weights, from `packed_weights.find_entry`; None packs them in memory.
 
         Raises:
             UserError: a file is missing, truncated or not of its format, or the weights are another program's.
         """
-        self.metadata = read_metadata(path)
+        check_program_file(path)
         weights = weights or weights_beside(path)
         if weights is not None:
             check_weights_file(weights)
@@ -49,8 +53,12 @@ class Program:
             if threads is not None:
                 set_threads(threads)
             self._program = library._load_program(str(path), data_path=None if weights is None else str(weights))
+            self.metadata = _constants(self._program)
             try:
-                self._forward = self._program.load_method("forward")
+                if packed is None:
+                    self._forward = self._program.load_method("forward")
+                else:
+                    self._forward = packed_weights.load(lambda: self._program.load_method("forward"), packed)
             except RuntimeError as error:
                 if weights is None and not _lacks_weights(error):
                     raise
@@ -143,9 +151,10 @@ class DrivenProgram(Program):
 
         from et_pipeline.models.external_cache import METHODS, CacheDriver
 
-        self.metadata = read_metadata(path)
+        check_program_file(path)
         with quiet():
             self._program = runtime_library()._load_program(str(path))
+            self.metadata = _constants(self._program)
             methods = {name: self._program.load_method(name) for name in METHODS}
             dtype = self._program.method_meta(METHODS[0]).input_tensor_meta(3).dtype()
         self._driver = CacheDriver(lambda name, inputs: methods[name](inputs), self.metadata)
@@ -187,9 +196,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     check_program_file(path)
     with quiet():
-        program = runtime_library()._load_program(str(path))
-        names = [program.get_method_name(index) for index in range(program.num_methods())]
-        values = {name: program.load_method(name)(()) for name in sorted(names) if not name.endswith("forward")}
+        return _constants(runtime_library()._load_program(str(path)))
+
+
+def _constants(program: Any) -> dict[str, Any]:
+    """What the methods without inputs of a program return."""
+    names = [program.get_method_name(index) for index in range(program.num_methods())]
+    values = {name: program.load_method(name)(()) for name in sorted(names) if not name.endswith("forward")}
     # Every result is a list of outputs; only these have a list for a value.
     lists = ("get_eos_ids", "get_windows")
     return {name: outputs if name in lists else outputs[0] for name, outputs in values.items()}

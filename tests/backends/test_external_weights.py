@@ -1,6 +1,7 @@
 """Weights in a file of their own, which several programs share."""
 
 import os
+import platform
 import subprocess
 import sys
 from functools import partial
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from et_pipeline import cache
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata
 from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.runtime import packed_weights
 from et_pipeline.runtime.program import Program, check_weights_file, weights_beside
 from et_pipeline.settings import ExportForm, Quantization
 
@@ -45,6 +48,15 @@ def model(make_checkpoint):
 @pytest.fixture(scope="module")
 def program(model, tmp_path_factory):
     return lower(model, tmp_path_factory.mktemp("external") / "model.pte", 64)
+
+
+@pytest.mark.skipif((platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="kept there only")
+def test_packed_weights_can_be_kept(program, tmp_path):
+    files = [program, weights_beside(program)]
+    entry = packed_weights.find_entry(tmp_path, [cache.sha256_file(file) for file in files], 1000)
+    for _ in range(2):
+        assert torch.equal(Program(program, threads=1, packed=entry).forward(TOKENS, 0), logits(program))
+    assert (entry / packed_weights.FILE_NAME).stat().st_size > 50_000
 
 
 def test_program_is_small_and_its_weights_lie_beside_it(program, tmp_path):
