@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from et_pipeline.cache import build
 from et_pipeline.errors import UserError
 from et_pipeline.report import export_llm
-from et_pipeline.report.host_tables import EXPORT_LLM, GENAI, LLAMA_CPP, MEMORY, OURS, PEERS, READ
+from et_pipeline.report.host_tables import EXPORT_LLM, GENAI, LLAMA_CPP, MEMORY, OURS, PEERS
 from et_pipeline.worker import watch_memory
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ class Shape(NamedTuple):
     def head_dim(self) -> int:
         """Width of a head."""
         return int(self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"])
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """The rotary settings, in the one form that transformers gives them."""
+        from transformers import AutoConfig
+
+        return dict(AutoConfig.from_pretrained(self.checkpoint).rope_parameters)
 
 
 class Made(NamedTuple):
@@ -174,7 +181,7 @@ def write_gguf(checkpoint: Path, path: Path) -> None:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
+    writer.add_rope_freq_base(shape.rope["rope_theta"])
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("none")
@@ -282,7 +289,7 @@ def write_meta_checkpoint(shape: Shape, folder: Path) -> None:
             weights[own] = _interleaved(name, tensor, config)
     weights.setdefault("output.weight", weights["tok_embeddings.weight"])
     torch.save(weights, folder / "consolidated.pth")
-    scaling = config.get("rope_scaling") or {}
+    rope = shape.rope
     params = {
         "dim": config["hidden_size"],
         "n_layers": config["num_hidden_layers"],
@@ -292,9 +299,9 @@ def write_meta_checkpoint(shape: Shape, folder: Path) -> None:
         "hidden_dim": config["intermediate_size"],
         "vocab_size": config["vocab_size"],
         "norm_eps": config["rms_norm_eps"],
-        "rope_theta": config["rope_theta"],
-        "use_scaled_rope": bool(scaling),
-        "rope_scale_factor": int(scaling.get("factor", 1)),
+        "rope_theta": rope["rope_theta"],
+        "use_scaled_rope": rope["rope_type"] == "llama3",
+        "rope_scale_factor": int(rope.get("factor", 1)),
     }
     (folder / "params.json").write_text(json.dumps(params))
 
@@ -450,7 +457,7 @@ class _Server:
             import torch
 
             torch.set_num_threads(threads)
-            self._data = torch.ones(READ.count // 4)
+            self._data = torch.ones(0)
             return {}
         if kind in PACKAGES:
             importlib.import_module(PACKAGES[kind][0])
@@ -479,7 +486,9 @@ class _Server:
         return {"s": time.perf_counter() - started}
 
     def read(self, count: int, start: int) -> dict[str, Any]:
-        """Time a pass over the array."""
+        """Time a pass over an array of `count` bytes."""
+        if self._data.nbytes != count:
+            self._data = self._data.new_ones(count // 4)
         started = time.perf_counter()
         self._data.sum()
         return {"s": time.perf_counter() - started}

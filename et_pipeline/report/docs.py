@@ -22,13 +22,14 @@ from rich.console import Console
 
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
-from et_pipeline.report import forecast
+from et_pipeline.report import forecast, host_tables, plots
 from et_pipeline.report.tables import closing, markdown, size
 from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
 PICTURE = Path("docs/closing-table.svg")
+HOST_PICTURE = Path("docs/host.svg")
 PAGES = ("README.md", "docs/benchmarks.md")
 EXPERIMENTS = ("recipes", "full_size", "forecast", "qnn")
 _COSINE = "min_cosine_quantized"
@@ -83,12 +84,16 @@ def render(root: Path) -> dict[Path, str]:
             pages[path] = place.sub(partial(_between, table), text)
         if experiment == "recipes":
             pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
+    measured = json.loads((root / RESULTS / "host.json").read_text(encoding="utf-8"))
+    pages[root / HOST_PICTURE] = plots.host_svg(measured)
     for path, text in pages.items():
         if path.suffix == ".md":
             place = re.compile(r"(<!-- forecast -->\n).*?(<!-- end -->)", flags=re.DOTALL)
             text = place.sub(partial(_between, forecast_table(root)), text)
             place = re.compile(r"(<!-- export_llm -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, export_llm_text(root)), text)
+            text = place.sub(partial(_between, export_llm_text(root)), text)
+            place = re.compile(r"(<!-- host -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, host_tables.tables(measured)), text)
     return pages
 
 

@@ -85,7 +85,7 @@ class Child:
             threads=threads,
             context=CONTEXT,
             vocabulary=vocabulary,
-        ).get("s")
+        ).get("s", 0.0)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Ask, and wait for the answer.
@@ -107,7 +107,7 @@ class Child:
 
     def time(self, item: Item) -> float:
         """Seconds that an item took."""
-        return float(self.ask(op=item.op, count=item.count, start=item.start)["s"])
+        return float(self.ask(op=item.op, count=item.tokens, start=item.start)["s"])
 
     def close(self) -> None:
         """End the process."""
@@ -119,7 +119,7 @@ class Child:
 def interleave(
     clocks: Mapping[str, tuple[Callable[[Item], float], Sequence[Item]]],
     rounds: int,
-    order: Sequence[Item] = (READ, *ITEMS),
+    order: Sequence[Item],
 ) -> dict[str, dict[str, list[float]]]:
     """Time every item of every contender, round after round, one at a time.
 
@@ -167,13 +167,14 @@ def measure(
                     children.append(child)
                 else:
                     child.close()
-        logits = {child.name: child.ask(op="logits", count=PREFILL_128.count)["logits"] for child in children[:-1]}
+        logits = {child.name: child.ask(op="logits", count=PREFILL_128.tokens)["logits"] for child in children[:-1]}
         clocks = {
             child.name: (child.time, (READ,) if each.kind == MEMORY else ITEMS if each.kind in DEEP else SHALLOW)
             for child, each in zip(children, everyone, strict=True)
         }
-        interleave(clocks, 1)  # warm up
-        seconds = interleave(clocks, rounds)
+        order = (READ, *ITEMS)
+        interleave(clocks, 1, order)  # warm up
+        seconds = interleave(clocks, rounds, order)
         results = {
             child.name: {
                 "load_s": loads[child.name],
@@ -321,18 +322,24 @@ def _bench_shape(
     for kind, name in PEERS.items():
         if name not in only:
             continue
+        reason = contenders.missing(kind)
+        if reason is not None:
+            left_out[name] = reason
+            continue
         try:
             made = contenders.make(kind, shape, CONTEXT, cache / "host_bench" / model)
         except UserError as error:
             left_out[f"{name}, {model}"] = str(error)
         else:
             found.append(Contender(name, kind, *made))
+    if not found:
+        raise UserError(f"there is nobody to measure with {model}: {'; '.join(left_out.values())}")
     runs, reads = {}, {}
     for threads in map(int, options.threads.split(",")):
         runs[threads], reads[threads] = measure(found, shape.config["vocab_size"], threads, options.rounds, logs)
     return {
         "model": model,
-        "read_bytes": READ.count,
+        "read_bytes": READ.tokens,
         "read_s": {str(threads): times for threads, times in reads.items()},
         "contenders": [_summary(each, shape, runs, found[0].name) for each in found],
     }

@@ -15,16 +15,16 @@ DEEP = (OURS, LLAMA_CPP)  # measured with a full cache too
 
 
 class Item(NamedTuple):
-    """What is timed: an operation on `count` tokens that follow `start` others."""
+    """What is timed: an operation on `tokens` tokens that follow `start` others."""
 
     op: str
-    count: int
+    tokens: int
     start: int = 0
 
     @property
     def name(self) -> str:
         """Its key in the results."""
-        return f"{self.op} {self.count} at {self.start}"
+        return f"{self.op} {self.tokens} at {self.start}"
 
 
 # In the order in which one cache can serve them: filled once, then cut shorter and shorter.
@@ -48,7 +48,7 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append("With a longer text in the cache: decode, and 128 more tokens of a prompt.\n")
         parts.append(context_table(shape, counts) + "\n")
         parts.append(cost_table(shape, counts) + "\n")
-        reads = ", ".join(f"{bandwidth(shape, count) / 1e9:.1f} GB/s with {_threads(count)}" for count in counts)
+        reads = ", ".join(f"{bandwidth(shape, count) / 1e9:.1f} GB/s with {thread_words(count)}" for count in counts)
         parts.append(f"Reading memory in the same rounds: {reads}.\n")
     everyone = [each for shape in result["shapes"] for each in shape["contenders"]]
     idle = max(run["idle_share"] for each in everyone for run in each["threads"].values())
@@ -63,7 +63,8 @@ def tables(result: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _threads(count: str) -> str:
+def thread_words(count: str) -> str:
+    """A number of threads, in words."""
     return "one thread" if count == "1" else f"{count} threads"
 
 
@@ -75,7 +76,7 @@ def bandwidth(shape: Mapping[str, Any], threads: str) -> float:
 def rates(each: Mapping[str, Any], threads: str, item: Item) -> tuple[float, float]:
     """Tokens per second: median and best."""
     times = each["threads"][threads]["seconds"][item.name]
-    return item.count / statistics.median(times), item.count / min(times)
+    return item.tokens / statistics.median(times), item.tokens / min(times)
 
 
 def _baseline(shape: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -84,14 +85,15 @@ def _baseline(shape: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _cell(shape: Mapping[str, Any], each: Mapping[str, Any], threads: str, item: Item) -> str:
     ours, base = rates(each, threads, item), _baseline(shape)
-    text = f"{_figure(ours[0])} ({_figure(ours[1])})"
+    text = f"{figure(ours[0])} ({figure(ours[1])})"
     if base is None or base is each:
         return text
     ratios = [mine / theirs for mine, theirs in zip(ours, rates(base, threads, item), strict=True)]
     return f"{text} {ratios[0]:.2f}x ({ratios[1]:.2f}x)"
 
 
-def _figure(rate: float) -> str:
+def figure(rate: float) -> str:
+    """Three digits or more of a speed."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
@@ -120,7 +122,7 @@ def context_table(shape: Mapping[str, Any], counts: Sequence[str]) -> str:
 
 def cost_table(shape: Mapping[str, Any], counts: Sequence[str]) -> str:
     """Sizes, memory, loading, and what making the file took."""
-    shares = [f"decode: share of bandwidth, {_threads(count)}" for count in counts]
+    shares = [f"decode: share of bandwidth, {thread_words(count)}" for count in counts]
     rows = [
         [
             "contender",
@@ -158,5 +160,5 @@ def cost_table(shape: Mapping[str, Any], counts: Sequence[str]) -> str:
 
 def roofline_share(shape: Mapping[str, Any], each: Mapping[str, Any], threads: str) -> float:
     """Of what memory gives at best, how much decode reads: weights, and the cache up to the tokens' middle."""
-    touched = each["weights_read_bytes"] + each["kv_bytes"] * (DECODE.start + DECODE.count // 2)
+    touched = each["weights_read_bytes"] + each["kv_bytes"] * (DECODE.start + DECODE.tokens // 2)
     return rates(each, threads, DECODE)[0] * touched / bandwidth(shape, threads)
