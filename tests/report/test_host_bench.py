@@ -13,6 +13,7 @@ import torch
 from make_gguf import write_gguf
 from safetensors.torch import load_file
 
+from et_pipeline.errors import UserError
 from et_pipeline.report import contenders, host_bench, host_tables, plots
 from et_pipeline.report.host_tables import AT, DECODE, ITEMS, LLAMA_CPP, OURS, PREFILL_128, PREFILL_512, READ, Item
 from et_pipeline.runtime.program import Program
@@ -120,12 +121,13 @@ def test_a_program_is_measured_in_its_own_process(tiny_program, monkeypatch, tmp
     monkeypatch.setattr(host_bench, "PREFILL_128", items[-1])
     monkeypatch.setattr(host_bench, "READ", READ._replace(tokens=1 << 20))
     monkeypatch.setattr(host_bench, "CONTEXT", 64)
+    monkeypatch.setattr(host_bench, "LOADS", 1)  # a process takes seconds to start
     found = [host_bench.Contender("tiny", OURS, tiny_program.pte)]
     results, reads = host_bench.measure(found, 512, threads=1, rounds=2, logs=tmp_path)
     tiny = results["tiny"]
     assert {name: len(times) for name, times in tiny["seconds"].items()} == {item.name: 2 for item in items}
     assert min(min(times) for times in tiny["seconds"].values()) > 0
-    assert len(reads) == len(tiny["load_s"]) == 2
+    assert (len(reads), len(tiny["load_s"])) == (2, 1)
     assert tiny["idle_share"] < 0.5
     prompt = np.random.default_rng(0).integers(contenders.FIRST_TOKEN, 512, 64)[:16]
     expected = Program(tiny_program.pte).prefill(torch.from_numpy(prompt)[None])
@@ -134,15 +136,13 @@ def test_a_program_is_measured_in_its_own_process(tiny_program, monkeypatch, tmp
 
 def test_peers_that_are_not_installed_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(
-        host_bench, "settings_of", lambda *_: SimpleNamespace(model=SimpleNamespace(checkpoint=0), seed=0)
-    )
+    settings = SimpleNamespace(model=SimpleNamespace(checkpoint=0), seed=0)
+    monkeypatch.setattr(host_bench, "settings_of", lambda *_: settings)
     monkeypatch.setattr(host_bench, "prepare", lambda *_: (tmp_path, {}))
     (tmp_path / "config.json").write_text('{"vocab_size": 8}')
     left_out = {}
-    options = SimpleNamespace(threads="", rounds=1)
-    with pytest.raises(ValueError, match="int"):  # nobody is left to measure
-        host_bench._bench_shape("tiny", ["llama.cpp Q4_0"], {}, options, tmp_path, tmp_path, left_out)
+    with pytest.raises(UserError, match="nobody to measure with tiny: llama-cpp-python is not installed"):
+        host_bench._bench_shape("tiny", ["llama.cpp Q4_0"], {}, SimpleNamespace(), tmp_path, tmp_path, left_out)
     assert left_out == {"llama.cpp Q4_0": "llama-cpp-python is not installed; make bench-host installs it"}
 
 
