@@ -136,6 +136,7 @@ def interleave(
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in clocks}
     names = list(clocks)
     for count in range(rounds):
+        sys.stderr.write(f"round {count + 1} of {rounds}\n")
         shift = count % len(names)
         for item in order:
             for name in names[shift:] + names[:shift]:
@@ -241,8 +242,10 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     """Make, measure, and keep the figures if a file is named.
 
     Raises:
-        UserError: an option names nothing that there is.
+        UserError: an option names nothing that there is, or the system is not Linux.
     """
+    if sys.platform != "linux":
+        raise UserError(f"it reads CPU time and memory from /proc, which {sys.platform} has not; run it on Linux")
     names = [f"{OURS} {recipe}" for recipe in RECIPES] + list(PEERS.values())
     extra = dict(_pair(word) for word in options.pte)
     names += list(extra)
