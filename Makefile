@@ -14,7 +14,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs bench-7b clean \
+.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs bench-7b bench-host clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -98,6 +98,11 @@ docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and p
 
 bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size, random weights: an hour, 60 GB of disk
 	$(BIN)/python -m et_pipeline.report.docs full_size
+
+bench-host: $(READY) ## Beside llama.cpp, onnxruntime-genai and ExecuTorch's exporter on this host: two hours, 12 GB of disk
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m et_pipeline.report.host_bench --json docs/results/host.json
+	$(BIN)/python -m et_pipeline.report.docs
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)
 	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -96,7 +96,7 @@ def run_stage(
         )
     os.close(write_end)
     assert child.stdin is not None
-    peak = _watch_memory(child.pid)
+    peak = watch_memory(child.pid)
     figures: dict[str, Any] | None = None
     mistake: UserError | None = None
     try:
@@ -133,7 +133,7 @@ def run_stage(
     }
 
 
-def _watch_memory(pid: int) -> Callable[[], int]:
+def watch_memory(pid: int) -> Callable[[], int]:
     """Sample a process's anonymous memory until it ends; the result is a function that gives the peak in bytes.
 
     Weights are read through mapped files, whose pages count as resident although the system takes them back at need;

@@ -22,13 +22,14 @@ from rich.console import Console
 
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
-from et_pipeline.report import forecast
-from et_pipeline.report.tables import closing, size
+from et_pipeline.report import forecast, host_tables, plots
+from et_pipeline.report.tables import closing, markdown, size
 from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
 PICTURE = Path("docs/closing-table.svg")
+HOST_PICTURE = Path("docs/host.svg")
 PAGES = ("README.md", "docs/benchmarks.md")
 EXPERIMENTS = ("recipes", "full_size", "forecast", "qnn")
 _COSINE = "min_cosine_quantized"
@@ -83,12 +84,16 @@ def render(root: Path) -> dict[Path, str]:
             pages[path] = place.sub(partial(_between, table), text)
         if experiment == "recipes":
             pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
+    measured = json.loads((root / RESULTS / "host.json").read_text(encoding="utf-8"))
+    pages[root / HOST_PICTURE] = plots.host_svg(measured)
     for path, text in pages.items():
         if path.suffix == ".md":
             place = re.compile(r"(<!-- forecast -->\n).*?(<!-- end -->)", flags=re.DOTALL)
             text = place.sub(partial(_between, forecast_table(root)), text)
             place = re.compile(r"(<!-- export_llm -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, export_llm_text(root)), text)
+            text = place.sub(partial(_between, export_llm_text(root)), text)
+            place = re.compile(r"(<!-- host -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, host_tables.tables(measured)), text)
     return pages
 
 
@@ -154,7 +159,7 @@ def recipes_table(manifests: list[Manifest]) -> str:
                 f"{speed.decode_tok_s.p50:,.0f}",
             ]
         )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def qnn_table(manifests: list[Manifest]) -> str:
@@ -204,7 +209,7 @@ def qnn_table(manifests: list[Manifest]) -> str:
                 size(max(cost.peak_rss_bytes for cost in costs)),
             ]
         )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _accuracy(manifest: Manifest) -> str:
@@ -256,7 +261,7 @@ def full_size_table(manifests: list[Manifest]) -> str:
                 *costs,
             ]
         )
-    return _markdown([list(row) for row in zip(*rows, strict=True)])
+    return markdown([list(row) for row in zip(*rows, strict=True)])
 
 
 def forecast_table(root: Path) -> str:
@@ -294,7 +299,7 @@ def forecast_table(root: Path) -> str:
         )
     machines = sorted({each["machine"] for each in results["forecast"]["exports"]})
     dates = sorted({each["date"] for each in results["forecast"]["exports"]})
-    return _markdown(rows) + (
+    return markdown(rows) + (
         f"\n\nMeasured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {' and '.join(machines)} with "
         "`python -m et_pipeline.report.docs forecast`; models of the table above as it says.\n"
     )
@@ -304,11 +309,6 @@ def _rounding(manifest: Manifest) -> str:
     """How well eager agrees with itself, from the threshold that the gate made of it: half of that distance."""
     threshold = min(check.threshold for check in manifest.quality.gate.checks if check.name.startswith("cosine"))
     return f"{1 - (1 - threshold) / 2:.6f}" if threshold < manifest.quality.gate.thresholds[_COSINE] else "not measured"
-
-
-def _markdown(rows: list[list[Any]]) -> str:
-    head = "| " + " | ".join(rows[0]) + " |\n|---|" + "---:|" * (len(rows[0]) - 1) + "\n"
-    return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows[1:])
 
 
 def picture(manifest: Manifest) -> str:

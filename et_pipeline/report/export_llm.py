@@ -22,11 +22,12 @@ from et_pipeline.report.docs import RESULTS, ROOT
 from et_pipeline.stages.bundle import host
 
 LIMIT_SHARE = 0.65  # of the machine's memory; others work on it too
-HIDDEN, INTERMEDIATE, HEADS, VOCABULARY, LAYERS = 4096, 11008, 32, 32000, 32
+HIDDEN, INTERMEDIATE, HEADS, VOCABULARY, LAYERS, CONTEXT = 4096, 11008, 32, 32000, 32, 2048
 COMMAND = (
     "base.model_class=llama2 base.checkpoint={folder}/consolidated.pth base.params={folder}/params.json "
     "model.use_kv_cache=true model.use_sdpa_with_kv_cache=true model.dtype_override=fp32 "
-    "export.max_seq_length=2048 export.max_context_length=2048 export.output_dir={folder} export.output_name=model.pte "
+    "export.max_seq_length={context} export.max_context_length={context} "
+    "export.output_dir={folder} export.output_name=model.pte "
     "quantization.qmode=8da4w quantization.group_size=32 quantization.embedding_quantize='8,0' "
     "backend.xnnpack.enabled=true backend.xnnpack.extended_ops=true"
 )
@@ -63,7 +64,7 @@ def export(layers: int, limit: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = write_checkpoint(folder, layers)
-        words = COMMAND.format(folder=folder).split()
+        words = COMMAND.format(folder=folder, context=CONTEXT).split()
         log = folder / "log"
         started = time.monotonic()
         with log.open("wb") as stream:
@@ -126,7 +127,8 @@ def main() -> None:
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": host(),
-        "command": f"python -m executorch.extension.llm.export.export_llm {COMMAND.format(folder='.')}",
+        "command": "python -m executorch.extension.llm.export.export_llm "
+        + COMMAND.format(folder=".", context=CONTEXT),
         "limit_bytes": limit,
         "runs": runs,
     }

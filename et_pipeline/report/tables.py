@@ -256,6 +256,12 @@ def check_sentence(check: Check) -> str:
     return f"{check.name} is {check.value:.4g}, threshold {check.threshold:.4g}"
 
 
+def markdown(rows: Sequence[Sequence[Any]]) -> str:
+    """A table for the pages; the first row is its head."""
+    head = "| " + " | ".join(rows[0]) + " |\n|---|" + "---:|" * (len(rows[0]) - 1) + "\n"
+    return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows[1:])
+
+
 def size(count: float) -> str:
     """Bytes for people: decimal units, as in shops and on phones."""
     for unit in ("B", "kB", "MB"):
