@@ -80,6 +80,10 @@ _OURS = {
 }
 
 
+# Of the branch for a single token, into which the partitioner does not look.
+_SINGLE_TOKEN = {"aten::view_copy": "a shape for ExecuTorch's own attention, not worth a delegate"}
+
+
 class XnnpackBackend:
     """The XNNPACK delegate."""
 
@@ -180,7 +184,7 @@ class XnnpackBackend:
             delegates=len(plan.delegates),
             delegated_operators=delegated,
             fallback_operators=fallback,
-            fallback_reasons=fallback_reasons(fallback, _without_kernel(fallback) | reasons),
+            fallback_reasons=fallback_reasons(fallback, _SINGLE_TOKEN | _without_kernel(fallback) | reasons),
         )
 
 
