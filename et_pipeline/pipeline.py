@@ -87,8 +87,9 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
+        needs = ("acquire",) if settings.recipe.algorithm == "gptq" else ()  # the chat format of calibration text
         making = (
-            Stage("quantize", (), quantization, ("torch", "torchao", "transformers")),
+            Stage("quantize", needs, quantization, ("torch", "torchao", "transformers")),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
             Stage("lower", ("export",), compiled, _EXPORT_LIBRARIES),
         )
