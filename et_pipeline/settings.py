@@ -68,7 +68,7 @@ class Model(Checkpoint, ExportForm):
 
 
 class Calibration(Frozen):
-    """Text that shows the ranges of activations, for schemes that fix them."""
+    """Text that shows the activations, for schemes that fix their ranges and algorithms that round by them."""
 
     source: str = Field(description="builtin:tiny_assistant, or a text file, one document per blank-line paragraph")
     tokens: int = Field(ge=16, description="how many tokens of it are fed")

@@ -7,7 +7,7 @@ import torch
 BLOCK = 128  # inputs whose errors reach the inputs behind them together
 DAMPING = 0.01  # of the mean diagonal, the paper's
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # of the scale that clips nothing: 1.0 to 0.5
-ROWS = 1024  # at a time: rows do not depend on each other
+ROWS = 256  # at a time, each with every one of SHRINKS: rows do not depend on each other
 LOWEST, HIGHEST = -8, 7
 
 
@@ -55,17 +55,10 @@ def _rows(
     if group_size:
         integers, scales, _ = _run(weight, u, group_size, None, scale_dtype)
         return integers, scales
-    whole = _no_clipping(weight)
-    best: torch.Tensor | None = None
-    for shrink in SHRINKS:
-        integers, scales, error = _run(weight, u, weight.shape[1], (whole * shrink).to(scale_dtype), scale_dtype)
-        if best is None:
-            chosen, chosen_scales, best = integers, scales, error
-        better = error < best
-        chosen = torch.where(better[:, None], integers, chosen)
-        chosen_scales = torch.where(better[:, None], scales, chosen_scales)
-        best = torch.minimum(error, best)
-    return chosen, chosen_scales
+    tried = torch.cat([(_no_clipping(weight) * shrink).to(scale_dtype) for shrink in SHRINKS])
+    integers, scales, error = _run(weight.repeat(len(SHRINKS), 1), u, weight.shape[1], tried, scale_dtype)
+    best = error.reshape(len(SHRINKS), -1).argmin(0) * len(weight) + torch.arange(len(weight))
+    return integers[best], scales[best]
 
 
 def _run(

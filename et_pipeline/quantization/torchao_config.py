@@ -92,6 +92,7 @@ def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
 def _linear_config(q: Quantization) -> Any:
     if q.scheme == "fp32":
         return None
+    search = IntxChooseQParamsAlgorithm("hqq_scale_only" if q.algorithm == "hqq" else "affine")
     if q.scheme in DYNAMIC:
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=_WEIGHT_DTYPES[q.scheme],
@@ -99,14 +100,13 @@ def _linear_config(q: Quantization) -> Any:
             weight_mapping_type=_MAPPINGS[q.mapping],
             # XNNPACK keeps the scales of groups in bf16: with the same here, eager equals deployed.
             weight_scale_dtype=torch.bfloat16 if q.group_size else None,
-            intx_choose_qparams_algorithm=IntxChooseQParamsAlgorithm(
-                "hqq_scale_only" if q.algorithm == "hqq" else "affine"
-            ),
+            intx_choose_qparams_algorithm=search,
         )
     return IntxWeightOnlyConfig(
         weight_dtype=_WEIGHT_DTYPES[q.scheme],
         granularity=_granularity(q.group_size),
         mapping_type=_MAPPINGS[q.mapping],
+        intx_choose_qparams_algorithm=search,
     )
 
 
