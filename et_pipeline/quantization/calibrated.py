@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -81,7 +81,7 @@ def quantize_calibrated(
                 for other in layers:
                     if other is not layer:
                         patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
-                calls = [lambda at=at: _call(decoder, layer, seen[at]) for at in range(len(batches))]
+                calls = [lambda at=at, layer=layer: _call(decoder, layer, seen[at]) for at in range(len(batches))]
                 for group in _sharing_inputs(layer, calls[0]):
                     _quantize(group, names, calls, q)
                 for at, call in enumerate(calls):
@@ -89,8 +89,7 @@ def quantize_calibrated(
             finish(layer)
         head: Any = model.get_output_embeddings()
         fill(names[id(head)], head)
-        calls = [lambda at=at: head(decoder.norm(seen[at])) for at in range(len(batches))]
-        _quantize([head], names, calls, q)
+        _quantize([head], names, [lambda at=at: head(decoder.norm(seen[at])) for at in range(len(batches))], q)
         finish(model)
     shards.close()
 
@@ -128,11 +127,8 @@ def _input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) 
         found.append(args[0])
         raise _Enough
 
-    with layer.register_forward_pre_hook(catch):
-        try:
-            decoder(input_ids=tokens, use_cache=False)
-        except _Enough:
-            pass
+    with layer.register_forward_pre_hook(catch), suppress(_Enough):
+        decoder(input_ids=tokens, use_cache=False)
     return found[0]
 
 
@@ -190,10 +186,8 @@ def _quantize(
 
     with group[0].register_forward_pre_hook(add):
         for call in calls:
-            try:
+            with suppress(_Enough):
                 call()
-            except _Enough:
-                pass
     u = error_weights(hessian)
     for linear in group:
         weight = linear.weight.detach()

@@ -77,10 +77,7 @@ def _run(
         for at in range(start, end):
             if at % group_size == 0:
                 group = slice(at, at + group_size)
-                if scale is None:
-                    chosen = _search(left[:, group], u.diagonal()[group], scale_dtype)
-                else:
-                    chosen = scale
+                chosen = _search(left[:, group], u.diagonal()[group], scale_dtype) if scale is None else scale
                 scales.append(chosen)
                 step = chosen.float()
             column = left[:, at]
