@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -81,7 +82,7 @@ def quantize_calibrated(
                 for other in layers:
                     if other is not layer:
                         patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
-                calls = [lambda at=at, layer=layer: _call(decoder, layer, seen[at]) for at in range(len(batches))]
+                calls = [partial(_call, decoder, layer, seen, at) for at in range(len(batches))]
                 for group in _sharing_inputs(layer, calls[0]):
                     _quantize(group, names, calls, q)
                 for at, call in enumerate(calls):
@@ -89,7 +90,7 @@ def quantize_calibrated(
             finish(layer)
         head: Any = model.get_output_embeddings()
         fill(names[id(head)], head)
-        _quantize([head], names, [lambda at=at: head(decoder.norm(seen[at])) for at in range(len(batches))], q)
+        _quantize([head], names, [partial(_call_head, decoder, head, seen, at) for at in range(len(batches))], q)
         finish(model)
     shards.close()
 
@@ -132,9 +133,13 @@ def _input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) 
     return found[0]
 
 
-def _call(decoder: nn.Module, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """The layer's output, called with the masks and positions that the family's own code gives it."""
-    found = []
+def _call_head(decoder: Any, head: nn.Module, seen: _Inputs, at: int) -> torch.Tensor:
+    return head(decoder.norm(seen[at]))
+
+
+def _call(decoder: nn.Module, layer: nn.Module, seen: _Inputs, at: int) -> torch.Tensor:
+    """The layer's output for a batch, called with the masks and positions that the family's own code gives it."""
+    hidden, found = seen[at], []
 
     def give(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> Any:
         return (hidden, *args[1:]), kwargs  # some families scale what they take for embeddings
