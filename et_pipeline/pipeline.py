@@ -87,8 +87,9 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
+        needs = ("acquire",) if settings.recipe.algorithm == "gptq" else ()  # the chat format of calibration text
         making = (
-            Stage("quantize", (), quantization, ("torch", "torchao", "transformers")),
+            Stage("quantize", needs, quantization, ("torch", "torchao", "transformers")),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
             Stage("lower", ("export",), compiled, _EXPORT_LIBRARIES),
         )
@@ -165,8 +166,9 @@ def check(settings: Settings) -> None:
             f"recipe.mapping={recipe.mapping} does not run on backend={settings.backend.name}: "
             f"{support.reason}; {support.instead}"
         )
+    _check_algorithm(settings)
     backend.check()
-    if backend.calibrated and recipe.calibration is not None:
+    if (backend.calibrated or recipe.algorithm == "gptq") and recipe.calibration is not None:
         check_source(recipe.calibration)
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
@@ -185,6 +187,24 @@ def check(settings: Settings) -> None:
             f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={name} has a cache of its own "
             "kind, so leave it at fp32"
         )
+
+
+def _check_algorithm(settings: Settings) -> None:
+    """Refuse another rounding than to the nearest where it has no place."""
+    recipe, key = settings.recipe, f"recipe.algorithm={settings.recipe.algorithm}"
+    if recipe.algorithm == "rtn":
+        return
+    if recipe.scheme not in ("8da4w", "int4_weight_only"):
+        raise UserError(
+            f"{key} is for 4-bit weights, and recipe.scheme={recipe.scheme} has none that are quantized before the "
+            "export; use recipe.algorithm=rtn, or recipe=8da4w"
+        )
+    if recipe.mapping == "asymmetric":
+        raise UserError(f"{key} has no zero points; use recipe.mapping=symmetric_no_clipping_error")
+    if recipe.algorithm == "gptq" and settings.model.task == "embedding":
+        raise UserError(f"{key} is for models that answer; with model.task=embedding use recipe.algorithm=hqq or rtn")
+    if recipe.algorithm == "gptq" and recipe.calibration is None:
+        raise UserError(f"{key} needs recipe.calibration, a text to calibrate with; recipe=8da4w_gptq has one")
 
 
 def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:

@@ -19,6 +19,7 @@ from et_pipeline.errors import UserError
 
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
+Algorithm = Literal["rtn", "hqq", "gptq"]
 KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
 
@@ -67,7 +68,7 @@ class Model(Checkpoint, ExportForm):
 
 
 class Calibration(Frozen):
-    """Text that shows the ranges of activations, for schemes that fix them."""
+    """Text that shows the activations, for schemes that fix their ranges and algorithms that round by them."""
 
     source: str = Field(description="builtin:tiny_assistant, or a text file, one document per blank-line paragraph")
     tokens: int = Field(ge=16, description="how many tokens of it are fed")
@@ -81,6 +82,9 @@ class Quantization(Frozen):
     mapping: Mapping
     embedding_bits: Literal[4, 8, 32]
     embedding_group_size: int = Field(ge=0)
+    algorithm: Algorithm = Field(
+        default="rtn", description="how linears are rounded: rtn (to the nearest step), hqq (scale search), gptq"
+    )
     calibration: Calibration | None = None
 
 

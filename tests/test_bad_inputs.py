@@ -159,6 +159,18 @@ COMMAND_LINES = {
     "bad syntax": (["model.source=["], r"et-pipeline --help"),
     "several values without -m": (["recipe=8da4w,fp32"], r"add -m"),
     "no kernel: groupwise weight-only": (["recipe=int4_weight_only", "recipe.group_size=32"], r"recipe\.group_size=0"),
+    "gptq without 4 bits": (["recipe=8da8w", "+recipe.algorithm=gptq"], r"recipe\.algorithm=gptq is for 4-bit weights"),
+    "gptq without text": (["recipe=8da4w_gptq", "recipe.calibration=null"], r"needs recipe\.calibration"),
+    "gptq with a missing text": (
+        ["recipe=8da4w_gptq", "recipe.calibration.source=none.txt"],
+        r"none\.txt cannot be read",
+    ),
+    "gptq with almost no text": (
+        ["recipe=8da4w_gptq", "recipe.calibration.tokens=3"],
+        r"recipe\.calibration\.tokens=3",
+    ),
+    "gptq of an encoder": (["recipe=8da4w_gptq", "model=minilm"], r"recipe\.algorithm=gptq is for models that answer"),
+    "unknown algorithm": (["recipe.algorithm=awq"], r"recipe\.algorithm=\"awq\" is not valid"),
     "no kernel: asymmetric int4": (["recipe.mapping=asymmetric"], r"symmetric_no_clipping_error"),
     "no such folder": (["model=custom", "model.source=./nowhere"], r"model\.source=\./nowhere is neither a folder"),
     "no such GGUF file": (["model=custom", "model.source=no/such.gguf"], r"no/such\.gguf does not exist"),

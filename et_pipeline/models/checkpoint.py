@@ -175,7 +175,7 @@ def load_model(
     Raises:
         UserError: an unreadable config or file, or weights that do not fit the config.
     """
-    model, modules, fill = _prepare(folder)
+    model, modules, fill = prepare(folder)
     for done, (name, module) in enumerate(modules, start=1):
         fill(name, module, as_stored)
         if convert is not None:
@@ -196,7 +196,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
     """
     import torch
 
-    model, modules, fill = _prepare(folder)
+    model, modules, fill = prepare(folder)
 
     def drop(module: nn.Module, *_: Any) -> None:
         for own, tensor in _own_tensors(module).items():
@@ -208,7 +208,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def _prepare(
+def prepare(
     folder: Path,
 ) -> tuple[PreTrainedModel, list[tuple[str, nn.Module]], Callable[..., None]]:
     """Check a checkpoint; returns its model without weights, the modules that have some, and what fills one of them."""

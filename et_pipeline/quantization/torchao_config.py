@@ -15,7 +15,7 @@ from torchao.quantization import (
     quantize_,
 )
 from torchao.quantization.granularity import PerAxis, PerGroup
-from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
+from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm, IntxUnpackedToInt8Tensor
 
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers, load_model
@@ -92,6 +92,7 @@ def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
 def _linear_config(q: Quantization) -> Any:
     if q.scheme == "fp32":
         return None
+    search = IntxChooseQParamsAlgorithm("hqq_scale_only" if q.algorithm == "hqq" else "affine")
     if q.scheme in DYNAMIC:
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=_WEIGHT_DTYPES[q.scheme],
@@ -99,11 +100,13 @@ def _linear_config(q: Quantization) -> Any:
             weight_mapping_type=_MAPPINGS[q.mapping],
             # XNNPACK keeps the scales of groups in bf16: with the same here, eager equals deployed.
             weight_scale_dtype=torch.bfloat16 if q.group_size else None,
+            intx_choose_qparams_algorithm=search,
         )
     return IntxWeightOnlyConfig(
         weight_dtype=_WEIGHT_DTYPES[q.scheme],
         granularity=_granularity(q.group_size),
         mapping_type=_MAPPINGS[q.mapping],
+        intx_choose_qparams_algorithm=search,
     )
 
 
@@ -140,29 +143,39 @@ def quantize_checkpoint(
     Raises:
         UserError: the weights do not fit config.json or the recipe.
     """
-    shard: dict[str, torch.Tensor] = {}
-    count = size = 0
-
-    def write() -> None:
-        nonlocal count, size
-        with (out / f"quantized-{count:05}.pt").open("wb") as stream:  # a path's name would become part of the file
-            torch.save(shard, stream)
-        shard.clear()
-        count, size = count + 1, 0
+    shards = Shards(out)
 
     def convert(name: str, module: nn.Module) -> None:
-        nonlocal size
         quantize_module(name, module, q)
-        for own, value in module.state_dict().items():
-            if "." not in own:  # its children come by themselves
-                shard[f"{name}.{own}"] = value if isinstance(value, IntxUnpackedToInt8Tensor) else value.float()
-                size += value.numel()
-        module.to("meta")
-        if size >= SHARD_WEIGHTS:
-            write()
+        shards.add(name, module)
 
     load_model(folder, convert, on_module, as_stored=True)
-    write()
+    shards.close()
+
+
+class Shards:
+    """Writes modules into `quantized-00000.pt`, `quantized-00001.pt`, …; a few of them wait in memory."""
+
+    def __init__(self, out: Path) -> None:
+        """Write into an existing folder."""
+        self.out, self.shard, self.count, self.size = out, dict[str, torch.Tensor](), 0, 0
+
+    def add(self, name: str, module: nn.Module) -> None:
+        """Take a module's own weights, which it loses."""
+        for own, value in module.state_dict().items():
+            if "." not in own:  # its children come by themselves
+                self.shard[f"{name}.{own}"] = value if isinstance(value, IntxUnpackedToInt8Tensor) else value.float()
+                self.size += value.numel()
+        module.to("meta")
+        if self.size >= SHARD_WEIGHTS:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits."""
+        path = self.out / f"quantized-{self.count:05}.pt"
+        with path.open("wb") as stream:  # a path's name would become part of the file
+            torch.save(self.shard, stream)
+        self.shard, self.count, self.size = {}, self.count + 1, 0
 
 
 def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedModel:

@@ -14,10 +14,13 @@ from et_pipeline.models.decoder import load_program, save_program
 from et_pipeline.models.external_cache import CacheDriver, load_programs, save_programs
 from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.models.static_decoder import positions
+from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.runtime.embedding import padded
 from et_pipeline.settings import Backend, Quantization
 from et_pipeline.worker import Tick
+
+CALIBRATION_LENGTH = 512  # tokens of one text
 
 
 def run(
@@ -28,7 +31,10 @@ def run(
     Raises:
         UserError: the weights do not fit config.json or the recipe, or there is too little calibration text.
     """
-    if backend is None:
+    if backend is None and quantization.algorithm == "gptq":
+        texts = _texts(inputs, quantization, CALIBRATION_LENGTH)
+        quantize_calibrated(inputs["checkpoint"], quantization, texts, out, tick)
+    elif backend is None:
         quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
     else:
         _calibrate(inputs, out, tick, quantization, backend)

@@ -81,6 +81,20 @@ def test_blocks_of_rows_are_quantized_as_the_whole_is(monkeypatch, mapping, sche
         assert torch.equal(blocks.weight.dequantize(), whole.weight.dequantize())
 
 
+@pytest.mark.parametrize("group_size", [0, 32])
+def test_hqq_searches_scales_with_less_error(group_size):
+    torch.manual_seed(0)
+    errors = {}
+    for algorithm in ("rtn", "hqq"):
+        layer = nn.Linear(64, 8)
+        layer.weight = nn.Parameter(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)))
+        before = layer.weight.detach().clone()
+        quantize_module("layer", layer, recipe(group_size=group_size, algorithm=algorithm))
+        assert layer.weight.scale.dtype == (torch.bfloat16 if group_size else torch.float32)
+        errors[algorithm] = (layer.weight.dequantize() - before).norm()
+    assert errors["hqq"] < errors["rtn"]
+
+
 @pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (8, 0), (32, 0)])
 def test_embedding(bits, group_size):
     layer = nn.Embedding(16, 64)
