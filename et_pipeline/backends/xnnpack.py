@@ -408,7 +408,10 @@ def _transposing_visitors(visitors: dict[str, Any]) -> dict[str, Any]:
             and all(user.target == product and user.args[1] is node and user.args[0] is not node for user in node.users)
         )
 
-    class _Product(visitors["aten.bmm.default"]):  # type: ignore[misc]
+    products: Any = visitors["aten.bmm.default"]
+    permutes: Any = visitors["aten.permute_copy.default"]
+
+    class _Product(products):
         def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
             second = node.args[1]
             if not folded(second):
@@ -421,7 +424,7 @@ def _transposing_visitors(visitors: dict[str, Any]) -> dict[str, Any]:
             call = XNNBatchMatrixMultiply(input1_id=first, input2_id=second, output_id=out, flags=_TRANSPOSE_B)
             xnn_graph.xnodes.append(XNode(xnode_union=call, debug_handle=debug_handle))
 
-    class _Permute(visitors["aten.permute_copy.default"]):  # type: ignore[misc]
+    class _Permute(permutes):
         def define_node(self, node: Any, xnn_graph: Any, vals_to_ids: dict[Any, int], debug_handle: int) -> None:
             if not folded(node):
                 super().define_node(node, xnn_graph, vals_to_ids, debug_handle)
