@@ -260,6 +260,7 @@ def _one_decomposition() -> Iterator[None]:
     The first trace only makes it functional, as every trace does; the last one decomposes what the second one left, and
     mostly there is nothing left.
     """
+    import torch
     from executorch.exir.graph_module import contains_any_call_fn_target_op
     from torch.export import ExportedProgram
 
@@ -272,8 +273,11 @@ def _one_decomposition() -> Iterator[None]:
             postponed.append(self)
             return self
         due = any(self is each for each in postponed)
-        if not due and not contains_any_call_fn_target_op(self.graph_module, decomp_table):
-            return self
+        if not due:
+            # A tensor's size is in the table, and stays as it is.
+            left = set(decomp_table) - {torch.ops.aten.sym_size.int}
+            if not contains_any_call_fn_target_op(self.graph_module, left):
+                return self
         postponed.clear()
         return decompose(self, decomp_table, **options)
 
