@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -160,6 +161,52 @@ def test_a_decoder_layer_stays_in_few_delegates(tiny_program):
     assert delegation.fallback_reasons["quantized_decomposed::embedding_byte.out"] == "XNNPACK has no kernel"
     assert delegation.fallback_reasons.keys() == delegation.fallback_operators.keys()
     assert not {"aten::mm.out", "aten::mul.out", "aten::native_layer_norm.out"} & delegation.fallback_operators.keys()
+
+
+def test_what_a_token_costs(tiny_program):
+    """What decides the speed, without a clock: calls of the delegate, operators beside it, bytes of weights read."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    contents = deserialize_pte_binary(tiny_program.pte.read_bytes())
+    assert sorted(plan.name for plan in contents.program.execution_plan) == [
+        "enable_dynamic_shape",
+        "forward",
+        "get_bos_id",
+        "get_eos_ids",
+        "get_max_context_len",
+        "get_max_seq_len",
+        "get_n_layers",
+        "get_vocab_size",
+        "use_kv_cache",
+        "use_sdpa_with_kv_cache",
+    ]
+    config = json.loads((tiny_program.checkpoint / "config.json").read_text())
+    hidden, inner, dim = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    rows = [dim * heads, 2 * dim * kv_heads, 2 * inner, config["vocab_size"]]  # of q, k and v, gate and up, head
+    weights = hidden * sum(rows) + dim * heads * hidden + inner * hidden
+    rotation, mean = 4 * dim**2, 4 * hidden
+    read = sum(map(len, contents.named_data.buffers))
+    assert read == weights // 2 + weights // 32 * 2 + rotation + mean  # four bits, and a bf16 scale for 32 of them
+    # Of a prompt in one go nothing is left outside but the write into the cache and slices of it, of a token alone
+    # ExecuTorch's own attention; a new name here is a call more per layer.
+    assert tiny_program.delegation.fallback_operators == {
+        "aten::_local_scalar_dense": 3,
+        "aten::_to_copy.out": 2,
+        "aten::add.out": 2,
+        "aten::arange.start_out": 1,
+        "aten::cat.out": 2,
+        "aten::eq.Tensor_out": 1,
+        "aten::select_copy.int_out": 6,
+        "aten::slice_copy.Tensor_out": 4,
+        "aten::sym_size.int": 1,
+        "aten::unsqueeze_copy.out": 4,
+        "aten::view_copy.out": 1,
+        "executorch_prim::et_view.default": 1,
+        "llama::custom_sdpa.out": 1,
+        "llama::update_cache.out": 2,
+        "quantized_decomposed::embedding_byte.out": 1,
+    }
 
 
 LOWER = """
