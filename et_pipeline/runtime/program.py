@@ -169,14 +169,13 @@ class DrivenProgram(Program):
 def set_threads(threads: int) -> None:
     """Let the runtime and its operators use this many threads; call it before loading a program.
 
-    XNNPACK keeps the pool that it finds when a program is loaded. The attention operator divides its work by that
-    pool's size and runs it on torch's own; with different sizes its threads wait for each other, and a token takes
-    100 times as long.
+    XNNPACK keeps the pool that it finds when a program is loaded, and the attention operator runs on the same. Within
+    it, torch's library multiplies matrices: on threads of its own it would compete with the pool's for the cores.
     """
     import torch
 
     runtime_library()._unsafe_reset_threadpool(threads)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 def runtime_library() -> Any:
