@@ -130,7 +130,10 @@ def test_what_upstream_lowers_to_garbage(tmp_path, q):
     assert found.cosine < 0.95
     figures = {kind: {"one_piece": found.model_dump()} for kind in ("quantized", "original")}
     for path in sorted((CONF / "recipe").glob("*.yaml")):  # had `supports` let it through, every gate would stop it
-        gate = Gate.model_validate(OmegaConf.to_container(OmegaConf.load(path).gate))
+        recipe_file = OmegaConf.load(path)
+        if "gate" not in recipe_file and "defaults" in recipe_file:
+            continue  # it has the gate of the recipe that it builds on
+        gate = Gate.model_validate(OmegaConf.to_container(recipe_file.gate))
         assert not judge({**figures, "rounding": None, "long": None, "tasks": {}}, gate).passed, path
 
 
