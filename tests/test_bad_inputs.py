@@ -151,7 +151,7 @@ COMMAND_LINES = {
         r"recipe\.groop_size is not a setting; did you mean recipe\.group_size\?",
     ),
     "misspelt group": (["recipee=8da4w"], r"recipee is not a setting; did you mean recipe\?"),
-    "unknown option": (["recipe=8da5w"], r"recipe=8da5w does not exist; choose from 16a4w, .*8da4w, 8da8w"),
+    "unknown option": (["recipe=8da5w"], r"recipe=8da5w does not exist; choose from 16a4w, .*8da4w, 8da4w_gptq, 8da8w"),
     "unknown experiment": (["experiment=nope"], r"experiment=nope does not exist"),
     "unknown key added": (["+recipe.bits=4"], r"recipe\.bits is not a setting"),
     "wrong type": (["recipe.group_size=many"], r'recipe\.group_size="many" is not valid'),
