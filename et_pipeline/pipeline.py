@@ -87,7 +87,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
-        needs = ("acquire",) if settings.recipe.algorithm == "gptq" else ()  # the chat format of calibration text
+        needs = ("acquire",) if settings.recipe.calibrated else ()  # the chat format of calibration text
         making = (
             Stage("quantize", needs, quantization, ("torch", "torchao", "transformers")),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
@@ -168,7 +168,7 @@ def check(settings: Settings) -> None:
         )
     _check_algorithm(settings)
     backend.check()
-    if (backend.calibrated or recipe.algorithm == "gptq") and recipe.calibration is not None:
+    if (backend.calibrated or recipe.calibrated) and recipe.calibration is not None:
         check_source(recipe.calibration)
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
@@ -190,20 +190,29 @@ def check(settings: Settings) -> None:
 
 
 def _check_algorithm(settings: Settings) -> None:
-    """Refuse another rounding than to the nearest where it has no place."""
-    recipe, key = settings.recipe, f"recipe.algorithm={settings.recipe.algorithm}"
-    if recipe.algorithm == "rtn":
-        return
-    if recipe.scheme not in ("8da4w", "int4_weight_only"):
-        raise UserError(
-            f"{key} is for 4-bit weights, and recipe.scheme={recipe.scheme} has none that are quantized before the "
-            "export; use recipe.algorithm=rtn, or recipe=8da4w"
-        )
-    if recipe.mapping == "asymmetric":
-        raise UserError(f"{key} has no zero points; use recipe.mapping=symmetric_no_clipping_error")
-    if recipe.algorithm == "gptq" and settings.model.task == "embedding":
-        raise UserError(f"{key} is for models that answer; with model.task=embedding use recipe.algorithm=hqq or rtn")
-    if recipe.algorithm == "gptq" and recipe.calibration is None:
+    """Refuse another rounding than to the nearest, and what goes with it, where it has no place."""
+    recipe = settings.recipe
+    asked = [
+        (f"recipe.algorithm={recipe.algorithm}", recipe.algorithm != "rtn", "use recipe.algorithm=rtn"),
+        (f"recipe.transform={recipe.transform}", recipe.transform != "none", "use recipe.transform=none"),
+        (f"recipe.mixed_bits={recipe.mixed_bits}", recipe.mixed_bits is not None, "use recipe.mixed_bits=null"),
+    ]
+    for key, wanted, instead in asked:
+        if not wanted:
+            continue
+        if recipe.scheme not in ("8da4w", "int4_weight_only"):
+            raise UserError(
+                f"{key} is for 4-bit weights, and recipe.scheme={recipe.scheme} has none that are quantized before the "
+                f"export; {instead}, or recipe=8da4w"
+            )
+        if recipe.mapping == "asymmetric":
+            raise UserError(f"{key} has no zero points; use recipe.mapping=symmetric_no_clipping_error")
+        if settings.model.task == "embedding" and recipe.algorithm != "hqq":
+            raise UserError(f"{key} is for models that answer; with model.task=embedding use recipe=8da4w as it is")
+    if recipe.mixed_bits is not None and recipe.scheme != "8da4w":
+        raise UserError(f"recipe.mixed_bits={recipe.mixed_bits} is for recipe.scheme=8da4w; use it, or leave it out")
+    if recipe.calibrated and recipe.calibration is None:
+        key = next(key for key, wanted, _ in asked if wanted)
         raise UserError(f"{key} needs recipe.calibration, a text to calibrate with; recipe=8da4w_gptq has one")
 
 

@@ -20,6 +20,7 @@ from et_pipeline.errors import UserError
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
 Algorithm = Literal["rtn", "hqq", "gptq"]
+Transform = Literal["none", "awq", "smoothquant", "rotation"]
 KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
 
@@ -85,7 +86,20 @@ class Quantization(Frozen):
     algorithm: Algorithm = Field(
         default="rtn", description="how linears are rounded: rtn (to the nearest step), hqq (scale search), gptq"
     )
+    transform: Transform = Field(
+        default="none",
+        description="what is done to the weights before, which leaves the model's answers as they are: awq and "
+        "smoothquant scale the inputs of linears, rotation turns them",
+    )
+    mixed_bits: float | None = Field(
+        default=None, gt=4, lt=8, description="mean bits per weight; the linears that 4 bits hurt most get 8"
+    )
     calibration: Calibration | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether weights are quantized by what flows through the model."""
+        return self.algorithm == "gptq" or self.transform in ("awq", "smoothquant") or self.mixed_bits is not None
 
 
 class Gate(Frozen):
@@ -282,7 +296,7 @@ def setting_names(kind: type[BaseModel] = Settings, prefix: str = "") -> list[st
 def closest(word: str, known: Iterable[str]) -> str:
     """What exists, or of many things the one that is spelt most like `word`: the end of a sentence."""
     names = sorted(known)
-    if 0 < len(names) <= 12:
+    if 0 < len(names) <= 16:
         return f"; choose from {', '.join(names)}"
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from et_pipeline.models.checkpoint import prepare
+from et_pipeline.quantization.folding import FOLDS, awq_scales, fold, smoothquant_scales
 from et_pipeline.quantization.gptq import error_weights, gptq
+from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
+from et_pipeline.quantization.rotation import plain_layers, rotated
 from et_pipeline.quantization.torchao_config import Shards, quantize_module
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from et_pipeline.settings import Quantization
 
 BATCH_TOKENS = 2048
+AWQ_ROWS = 1024  # of a weight, spread over it, that AWQ's search rounds: rows do not depend on each other
 
 
 class _Enough(Exception):
@@ -32,67 +36,183 @@ class _Enough(Exception):
 def quantize_calibrated(
     folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
 ) -> None:
-    """Quantize a decoder with GPTQ and write it as `quantize_checkpoint` does; the model is never whole.
+    """Quantize a decoder by what its layers see, and write it as `quantize_checkpoint` does; the model is never whole.
 
-    Each linear's Hessian is of the inputs it will get: from the quantized embedding, the quantized layers before and
+    A linear is calibrated with the inputs it will get: from the quantized embedding, the quantized layers before and
     the quantized linears before it in its own layer, with activations rounded as they will be.
 
     Args:
         folder: a checkpoint in Hugging Face layout.
-        q: what to do; 4-bit symmetric linears.
-        texts: token ids to calibrate with.
+        q: what to do: the transform, the algorithm, and under `mixed_bits` which linears keep 8 bits.
+        texts: token ids to calibrate with; none if nothing of it is calibrated.
         out: an existing folder for the files.
         tick: called with (modules done, modules in all).
 
     Raises:
-        UserError: the weights do not fit config.json or the recipe.
+        UserError: the weights do not fit config.json or the recipe, or the transform does not fit the family.
     """
-    model, modules, fill = prepare(folder)
-    model.eval().requires_grad_(False)
-    decoder: Any = model.get_decoder()
-    layers = list(decoder.layers)
-    names = {id(module): name for name, module in modules}
-    shards = Shards(out)
-    done = 0
+    finer: frozenset[str] = frozenset()
+    walks = 1 if q.mixed_bits is None else 2
+    with torch.no_grad():
+        if q.mixed_bits is not None:
+            finer = in_8_bits(_errors(_Walk(folder, q, texts, out, lambda at, of: tick(at, walks * of))), q)
+        walk = _Walk(folder, q, texts, out, lambda at, of: tick((walks - 1) * of + at, walks * of))
+        shards = Shards(out)
+        for part, calls in walk.parts(shards.add):
+            for group in _sharing_inputs(part, calls):
+                chosen = [linear for linear in group if walk.names[linear] not in finer]
+                if q.algorithm == "gptq" and chosen:
+                    _gptq(chosen, walk.names, calls, q)
+                for linear in group:
+                    if linear not in chosen:
+                        quantize_module(walk.names[linear], linear, with_8_bits(q))
+                    elif q.algorithm != "gptq":
+                        quantize_module(walk.names[linear], linear, q)
+        shards.close()
 
-    def own(part: nn.Module) -> list[nn.Module]:
-        return [module for module in part.modules() if id(module) in names]
 
-    def finish(part: nn.Module) -> None:
-        nonlocal done
-        for module in own(part):
-            shards.add(names.pop(id(module)), module)
-            done += 1
-            tick(done, len(modules))
+def _errors(walk: _Walk) -> dict[str, tuple[float, int]]:
+    """What 4 bits of each linear alone do to its layer's output, relative to that, and the linear's weights."""
+    found = {}
+    for part, calls in walk.parts(lambda _, module: module.to("meta")):
+        reference = [call() for call in calls]
+        for linear in [module for module in part.modules() if isinstance(module, nn.Linear)]:
+            name, weight = walk.names[linear], linear.weight
+            quantize_module(name, linear, walk.q)
+            missed = [_relative(call(), right) for call, right in zip(calls, reference, strict=True)]
+            linear.weight = weight
+            found[name] = (torch.cat(missed).mean().item(), weight.numel())
+    return found
 
-    with torch.no_grad(), tempfile.TemporaryFile(dir=out) as spilled:
-        batches = list(_batches(texts))
-        for part in (model.get_input_embeddings(), decoder.norm):
-            for module in own(part):
-                fill(names[id(module)], module)
-                quantize_module(names[id(module)], module, q)
-        seen = _Inputs(spilled, batches, model.config.get_text_config().hidden_size)
-        for at, tokens in enumerate(batches):
-            seen[at] = _input_of_layer(decoder, layers[0], tokens)
-        finish(model.get_input_embeddings())
-        for layer in layers:
-            for module in own(layer):
-                fill(names[id(module)], module)
-            with ExitStack() as patches:
-                for other in layers:
-                    if other is not layer:
-                        patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
-                calls = [partial(_call, decoder, layer, seen, at) for at in range(len(batches))]
-                for group in _sharing_inputs(layer, calls[0]):
-                    _quantize(group, names, calls, q)
-                for at, call in enumerate(calls):
-                    seen[at] = call()
-            finish(layer)
-        head: Any = model.get_output_embeddings()
-        fill(names[id(head)], head)
-        _quantize([head], names, [partial(_call_head, decoder, head, seen, at) for at in range(len(batches))], q)
-        finish(model)
-    shards.close()
+
+def _relative(found: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Per token, so that a few with huge values do not stand for all; [texts * length]."""
+    return ((found - right).square().sum(-1) / (right - right.mean(-1, keepdim=True)).square().sum(-1)).flatten()
+
+
+class _Walk:
+    """Goes through a checkpoint with a layer in memory at a time, and its inputs in a file.
+
+    Attributes:
+        names: of the modules that have weights.
+        q: the recipe.
+    """
+
+    def __init__(
+        self, folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
+    ) -> None:
+        self.model, modules, self.fill = prepare(folder)
+        self.model.eval().requires_grad_(False)
+        self.decoder: Any = self.model.get_decoder()
+        self.names = {module: name for name, module in modules}
+        self.q, self.batches, self.out, self.tick = q, list(_batches(texts)), out, tick
+        self.folds: list[dict[str, Any]] = []
+        if q.transform == "rotation":
+            self.fill = rotated(self.model, self.fill)
+        elif q.transform != "none":
+            self.folds = plain_layers(self.model, f"recipe.transform={q.transform}")
+
+    def parts(self, finish: Callable[[str, nn.Module], Any]) -> Iterator[tuple[nn.Module, list[Callable[[], Any]]]]:
+        """Give each layer, then the head, with float weights, and what computes its outputs for each batch.
+
+        What was made of a part's weights by then computes the inputs of the next.
+
+        Args:
+            finish: called with name and module once a module will not be needed again; takes its weights.
+        """
+        done = 0
+        layers = list(self.decoder.layers)
+        head: Any = self.model.get_output_embeddings()
+
+        def end(part: nn.Module) -> None:
+            nonlocal done
+            for module in self._own(part):
+                finish(self.names.pop(module), module)
+                done += 1
+                self.tick(done, done + len(self.names))
+
+        with tempfile.TemporaryFile(dir=self.out) as spilled:
+            embedding = self.model.get_input_embeddings()
+            self._fill(embedding)
+            self._fill(self.decoder.norm)
+            for module in self._own(embedding):
+                quantize_module(self.names[module], module, self.q)
+            seen = _Inputs(spilled, self.batches, self.model.config.get_text_config().hidden_size)
+            for at, tokens in enumerate(self.batches):
+                seen[at] = _input_of_layer(self.decoder, layers[0], tokens)
+            end(embedding)
+            count = range(len(self.batches))
+            for number, layer in enumerate(layers):
+                self._fill(layer)
+                with ExitStack() as patches:
+                    for other in layers:
+                        if other is not layer:
+                            patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
+                    calls: list[Callable[[], Any]] = [partial(_call, self.decoder, layer, seen, at) for at in count]
+                    if self.folds:
+                        _fold(self.folds[number], calls, self.q, self.model.config.get_text_config())
+                    yield layer, calls
+                    for at, call in enumerate(calls):
+                        seen[at] = call()
+                end(layer)
+            self._fill(head)
+            yield head, [partial(_call_head, self.decoder, head, seen, at) for at in count]
+            end(self.model)
+
+    def _own(self, part: nn.Module) -> list[nn.Module]:
+        return [module for module in part.modules() if module in self.names]
+
+    def _fill(self, part: nn.Module) -> None:
+        for module in self._own(part):
+            self.fill(self.names[module], module)
+
+
+def _fold(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Quantization, config: Any) -> None:
+    """Fold AWQ's or SmoothQuant's scales into a layer, by the inputs that its linears get while none is rounded."""
+    tokens = 0
+    sums: dict[str, list[torch.Tensor]] = {}
+
+    def add(name: str, _: nn.Module, args: tuple[torch.Tensor]) -> None:
+        rows = args[0].flatten(0, -2)
+        size = rows.abs()
+        new = [rows.T @ rows, size.sum(0), size.amax(0)]
+        old = sums.get(name, new)
+        sums[name] = new if old is new else [old[0] + new[0], old[1] + new[1], torch.maximum(old[2], new[2])]
+
+    with ExitStack() as hooks:
+        for readers, _ in FOLDS:
+            hooks.enter_context(parts[readers[0]].register_forward_pre_hook(partial(add, readers[0])))
+        for call in calls:
+            tokens += call().flatten(0, -2).shape[0]
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for readers, before in FOLDS:
+        linears = [parts[name] for name in readers]
+        hessian, total, largest = sums.pop(readers[0])
+        # Several heads read one value head, whose scales they share.
+        repeats = linears[0].in_features // parts["v_proj"].out_features if before == "v_proj" else 1
+
+        def heads(scales: torch.Tensor, repeats: int = repeats) -> torch.Tensor:
+            return scales.reshape(-1, repeats, size).mean(1, keepdim=True)
+
+        def tie(scales: torch.Tensor, repeats: int = repeats) -> torch.Tensor:
+            return heads(scales).expand(-1, repeats, -1).flatten() if repeats > 1 else scales
+
+        weights = [linear.weight for linear in linears]
+        if q.transform == "awq":
+            few = [weight[:: -(-len(weight) // AWQ_ROWS)] for weight in weights]
+            scales = awq_scales(few, total / tokens, hessian, partial(_rounded, q=q), tie)
+        else:
+            scales = smoothquant_scales(weights, largest, tie)
+        fold(linears, parts[before], scales, heads(scales).flatten() if repeats > 1 else None)
+
+
+def _rounded(weight: torch.Tensor, q: Quantization) -> torch.Tensor:
+    linear = nn.Linear(1, 1, bias=False, device="meta")
+    linear.in_features = weight.shape[1]
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    quantize_module("", linear, q)
+    made: Any = linear.weight
+    return made.dequantize()
 
 
 def _batches(texts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
@@ -157,8 +277,11 @@ def _call(decoder: nn.Module, layer: nn.Module, seen: _Inputs, at: int) -> torch
     return found[0]
 
 
-def _sharing_inputs(layer: nn.Module, call: Callable[[], Any]) -> list[list[nn.Linear]]:
-    """The layer's linears in the order in which they compute, those of one input together."""
+def _sharing_inputs(part: nn.Module, calls: Sequence[Callable[[], Any]]) -> list[list[nn.Linear]]:
+    """The part's linears in the order in which they compute, those of one input together; each alone without calls."""
+    linears = [module for module in part.modules() if isinstance(module, nn.Linear)]
+    if not calls or len(linears) == 1:
+        return [[linear] for linear in linears]
     groups: list[tuple[torch.Tensor, list[nn.Linear]]] = []
 
     def note(linear: nn.Module, args: tuple[torch.Tensor]) -> None:
@@ -170,15 +293,14 @@ def _sharing_inputs(layer: nn.Module, call: Callable[[], Any]) -> list[list[nn.L
         groups.append((args[0], [linear]))
 
     with ExitStack() as hooks:
-        for module in layer.modules():
-            if isinstance(module, nn.Linear):
-                hooks.enter_context(module.register_forward_pre_hook(note))
-        call()
+        for linear in linears:
+            hooks.enter_context(linear.register_forward_pre_hook(note))
+        calls[0]()
     return [group for _, group in groups]
 
 
-def _quantize(
-    group: Sequence[nn.Linear], names: dict[int, str], calls: Sequence[Callable[[], Any]], q: Quantization
+def _gptq(
+    group: Sequence[nn.Linear], names: dict[nn.Module, str], calls: Sequence[Callable[[], Any]], q: Quantization
 ) -> None:
     """Quantize linears of one input by what `calls` bring them."""
     size = group[0].in_features
@@ -196,6 +318,6 @@ def _quantize(
     u = error_weights(hessian)
     for linear in group:
         weight = linear.weight.detach()
-        quantize_module(names[id(linear)], linear, q)  # makes the tensor, whose numbers are then replaced
+        quantize_module(names[linear], linear, q)  # makes the tensor, whose numbers are then replaced
         made: Any = linear.weight
         made.qdata, made.scale = gptq(weight, u, q.group_size, made.scale.dtype)

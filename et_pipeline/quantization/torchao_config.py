@@ -214,7 +214,7 @@ def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedMode
             )
     model.load_state_dict(weights, assign=True)
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)) and _layout(module.weight) != _expected_layout(module, q):
+        if isinstance(module, (nn.Linear, nn.Embedding)) and _layout(module.weight) not in _expected_layouts(module, q):
             raise UserError(f"{saved} was not quantized with the given recipe: {name} differs; quantize again")
     return model.eval().requires_grad_(False)
 
@@ -229,12 +229,13 @@ def _layout(weight: torch.Tensor) -> _Layout | None:
     return weight.target_dtype, weight.block_size[-1], weight.activation_quantization is not None
 
 
-def _expected_layout(module: nn.Linear | nn.Embedding, q: Quantization) -> _Layout | None:
+def _expected_layouts(module: nn.Linear | nn.Embedding, q: Quantization) -> list[_Layout | None]:
     width = module.weight.shape[-1]
     if isinstance(module, nn.Embedding):
         if q.embedding_bits == 32:
-            return None
-        return _EMBEDDING_DTYPES[q.embedding_bits], q.embedding_group_size or width, False
+            return [None]
+        return [(_EMBEDDING_DTYPES[q.embedding_bits], q.embedding_group_size or width, False)]
     if q.scheme == "fp32":
-        return None
-    return _WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in DYNAMIC
+        return [None]
+    layout = (_WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in DYNAMIC)
+    return [layout] if q.mixed_bits is None else [layout, (torch.int8, width, True)]

@@ -31,8 +31,8 @@ def run(
     Raises:
         UserError: the weights do not fit config.json or the recipe, or there is too little calibration text.
     """
-    if backend is None and quantization.algorithm == "gptq":
-        texts = _texts(inputs, quantization, CALIBRATION_LENGTH)
+    if backend is None and (quantization.calibrated or quantization.transform != "none"):
+        texts = _texts(inputs, quantization, CALIBRATION_LENGTH) if quantization.calibrated else []
         quantize_calibrated(inputs["checkpoint"], quantization, texts, out, tick)
     elif backend is None:
         quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)

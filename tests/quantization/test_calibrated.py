@@ -101,14 +101,14 @@ def test_each_linear_is_calibrated_by_the_inputs_that_it_gets(tiny_llama, texts,
 
 def test_memory_holds_one_layer(tiny_llama, texts, tmp_path):
     held = []
-    original = calibrated._quantize
+    original = calibrated._gptq
 
     def count(group, names, calls, q):
         decoder = calls[0].args[0]
         held.append([any(not p.is_meta for p in layer.parameters()) for layer in decoder.layers])
         original(group, names, calls, q)
 
-    with mock.patch.object(calibrated, "_quantize", count):
+    with mock.patch.object(calibrated, "_gptq", count):
         quantize_calibrated(tiny_llama, recipe(), texts, tmp_path, lambda *_: None)
     assert held == [[True, False]] * 4 + [[False, True]] * 4 + [[False, False]]
 
