@@ -14,7 +14,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny test test-all test-kill lint format docs bench-7b bench-host clean \
+.PHONY: help setup demo plan recipes chat train-tiny train-writer test test-all test-kill lint format docs bench-7b bench-host clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -74,6 +74,10 @@ android-lock: ## Resolve the app's dependencies again (after a change of the ver
 
 train-tiny: $(READY) ## Train the built-in model again (under an hour on two cores; resumes when interrupted)
 	$(BIN)/python -m et_pipeline.tiny_assistant.train
+
+train-writer: $(READY) ## Train tiny-writer again, which recipes are measured on (minutes on a GPU)
+	$(BIN)/python -m et_pipeline.tiny_writer.text build/tiny_writer
+	$(BIN)/python -m et_pipeline.tiny_writer.train build/tiny_writer
 
 test: $(READY) ## Fast tests and one end-to-end run, with coverage
 	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term

@@ -21,3 +21,4 @@ def test_wheel_holds_the_config_tree_the_schema_and_the_built_in_model(tmp_path)
     assert "et_pipeline/manifest.schema.json" in names
     assert "et_pipeline/tiny_assistant/checkpoint/model.safetensors" in names
     assert "et_pipeline/tiny_assistant/eval.jsonl" in names
+    assert not any("tiny_writer" in name for name in names)

@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from et_pipeline.tiny_writer import CHECKPOINT
 
 END = "<|end|>"
 SEPARATOR = "\n\n\n"
+SAVE_EVERY = 500
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Settings:
     """Everything that decides the weights."""
 
     seed: int = 29
-    steps: int = 4500
+    steps: int = 900
     vocabulary: int = 8192
     hidden: int = 384
     feed_forward: int = 1024
@@ -99,7 +101,7 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.learning_rate * rise * (0.01 + 0.99 * (1 + math.cos(math.pi * step / settings.steps)) / 2)
 
 
-def loss_of(model: torch.nn.Module, rows: np.ndarray, device: str) -> torch.Tensor:
+def loss_of(model: Callable[..., Any], rows: np.ndarray, device: str) -> torch.Tensor:
     """Mean loss of rows of token ids, [rows, length + 1]."""
     tokens = torch.from_numpy(rows.astype(np.int64)).to(device, non_blocking=True)
     mixed = torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext()
@@ -152,7 +154,7 @@ def train(
         optimizer.step()
         if (step + 1) % 100 == 0:
             console.print(f"step {step + 1}/{settings.steps}  loss {loss.item():.3f}", highlight=False)
-        if (step + 1) % 500 == 0 or step + 1 == settings.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
             found = perplexity(model, held_out, settings, device)
             console.print(f"held-out perplexity {found:.2f}", highlight=False)
             seconds = time.monotonic() - started
