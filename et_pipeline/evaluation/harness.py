@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tokenizers import Tokenizer
@@ -128,11 +128,8 @@ class DeployedModel(TemplateLM):
         for request in tqdm(requests, desc="generate_until", disable=disable_tqdm):
             text, given = request.args
             asked = normalize_gen_kwargs(given)
-            if asked["temperature"] > 0:
-                raise UserError(
-                    f"A task asks for answers at temperature {asked['temperature']}, and a bundle is scored on its "
-                    "likeliest ones: choose a task without do_sample."
-                )
+            if asked["do_sample"]:
+                raise UserError("A task asks for sampled answers, and a bundle is scored on its likeliest ones only.")
             budget = asked["max_gen_toks"]
             if budget >= self.max_length:
                 raise UserError(
@@ -140,7 +137,7 @@ class DeployedModel(TemplateLM):
                     "the prompt included: choose another task, or make the bundle with a larger model.max_context."
                 )
             prompt = self.tok_encode(text)[budget - self.max_length :]
-            answers.append(self._answer(prompt, budget, handle_stop_sequences(asked["until"], None)))
+            answers.append(self._answer(prompt, budget, asked["until"]))
         return answers
 
     def _answer(self, prompt: list[int], budget: int, until: Sequence[str]) -> str:

@@ -168,7 +168,7 @@ def test_answers_are_greedy_and_end_at_a_stop_string(model, reference):
     ("given", "sentence"),
     [
         ({"until": [], "max_gen_toks": 64}, "answers of 64 tokens, and the program's context holds 64"),
-        ({"until": [], "do_sample": True, "temperature": 0.7}, "at temperature 0.7"),
+        ({"until": [], "do_sample": True, "temperature": 0.7}, "A task asks for sampled answers"),
     ],
 )
 def test_what_a_program_cannot_do_is_said(model, given, sentence):
