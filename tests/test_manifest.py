@@ -157,7 +157,8 @@ def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     old = bundle.read(folder)
     assert old.version == 1
     bundle.write(old, folder)
-    assert bundle.read(folder) == manifest
+    quality = manifest.quality.model_copy(update={"text": None})
+    assert bundle.read(folder) == manifest.model_copy(update={"quality": quality})
     assert manifest.version == 4
 
 

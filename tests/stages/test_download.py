@@ -166,7 +166,7 @@ def test_a_gated_repository_wants_a_token(hub, pull, tmp_path):
     hub.token = "secret"
     assert_sentence(pull(), r"someone/tiny is gated; accept its licence .* `hf auth login`", tmp_path)
     assert_sentence(pull(HF_TOKEN="wrong"), r"someone/tiny is gated", tmp_path)
-    assert_sentence(pull(HF_HUB_OFFLINE="1"), r"is not downloaded yet.*HF_HUB_OFFLINE is set", tmp_path)
+    assert_sentence(pull(HF_HUB_OFFLINE="1"), r"not downloaded yet.*HF_HUB_OFFLINE is set", tmp_path)
     code, _, err = pull(HF_TOKEN="secret")
     assert code == 0, err
     assert_whole(tmp_path, hub.revisions["main"])
@@ -175,7 +175,7 @@ def test_a_gated_repository_wants_a_token(hub, pull, tmp_path):
 def test_no_such_repository_and_no_hub(hub, pull, tmp_path):
     assert_sentence(pull("model.source=someone/else"), r"someone/else is not a folder here and not a repo", tmp_path)
     hub.close()
-    assert_sentence(pull(), r"is not downloaded yet, and the hub cannot be reached$", tmp_path)
+    assert_sentence(pull(), r"not downloaded yet, and the hub cannot be reached$", tmp_path)
 
 
 def test_a_forecast_asks_for_the_config_only_and_once_where_no_hub_answers(hub, pull, tmp_path):
@@ -190,7 +190,7 @@ def test_a_forecast_asks_for_the_config_only_and_once_where_no_hub_answers(hub, 
     began = time.monotonic()
     answer = pull("mode=plan")
     assert time.monotonic() - began < 15  # the hub's own retries alone would wait 23 seconds
-    assert_sentence(answer, r"config\.json is not downloaded yet, and the hub cannot be reached; mode=plan", tmp_path)
+    assert_sentence(answer, r"config\.json not downloaded yet, and the hub cannot be reached; mode=plan", tmp_path)
 
 
 def test_too_little_room(hub, pull, tmp_path):
