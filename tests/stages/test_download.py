@@ -190,7 +190,7 @@ def test_a_forecast_asks_for_the_config_only_and_once_where_no_hub_answers(hub, 
     began = time.monotonic()
     answer = pull("mode=plan")
     assert time.monotonic() - began < 15  # the hub's own retries alone would wait 23 seconds
-    assert_sentence(answer, r"config\.json not downloaded yet, and the hub cannot be reached; mode=plan", tmp_path)
+    assert_sentence(answer, r"config\.json is not downloaded yet, and the hub cannot be reached; mode=plan", tmp_path)
 
 
 def test_too_little_room(hub, pull, tmp_path):
