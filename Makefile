@@ -14,7 +14,8 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny train-writer test test-all test-kill lint format docs bench-7b bench-host clean \
+.PHONY: help setup demo plan recipes chat train-tiny train-writer test test-all test-eval test-kill lint format docs \
+        bench-7b bench-host clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -84,6 +85,10 @@ test: $(READY) ## Fast tests and one end-to-end run, with coverage
 
 test-all: $(READY) ## All tests, real exports of every recipe among them
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eval]'
+	$(BIN)/python -m pytest tests/evaluation/test_harness.py
 
 test-kill: $(READY) ## Kill the pipeline 50 times at random moments and see it resume each time
 	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -243,6 +243,55 @@ def embed(
         for number, row, text in zip(numbers, similarities, texts, strict=True)
     ]
     _print_table(_console(), "Cosine similarity", ("", *numbers, "text"), rows)
+
+
+@app.command("eval")
+def evaluate(
+    path: PathArgument,
+    tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Tasks of lm-evaluation-harness.")],
+    include_path: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Tasks of your own, as the harness's YAML.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most items of a task; default: all.")] = None,
+    as_json: JsonOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Score a bundle on tasks of EleutherAI's lm-evaluation-harness: the program itself, as the phone runs it.
+
+    Needs the extra 'eval'. A token that is scored takes as long as a token of an answer; begin with --limit 20.
+    """
+    with bundles.open_bundle(path) as (folder, manifest):
+        if manifest.chat is None:
+            raise UserError(f"{manifest.what.name} embeds texts, and the harness asks for answers.")
+        try:
+            from et_pipeline.evaluation import harness
+        except ModuleNotFoundError as error:
+            if error.name != "lm_eval":
+                raise
+            raise UserError("et-bundle eval needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
+        info = _first_runnable(manifest)
+        tokenizer = _load_tokenizer(folder, manifest)
+        program = _load_program(folder, info, manifest, tokenizer, threads)
+        model = harness.DeployedModel(program, tokenizer, manifest.tokenizer, info.max_context)
+        found = harness.evaluate(model, tasks.split(","), include_path, limit)
+    results, counts = found["results"], found["n-samples"]
+    if as_json:
+        _print_json({task: {**figures, "items": counts[task]["effective"]} for task, figures in results.items()})
+        return
+    rows = [
+        (task, name.split(",")[0], f"{value:.4f}", _stderr(figures, name), str(counts[task]["effective"]))
+        for task, figures in results.items()
+        for name, value in figures.items()
+        if isinstance(value, float) and "_stderr," not in name
+    ]
+    _print_table(_console(), f"{manifest.what.name}: {info.file}", ("task", "metric", "value", "error", "items"), rows)
+
+
+def _stderr(figures: Mapping[str, Any], name: str) -> str:
+    """The standard error of a metric, where the harness has one."""
+    error = figures.get(name.replace(",", "_stderr,"))
+    return f"{error:.4f}" if isinstance(error, float) else ""
 
 
 @app.command("add-speed")
@@ -578,6 +627,22 @@ def _quality_tables(quality: bundle.Quality) -> Iterator[Titled]:
                     f"{figures.rank_correlation:.6f}",
                 )
                 for against, figures in quality.embedding
+            ],
+        )
+    if quality.text:
+        text = quality.text
+        models = {"quantized eager": text.quantized, "program": text.deployed}
+        what = f"{text.source}, {text.tokens} tokens, window {text.window}, stride {text.stride}"
+        yield (
+            "Quality on a text",
+            ("model", "perplexity", "KL", "top-1", "text"),
+            [
+                ("original", f"{text.original:.3f}", "", "", what),
+                *(
+                    (name, f"{found.perplexity:.3f}", f"{found.kl:.2g}", f"{found.top1:.1%}", "")
+                    for name, found in models.items()
+                    if found is not None
+                ),
             ],
         )
     scores = [

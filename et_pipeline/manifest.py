@@ -3,8 +3,8 @@
 These classes are the contract with the Android app. The JSON Schema in `manifest.schema.json` is made from them
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
 they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
-program, and models that embed texts), and version 3 to version 2 (several programs, each with its figures), so bundles
-of all of them are read.
+program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), and version 4
+to version 3 (quality on a text), so bundles of all of them are read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from et_pipeline.chat_template import ChatFormat
 from et_pipeline.errors import UserError
 
 FORMAT: Final = "et_pipeline.bundle"
-VERSION: Final = 3
-READABLE: Final = (1, 2, 3)
+VERSION: Final = 4
+READABLE: Final = (1, 2, 3, 4)
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a reader must not be made to load gigabytes of JSON
@@ -234,6 +234,30 @@ class Perplexity(Model):
     deployed: float = Field(gt=0, description="Perplexity of the deployed program.")
 
 
+class TextScore(Model):
+    """A model on a text."""
+
+    perplexity: float = Field(gt=0, description="Perplexity per token; lower is better.")
+    kl: float = Field(description="Mean KL divergence from the original model, in nats per token; 0 is equal.")
+    top1: Fraction = Field(description="Share of tokens that it and the original find the most probable alike.")
+
+
+class TextQuality(Model):
+    """Perplexity on a text, read through overlapping windows, and agreement with the original model on it."""
+
+    source: str = Field(
+        description="builtin:<name>, hub:<data set>:<config>:<split>, or the last part of a file's or folder's path."
+    )
+    tokens: int = Field(ge=1, description="Tokens that were scored.")
+    window: int = Field(ge=2, description="Most tokens that the model saw at once.")
+    stride: int = Field(
+        ge=1, description="Tokens between the starts of two windows. A token is scored in the first window that has it."
+    )
+    original: float = Field(gt=0, description="Perplexity of the original model per token.")
+    quantized: TextScore = Field(description="The eager quantized model.")
+    deployed: TextScore | None = Field(default=None, description="The program; null if it could not be executed.")
+
+
 class TaskScore(Model):
     """Accuracy on held-out items of one task, in percent."""
 
@@ -277,6 +301,7 @@ class Quality(Model):
     greedy: GreedyAgreement | None = Field(default=None, description="Null if no answers were compared.")
     tasks: dict[str, TaskScore] = Field(default={}, description="Accuracy by name of the task.")
     perplexity: Perplexity | None = Field(default=None, description="Null if it was not measured.")
+    text: TextQuality | None = Field(default=None, description="Null if no text was given.")
     gate: Gate
 
 
@@ -446,7 +471,7 @@ class Manifest(Model):
     """Everything an app needs to know about a bundle without opening a .pte file."""
 
     format: Literal["et_pipeline.bundle"] = Field(default=FORMAT, description="Always 'et_pipeline.bundle'.")
-    version: Literal[1, 2, 3] = Field(
+    version: Literal[1, 2, 3, 4] = Field(
         default=VERSION,
         description="Version of this format; refuse one that you do not know. Each only adds to the last.",
     )
@@ -496,8 +521,9 @@ class Manifest(Model):
         if (self.chat is None) != embeds or (self.embedding is not None) != embeds:
             part, other = ("embedding", "chat") if embeds else ("chat", "embedding")
             raise ValueError(f"what.task is '{self.what.task}', so there must be '{part}' and no '{other}'")
-        if embeds and (self.tasks or self.samples or self.speed or self.quality.agreement):
-            raise ValueError("an embedding has no 'tasks', 'samples', 'speed' and 'quality.agreement'")
+        quality = self.quality
+        if embeds and (self.tasks or self.samples or self.speed or quality.agreement or quality.text):
+            raise ValueError("an embedding has no 'tasks', 'samples', 'speed', 'quality.agreement' and 'quality.text'")
         if not embeds and self.quality.embedding:
             raise ValueError("'quality.embedding' belongs to an embedding only")
         return self

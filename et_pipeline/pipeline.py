@@ -17,11 +17,11 @@ from pydantic import BaseModel
 from et_pipeline import cache
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import StageError, UserError
-from et_pipeline.evaluation.calibration import check_source
+from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
-from et_pipeline.models.facts import Facts
-from et_pipeline.settings import Backend, Settings
+from et_pipeline.models.facts import Facts, read_tokenizer
+from et_pipeline.settings import Backend, Calibration, Evidence, Settings
 from et_pipeline.stages import acquire, bundle
 from et_pipeline.worker import StageKilled, Tick, run_stage
 
@@ -35,6 +35,7 @@ class Stage:
         config: the settings that it reads, by parameter name of its `run`.
         libraries: distributions whose version its result depends on.
         host: whether its result depends on the machine it ran on.
+        texts: files besides the checkpoint that it reads, where a run has them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     config: Callable[[Settings], dict[str, BaseModel]]
     libraries: tuple[str, ...]
     host: bool = False
+    texts: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -83,13 +85,14 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
                 ("acquire", "export"),
                 lambda s: {**quantization(s), **compiled(s)},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
+                texts=("calibration",),
             ),
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
         needs = ("acquire",) if settings.recipe.calibrated else ()  # the chat format of calibration text
         making = (
-            Stage("quantize", needs, quantization, ("torch", "torchao", "transformers")),
+            Stage("quantize", needs, quantization, ("torch", "torchao", "transformers"), texts=("calibration",)),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
             Stage("lower", ("export",), compiled, _EXPORT_LIBRARIES),
         )
@@ -99,9 +102,10 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         lambda s: {
             **export(s),
             "task": s.task,
-            "verify": s.verify.evidence(slow=backend.can_execute and not backend.timed),
+            "verify": _evidence(s),
         },
         _EXPORT_LIBRARIES,
+        texts=("evaluation", "text"),
     )
     measure = Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True)
     return (*making, verify, measure) if backend.timed else (*making, verify)
@@ -168,8 +172,6 @@ def check(settings: Settings) -> None:
         )
     _check_algorithm(settings)
     backend.check()
-    if (backend.calibrated or recipe.calibrated) and recipe.calibration is not None:
-        check_source(recipe.calibration)
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
     if settings.backend.prefill and name != "qnn":
@@ -234,6 +236,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     held_out = evaluation_file(first.task)
     if held_out is not None:
         read_items(held_out)  # a broken line is better found now than after the export
+    texts = [_texts(settings) for settings in programs]
     tick = face.start("acquire")
     place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
     source, files = acquire.prepare(first.model.checkpoint, first.seed, place)
@@ -243,7 +246,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
 
     result = Result()
     errors: list[UserError] = []
-    for settings in programs:
+    for settings, given in zip(programs, texts, strict=True):
         one_token = get_backend(settings.backend.name).static and not settings.backend.prefill
         if one_token and settings.model.task != "embedding":
             form = settings.model.model_copy(update={"prefill_chunk": 1})
@@ -251,7 +254,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         made = Made(settings)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:
-            _make(made, source, files, extra, root, shown, logs)
+            _make(made, source, files, extra | given, root, shown, logs)
         except UserError as error:
             errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
         else:
@@ -311,12 +314,54 @@ def _make(
         lambda: face.wait("acquire"),
     )
     _finish(made, "acquire", entry, reused, face)
-    _check_task(settings, Facts.read(entry.folder))
+    facts = Facts.read(entry.folder)
+    _check_task(settings, facts)
+    _check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
     for stage in stages(settings):
         if settings.until in made.entries:
             return
         entry, reused = _heavy(stage, made, extra, root, face, logs)
         _finish(made, stage.name, entry, reused, face)
+
+
+def _calibration(settings: Settings) -> Calibration | None:
+    """What the recipe calibrates with, if it does."""
+    calibrates = get_backend(settings.backend.name).calibrated or settings.recipe.calibrated
+    return settings.recipe.calibration if calibrates else None
+
+
+def _texts(settings: Settings) -> dict[str, tuple[Path, str]]:
+    """The path and the content's hash of each text that a run reads and that is not built in, by name.
+
+    Raises:
+        UserError: one does not exist, or is no text.
+    """
+    chosen = _calibration(settings)
+    sources = {"calibration": (calibration.KEY, chosen.source)} if chosen else {}
+    if settings.verify.text is not None:
+        sources["text"] = (perplexity.KEY, settings.verify.text)
+    found = {}
+    for name, (key, source) in sources.items():
+        path = text_source.resolve(key, source)
+        if path is not None:
+            files = text_source.files(key, source, path)
+            found[name] = (path, cache.digest([cache.sha256_file(file) for file in files]))
+    return found
+
+
+def _check_texts(settings: Settings, facts: Facts, source: Path, paths: Mapping[str, Path]) -> None:
+    """Refuse too short a text, or one of tokens that the model does not have, before anything heavy starts."""
+    chosen, longest = _calibration(settings), settings.model.max_context
+    if chosen is not None:
+        calibration.sequences(chosen, paths.get("calibration"), facts, read_tokenizer(source), longest)
+    if settings.verify.text is not None:
+        count = _evidence(settings).text_tokens
+        perplexity.text_ids(settings.verify.text, paths.get("text"), count, facts, read_tokenizer(source))
+
+
+def _evidence(settings: Settings) -> Evidence:
+    backend = get_backend(settings.backend.name, settings.backend.soc)
+    return settings.verify.evidence(slow=backend.can_execute and not backend.timed)
 
 
 def _check_task(settings: Settings, facts: Facts) -> None:
@@ -343,7 +388,7 @@ def _heavy(
 ) -> tuple[cache.Entry, bool]:
     settings = made.settings
     config = stage.config(settings)
-    given = extra if stage.name == "verify" else {"checkpoint": extra["checkpoint"]}
+    given = {name: extra[name] for name in ("checkpoint", *stage.texts) if name in extra}
     inputs = {name: path for name, (path, _) in given.items()}
     inputs |= {name: made.entries[name].folder for name in stage.needs}
     key = {

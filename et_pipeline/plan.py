@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
 from et_pipeline.errors import UserError
+from et_pipeline.hub import network_errors
 from et_pipeline.models.checkpoint import INDEX, SINGLE, read_layout
 from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
 
@@ -207,8 +208,6 @@ def _folder(checkpoint: Checkpoint) -> Path:
         raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    from et_pipeline.stages.acquire import network_errors
 
     # It logs each of its retries, and the sentence below says enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

@@ -71,7 +71,10 @@ class Model(Checkpoint, ExportForm):
 class Calibration(Frozen):
     """Text that shows the activations, for schemes that fix their ranges and algorithms that round by them."""
 
-    source: str = Field(description="builtin:tiny_assistant, or a text file, one document per blank-line paragraph")
+    source: str = Field(
+        description="builtin:tiny_assistant, a text file, a folder of .txt and .md files, or "
+        "hub:<data set>:<config>:<split>; each paragraph and each row is a text of its own"
+    )
     tokens: int = Field(ge=16, description="how many tokens of it are fed")
 
 
@@ -181,26 +184,35 @@ class Task(Frozen):
     use_cases: dict[str, UseCase]
 
 
-class Evidence(Frozen):
+class Amount(Frozen):
     """How much evidence `verify` gathers."""
 
     sequences: int = Field(
         ge=1, description="token sequences on which logits are compared; fewer where these would take over 1 GB"
     )
     items_per_task: int = Field(ge=0, description="held-out items scored per task; 0 scores none")
+    text_tokens: int = Field(ge=2, description="tokens of `text` that are scored, each by a call of the program")
+
+
+class Evidence(Amount):
+    """The same, and a text of the user's."""
+
+    text: str | None = Field(description="text to measure perplexity on: a source as of recipe.calibration; null: none")
+    window: int = Field(ge=2, description="most tokens that the model sees of it at once")
+    stride: int = Field(ge=1, description="tokens between the starts of two windows, each scored once")
 
 
 class Verify(Evidence):
     """The same, and what is enough where a token takes a thousand times as long: on simulators, reference kernels."""
 
-    slow: Evidence
+    slow: Amount
 
     def evidence(self, slow: bool) -> Evidence:
         """How much to gather on a slow or an ordinary backend."""
-        sequences, items = self.sequences, self.items_per_task
+        given = self.model_dump(exclude={"slow"})
         if slow:
-            sequences, items = min(sequences, self.slow.sequences), min(items, self.slow.items_per_task)
-        return Evidence(sequences=sequences, items_per_task=items)
+            given |= {name: min(given[name], most) for name, most in self.slow.model_dump().items()}
+        return Evidence(**given)
 
 
 class Measure(Frozen):
@@ -325,6 +337,7 @@ def _check_combination(settings: Settings) -> None:
             f"measure.prompt_tokens={measure.prompt_tokens} plus measure.decode_tokens={measure.decode_tokens} "
             f"do not fit into model.max_context={model.max_context}; lower one of them or raise the context"
         )
+    _check_text(settings)
     for name, use_case in settings.task.use_cases.items():
         try:
             given = {field for _, field, _, _ in string.Formatter().parse(use_case.template) if field is not None}
@@ -338,9 +351,31 @@ def _check_combination(settings: Settings) -> None:
             )
 
 
+def _check_text(settings: Settings) -> None:
+    """Refuse windows over a text that do not fit the model or leave tokens out."""
+    model, verify = settings.model, settings.verify
+    if verify.text is None:
+        return
+    if verify.window > model.max_context:
+        raise UserError(
+            f"verify.window={verify.window} exceeds model.max_context={model.max_context}; choose at most "
+            f"{model.max_context}"
+        )
+    if verify.stride >= verify.window:
+        raise UserError(
+            f"verify.stride={verify.stride} leaves no token of verify.window={verify.window} to begin a window with; "
+            f"choose at most {verify.window - 1}"
+        )
+
+
 def _check_embedding(settings: Settings) -> None:
     """Refuse what a model that embeds texts has no use for."""
     model, task, measure = settings.model, settings.task, settings.measure
+    if settings.verify.text is not None:
+        raise UserError(
+            f"verify.text={settings.verify.text} is for models that answer; model.task=embedding predicts no tokens, "
+            "so set verify.text=null"
+        )
     for key, value in (("use_cases", task.use_cases), ("system_prompt", task.system_prompt)):
         if value:
             raise UserError(

@@ -88,6 +88,7 @@ def make_manifest(files, **changes):
     agreement = bundle.Agreement(positions=100, cosine=0.9999, min_cosine=0.999, max_abs_diff=0.01, kl=1e-5, top1=0.99)
     ways = bundle.WaysOfFeeding(one_piece=agreement, chunked=agreement, token_by_token=agreement)
     figure = bundle.Percentiles(p10=1.0, p50=2.0, p90=3.0)
+    score = bundle.TextScore(perplexity=22.25, kl=0.03, top1=0.965)
     parts = {
         "what": bundle.What(
             name="tiny",
@@ -134,6 +135,9 @@ def make_manifest(files, **changes):
             agreement=bundle.Comparison(quantized=ways, original=ways),
             tasks={"translate": bundle.TaskScore(original=90.0, deployed=89.0, items=100)},
             perplexity=bundle.Perplexity(original=9.0, deployed=9.5),
+            text=bundle.TextQuality(
+                source="notes.txt", tokens=2047, window=512, stride=256, original=21.5, quantized=score, deployed=score
+            ),
             gate=make_gate(passed=True),
         ),
         "speed": [

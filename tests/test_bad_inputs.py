@@ -81,6 +81,18 @@ def pickle_only(folder):
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
 
 
+def add_foreign_token(folder):
+    """One that the tokenizer puts before each text, although neither it nor the model has it."""
+    first = {"SpecialToken": {"id": "<far>", "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {"<far>": {"id": "<far>", "ids": [5000], "tokens": ["<far>"]}},
+    }
+    edit_json(folder / "tokenizer.json", post_processor=template)
+
+
 # (what is done to a good checkpoint, further overrides, what the sentence must say)
 CHECKPOINTS = {
     "no config": (lambda f: (f / "config.json").unlink(), [], r"config\.json is missing"),
@@ -169,6 +181,35 @@ COMMAND_LINES = {
         ["recipe=8da4w_gptq", "recipe.calibration.tokens=3"],
         r"recipe\.calibration\.tokens=3",
     ),
+    "gptq with an empty text": (
+        ["recipe=8da4w_gptq", "recipe.calibration.source={tmp}/empty.txt"],
+        r"recipe\.calibration\.source=.*empty\.txt is empty",
+    ),
+    "gptq with a picture": (
+        ["recipe=8da4w_gptq", "recipe.calibration.source={tmp}/lie.gguf"],
+        r"recipe\.calibration\.source=.*lie\.gguf is a binary file",
+    ),
+    "text is missing": (["verify.text={tmp}/none.txt"], r"verify\.text=.*none\.txt cannot be read"),
+    "text is empty": (["verify.text={tmp}/empty.txt"], r"verify\.text=.*empty\.txt is empty"),
+    "text is binary": (["verify.text={tmp}/lie.gguf"], r"verify\.text=.*lie\.gguf is a binary file"),
+    "text is not UTF-8": (["verify.text={tmp}/latin.txt"], r"verify\.text=.*latin\.txt is not a text file in UTF-8"),
+    "folder without texts": (["verify.text={tmp}/folder"], r"verify\.text=.*folder is a folder without \.txt and \.md"),
+    "unknown built-in text": (
+        ["verify.text=builtin:tiny"],
+        r"builtin:tiny does not exist; choose from builtin:tiny_ass",
+    ),
+    "window over the context": (
+        ["verify.text={tmp}/notes.txt", "verify.window=600"],
+        r"verify\.window=600 exceeds model\.max_context=512; choose at most 512",
+    ),
+    "stride over the window": (
+        ["verify.text={tmp}/notes.txt", "verify.stride=512"],
+        r"verify\.stride=512 leaves no token .*; choose at most 511",
+    ),
+    "text for an encoder": (
+        ["model=minilm", "verify.text={tmp}/notes.txt"],
+        r"verify\.text=.*notes\.txt is for models that answer; model\.task=embedding",
+    ),
     "gptq of an encoder": (["recipe=8da4w_gptq", "model=minilm"], r"recipe\.algorithm=gptq is for models that answer"),
     "unknown algorithm": (["recipe.algorithm=awq"], r"recipe\.algorithm=\"awq\" is not valid"),
     "rotation without 4 bits": (["recipe=8da8w", "+recipe.transform=rotation"], r"transform=rotation is for 4-bit"),
@@ -232,10 +273,46 @@ def test_bad_checkpoint(name, command, checkpoint, tmp_path):
 def test_bad_command_line(name, command, tmp_path, tmp_path_factory):
     arguments, sentence = COMMAND_LINES[name]
     inputs = tmp_path_factory.mktemp("inputs")
-    (inputs / "lie.gguf").write_bytes(b"GGML and more")
+    (inputs / "lie.gguf").write_bytes(b"GGML\0and more")
     (inputs / "stub.gguf").write_bytes(b"GGUF")
+    (inputs / "empty.txt").touch()
+    (inputs / "notes.txt").write_text("One short note.")
+    (inputs / "latin.txt").write_bytes("Grüße".encode("latin-1"))
+    (inputs / "folder").mkdir()
     assert_one_sentence(*command(*(argument.replace("{tmp}", str(inputs)) for argument in arguments)), sentence)
     assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "overrides", "sentence"),
+    [
+        (
+            lambda folder: None,
+            ["recipe=8da4w_gptq", "recipe.calibration.source={notes}"],
+            r"recipe\.calibration\.source=.*notes\.txt has \d+ tokens, and recipe\.calibration\.tokens=\d+ asks",
+        ),
+        (
+            lambda folder: None,
+            ["verify.text={notes}"],
+            r"verify\.text=.*notes\.txt has \d+ tokens, and verify\.text_tokens=2048 asks for more; lower it",
+        ),
+        (
+            add_foreign_token,
+            ["verify.text={notes}", "verify.text_tokens=2"],
+            r"verify\.text=.*notes\.txt becomes token 5000, but the model's vocab_size is \d+",
+        ),
+    ],
+)
+def test_texts_that_do_not_fit_the_model(harm, overrides, sentence, command, checkpoint, tmp_path):
+    without_checksums(checkpoint)
+    harm(checkpoint)
+    notes = checkpoint.parent / "notes.txt"
+    notes.write_text("One short note.")
+    overrides = [override.replace("{notes}", str(notes)) for override in overrides]
+    code, out, err = command("model=custom", f"model.source={checkpoint}", "model.max_context=512", *overrides)
+    assert_one_sentence(code, out, err, sentence)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["acquire"]  # no stage that costs anything
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_flipped_bit_in_the_weights_is_found_by_checksum(command, checkpoint, tmp_path):

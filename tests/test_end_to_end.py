@@ -74,9 +74,20 @@ def test_second_run_reuses_everything_quickly_and_says_so(demo):
 
 
 def test_another_evaluation_reuses_the_program(demo):
-    document = json.loads(demo("experiment=demo", "verify.items_per_task=1", "format=json").stdout)
+    (demo.folder / "notes.txt").write_text("Translate to French: Where is the station?\nOù est la gare ?\n" * 40)
+    text = ["verify.text=notes.txt", "verify.text_tokens=300", "verify.window=128", "verify.stride=64"]
+    ended = demo("experiment=demo", "verify.items_per_task=1", "name=on-text", *text, "format=json")
+    document = json.loads(ended.stdout)
     assert document["reused"] == ["acquire", "quantize", "export", "lower", "measure"]
-    assert document["manifest"]["quality"]["tasks"]["chat"]["items"] == 1
+    quality = document["manifest"]["quality"]
+    assert quality["tasks"]["chat"]["items"] == 1
+    on_text = quality["text"]
+    assert (on_text["source"], on_text["tokens"], on_text["window"], on_text["stride"]) == ("notes.txt", 299, 128, 64)
+    assert on_text["deployed"]["perplexity"] == pytest.approx(on_text["quantized"]["perplexity"], rel=0.02)
+    assert on_text["deployed"]["perplexity"] == pytest.approx(on_text["original"], rel=0.2)
+    assert on_text["deployed"]["top1"] >= 0.9
+    inspected = subprocess.run([BIN / "et-bundle", "inspect", document["bundle"]], capture_output=True, text=True)
+    assert "notes.txt, 299 tokens, window 128, stride 64" in inspected.stdout
 
 
 def test_failed_gate_exits_3_and_marks_the_bundle(demo):

@@ -103,7 +103,7 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 4, "has version 4, and this et_pipeline reads versions 1 to 3"),
+        ("version", 5, "has version 5, and this et_pipeline reads versions 1 to 4"),
         ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),
@@ -146,18 +146,20 @@ def test_a_wrong_field_is_named_in_one_sentence(folder, path, value, message):
     assert "\n" not in str(caught.value)
 
 
-def test_version_1_is_read_and_written_as_version_2(folder, manifest):
+def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     change(folder, "version", 1)
     change(folder, "what|task", ...)
     change(folder, "programs|0|weights", ...)
     change(folder, "embedding", ...)
     change(folder, "quality|embedding", ...)
+    change(folder, "quality|text", ...)
     jsonschema.validate(json.loads((folder / "manifest.json").read_text()), json.loads(bundle.json_schema()))
     old = bundle.read(folder)
     assert old.version == 1
     bundle.write(old, folder)
-    assert bundle.read(folder) == manifest
-    assert manifest.version == 3
+    quality = manifest.quality.model_copy(update={"text": None})
+    assert bundle.read(folder) == manifest.model_copy(update={"quality": quality})
+    assert manifest.version == 4
 
 
 def test_a_bundle_that_embeds_texts(tmp_path):

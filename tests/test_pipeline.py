@@ -73,3 +73,34 @@ def test_an_encoder_for_a_backend_that_wants_padding(backend, recipe, make_check
             "lowest cosine of quantized eager to original",
             "rank correlation of quantized eager with original",
         }
+
+
+def test_the_content_of_a_text_is_part_of_its_stages_key(monkeypatch, command, tmp_path):
+    """Stages that do nothing: what is made again when a text changes?"""
+    cost = {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
+    monkeypatch.setattr("et_pipeline.pipeline.run_stage", lambda *_: ({}, cost))
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text("Turn left at the station. " * 100)
+    (tmp_path / "b.txt").write_text("Turn right at the bridge. " * 500)
+    arguments = ["recipe=8da4w_gptq", f"recipe.calibration.source={texts}", "recipe.calibration.tokens=100"]
+    arguments += [f"verify.text={tmp_path / 'b.txt'}", "until=verify", "format=json"]
+
+    def reused():
+        code, out, err = command(*arguments)
+        assert code == 0, err
+        return json.loads(out)["reused"]
+
+    def edit(path):
+        path.write_text(path.read_text() + "And then straight on.")
+
+    reused()
+    assert reused() == ["acquire", "quantize", "export", "lower", "verify"]
+    edit(tmp_path / "b.txt")
+    assert reused() == ["acquire", "quantize", "export", "lower"]
+    edit(texts / "a.txt")  # what follows gets the same input again, because these stages make none
+    assert reused() == ["acquire", "export", "lower", "verify"]
+    (texts / "more.md").write_text("One more.")
+    assert reused() == ["acquire", "export", "lower", "verify"]
+    (texts / "no text.json").write_text("{}")
+    assert reused() == ["acquire", "quantize", "export", "lower", "verify"]

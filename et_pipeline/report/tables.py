@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality
+from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, TextQuality
 from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
 
 if TYPE_CHECKING:
@@ -294,6 +294,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         )
     if quality.perplexity is not None:
         rows["perplexity"] = f"{quality.perplexity.deployed:.3f} (original {quality.perplexity.original:.3f})"
+    if quality.text is not None:
+        rows["on text"] = _on_text(quality.text)
     if quality.greedy is not None:
         rows["greedy answers"] = (
             f"{quality.greedy.equal} of {quality.greedy.prompts} equal to the original's, "
@@ -312,6 +314,19 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
     else:
         texts["verdict"] = Text(f"PASSED, all {len(quality.gate.checks)} checks of the gate", style="bold green")
     return texts
+
+
+def _on_text(text: TextQuality) -> str:
+    """A line for the text and one for each model."""
+    lines = [f"{text.source}: {text.tokens:,} tokens, window {text.window}, stride {text.stride}"]
+    lines.append(f"original: perplexity {text.original:.3f}")
+    scores = {"quantized eager": text.quantized, "program": text.deployed}
+    lines += [
+        f"{name}: perplexity {score.perplexity:.3f}, top-1 {_down(100 * score.top1, 2)} %, KL {score.kl:.4f} nats"
+        for name, score in scores.items()
+        if score is not None
+    ]
+    return "\n".join(lines)
 
 
 def outside(program: ProgramInfo) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import struct
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,25 @@ class Program:
             logits = self.forward(tokens[:, offset : offset + size].contiguous(), start + offset)
         return logits
 
+    def continuation(self, tokens: Sequence[int], first: int) -> torch.Tensor:
+        """What the program expects of the end of a text, given all before each token.
+
+        A call gives the last token's logits alone, so tokens go in one by one from where they are asked for.
+
+        Args:
+            tokens: N ids from the context's beginning on.
+            first: index of the first token that is asked for, at least 1.
+
+        Returns:
+            [N - first, vocabulary] float32 logits, each what predicts a token.
+        """
+        import torch
+
+        ids = torch.tensor([list(tokens)], dtype=torch.long)
+        rows = [self.prefill(ids[:, :first])]
+        rows += [self.forward(ids[:, at : at + 1].contiguous(), at) for at in range(first, len(tokens) - 1)]
+        return torch.stack(rows)
+
     def greedy(self, prompt_ids: list[int], max_new_tokens: int, stop_ids: Collection[int]) -> list[int]:
         """Answer a prompt by taking the likeliest token each time.
 
@@ -164,6 +183,10 @@ class DrivenProgram(Program):
     def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """Run any number of tokens, in chunks; see `Program.forward`."""
         return self._driver.feed(tokens[0].tolist(), start)[-1]
+
+    def continuation(self, tokens: Sequence[int], first: int) -> torch.Tensor:
+        """The same as `Program.continuation`; a call gives the logits of all its tokens here."""
+        return self._driver.feed(list(tokens)[:-1])[first - 1 :]
 
 
 def set_threads(threads: int) -> None:

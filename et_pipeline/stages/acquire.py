@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -15,14 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from et_pipeline import cache, tiny_assistant
+from et_pipeline import cache, hub, tiny_assistant
 from et_pipeline.architecture import check_context
 from et_pipeline.errors import UserError
 from et_pipeline.models.checkpoint import read_layout
 from et_pipeline.models.facts import read_facts
 from et_pipeline.models.pooling import FILES as POOLING_FILES
 from et_pipeline.models.shards import CHECKSUMS, check_room
-from et_pipeline.settings import Checkpoint, ExportForm, closest, first_line
+from et_pipeline.settings import Checkpoint, ExportForm, closest
 from et_pipeline.worker import Tick, run_stage
 
 log = logging.getLogger(__name__)
@@ -169,23 +168,15 @@ def _is_whole(folder: Path) -> bool:
 
 def _download(repository: str, revision: str | None, place: Place) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        DryRunError,
-        GatedRepoError,
-        HFValidationError,
-        IncompleteSnapshotError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import DryRunError
 
     name = f"model.source={repository}"
     store = Path(constants.HF_HUB_CACHE).expanduser()
     wanted = list(_PATTERNS)
-    try:
+    with hub.one_sentence(name, revision, "a folder here and not "):
         try:
             listed = snapshot_download(
-                repository, revision=revision, allow_patterns=wanted, tqdm_class=_quiet_bar(), dry_run=True
+                repository, revision=revision, allow_patterns=wanted, tqdm_class=hub.quiet_bar(), dry_run=True
             )
         except DryRunError:  # the hub does not answer: what is here already may do
             listed = []
@@ -196,55 +187,7 @@ def _download(repository: str, revision: str | None, place: Place) -> Path:
         for filename, commit, size in missing:
             if filename.endswith(".safetensors") and size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
                 _fetch_weights(repository, filename, commit, blobs, place)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=_quiet_bar()))
-    except GatedRepoError as error:
-        raise UserError(f"{name} is gated; accept its licence on the hub and log in with `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{name} is not a folder here and not a repository on the hub (or it is private)") from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{name} has no model.revision={revision}") from error
-    except HFValidationError as error:
-        raise UserError(f"{name} is neither a folder here nor a valid hub id") from error
-    except IncompleteSnapshotError as error:
-        raise UserError(
-            f"{name} is downloaded in part only, and the hub cannot be reached{_offline(constants)}"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        at = f" at model.revision={revision}" if revision else ""
-        raise UserError(
-            f"{name} is not a folder here, is not downloaded yet{at}, and the hub cannot be reached"
-            f"{_offline(constants)}"
-        ) from error
-    except network_errors() as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left on the disk of {store}; free some, or choose another HF_HUB_CACHE"
-            ) from error
-        raise UserError(
-            f"{name}: the download broke off ({first_line(error)}); the same command goes on where it was"
-        ) from error
-
-
-def _offline(constants: Any) -> str:
-    return "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-
-
-def network_errors() -> tuple[type[Exception], ...]:
-    """What a connection can fail with: the hub's own errors, and those of the HTTP client it is built on."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (OSError, *(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError"))
-
-
-def _quiet_bar() -> Any:
-    """A progress bar for huggingface_hub that shows nothing: ours is on the terminal already."""
-    from huggingface_hub.utils import tqdm
-
-    class Quiet(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
-
-    return Quiet
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=hub.quiet_bar()))
 
 
 def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, place: Place) -> None:

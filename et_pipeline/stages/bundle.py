@@ -114,6 +114,7 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
             greedy=manifest.GreedyAgreement(**verified["greedy"]) if verified["greedy"] else None,
             tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
             perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
+            text=_text_quality(settings, verified["text"]) if verified["text"] else None,
             gate=judge(verified, settings.recipe.gate),
         ),
         stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
@@ -227,12 +228,19 @@ def _embedding_quality(settings: Settings, verified: Mapping[str, Any]) -> manif
     return manifest.Quality(embedding=agreement, gate=judge_embeddings(figures, settings.recipe.gate))
 
 
+def _text_quality(settings: Settings, figures: Mapping[str, Any]) -> manifest.TextQuality:
+    verify = settings.verify
+    source = manifest.portable_source(verify.text or "")
+    return manifest.TextQuality(source=source, window=verify.window, stride=verify.stride, **figures)
+
+
 def _portable(settings: Settings) -> dict[str, object]:
     """The settings without this machine's paths."""
     plain = settings.model_dump(mode="json", exclude={"paths"})
-    plain["model"]["source"] = manifest.portable_source(settings.model.source)
-    if settings.task.evaluation is not None:
-        plain["task"]["evaluation"] = manifest.portable_source(settings.task.evaluation)
+    places = [(plain["model"], "source"), (plain["task"], "evaluation"), (plain["verify"], "text")]
+    for group, key in [*places, (plain["recipe"]["calibration"] or {"source": None}, "source")]:
+        if group[key] is not None:
+            group[key] = manifest.portable_source(group[key])
     return plain
 
 

@@ -81,4 +81,5 @@ def _texts(inputs: dict[str, Path], q: Quantization, longest: int) -> list[list[
     if q.calibration is None:
         return []
     facts = Facts.read(inputs["acquire"])
-    return calibration.sequences(q.calibration, facts, read_tokenizer(inputs["checkpoint"]), longest)
+    tokenizer = read_tokenizer(inputs["checkpoint"])
+    return calibration.sequences(q.calibration, inputs.get("calibration"), facts, tokenizer, longest)

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,9 @@ from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, greedy_agreement, merge, negative_log_likelihood
 from et_pipeline.evaluation.embedding import verify_embeddings
+from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity, text_ids, windows
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
+from et_pipeline.manifest import Agreement
 from et_pipeline.models.checkpoint import load_model, stream_model
 from et_pipeline.models.decoder import load_program
 from et_pipeline.models.external_cache import CacheDriver, load_programs
@@ -71,8 +74,9 @@ def run(
         the quantized eager model with the original), `rounding` (of the quantized eager model with itself, its
         linears' inputs changed in the last bit; None where activations are not quantized), `long` (of the program with
         the quantized eager model at the end of a text that takes several calls and fills each sliding window; None
-        where one call takes the whole context), `perplexity` of the answers, `greedy` (agreement of the answers to
-        held-out items with the original's), `tasks` (accuracy of them in points) and `samples`. Of an encoder: see
+        where one call takes the whole context), `perplexity` of the answers, `text` (perplexity on a text, and
+        agreement with the original on it; None without one), `greedy` (agreement of the answers to held-out items with
+        the original's), `tasks` (accuracy of them in points) and `samples`. Of an encoder: see
         `verify_embeddings`.
     """
     facts = Facts.read(inputs["acquire"])
@@ -87,14 +91,20 @@ def run(
     longest = min(form.max_context, TOKENS) if chosen.static else form.prefill_chunk
     texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, longest)
     sequences = [text.ids for text in texts]
-    windows = layer_windows(read_json(inputs["checkpoint"] / "config.json"), facts.layers)
-    long_text = [] if chosen.static else _long_text(sequences, windows, form)
+    attended = layer_windows(read_json(inputs["checkpoint"] / "config.json"), facts.layers)
+    long_text = [] if chosen.static else _long_text(sequences, attended, form)
     scored = "evaluation" in inputs and chosen.can_execute
     items = read_items(inputs["evaluation"], verify.items_per_task) if scored else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
     budget = max((use.max_new_tokens for use in task.use_cases.values()), default=64)
 
+    text, spans = [], []
+    if verify.text is not None:
+        text = text_ids(verify.text, inputs.get("text"), verify.text_tokens, facts, tokenizer)
+        spans = windows(len(text), verify.window, verify.stride)
+
     total = (6 if quantization.scheme in DYNAMIC else 5) * len(sequences) + 2 * len(items) + 2 * bool(long_text)
+    total += (3 if chosen.can_execute else 2) * len(spans)
     done = 0
 
     def advance(steps: int) -> None:
@@ -111,21 +121,28 @@ def run(
         del model
         gc.collect()
     original_logits = _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
-    rounding = None
-    quantized: Any = None
-    if backend.prefill:
-        methods = read_metadata(inputs["lower"] / "twin.pte")
-        quantized_logits = _driven_logits(load_programs(inputs["quantize"]), methods, sequences, advance)
-    elif chosen.calibrated:
-        quantized = load_program(inputs["quantize"]).module()
-        quantized_logits = [_static_logits(quantized, sequence, advance) for sequence in sequences]
-    else:
+
+    def load_reference() -> Any:
+        if backend.prefill:
+            return load_programs(inputs["quantize"])
+        if chosen.calibrated:
+            return load_program(inputs["quantize"]).module()
         # The quantized weights stay mapped to their files.
-        quantized = load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
-        quantized_logits = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
+        return load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
+
+    def reference_logits(reference: Any, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
+        if backend.prefill:
+            return _driven_logits(reference, read_metadata(inputs["lower"] / "twin.pte"), sequences, advance)
+        if chosen.calibrated:
+            return [_static_logits(reference, sequence, advance) for sequence in sequences]
+        return _eager_logits(reference, form.max_context, sequences, advance, 0, form.kv_cache)
+
+    rounding = None
+    quantized = load_reference()
+    quantized_logits = reference_logits(quantized, sequences)
     if quantization.scheme in DYNAMIC:
         with _nudged(quantized):
-            again = _eager_logits(quantized, form.max_context, sequences, advance, 0, form.kv_cache)
+            again = reference_logits(quantized, sequences)
         rounding = _merged(again, quantized_logits)
         del again
     long_logits = None
@@ -134,9 +151,21 @@ def run(
     del quantized
     gc.collect()
     eager = _merged(quantized_logits, original_logits)
+
+    def text_figures(program: Program | None) -> dict[str, Any] | None:
+        if verify.text is None:
+            return None
+
+        def original(sequences: Sequence[list[int]]) -> list[torch.Tensor]:
+            return _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
+
+        quantized = partial(reference_logits, load_reference())
+        return _on_text(text, spans, original, quantized, program, facts.vocab_size, advance)
+
     if not chosen.can_execute:
         nothing: dict[str, Any] = {"quantized": {}, "original": {}, "perplexity": {"original": None}, "tasks": {}}
-        return nothing | {"eager": eager, "rounding": None, "long": None, "greedy": None, "samples": []}
+        nothing |= {"eager": eager, "rounding": None, "long": None, "greedy": None, "samples": []}
+        return nothing | {"text": text_figures(None)}
     chosen.prepare()
     path = inputs["lower"] / "model.pte"
     size = sum(file.stat().st_size for file in path.parent.glob("model.*"))  # weights may have a file of their own
@@ -168,6 +197,7 @@ def run(
             "original": _perplexity(original_logits, texts),
             "deployed": _perplexity([rows for _, rows in fed["token_by_token"]], texts),
         },
+        "text": text_figures(program),
         "greedy": greedy_agreement(answered, original_ids).model_dump() if answered else None,
         "tasks": {
             name: {
@@ -243,6 +273,56 @@ def _long_text(sequences: Sequence[list[int]], windows: Sequence[int | None], fo
     length = min(form.max_context, max(filled, form.prefill_chunk) + 2 * form.prefill_chunk)
     ids = [token for sequence in sequences for token in sequence]
     return (ids * math.ceil(length / len(ids)))[:length] if length > form.prefill_chunk + LONG_END else []
+
+
+Logits = Callable[[Sequence[list[int]]], list["torch.Tensor"]]
+"""Computes the logits of every position of some sequences, [length, vocabulary] each."""
+
+
+def _on_text(
+    text: Sequence[int],
+    spans: Sequence[Window],
+    original: Logits,
+    quantized: Logits,
+    program: Program | None,
+    vocabulary: int,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Perplexity of each model on a text, and the agreement of two of them with the original.
+
+    As many windows as their logits' memory allows go through an eager model at once, because each of its forwards may
+    read the weights from disk. The program takes them one by one.
+    """
+    losses: dict[str, list[float]] = {"original": [], "quantized": [], "deployed": []}
+    agreements: dict[str, list[Agreement]] = {"quantized": [], "deployed": []}
+    together = max(1, LOGIT_BYTES // (4 * vocabulary * (spans[0].end - spans[0].start)))
+    for at in range(0, len(spans), together):
+        group = spans[at : at + together]
+        sequences = [list(text[span.start : span.end]) for span in group]
+        for span, ids, theirs, ours in zip(group, sequences, original(sequences), quantized(sequences), strict=True):
+            targets, rows = ids[span.first :], slice(span.first - 1, -1)
+            found = {"quantized": ours[rows]}
+            if program is not None:
+                found["deployed"] = _finite(program.continuation(ids, span.first), "a text")
+                advance(1)
+            losses["original"].append(loss(theirs[rows], targets))
+            for name, logits in found.items():
+                losses[name].append(loss(logits, targets))
+                agreements[name].append(agreement(logits, theirs[rows]))
+    tokens = len(text) - 1
+
+    def figures(name: str) -> dict[str, float] | None:
+        if not losses[name]:
+            return None
+        merged = merge(agreements[name])
+        return {"perplexity": perplexity(losses[name], tokens), "kl": merged.kl, "top1": merged.top1}
+
+    return {
+        "tokens": tokens,
+        "original": perplexity(losses["original"], tokens),
+        "quantized": figures("quantized"),
+        "deployed": figures("deployed"),
+    }
 
 
 def _check_memory(facts: Facts, items: int) -> None:

@@ -6,7 +6,7 @@ from tokenizers.processors import TemplateProcessing
 
 from et_pipeline import tiny_assistant
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.calibration import check_source, sequences
+from et_pipeline.evaluation.calibration import sequences
 from et_pipeline.models.facts import read_facts, read_tokenizer
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.settings import Calibration
@@ -22,10 +22,10 @@ def model():
 
 
 def test_the_budget_is_kept_and_the_text_is_always_the_same(model):
-    found = sequences(calibration(tokens=250), *model, longest=40)
+    found = sequences(calibration(tokens=250), None, *model, longest=40)
     assert sum(map(len, found)) == 250
     assert max(map(len, found)) <= 40
-    assert found == sequences(calibration(tokens=250), *model, longest=40)
+    assert found == sequences(calibration(tokens=250), None, *model, longest=40)
 
 
 def test_paragraphs_of_a_file_are_texts(model, tmp_path):
@@ -35,8 +35,8 @@ def test_paragraphs_of_a_file_are_texts(model, tmp_path):
     texts = ["One short note.", "Another one, with Umläute."]
     expected = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     total = sum(map(len, expected))
-    assert sequences(calibration(path, total), facts, tokenizer, longest=64) == expected
-    cut = sequences(calibration(path, total - 1), facts, tokenizer, longest=64)
+    assert sequences(calibration(path, total), path, facts, tokenizer, longest=64) == expected
+    cut = sequences(calibration(path, total - 1), path, facts, tokenizer, longest=64)
     assert list(itertools.chain(*cut)) == list(itertools.chain(*expected))[:-1]
 
 
@@ -48,7 +48,7 @@ def test_an_encoder_gets_special_tokens_and_texts_of_every_length(model):
         single="<|begin|> $A <|end|>", special_tokens=[("<|begin|>", ids[0]), ("<|end|>", ids[1])]
     )
     encoder = facts.model_copy(update={"pooling": Pooling()})
-    *texts, empty, longest = sequences(calibration(tokens=250), encoder, tokenizer, longest=600)
+    *texts, empty, longest = sequences(calibration(tokens=250), None, encoder, tokenizer, longest=600)
     assert sum(map(len, texts)) == 250
     assert {text[0] for text in texts} == {ids[0]}
     assert empty == ids
@@ -59,22 +59,36 @@ def test_too_little_text_is_refused(model, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("One short note.")
     with pytest.raises(UserError, match=r"has \d+ tokens, and recipe.calibration.tokens=100 asks for more"):
-        sequences(calibration(path), *model, longest=64)
+        sequences(calibration(path), path, *model, longest=64)
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [(b"", "is empty"), (b" \n\n \n", "is empty"), (b"\xff\xfe\x00", "not a text file"), (b"a\0b", "binary file")],
-)
-def test_what_is_no_text_is_refused(tmp_path, content, sentence):
-    path = tmp_path / "notes.txt"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=sentence):
-        check_source(calibration(path))
+def test_a_long_text_goes_on_in_the_next_sequence(model, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("The train to Lyon leaves from platform four. " * 30)
+    facts, tokenizer = model
+    whole = tokenizer.encode(path.read_text().strip(), add_special_tokens=False).ids
+    found = sequences(calibration(path, len(whole)), path, facts, tokenizer, longest=64)
+    assert {len(ids) for ids in found[:-1]} == {64}
+    assert list(itertools.chain(*found)) == whole
 
 
-def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
-        check_source(calibration(tmp_path / "none.txt"))
-    with pytest.raises(UserError, match="builtin:other does not exist; choose from tiny_assistant"):
-        check_source(calibration("builtin:other"))
+def test_rows_of_a_data_set_are_texts(model, tmp_path):
+    from pyarrow import parquet, table
+
+    facts, tokenizer = model
+    parquet.write_table(
+        table({"text": ["", "One row, which is long enough.", None, "Another\n\nof two parts."]}),
+        tmp_path / "test.parquet",
+    )
+    expected = [
+        tokenizer.encode(text, add_special_tokens=False).ids
+        for text in ("One row, which is long enough.", "Another", "of two parts.")
+    ]
+    asked = calibration("hub:someone/texts", sum(map(len, expected)))
+    assert sequences(asked, tmp_path, facts, tokenizer, longest=64) == expected
+    parquet.write_table(table({"words": ["One row, which is long enough."]}), tmp_path / "test.parquet")
+    with pytest.raises(UserError, match="hub:someone/texts has no column 'text', only words"):
+        sequences(asked, tmp_path, facts, tokenizer, longest=64)
+    (tmp_path / "test.parquet").write_text("no Parquet")
+    with pytest.raises(UserError, match=r"test.parquet is not a readable Parquet file"):
+        sequences(asked, tmp_path, facts, tokenizer, longest=64)

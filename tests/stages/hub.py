@@ -21,7 +21,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class Hub:
-    """Serves `revisions` of one repository, and notes what was asked.
+    """Serves `revisions` of one repository, of models or of datasets, and notes what was asked.
 
     Attributes:
         revisions: name of a branch, tag or commit to the folder that it shows.
@@ -32,8 +32,9 @@ class Hub:
         claimed_hash: what the weights are said to be.
     """
 
-    def __init__(self, repository: str, revisions: dict[str, Path]) -> None:
+    def __init__(self, repository: str, revisions: dict[str, Path], kind: str = "models") -> None:
         self.repository = repository
+        self.kind = kind
         self.revisions = revisions
         self.token: str | None = None
         self.cut: list[int] = []
@@ -76,14 +77,13 @@ class Hub:
         path = urlsplit(request.path).path
         part = request.headers.get("Range")
         self.asked.append((request.command, path, part))
-        api, files = f"/api/models/{self.repository}/", f"/{self.repository}/resolve/"
+        place = f"/{self.repository}/" if self.kind == "models" else f"/{self.kind}/{self.repository}/"
+        api, files = f"/api/{self.kind}/{self.repository}/", f"{place}resolve/"
         if not path.startswith((api, files)):
             return refuse(request, 404, "RepoNotFound")
         if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
             return refuse(request, 401 if request.headers.get("Authorization") is None else 403, "GatedRepo")
-        kind, revision, *rest = path.removeprefix(api if path.startswith(api) else "/" + self.repository + "/").split(
-            "/"
-        )
+        kind, revision, *rest = path.removeprefix(api if path.startswith(api) else place).split("/")
         folder = self.revisions.get(revision)
         if folder is None:
             return refuse(request, 404, "RevisionNotFound")
@@ -92,11 +92,16 @@ class Hub:
         if kind == "revision":
             return send(request, {"id": self.repository, "sha": commit, "siblings": []})
         if kind == "tree":
-            return send(request, [self.entry(file) for file in sorted(folder.rglob("*")) if file.is_file()])
+            return send(request, [self.entry(file, folder) for file in sorted(folder.rglob("*")) if file.is_file()])
         return self.send_file(request, folder / "/".join(rest), commit, part, body)
 
-    def entry(self, file: Path) -> dict[str, object]:
-        entry = {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": etag_of(file)}
+    def entry(self, file: Path, folder: Path) -> dict[str, object]:
+        entry = {
+            "type": "file",
+            "path": file.relative_to(folder).as_posix(),
+            "size": file.stat().st_size,
+            "oid": etag_of(file),
+        }
         return entry | (
             {"lfs": {"oid": etag_of(file), "size": self.size(file), "pointerSize": 99}} if is_large(file) else {}
         )

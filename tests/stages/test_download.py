@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from et_pipeline import tiny_assistant
 
-REPOSITORY = "someone/tiny"
+REPOSITORY, TEXTS = "someone/tiny", "someone/texts"
 COMMAND = Path(sys.executable).parent / "et-pipeline"
 
 
@@ -166,7 +166,7 @@ def test_a_gated_repository_wants_a_token(hub, pull, tmp_path):
     hub.token = "secret"
     assert_sentence(pull(), r"someone/tiny is gated; accept its licence .* `hf auth login`", tmp_path)
     assert_sentence(pull(HF_TOKEN="wrong"), r"someone/tiny is gated", tmp_path)
-    assert_sentence(pull(HF_HUB_OFFLINE="1"), r"is not downloaded yet.*HF_HUB_OFFLINE is set", tmp_path)
+    assert_sentence(pull(HF_HUB_OFFLINE="1"), r"not downloaded yet.*HF_HUB_OFFLINE is set", tmp_path)
     code, _, err = pull(HF_TOKEN="secret")
     assert code == 0, err
     assert_whole(tmp_path, hub.revisions["main"])
@@ -175,7 +175,7 @@ def test_a_gated_repository_wants_a_token(hub, pull, tmp_path):
 def test_no_such_repository_and_no_hub(hub, pull, tmp_path):
     assert_sentence(pull("model.source=someone/else"), r"someone/else is not a folder here and not a repo", tmp_path)
     hub.close()
-    assert_sentence(pull(), r"is not downloaded yet, and the hub cannot be reached$", tmp_path)
+    assert_sentence(pull(), r"not downloaded yet, and the hub cannot be reached$", tmp_path)
 
 
 def test_a_forecast_asks_for_the_config_only_and_once_where_no_hub_answers(hub, pull, tmp_path):
@@ -223,3 +223,80 @@ def test_a_snapshot_in_part_is_not_taken_for_a_whole_one(hub, pull, tmp_path):
     (weights,) = (tmp_path / "hf").rglob(WEIGHTS)
     weights.unlink()
     assert_sentence(pull(HF_HUB_OFFLINE="1"), r"is downloaded in part only, and the hub cannot be reached", tmp_path)
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """A hub with a data set of two configurations."""
+    from pyarrow import parquet, table
+
+    folder = tmp_path / "repository"
+    for part in ("small/test-00000-of-00001", "small/train-00000-of-00001", "large/test-00000-of-00001"):
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        rows = [f"A row of {part}: turn left at the station, and right at the bridge.", ""] * 20
+        parquet.write_table(table({"text": rows}), folder / f"{part}.parquet")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    return folder
+
+
+@pytest.fixture
+def hub_of_texts(data_set, tmp_path):
+    hub = Hub(TEXTS, {"main": data_set}, "datasets")
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def read_text(hub_of_texts, tmp_path):
+    """Run et-pipeline up to acquire, with a text of this hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    places = {"HF_ENDPOINT": hub_of_texts.address, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+    (tmp_path / "work").mkdir()
+
+    def run(source, **environment):
+        arguments = ["verify.text_tokens=300", "until=acquire", f"paths.cache={tmp_path / 'cache'}"]
+        done = subprocess.run(
+            [COMMAND, f"verify.text={source}", *arguments],
+            cwd=tmp_path / "work",
+            env={**kept, **places, **environment},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            shutil.rmtree(tmp_path / "work" / "outputs")
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_a_text_comes_from_a_data_set_and_then_no_hub_is_needed(read_text, hub_of_texts, tmp_path):
+    code, _, err = read_text(f"hub:{TEXTS}:small:test")
+    assert code == 0, err
+    assert "Fetching" not in err
+    names = {path.name for path in (tmp_path / "hf").rglob("*.parquet")}
+    assert names == {"test-00000-of-00001.parquet"}
+    assert not list((tmp_path / "hf").rglob("large"))
+    hub_of_texts.close()
+    code, _, err = read_text(f"hub:{TEXTS}:small:test", HF_HUB_OFFLINE="1")
+    assert code == 0, err
+    answer = read_text(f"hub:{TEXTS}:large:test", HF_HUB_OFFLINE="1")
+    assert_sentence(
+        answer, r"verify\.text=hub:someone/texts:large:test does not exist; choose from .*small:test", tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (
+            TEXTS,
+            r"leaves open which part is meant; choose from hub:someone/texts:large:test, hub:someone/texts:small:te",
+        ),
+        (f"{TEXTS}:small", r"leaves open .* choose from hub:someone/texts:small:test, hub:someone/texts:small:train$"),
+        (f"{TEXTS}:small:dev", r"small:dev does not exist; choose from hub:someone/texts:large:test, "),
+        ("someone/else:small:test", r"verify\.text=hub:someone/else:small:test is not a repository on the hub"),
+        ("no id", r"verify\.text=hub:no id is not a valid hub id"),
+    ],
+)
+def test_a_text_that_no_data_set_has(read_text, source, sentence, tmp_path):
+    assert_sentence(read_text(f"hub:{source}"), sentence, tmp_path)

@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from et_pipeline.evaluation.agreement import compare
+from et_pipeline.evaluation.perplexity import windows
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder
+from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm
-from et_pipeline.stages.verify import LONG_END, _eager_logits, _long_text, _nudged
+from et_pipeline.stages.verify import LONG_END, _eager_logits, _long_text, _nudged, _on_text
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,48 @@ def test_reference_rounds_keys_and_values_as_the_programs_cache_does(make_checkp
     assert near.min_cosine >= 0.99999
     assert 0 < near.kl < far.kl / 10
     assert 0 < compare(half, exact).kl < compare(int8, exact).kl
+
+
+def test_a_text_is_scored_as_the_documentation_does_it_on_all_three_models(tiny_program):
+    """Window after window in float64, with labels of -100, as in transformers' "Perplexity of fixed-length models"."""
+    size, stride = 24, 10
+    q, text = (
+        tiny_program.quantization,
+        torch.randint(2, 512, (61,), generator=torch.Generator().manual_seed(1)).tolist(),
+    )
+    original = load_model(tiny_program.checkpoint)
+    quantized = load_model(tiny_program.checkpoint, lambda name, module: quantize_module(name, module, q))
+
+    def logits_of(model):
+        return lambda sequences: _eager_logits(model, 64, sequences, lambda _: None)
+
+    program = Program(tiny_program.pte, threads=1)
+    spans = windows(len(text), size, stride)
+    steps = []
+    found = _on_text(text, spans, logits_of(original), logits_of(quantized), program, 512, steps.append)
+    rows, previous = {"original": [], "quantized": []}, 0
+    targets = []
+    for begin in range(0, len(text), stride):
+        end = min(begin + size, len(text))
+        ids = torch.tensor([text[begin:end]])
+        labels = ids.clone()
+        labels[:, : -(end - previous)] = -100
+        kept = labels[0, 1:] != -100
+        targets.append(labels[0, 1:][kept])
+        with torch.no_grad():
+            for name, model in (("original", original), ("quantized", quantized)):
+                rows[name].append(model(ids).logits[0, :-1][kept].double().log_softmax(-1))
+        previous = end
+        if end == len(text):
+            break
+    targets, a, b = torch.cat(targets), torch.cat(rows["original"]), torch.cat(rows["quantized"])
+    assert (found["tokens"], len(targets), sum(steps)) == (60, 60, len(spans))
+    assert found["original"] == pytest.approx(nn.functional.nll_loss(a, targets).exp().item(), rel=1e-5)
+    assert found["quantized"]["perplexity"] == pytest.approx(nn.functional.nll_loss(b, targets).exp().item(), rel=1e-5)
+    assert found["quantized"]["kl"] == pytest.approx((a.exp() * (a - b)).sum(-1).mean().item(), rel=1e-4)
+    assert found["quantized"]["top1"] == (a.argmax(-1) == b.argmax(-1)).double().mean().item()
+    # The program is the quantized model, up to activations on the edge between two steps.
+    assert found["deployed"]["perplexity"] == pytest.approx(found["quantized"]["perplexity"], rel=0.02)
+    assert found["deployed"]["kl"] == pytest.approx(found["quantized"]["kl"], rel=0.1)
+    without = _on_text(text, spans, logits_of(original), logits_of(quantized), None, 512, steps.append)
+    assert without == {**found, "deployed": None}

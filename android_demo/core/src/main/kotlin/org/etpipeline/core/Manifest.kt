@@ -7,8 +7,8 @@ import kotlinx.serialization.json.JsonObject
 
 /**
  * What `manifest.json` says, field by field as `et_pipeline/manifest.schema.json` describes it (there are the units and
- * meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Versions 1 and 2 lack some fields of
- * version 3, which all have a default. Bundles that embed texts are refused: this app chats.
+ * meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Earlier versions lack some fields
+ * of the last, which all have a default. Bundles that embed texts are refused: this app chats.
  */
 @Serializable
 data class Manifest(
@@ -42,7 +42,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 3
+        const val VERSION = 4
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -177,6 +177,20 @@ data class Perplexity(val original: Double, val deployed: Double)
 data class GreedyAgreement(val prompts: Int, val equal: Int, val tokens: Long, val agreement: Double)
 
 @Serializable
+data class TextScore(val perplexity: Double, val kl: Double, val top1: Double)
+
+@Serializable
+data class TextQuality(
+    val source: String,
+    val tokens: Long,
+    val window: Int,
+    val stride: Int,
+    val original: Double,
+    val quantized: TextScore,
+    val deployed: TextScore? = null,
+)
+
+@Serializable
 data class TaskScore(val original: Double, val deployed: Double, val items: Int)
 
 @Serializable
@@ -192,6 +206,7 @@ data class Quality(
     val greedy: GreedyAgreement? = null,
     val tasks: Map<String, TaskScore> = emptyMap(),
     val perplexity: Perplexity? = null,
+    val text: TextQuality? = null,
     val gate: Gate,
 )
 

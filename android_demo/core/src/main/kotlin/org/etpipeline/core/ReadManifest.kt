@@ -228,6 +228,17 @@ private fun checkQuality(quality: Quality, field: String) {
         rule(it.original > 0, "$field.perplexity.original", "must be above 0")
         rule(it.deployed > 0, "$field.perplexity.deployed", "must be above 0")
     }
+    quality.text?.let {
+        rule(it.tokens >= 1, "$field.text.tokens", "must be at least 1")
+        rule(it.window >= 2, "$field.text.window", "must be at least 2")
+        rule(it.stride >= 1, "$field.text.stride", "must be at least 1")
+        rule(it.original > 0, "$field.text.original", "must be above 0")
+        for ((name, score) in mapOf("quantized" to it.quantized, "deployed" to it.deployed)) {
+            if (score == null) continue
+            rule(score.perplexity > 0, "$field.text.$name.perplexity", "must be above 0")
+            rule(score.top1 in 0.0..1.0, "$field.text.$name.top1", "must be 0 to 1")
+        }
+    }
     val passed = quality.gate.checks.all { it.passed }
     rule(quality.gate.passed == passed, "$field.gate.passed", "contradicts the checks")
 }

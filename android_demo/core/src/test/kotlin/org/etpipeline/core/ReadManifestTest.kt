@@ -40,7 +40,7 @@ class ReadManifestTest {
             "programs.0.fallback_operators", "tokenizer.kind", "tokenizer.bos_id", "tokenizer.special_tokens",
             "chat.add_bos", "chat.stop_strings", "chat.sampling", "chat.system_prompt", "quality.agreement",
             "quality.tasks", "quality.perplexity", "chat.segments.system_prefix", "embedding", "quality.embedding",
-            "what.task", "programs.0.weights",
+            "what.task", "programs.0.weights", "quality.text", "quality.text.deployed",
         ) + VERSION_3
         for (field in optional) {
             val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
@@ -71,10 +71,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("4", 3), problemOf { readManifest(edited("version", "4")) })
+        assertEquals(Problem.NewerManifest("5", 4), problemOf { readManifest(edited("version", "5")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 5, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("5", 3), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 6, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("6", 4), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
@@ -83,13 +83,15 @@ class ReadManifestTest {
     }
 
     @Test
-    fun `versions 1 and 2, which lack what came later`() {
+    fun `versions 1 to 3, which lack what came later`() {
         val now = readManifest(sampleManifest())
+        var text = edited("quality.text", null, edited("version", "3"))
+        assertEquals(now.copy(version = 3, quality = now.quality.copy(text = null)), readManifest(text))
         val program = now.programs.single()
             .copy(recipe = null, delegatedOperators = emptyMap(), fallbackReasons = emptyMap())
-        var text = edited("version", "2")
+        text = edited("version", "2", text)
         for (field in VERSION_3) text = edited(field, null, text)
-        val quality = now.quality.copy(greedy = null)
+        val quality = now.quality.copy(greedy = null, text = null)
         assertEquals(now.copy(version = 2, programs = listOf(program), quality = quality), readManifest(text))
         text = edited("version", "1", text)
         for (field in listOf("what.task", "programs.0.weights", "embedding", "quality.embedding")) {
@@ -261,6 +263,12 @@ class ReadManifestTest {
             "quality.greedy.agreement" to "1.1",
             "quality.perplexity.original" to "0",
             "quality.perplexity.deployed" to "-2",
+            "quality.text.tokens" to "0",
+            "quality.text.window" to "1",
+            "quality.text.stride" to "0",
+            "quality.text.original" to "0",
+            "quality.text.quantized.perplexity" to "0",
+            "quality.text.deployed.top1" to "1.1",
             "quality.gate.passed" to "false",
             "speed.0.threads" to "0",
             "speed.0.prompt_tokens" to "0",

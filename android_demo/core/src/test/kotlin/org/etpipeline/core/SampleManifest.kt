@@ -25,7 +25,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     return """
         {
           "format": "et_pipeline.bundle",
-          "version": 3,
+          "version": 4,
           "what": {
             "task": "text-generation",
             "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
@@ -71,6 +71,11 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
             "greedy": {"prompts": 21, "equal": 20, "tokens": 300, "agreement": 0.98},
             "tasks": {"translate": {"original": 97.0, "deployed": 98.0, "items": 100}},
             "perplexity": {"original": 1.01, "deployed": 1.02},
+            "text": {
+              "source": "notes.txt", "tokens": 2047, "window": 512, "stride": 256, "original": 9.5,
+              "quantized": {"perplexity": 9.9, "kl": 0.03, "top1": 0.96},
+              "deployed": {"perplexity": 9.9, "kl": 0.03, "top1": 0.96}
+            },
             "gate": {
               "thresholds": {"max_task_drop": 1.0},
               "checks": [{"name": "drop", "value": -1.0, "threshold": 1.0, "passed": true}],
