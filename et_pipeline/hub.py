@@ -23,6 +23,7 @@ def one_sentence(name: str, revision: str | None = None, beside: str = "") -> It
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import (
+        CachedRepoTreeNotFoundError,
         GatedRepoError,
         HFValidationError,
         IncompleteSnapshotError,
@@ -44,7 +45,7 @@ def one_sentence(name: str, revision: str | None = None, beside: str = "") -> It
         raise UserError(f"{name} is not {beside}a valid hub id") from error
     except IncompleteSnapshotError as error:
         raise UserError(f"{name} is downloaded in part only, and the hub cannot be reached{offline}") from error
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, CachedRepoTreeNotFoundError) as error:
         at = f" at model.revision={revision}" if revision else ""
         raise UserError(f"{name} is not {beside}downloaded yet{at}, and the hub cannot be reached{offline}") from error
     except network_errors() as error:

@@ -116,7 +116,7 @@ def _rows(key: str, source: str, file: Path) -> Iterator[str]:
 
 
 def _download(key: str, source: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import DryRunError
 
     repository = source.split(":")[1]
@@ -125,10 +125,10 @@ def _download(key: str, source: str) -> Path:
             listed = snapshot_download(
                 repository, repo_type="dataset", allow_patterns="*.parquet", tqdm_class=hub.quiet_bar(), dry_run=True
             )
+            names = [file.filename for file in listed]
         except DryRunError:  # the hub does not answer: what is here already may do
-            wanted = ["*.parquet"]
-        else:
-            wanted = _choose(key, source, [file.filename for file in listed])
+            names = [file.path for file in get_cached_repo_tree(repository, repo_type="dataset")]
+        wanted = _choose(key, source, [name for name in names if name.endswith(".parquet")])
         folder = snapshot_download(repository, repo_type="dataset", allow_patterns=wanted, tqdm_class=hub.quiet_bar())
     return Path(folder)
 
