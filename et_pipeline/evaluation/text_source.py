@@ -117,7 +117,7 @@ def _rows(key: str, source: str, file: Path) -> Iterator[str]:
 
 def _download(key: str, source: str) -> Path:
     from huggingface_hub import get_cached_repo_tree, snapshot_download
-    from huggingface_hub.errors import DryRunError
+    from huggingface_hub.errors import DryRunError, RepositoryNotFoundError
 
     repository = source.split(":")[1]
     with hub.one_sentence(f"{key}={source}"):
@@ -126,7 +126,10 @@ def _download(key: str, source: str) -> Path:
                 repository, repo_type="dataset", allow_patterns="*.parquet", tqdm_class=hub.quiet_bar(), dry_run=True
             )
             names = [file.filename for file in listed]
-        except DryRunError:  # the hub does not answer: what is here already may do
+        except DryRunError as error:
+            if isinstance(error.__cause__, RepositoryNotFoundError):  # as gated ones are
+                raise error.__cause__ from None
+            # The hub does not answer: what is here already may do.
             names = [file.path for file in get_cached_repo_tree(repository, repo_type="dataset")]
         wanted = _choose(key, source, [name for name in names if name.endswith(".parquet")])
         folder = snapshot_download(repository, repo_type="dataset", allow_patterns=wanted, tqdm_class=hub.quiet_bar())
