@@ -441,7 +441,7 @@ def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
     """Unsigned integers of `bits` bits, the lowest first, from the last dimension of int32 words; uint8."""
     import torch
 
-    pieces = words.contiguous().view(torch.uint8)
+    pieces = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
     return ((pieces.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)).flatten(-2)
 
@@ -498,7 +498,7 @@ def _decode_4bit(parts: dict[str, torch.Tensor], shape: tuple[int, int], state: 
     import torch
 
     count, size = math.prod(shape), state["blocksize"]
-    codes = parts["weight"].contiguous().view(torch.uint8).flatten()
+    codes = parts["weight"].flatten().view(torch.uint8)
     if len(codes) != -(-count // 2):
         raise ValueError(f"it has {len(codes)} bytes instead of {-(-count // 2)}")
     largest = parts["weight.absmax"]

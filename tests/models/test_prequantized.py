@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_prequantized import AWQ_ORDER, pack, write_awq, write_by_transformers, write_compressed, write_gptq
 from safetensors import safe_open
@@ -149,8 +149,8 @@ def test_parameters_are_those_of_the_float_model(name, made):
     assert (facts.tied_head, original.stored) == (True, None)
     method = json.loads((folder / "config.json").read_text())["quantization_config"]["quant_method"]
     assert facts.stored.startswith(method)
-    settings = {"name": "x", "max_context": 64, "prefill_chunk": 16}
-    planned, float_plan = (read_model(Model(source=str(each), **settings)) for each in (folder, made.original))
+    form = {"name": "x", "max_context": 64, "prefill_chunk": 16}
+    planned, float_plan = (read_model(Model(source=str(each), **form)) for each in (folder, made.original))
     assert planned == float_plan
 
 
@@ -367,6 +367,7 @@ def test_gptq_and_awq_layouts_hold_what_was_packed(rows, groups, act_order, seed
         assert torch.equal(floats(prequantized._decode_awq(awq)), expected)
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 3),
     columns=st.integers(1, 40),
@@ -379,11 +380,13 @@ def test_bitsandbytes_own_code_says_the_same(rows, columns, size, nested, kind, 
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed % 2**31))
-    packed, state = quantize_4bit(weight, blocksize=size, quant_type=kind, compress_statistics=nested)
+    with torch.compiler.set_stance("force_eager"):  # it would compile for a quarter of a minute
+        packed, state = quantize_4bit(weight, blocksize=size, quant_type=kind, compress_statistics=nested)
+        expected = dequantize_4bit(packed, state)
     parts = {f"weight.{name}": value for name, value in state.as_dict(packed=True).items()}
     more = json.loads(bytes(parts.pop(f"weight.quant_state.bitsandbytes__{kind}").tolist()))
     found = prequantized._decode_4bit(parts | {"weight": packed}, (rows, columns), more)
-    assert torch.equal(found, dequantize_4bit(packed, state))
+    assert torch.equal(found, expected)
 
 
 def edit(folder, change):
@@ -431,7 +434,7 @@ BAD = {
     "gptq: twice": (
         "gptq",
         lambda t: t.update({f"{QUERY}weight": torch.zeros(128, 128)}),
-        r"q_proj\.weight is there tw",
+        r"weight is there twice",
     ),
     "awq: no scales": ("awq", without(f"{QUERY}scales"), r"q_proj\.scales is in no safetensors file"),
     "awq: zeros cut": ("awq", changed(f"{QUERY}qzeros", lambda t: t[:, 1:]), r"q_proj\.qzeros is I32 \[4, 15\]"),
