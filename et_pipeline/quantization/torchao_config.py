@@ -80,7 +80,7 @@ def keep(module: nn.Module, q: Quantization) -> bool:
     """Keep the integers that a module's weight had in its checkpoint, if the recipe's form can hold them.
 
     It can if they have no more bits, and if each of the recipe's groups lies within one of theirs. Scales are rounded
-    to what the recipe stores: those of groups to bfloat16, by at most 1/512 of themselves.
+    to what the recipe stores: those of groups to bfloat16, by at most 1/256 of themselves.
 
     Args:
         module: a linear or embedding; changed in place if its integers stay.
