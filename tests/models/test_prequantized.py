@@ -24,8 +24,8 @@ from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
 from et_pipeline.settings import Model, Quantization
 
-QUERY = "model.layers.1.self_attn.q_proj."
-DOWN = "model.layers.1.mlp.down_proj."
+QUERY = "model.layers.0.self_attn.q_proj."
+DOWN = "model.layers.0.mlp.down_proj."
 
 
 def nf4(**settings):
@@ -92,7 +92,7 @@ def made(make_checkpoint, tmp_path_factory):
             folders[name] = FORMS[name](make.original, tmp_path_factory.mktemp("made") / name.replace(" ", "-"))
         return folders[name]
 
-    make.original = make_checkpoint("llama", tie_word_embeddings=True)
+    make.original = make_checkpoint("llama", num_hidden_layers=1, tie_word_embeddings=True)
     return make
 
 
@@ -121,7 +121,7 @@ def test_weights_are_what_the_tool_makes_of_them(name, made):
     folder = made(name)
     found = load_model(folder).state_dict()
     expected = by_the_tool(name, folder)
-    assert len(expected) == 14
+    assert len(expected) == 7
     original = load_file(made.original / "model.safetensors")
     for key, weight in expected.items():
         assert found[key].dtype == torch.float32
@@ -275,7 +275,7 @@ def test_modules_that_were_not_converted_stay_floats(made, tmp_path):
 
 
 def test_a_packed_head_is_a_head(make_checkpoint, tmp_path):
-    original = make_checkpoint("llama", tie_word_embeddings=False)
+    original = make_checkpoint("llama", num_hidden_layers=1, tie_word_embeddings=False)
     folder = write_gptq(original, tmp_path / "gptq", wanted=lambda name: "proj" in name or "lm_head" in name)
     facts = read_facts(folder)
     assert not facts.tied_head
@@ -430,7 +430,7 @@ BAD = {
     "gptq: bias": (
         "gptq with biases",
         changed(f"{QUERY}bias", spoiled(1.0)),
-        r"tensor model\.layers\.1\.self_attn\.q_proj\.bias has no place",
+        r"tensor model\.layers\.0\.self_attn\.q_proj\.bias has no place",
     ),
     "gptq: twice": (
         "gptq",
@@ -558,7 +558,7 @@ def test_torchao_weights_of_another_kind_are_refused(made, tmp_path):
         read_facts(folder)
     metadata[f"{QUERY}weight"] = '{"_type": '
     save_file(load_file(path), path, metadata)
-    with pytest.raises(UserError, match=r"its metadata of model\.layers\.1\.self_attn\.q_proj\.weight make no sense"):
+    with pytest.raises(UserError, match=r"its metadata of model\.layers\.0\.self_attn\.q_proj\.weight make no sense"):
         read_facts(folder)
 
 
@@ -566,7 +566,7 @@ def test_only_one_float_weight_exists_at_a_time(made, tmp_path):
     """Packed weights stay in their files until their module is filled, and integers come without a float copy."""
     model, modules, fill, packed = prepare(made("gptq"))
     assert {value.device.type for value in model.parameters()} == {"meta"}
-    assert len(packed) == 14
+    assert len(packed) == 7
     name, module = next((name, module) for name, module in modules if f"{name}." == QUERY)
     fill(name, module, as_stored=True)
     assert isinstance(module.weight, IntxUnpackedToInt8Tensor)
