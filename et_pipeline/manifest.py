@@ -4,7 +4,7 @@ These classes are the contract with the Android app. The JSON Schema in `manifes
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
 they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
 program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), and version 4
-to version 3 (quality on a text), so bundles of all of them are read.
+to version 3 (quality on a text, and what is left of a source's own quantization), so bundles of all of them are read.
 """
 
 from __future__ import annotations
