@@ -4,7 +4,7 @@ These classes are the contract with the Android app. The JSON Schema in `manifes
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
 they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
 program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), and version 4
-to version 3 (quality on a text), so bundles of all of them are read.
+to version 3 (quality on a text, and what is left of a source's own quantization), so bundles of all of them are read.
 """
 
 from __future__ import annotations
@@ -399,6 +399,27 @@ class Sample(Model):
     )
 
 
+class Rounded(Model):
+    """What became of some weights."""
+
+    weights: int = Field(ge=0, description="How many.")
+    error: float = Field(
+        ge=0, description="By how much they changed, relative to them: the root of the ratio of the sums of squares."
+    )
+
+
+class SourceQuantization(Model):
+    """A source whose weights were quantized already: 'original' in the figures of quality is what they stand for."""
+
+    form: str = Field(description="How it stores them, such as 'gptq (4 bits in groups of 128)'.")
+    kept: Rounded | None = Field(
+        default=None,
+        description="Weights whose integers went over as they were; only their scales may have been rounded. Null if "
+        "the backend quantized the program, not the weights.",
+    )
+    requantized: Rounded | None = Field(default=None, description="Weights that were rounded once more. Null likewise.")
+
+
 class ProgramInfo(Model):
     """One ExecuTorch program."""
 
@@ -410,6 +431,9 @@ class ProgramInfo(Model):
     )
     backend: str = Field(description="Delegate that runs it: 'xnnpack', 'qnn', 'coreml', 'vulkan', 'portable'.")
     recipe: str | None = Field(default=None, description="Name of its quantization, such as '8da4w-g32'.")
+    source_quantization: SourceQuantization | None = Field(
+        default=None, description="What of the source's own quantization is in it; null: the source has float weights."
+    )
     soc: list[str] = Field(default=[], description="Chips it is for, such as 'SM8650'; empty: any chip.")
     hexagon: str | None = Field(
         default=None,

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
 from et_pipeline.errors import UserError
 from et_pipeline.hub import network_errors
-from et_pipeline.models.checkpoint import INDEX, SINGLE, read_layout
+from et_pipeline.models.checkpoint import INDEX, SINGLE
 from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
@@ -175,15 +175,15 @@ def read_model(model: Model) -> Architecture:
     """
     where, config, stored = "model.architecture", model.architecture, None
     if config is None:
+        from et_pipeline.models import prequantized
         from et_pipeline.models.facts import read_json
 
         folder = _folder(model.checkpoint)
         where = str(folder / "config.json")
         config = read_json(folder / "config.json")
-        # A quantized checkpoint holds other tensors than the model has weights.
+        prequantized.check_method(config, where)
         if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
-            layout = read_layout(folder)
-            stored = None if "quantization_config" in config else {name: info.shape for name, info in layout.items()}
+            stored = {name: info.shape for name, info in prequantized.find(folder, config).layout.items()}
     known = read_architecture(config, where, stored)
     check_context(model.max_context, known.max_position)
     return known

@@ -152,11 +152,27 @@ class _Source(NamedTuple):
     rows: tuple[int, int] | None = None  # of it; None for all
 
 
+class Prepared(NamedTuple):
+    """A checkpoint that fits its config, of which no weight has been read.
+
+    Attributes:
+        model: without weights.
+        modules: name and module of those that have some.
+        fill: gives a module (name, module) its weights, as float32; with `as_stored=True` in the checkpoint's own
+            type, mapped to its file, and integers that it has in our form as those.
+        packed: the model's tensors that the checkpoint holds quantized.
+    """
+
+    model: PreTrainedModel
+    modules: list[tuple[str, nn.Module]]
+    fill: Callable[..., None]
+    packed: frozenset[str]
+
+
 def load_model(
     folder: Path,
-    convert: Callable[[str, nn.Module], None] | None = None,
+    convert: Callable[[str, nn.Module], object] | None = None,
     on_module: Callable[[int, int], None] | None = None,
-    as_stored: bool = False,
 ) -> PreTrainedModel:
     """Build the model of a checkpoint, reading its weights module by module as float32.
 
@@ -167,7 +183,6 @@ def load_model(
         folder: a folder in Hugging Face layout: config.json and safetensors.
         convert: called with (qualified name, module) once that module holds its weights; it may replace them.
         on_module: called with (modules done, modules in all).
-        as_stored: give the weights to `convert` in the checkpoint's own type, mapped to its file.
 
     Returns:
         The causal LM in eval mode, without gradients. A tied lm_head has become a module of its own.
@@ -175,9 +190,9 @@ def load_model(
     Raises:
         UserError: an unreadable config or file, or weights that do not fit the config.
     """
-    model, modules, fill = prepare(folder)
+    model, modules, fill, _ = prepare(folder)
     for done, (name, module) in enumerate(modules, start=1):
-        fill(name, module, as_stored)
+        fill(name, module)
         if convert is not None:
             convert(name, module)
         if on_module is not None:
@@ -196,7 +211,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
     """
     import torch
 
-    model, modules, fill = prepare(folder)
+    model, modules, fill, _ = prepare(folder)
 
     def drop(module: nn.Module, *_: Any) -> None:
         for own, tensor in _own_tensors(module).items():
@@ -208,16 +223,20 @@ def stream_model(folder: Path) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def prepare(
-    folder: Path,
-) -> tuple[PreTrainedModel, list[tuple[str, nn.Module]], Callable[..., None]]:
-    """Check a checkpoint; returns its model without weights, the modules that have some, and what fills one of them."""
+def prepare(folder: Path) -> Prepared:
+    """Check a checkpoint and build its model, for weights to be read module by module.
+
+    Raises:
+        UserError: an unreadable config or file, or weights that do not fit the config.
+    """
     from safetensors import SafetensorError, safe_open
 
+    from et_pipeline.models import prequantized
     from et_pipeline.models.fused import fused_rows
 
-    layout = read_layout(folder)
+    stored = read_layout(folder)
     model, tied = build_skeleton(folder)
+    contents = prequantized.find(folder, json.loads((folder / "config.json").read_bytes()))
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
     parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
@@ -231,27 +250,38 @@ def prepare(
                 sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
             else:
                 sources[target] = _Source(tied.get(target, target), shape)
+    wanted = {source.tensor for source in sources.values()}
+    layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
     _check_fit(folder, model, layout, list(sources.values()), tied)
     fill_computed_buffers(model)
     files: dict[Path, Any] = {}
 
+    def read(name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        path = folder / stored[name].file
+        try:
+            if path not in files:
+                files[path] = safe_open(path, framework="pt")
+            if rows is None:
+                return files[path].get_tensor(name)
+            # A copy: a view into the file's storage would be lowered as that storage's first bytes.
+            return files[path].get_slice(name)[rows[0] : rows[1]].clone()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
+
     def fill(name: str, module: nn.Module, as_stored: bool = False) -> None:
         for own in _own_tensors(module):
             source = sources[f"{name}.{own}"]
-            path = folder / layout[source.tensor].file
-            try:
-                if path not in files:
-                    files[path] = safe_open(path, framework="pt")
-                if source.rows is None:
-                    tensor = files[path].get_tensor(source.tensor)
-                else:
-                    # A copy: a view into the file's storage would be lowered as that storage's first bytes.
-                    tensor = files[path].get_slice(source.tensor)[source.rows[0] : source.rows[1]].clone()
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: tensor {source.tensor} cannot be read ({error})") from error
-            _set_tensor(module, own, tensor if as_stored else tensor.float())
+            if source.tensor in contents.packed:
+                tensor = prequantized.decode(contents.packed[source.tensor], read)
+                if source.rows is not None:
+                    tensor = tensor[slice(*source.rows)].clone()
+                _set_tensor(module, own, tensor if as_stored else prequantized.floats(tensor))
+            else:
+                tensor = read(source.tensor, source.rows)
+                _set_tensor(module, own, tensor if as_stored else tensor.float())
 
-    return model, modules, fill
+    packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
+    return Prepared(model, modules, fill, packed)
 
 
 def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
@@ -266,7 +296,7 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
         The model, and for a tied head {head's tensor name: the embedding's tensor name to fill it from}.
 
     Raises:
-        UserError: config.json is missing, unreadable, of an unknown family, or of a quantized checkpoint.
+        UserError: config.json is missing, unreadable, or of an unknown family.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -283,10 +313,8 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
         raise UserError(f"{folder / 'config.json'} is not a model config: {reason}") from error
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'} is not a model config: {_first_line(error)}") from error
-    quantized = getattr(config, "quantization_config", None)
-    if quantized:
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
-        raise UserError(f"{folder} is already quantized ({method}): point model.source at the original float weights")
+    if hasattr(config, "quantization_config"):  # its weights become floats before they get into the model
+        del config.quantization_config
     text = config.get_text_config()
     was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
     # Embedding and head are quantized differently, so they cannot stay one tensor.

@@ -14,7 +14,7 @@ from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, longest_context
 from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import read_layout
+from et_pipeline.models import prequantized
 from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
 
 FILE = "facts.json"
@@ -27,6 +27,7 @@ class Facts(BaseModel):
     Attributes:
         family: `model_type` of config.json.
         parameters: count over all tensors of the checkpoint that the task needs; tied ones once.
+        stored: in words how the checkpoint's weights are quantized already; None for floats.
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
         tied_head: the checkpoint has no head of its own.
@@ -58,6 +59,7 @@ class Facts(BaseModel):
     pooling: Pooling | None = None
     sampling: dict[str, float | int]
     licence: str | None
+    stored: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write `facts.json` into a folder."""
@@ -101,7 +103,8 @@ def read_facts(folder: Path) -> Facts:
     encodes = text.get("model_type") in ENCODERS
     if encodes and text.get("is_decoder"):
         raise UserError(f"{folder / 'config.json'} has is_decoder=true: a decoder of this family is not supported")
-    layout = read_layout(folder)
+    contents = prequantized.find(folder, config)
+    layout = contents.layout
     if encodes:
         layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
     tokenizer = read_tokenizer(folder)
@@ -153,6 +156,7 @@ def read_facts(folder: Path) -> Facts:
             if generation.get("do_sample") and isinstance(generation.get(name), int | float)
         },
         licence=_licence(folder),
+        stored=contents.form,
     )
 
 

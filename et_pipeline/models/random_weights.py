@@ -49,6 +49,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
     Raises:
         UserError: no model can be built from the architecture, or the disk has too little room.
     """
+    if "quantization_config" in model.architecture:
+        raise UserError("model.architecture has a quantization_config, but made-up weights are floats; leave it out")
     _write_small_files(out, model.architecture)
     try:
         skeleton, tied = build_skeleton(out, as_stored=True)

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from et_pipeline.models.checkpoint import prepare
+from et_pipeline.models.prequantized import floats
 from et_pipeline.quantization.folding import FOLDS, awq_scales, fold, smoothquant_scales
 from et_pipeline.quantization.gptq import error_weights, gptq
 from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
 from et_pipeline.quantization.rotation import plain_layers, rotated
-from et_pipeline.quantization.torchao_config import Shards, quantize_module
+from et_pipeline.quantization.torchao_config import Requantized, Shards, keep, quantize_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +36,12 @@ class _Enough(Exception):
 
 def quantize_calibrated(
     folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
-) -> None:
+) -> dict[str, Any]:
     """Quantize a decoder by what its layers see, and write it as `quantize_checkpoint` does; the model is never whole.
 
     A linear is calibrated with the inputs it will get: from the quantized embedding, the quantized layers before and
-    the quantized linears before it in its own layer, with activations rounded as they will be.
+    the quantized linears before it in its own layer, with activations rounded as they will be. Integers that came with
+    the checkpoint stay if they fit and no transform changes them.
 
     Args:
         folder: a checkpoint in Hugging Face layout.
@@ -47,6 +49,9 @@ def quantize_calibrated(
         texts: token ids to calibrate with; none if nothing of it is calibrated.
         out: an existing folder for the files.
         tick: called with (modules done, modules in all).
+
+    Returns:
+        `Requantized.figures`; a transform is no loss, so errors are relative to the transformed weights.
 
     Raises:
         UserError: the weights do not fit config.json or the recipe, or the transform does not fit the family.
@@ -57,18 +62,23 @@ def quantize_calibrated(
         if q.mixed_bits is not None:
             finer = in_8_bits(_errors(_Walk(folder, q, texts, out, lambda at, of: tick(at, walks * of))), q)
         walk = _Walk(folder, q, texts, out, lambda at, of: tick((walks - 1) * of + at, walks * of))
-        shards = Shards(out)
+        shards, requantized = Shards(out), Requantized()
         for part, calls in walk.parts(shards.add):
             for group in _sharing_inputs(part, calls):
-                chosen = [linear for linear in group if walk.names[linear] not in finer]
+                before = {linear: linear.weight for linear in group if f"{walk.names[linear]}.weight" in walk.packed}
+                left = [linear for linear in group if not keep(linear, q)]
+                chosen = [linear for linear in left if walk.names[linear] not in finer]
                 if q.algorithm == "gptq" and chosen:
                     _gptq(chosen, walk.names, calls, q)
-                for linear in group:
+                for linear in left:
                     if linear not in chosen:
                         quantize_module(walk.names[linear], linear, with_8_bits(q))
                     elif q.algorithm != "gptq":
                         quantize_module(walk.names[linear], linear, q)
+                for linear, weight in before.items():
+                    requantized.add(weight, linear.weight)
         shards.close()
+    return requantized.figures()
 
 
 def _errors(walk: _Walk) -> dict[str, tuple[float, int]]:
@@ -95,13 +105,14 @@ class _Walk:
 
     Attributes:
         names: of the modules that have weights.
+        packed: names of the weights that the checkpoint holds quantized.
         q: the recipe.
     """
 
     def __init__(
         self, folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
     ) -> None:
-        self.model, modules, self.fill = prepare(folder)
+        self.model, modules, self.fill, self.packed = prepare(folder)
         self.model.eval().requires_grad_(False)
         self.decoder: Any = self.model.get_decoder()
         self.names = {module: name for name, module in modules}
@@ -164,7 +175,9 @@ class _Walk:
 
     def _fill(self, part: nn.Module) -> None:
         for module in self._own(part):
-            self.fill(self.names[module], module)
+            # Integers of the checkpoint are computed with as floats, but can stay unless scales are folded into them.
+            self.fill(self.names[module], module, not self.folds)
+            module.float()
 
 
 def _fold(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Quantization, config: Any) -> None:
@@ -317,7 +330,7 @@ def _gptq(
                 call()
     u = error_weights(hessian)
     for linear in group:
-        weight = linear.weight.detach()
+        weight = floats(linear.weight.detach())
         quantize_module(names[linear], linear, q)  # makes the tensor, whose numbers are then replaced
         made: Any = linear.weight
         made.qdata, made.scale = gptq(weight, u, q.group_size, made.scale.dtype)

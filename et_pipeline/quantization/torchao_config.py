@@ -18,7 +18,8 @@ from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm, IntxUnpackedToInt8Tensor
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers, load_model
+from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers, prepare
+from et_pipeline.models.prequantized import floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +49,9 @@ _EMBEDDING_DTYPES = {4: _INT4, 8: torch.int8}
 def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
     """Quantize one module that holds its float weights; modules of other kinds stay as they are.
 
-    Weights are rounded to the nearest step. `8da4w` and `8da8w` quantize activations per token to 8 bits at run time
-    (the dynamic quantization of Jacob et al. 2018, arXiv:1712.05877); the weight-only schemes compute in float32.
+    Weights are rounded to the nearest step; integers that came with the checkpoint stay if they fit (`keep`). `8da4w`
+    and `8da8w` quantize activations per token to 8 bits at run time (the dynamic quantization of Jacob et al. 2018,
+    arXiv:1712.05877); the weight-only schemes compute in float32.
 
     Args:
         name: qualified name, for messages.
@@ -59,14 +61,57 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
     Raises:
         UserError: a row is not a whole number of groups.
     """
+    if not isinstance(module, (nn.Linear, nn.Embedding)):
+        return
+    config = _config(module, q)
+    if config is None:
+        if isinstance(module.weight, IntxUnpackedToInt8Tensor):
+            module.weight = nn.Parameter(floats(module.weight), requires_grad=False)
+        return
     if isinstance(module, nn.Linear):
-        config = _linear_config(q)
-        if config is not None:
-            _check_groups(f"linear layer {name}", module.in_features, q.group_size, "recipe.group_size")
-            _quantize_rows(module, config)
-    elif isinstance(module, nn.Embedding) and q.embedding_bits != 32:
+        _check_groups(f"linear layer {name}", module.in_features, q.group_size, "recipe.group_size")
+    else:
         _check_groups(f"embedding {name}", module.embedding_dim, q.embedding_group_size, "recipe.embedding_group_size")
-        _quantize_rows(module, _embedding_config(q))
+    if not keep(module, q):
+        _quantize_rows(module, config)
+
+
+def keep(module: nn.Module, q: Quantization) -> bool:
+    """Keep the integers that a module's weight had in its checkpoint, if the recipe's form can hold them.
+
+    It can if they have no more bits, and if each of the recipe's groups lies within one of theirs. Scales are rounded
+    to what the recipe stores: those of groups to bfloat16, by at most 1/256 of themselves.
+
+    Args:
+        module: a linear or embedding; changed in place if its integers stay.
+        q: the recipe.
+
+    Returns:
+        Whether they stay.
+    """
+    stored, wanted = module.weight, _expected_layouts(module, q)[0]
+    if wanted is None or not isinstance(stored, IntxUnpackedToInt8Tensor):
+        return False
+    dtype, size, _ = wanted
+    block = stored.block_size[-1]
+    if (dtype is _INT4 and stored.target_dtype is not _INT4) or block % size:
+        return False
+    # One row quantized shows the types that the recipe has beside the integers.
+    row = nn.Linear(1, 1, bias=False, device="meta")
+    row.weight = nn.Parameter(torch.ones(1, stored.shape[1]), requires_grad=False)
+    _quantize_rows(row, _config(module, q))
+    made: Any = row.weight
+    scale = stored.scale.repeat_interleave(block // size, 1).to(made.scale.dtype)
+    module.weight = nn.Parameter(
+        IntxUnpackedToInt8Tensor(
+            qdata=stored.qdata,
+            scale=scale,
+            zero_point=torch.zeros(scale.shape, dtype=made.zero_point.dtype),
+            **{name: getattr(made, name) for name in made.tensor_attribute_names},
+        ),
+        requires_grad=False,
+    )
+    return True
 
 
 def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
@@ -79,7 +124,7 @@ def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
     whole: dict[str, torch.Tensor] = {}
     for start in range(0, len(weight), step):
         part = nn.Linear(1, 1, bias=False, device="meta")
-        part.weight = nn.Parameter(weight[start : start + step].float(), requires_grad=False)
+        part.weight = nn.Parameter(floats(weight, slice(start, start + step)), requires_grad=False)
         quantize_(part, config, lambda _module, _name: True)
         made: Any = part.weight
         for name in made.tensor_data_names:
@@ -87,6 +132,13 @@ def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
             whole.setdefault(name, block.new_empty((len(weight), *block.shape[1:])))[start : start + step] = block
     attributes = {name: getattr(made, name) for name in made.tensor_attribute_names}
     module.weight = nn.Parameter(IntxUnpackedToInt8Tensor(**whole, **attributes), requires_grad=False)
+
+
+def _config(module: nn.Module, q: Quantization) -> Any:
+    """What torchao is to do with a linear or an embedding; None for nothing."""
+    if isinstance(module, nn.Embedding):
+        return None if q.embedding_bits == 32 else _embedding_config(q)
+    return _linear_config(q)
 
 
 def _linear_config(q: Quantization) -> Any:
@@ -127,9 +179,38 @@ def _check_groups(what: str, width: int, group_size: int, key: str) -> None:
         raise UserError(f"{what} has rows of {width} weights, which {key}={group_size} does not divide")
 
 
+class Requantized:
+    """What became of weights that a checkpoint held quantized: whether their integers stayed, and what that cost."""
+
+    def __init__(self) -> None:
+        # Count of weights, sum of squared errors, sum of squares; by whether the integers stayed.
+        self._sums = {kept: [0, 0.0, 0.0] for kept in (True, False)}
+
+    def add(self, before: Any, after: Any) -> None:
+        """Count a weight of the checkpoint, [outputs, inputs], and what the recipe has made of it."""
+        kept = all(isinstance(each, IntxUnpackedToInt8Tensor) for each in (before, after))
+        sums = self._sums[kept and after.qdata.data_ptr() == before.qdata.data_ptr()]
+        sums[0] += before.numel()
+        step = max(1, BLOCK_WEIGHTS // before.shape[1])
+        for start in range(0, len(before), step):
+            was = floats(before, slice(start, start + step))
+            missed = floats(after, slice(start, start + step)) - was
+            for at, values in ((1, missed), (2, was)):
+                sums[at] += float(values.square().sum(dtype=torch.float64))
+
+    def figures(self) -> dict[str, Any]:
+        """Counts of weights, and errors relative to the weights (roots of the sums of squares); {} without any."""
+        if not any(count for count, _, _ in self._sums.values()):
+            return {}
+        return {
+            name: {"weights": count, "error": (missed / total) ** 0.5 if total else 0.0}
+            for name, (count, missed, total) in (("kept", self._sums[True]), ("requantized", self._sums[False]))
+        }
+
+
 def quantize_checkpoint(
     folder: Path, q: Quantization, out: Path, on_module: Callable[[int, int], None] | None = None
-) -> None:
+) -> dict[str, Any]:
     """Read a checkpoint module by module, quantize each at once, and write the weights; the model is never whole.
 
     The files `quantized-00000.pt`, `quantized-00001.pt`, … have the same bytes in any process.
@@ -140,17 +221,25 @@ def quantize_checkpoint(
         out: an existing folder for the files.
         on_module: called with (modules done, modules in all).
 
+    Returns:
+        `Requantized.figures`.
+
     Raises:
         UserError: the weights do not fit config.json or the recipe.
     """
-    shards = Shards(out)
-
-    def convert(name: str, module: nn.Module) -> None:
+    shards, requantized = Shards(out), Requantized()
+    _, modules, fill, packed = prepare(folder)
+    for done, (name, module) in enumerate(modules, start=1):
+        fill(name, module, as_stored=True)
+        before = module.weight if f"{name}.weight" in packed else None
         quantize_module(name, module, q)
+        if before is not None:
+            requantized.add(before, module.weight)
         shards.add(name, module)
-
-    load_model(folder, convert, on_module, as_stored=True)
+        if on_module is not None:
+            on_module(done, len(modules))
     shards.close()
+    return requantized.figures()
 
 
 class Shards:
@@ -229,7 +318,7 @@ def _layout(weight: torch.Tensor) -> _Layout | None:
     return weight.target_dtype, weight.block_size[-1], weight.activation_quantization is not None
 
 
-def _expected_layouts(module: nn.Linear | nn.Embedding, q: Quantization) -> list[_Layout | None]:
+def _expected_layouts(module: Any, q: Quantization) -> list[_Layout | None]:
     width = module.weight.shape[-1]
     if isinstance(module, nn.Embedding):
         if q.embedding_bits == 32:

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, TextQuality
+from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, SourceQuantization, TextQuality
 from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
 
 if TYPE_CHECKING:
@@ -280,6 +280,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         "program": f"{program.backend}, {program.delegates} delegates, {fallback} operators outside, "
         f"context {program.max_context}",
     }
+    if program.source_quantization is not None:
+        rows["source weights"] = imported(program.source_quantization)
     if program.fallback_reasons:
         rows["outside"] = "\n".join(outside(program))
     if quality.agreement is not None:
@@ -327,6 +329,18 @@ def _on_text(text: TextQuality) -> str:
         if score is not None
     ]
     return "\n".join(lines)
+
+
+def imported(source: SourceQuantization) -> str:
+    """What of a source's own quantization is left, in words."""
+    parts = [source.form]
+    if source.kept is not None and source.kept.weights:
+        count, error = source.kept.weights, source.kept.error
+        parts.append(f"{count:,} integers kept, {f'scales off by {100 * error:.2g} %' if error else 'scales too'}")
+    if source.requantized is not None and source.requantized.weights:
+        count, error = source.requantized.weights, source.requantized.error
+        parts.append(f"{count:,} weights requantized, off by {100 * error:.2g} %")
+    return "; ".join(parts)
 
 
 def outside(program: ProgramInfo) -> list[str]:

@@ -89,6 +89,12 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
         weights=[files["ptd"]] if settings.backend.external_weights else [],
         backend=settings.backend.name,
         recipe=settings.recipe.name,
+        source_quantization=None
+        if facts.stored is None
+        else manifest.SourceQuantization(
+            form=facts.stored,
+            **{name: manifest.Rounded(**each) for name, each in entries["quantize"].figures["requantized"].items()},
+        ),
         soc=list(settings.backend.socs),
         hexagon=delegation.hexagon,
         methods=["prefill_forward", "kv_forward"] if settings.backend.prefill else ["forward"],

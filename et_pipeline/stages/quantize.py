@@ -31,14 +31,16 @@ def run(
     Raises:
         UserError: the weights do not fit config.json or the recipe, or there is too little calibration text.
     """
+    requantized = {}
     if backend is None and (quantization.calibrated or quantization.transform != "none"):
         texts = _texts(inputs, quantization, CALIBRATION_LENGTH) if quantization.calibrated else []
-        quantize_calibrated(inputs["checkpoint"], quantization, texts, out, tick)
+        requantized = quantize_calibrated(inputs["checkpoint"], quantization, texts, out, tick)
     elif backend is None:
-        quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
+        requantized = quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
     else:
         _calibrate(inputs, out, tick, quantization, backend)
-    return {"bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file())}
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return {"bytes": size, "requantized": requantized}
 
 
 def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend) -> None:

@@ -106,7 +106,7 @@ def test_config_speaks_of_the_built_in_tokenizer(tmp_path):
     [
         ({"vocab_size": 512}, r"model\.architecture\.vocab_size=512 is below the 2048 tokens"),
         ({"model_type": "nonsense"}, r"model\.architecture is not a model config"),
-        ({"quantization_config": {"quant_method": "gptq"}}, r"model\.architecture is already quantized"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"model\.architecture has a quantization_config"),
         ({"num_attention_heads": 3, "hidden_act": "nope"}, r"model\.architecture"),
     ],
 )

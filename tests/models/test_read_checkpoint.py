@@ -202,7 +202,10 @@ def test_empty_folder(tmp_path):
         ('{"model_type": "no-such-family"}', "not a model config"),
         ('{"model_type": "vit"}', "no text-generation model"),
         ('{"model_type": "llama", "hidden_size": 256, "num_attention_heads": 3}', "not a model config: .*256"),
-        ('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}', r"already quantized \(gptq\)"),
+        (
+            '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}',
+            "'gptq' with bits=None",
+        ),
     ],
 )
 def test_bad_config(folder, config, message):

@@ -1,7 +1,7 @@
 """The closing tables of a run."""
 
-from et_pipeline.manifest import ProgramInfo
-from et_pipeline.report.tables import outside
+from et_pipeline.manifest import ProgramInfo, Rounded, SourceQuantization
+from et_pipeline.report.tables import imported, outside
 
 
 def program(**changes):
@@ -28,3 +28,14 @@ def test_what_runs_outside_is_told_by_reason():
     ]
     assert outside(program()) == []
     assert outside(program(delegates=0, fallback_operators={"aten::add.out": 1})) == ["no delegate: aten::add.out"]
+
+
+def test_what_is_left_of_a_quantized_source_is_told_in_a_line():
+    nothing = Rounded(weights=0, error=0.0)
+    source = SourceQuantization(form="awq (4 bits)", kept=nothing, requantized=Rounded(weights=12_345, error=0.0724))
+    assert imported(source) == "awq (4 bits); 12,345 weights requantized, off by 7.2 %"
+    source = SourceQuantization(form="gptq (4 bits)", kept=Rounded(weights=678, error=0.00112), requantized=nothing)
+    assert imported(source) == "gptq (4 bits); 678 integers kept, scales off by 0.11 %"
+    source = SourceQuantization(form="torchao (8 bits)", kept=Rounded(weights=678, error=0.0), requantized=nothing)
+    assert imported(source) == "torchao (8 bits); 678 integers kept, scales too"
+    assert imported(SourceQuantization(form="gptq (4 bits)")) == "gptq (4 bits)"

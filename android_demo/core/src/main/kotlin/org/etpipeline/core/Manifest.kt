@@ -74,11 +74,18 @@ data class What(
 data class FileInfo(val size: Long, val sha256: String)
 
 @Serializable
+data class Rounded(val weights: Long, val error: Double)
+
+@Serializable
+data class SourceQuantization(val form: String, val kept: Rounded? = null, val requantized: Rounded? = null)
+
+@Serializable
 data class Program(
     val file: String,
     val weights: List<String> = emptyList(),
     val backend: String,
     val recipe: String? = null,
+    @SerialName("source_quantization") val sourceQuantization: SourceQuantization? = null,
     val soc: List<String> = emptyList(),
     val hexagon: String? = null,
     val methods: List<String>,

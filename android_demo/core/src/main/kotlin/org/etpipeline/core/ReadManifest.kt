@@ -169,6 +169,13 @@ private fun checkFiles(manifest: Manifest) {
 private fun checkProgram(program: Program, field: String) {
     rule(program.methods.isNotEmpty(), "$field.methods", "must not be empty")
     rule(program.signature in Program.SIGNATURES, "$field.signature", "must be one of ${Program.SIGNATURES.joinToString()}")
+    program.sourceQuantization?.let {
+        for ((name, rounded) in mapOf("kept" to it.kept, "requantized" to it.requantized)) {
+            if (rounded == null) continue
+            rule(rounded.weights >= 0, "$field.source_quantization.$name.weights", NOT_NEGATIVE)
+            rule(rounded.error >= 0, "$field.source_quantization.$name.error", NOT_NEGATIVE)
+        }
+    }
     rule(program.maxContext >= 1, "$field.max_context", "must be at least 1")
     rule(program.prefillChunk >= 1, "$field.prefill_chunk", "must be at least 1")
     rule(program.delegates >= 0, "$field.delegates", NOT_NEGATIVE)

@@ -40,7 +40,8 @@ class ReadManifestTest {
             "programs.0.fallback_operators", "tokenizer.kind", "tokenizer.bos_id", "tokenizer.special_tokens",
             "chat.add_bos", "chat.stop_strings", "chat.sampling", "chat.system_prompt", "quality.agreement",
             "quality.tasks", "quality.perplexity", "chat.segments.system_prefix", "embedding", "quality.embedding",
-            "what.task", "programs.0.weights", "quality.text", "quality.text.deployed",
+            "what.task", "programs.0.weights", "programs.0.source_quantization", "quality.text",
+            "quality.text.deployed",
         ) + VERSION_3
         for (field in optional) {
             val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
@@ -85,10 +86,12 @@ class ReadManifestTest {
     @Test
     fun `versions 1 to 3, which lack what came later`() {
         val now = readManifest(sampleManifest())
-        var text = edited("quality.text", null, edited("version", "3"))
-        assertEquals(now.copy(version = 3, quality = now.quality.copy(text = null)), readManifest(text))
-        val program = now.programs.single()
-            .copy(recipe = null, delegatedOperators = emptyMap(), fallbackReasons = emptyMap())
+        var text = edited("version", "3")
+        for (field in listOf("quality.text", "programs.0.source_quantization")) text = edited(field, null, text)
+        val third = now.programs.single().copy(sourceQuantization = null)
+        val untold = now.quality.copy(text = null)
+        assertEquals(now.copy(version = 3, programs = listOf(third), quality = untold), readManifest(text))
+        val program = third.copy(recipe = null, delegatedOperators = emptyMap(), fallbackReasons = emptyMap())
         text = edited("version", "2", text)
         for (field in VERSION_3) text = edited(field, null, text)
         val quality = now.quality.copy(greedy = null, text = null)

@@ -36,8 +36,11 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           },
           "files": {${listed.joinToString()}},
           "programs": [{
-            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "recipe": "8da4w-g32", "soc": [],
-            "hexagon": null, "methods": ["forward"], "signature": "tokens", "max_context": 512, "prefill_chunk": 128,
+            "file": "model/xnnpack.pte", "weights": [], "backend": "xnnpack", "recipe": "8da4w-g32",
+            "source_quantization": {
+              "form": "gptq (4 bits)", "kept": {"weights": 1000, "error": 0.001}, "requantized": null
+            },
+            "soc": [], "hexagon": null, "methods": ["forward"], "signature": "tokens", "max_context": 512, "prefill_chunk": 128,
             "min_runtime": "1.3.0", "qairt": null, "notice": null, "executed": true, "twin": false, "delegates": 8,
             "delegated_operators": {"aten::linear": 7}, "fallback_operators": {"aten::add.out": 1},
             "fallback_reasons": {"aten::add.out": "integers"}, "memory": null, "quality": null, "speed": [],
