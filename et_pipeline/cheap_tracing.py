@@ -43,7 +43,15 @@ def cheap_tracing() -> Iterator[None]:
 def cheap_lowering() -> Iterator[None]:
     """Within the context ExecuTorch's lowering costs less, in time and memory."""
     with ExitStack() as overrides:
-        for override in (cheap_tracing, _remembered_shapes, _one_decomposition, _bitmask_dependencies, _packed_pairs):
+        for override in (
+            cheap_tracing,
+            _remembered_shapes,
+            _one_decomposition,
+            _remembered_branches,
+            _idle_passes,
+            _bitmask_dependencies,
+            _packed_pairs,
+        ):
             overrides.enter_context(override())
         yield
 
@@ -118,6 +126,24 @@ class _Descriptions:
         ):
             return type(value).__name__, value  # 1, 1.0 and True are equal, and not the same
         raise _Unknown
+
+    def graph(self, module: Any) -> Any:
+        """What a graph computes, whatever its nodes are called."""
+        from torch.fx import GraphModule, Node, map_arg
+
+        if not isinstance(module, GraphModule):
+            raise _Unknown
+        if id(module) not in self.known:
+            places: dict[Any, str] = {}
+            nodes = []
+            for node in module.graph.nodes:
+                if node.op not in ("placeholder", "call_function", "output"):
+                    raise _Unknown
+                given = map_arg((node.args, node.kwargs), places.__getitem__)
+                nodes.append((node.op, node.target if node.op == "call_function" else None, self.of(given)))
+                places[node] = f"%{len(places)}"
+            self.known[id(module)] = module, tuple(nodes)
+        return self.known[id(module)][1]
 
     def _tensor(self, value: Any, fake: Any) -> Any:
         import torch
@@ -282,6 +308,130 @@ def _one_decomposition() -> Iterator[None]:
         return decompose(self, decomp_table, **options)
 
     with mock.patch.object(ExportedProgram, "run_decompositions", run):
+        yield
+
+
+@contextmanager
+def _remembered_branches() -> Iterator[None]:
+    """Ask once per kind of branch what it changes of what it is given.
+
+    Making a program functional asks that of each branch of each `cond` twice, each time by a trace of the branch. The
+    answer for the branches of one layer is that for the branches of the next.
+    """
+    from torch._higher_order_ops.cond import CondOp
+    from torch._subclasses.functional_tensor import FunctionalTensor
+
+    descriptions = _Descriptions()
+    schemas: dict[Any, Any] = {}
+    gen_schema = CondOp.gen_schema
+
+    def operand(value: Any) -> Any:
+        if type(value) is not FunctionalTensor:
+            return descriptions.of(value)
+        sizes = (*value.shape, None, *value.stride(), None, value.storage_offset())
+        return "functional", value.dtype, value.device, value.requires_grad, *map(descriptions.of, sizes)
+
+    def schema(self: Any, pred: Any, true_fn: Any, false_fn: Any, operands: Any) -> Any:
+        try:
+            key = (
+                *(descriptions.graph(branch) for branch in (true_fn, false_fn)),
+                operand(pred),
+                type(operands),
+                *map(operand, operands),
+            )
+        except _Unknown:
+            return gen_schema(self, pred, true_fn, false_fn, operands)
+        if key not in schemas:
+            schemas[key] = gen_schema(self, pred, true_fn, false_fn, operands)
+        return schemas[key]
+
+    with mock.patch.object(CondOp, "gen_schema", schema):
+        yield
+
+
+@contextmanager
+def _idle_passes() -> Iterator[None]:
+    """Leave out those of ExecuTorch's passes over a graph that would change nothing in it.
+
+    Each of them builds the graph anew, operator by operator. What that does beside the pass's purpose, such as names
+    and shapes after a change, the last of the passes does again.
+    """
+    import torch
+    from executorch.exir.pass_base import _ExportPassBase
+    from executorch.exir.passes.dim_order_ops_registry import MemoryFormatOpsMap
+    from executorch.exir.passes.memory_format_ops_pass import DimOrderOpsRevertPass
+    from executorch.exir.passes.normalize_transpose_pass import NormalizeTransposePass
+    from executorch.exir.passes.remove_mixed_type_operators import RemoveMixedTypeOperators
+    from executorch.exir.passes.replace_broken_ops_with_function_ops_pass import ReplaceBrokenOpsWithFunctionalOpsPass
+    from executorch.exir.passes.sym_to_tensor_pass import SymToTensorPass
+    from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse
+    from torch.fx import GraphModule, Interpreter, Node
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    def transposes(node: Any) -> bool:
+        return bool(node.target == torch.ops.aten.t.default)
+
+    def views(node: Any) -> bool:
+        return isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
+
+    def orders_dimensions(node: Any) -> bool:
+        return node.target in MemoryFormatOpsMap
+
+    def takes_symbols(node: Any) -> bool:
+        """Whether it gets a symbol for a tensor."""
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return False
+        given = dict(zip((each.name for each in node.target._schema.arguments), node.args, strict=False)) | node.kwargs
+        return any(
+            isinstance(given.get(each.name), Node)
+            and isinstance(each.type, torch.TensorType)
+            and not isinstance(given[each.name].meta.get("val"), torch.Tensor)
+            for each in node.target._schema.arguments
+        )
+
+    def mixes_types(node: Any) -> bool:
+        """Whether it does not compute with tensors of one floating type; others than these are converted to one."""
+        if node.target not in promoted or len(node.args) < 2:
+            return False
+        values = [each.meta.get("val") if isinstance(each, Node) else each for each in node.args]
+        types = {each.dtype if isinstance(each, torch.Tensor) else None for each in values}
+        return len(types) > 1 or not all(each is not None and each.is_floating_point for each in types)
+
+    aten = torch.ops.aten
+    promoted = {
+        aten.add.Tensor,
+        aten.mul.Tensor,
+        aten.sub.Tensor,
+        aten.div.Tensor,
+        aten.div.Tensor_mode,
+        aten.minimum.default,
+    }
+
+    def where(busy: Callable[[Any], bool], call: Any) -> Any:
+        def maybe(self: Any, module: Any) -> Any:
+            graphs = [each.graph for each in module.modules() if isinstance(each, GraphModule)]
+            if any(busy(node) for graph in graphs for node in graph.nodes if node.op == "call_function"):
+                return call(self, module)
+            return PassResult(module, False)
+
+        return maybe
+
+    def run_node(self: Any, node: Any) -> Any:
+        self.node = node
+        self.callback.node_debug_str = node.name  # upstream prints all of each node, for messages
+        return Interpreter.run_node(self, node)
+
+    with ExitStack() as patches:
+        for kind, busy in (
+            (NormalizeTransposePass, transposes),
+            (ReplaceBrokenOpsWithFunctionalOpsPass, views),
+            (DimOrderOpsRevertPass, orders_dimensions),
+            (SymToTensorPass, takes_symbols),
+            (RemoveMixedTypeOperators, mixes_types),
+        ):
+            patches.enter_context(mock.patch.object(kind, "call", where(busy, kind.call)))
+        for base in (_ExportPassBase, _ExportPassBaseDeprecatedDoNotUse):
+            patches.enter_context(mock.patch.object(base.ExportInterpreter, "run_node", run_node))
         yield
 
 
