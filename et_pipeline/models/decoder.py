@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
 from et_pipeline.architecture import check_context, longest_context
-from et_pipeline.cheap_tracing import cheap_tracing
+from et_pipeline.cheap_tracing import cheap_files, cheap_tracing
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import CACHED, Call, Stored, causal_order, empty_cache, ring_mask, ring_slots, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
@@ -284,7 +284,7 @@ def save_program(program: ExportedProgram, folder: Path) -> None:
         torch.save(program.state_dict, stream)
     _replace(program.state_dict, lambda _, tensor: _placeholder(tensor))
     _replace(program.constants, lambda name, tensor: _placeholder(tensor) if _is_cache(name) else tensor)
-    with (folder / PROGRAM).open("wb") as stream:
+    with (folder / PROGRAM).open("wb") as stream, cheap_files():
         torch.export.save(program, stream)
 
 
@@ -298,7 +298,8 @@ def load_program(folder: Path) -> ExportedProgram:
     """
     if not zipfile.is_zipfile(folder / PROGRAM):
         raise UserError(f"{folder / PROGRAM} is not an exported program: export again")
-    program = torch.export.load(folder / PROGRAM)
+    with cheap_files():
+        program = torch.export.load(folder / PROGRAM)
     try:
         weights = torch.load(folder / WEIGHTS, map_location="cpu", mmap=True, weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError) as error:

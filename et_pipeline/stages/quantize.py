@@ -10,10 +10,7 @@ import torch
 
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation import calibration
-from et_pipeline.models.decoder import load_program, save_program
-from et_pipeline.models.external_cache import CacheDriver, load_programs, save_programs
 from et_pipeline.models.facts import Facts, read_tokenizer
-from et_pipeline.models.static_decoder import positions
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.runtime.embedding import padded
@@ -44,6 +41,11 @@ def run(
 
 
 def _calibrate(inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend) -> None:
+    # They import ExecuTorch, which costs seconds, and quantizing a checkpoint needs nothing of it.
+    from et_pipeline.models.decoder import load_program, save_program
+    from et_pipeline.models.external_cache import CacheDriver, load_programs, save_programs
+    from et_pipeline.models.static_decoder import positions
+
     chosen: Any = get_backend(backend.name, backend.soc)
     if backend.prefill:
         methods = json.loads((inputs["export"] / "metadata.json").read_text())
