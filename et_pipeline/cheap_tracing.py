@@ -158,8 +158,6 @@ class _Descriptions:
             return "dict", *((key, self.of(each)) for key, each in value.items())
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return type(value).__name__, value.node.expr
-        if isinstance(value, torch.nn.Module):
-            return "module", self.known.setdefault(id(value), (value, id(value)))[1]
         if value is None or isinstance(
             value, (bool, int, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
         ):
@@ -227,15 +225,15 @@ def _remembered_shapes() -> Iterator[None]:
     results: dict[Any, Any] = {}
     compute = Interpreter.call_function
 
-    def delegated(delegate: Any, *given: Any) -> Any:
-        """What a delegate gives, as it is known since the delegate was made, or None for arguments of another kind."""
+    def delegated(delegate: Any) -> Any:
+        """What a delegate's results depend on beside its arguments: the graph that it stands for, and its constants."""
         program = delegate.original_module
+        if any(not varying.isdisjoint(getattr(node.target, "tags", ())) for node in program.graph.nodes):
+            raise _Unknown
         inputs = set(program.graph_signature.user_inputs)
-        taken = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
-        if descriptions.of(taken) != descriptions.of(list(given)):
-            return None
-        outputs = [node.meta["val"] for node in program.graph.output_node().args[0]]
-        return torch.utils._pytree.tree_unflatten(outputs, program.module_call_graph[0].signature.out_spec)
+        constants = [n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name not in inputs]
+        spec = program.module_call_graph[0].signature.out_spec
+        return descriptions.graph(program.graph_module), descriptions.of(constants), spec
 
     def call(self: Any, target: Any, args: Any, kwargs: Any) -> Any:
         if type(self) not in (Interpreter, PropagateUnbackedSymInts):
@@ -249,17 +247,15 @@ def _remembered_shapes() -> Iterator[None]:
         ):
             return compute(self, target, args, kwargs)
         try:
-            key = op, descriptions.of(args), descriptions.of(kwargs)
+            if op is executorch_call_delegate:
+                key = op, delegated(args[0]), descriptions.of(args[1:]), descriptions.of(kwargs)
+            else:
+                key = op, descriptions.of(args), descriptions.of(kwargs)
         except _Unknown:
             return compute(self, target, args, kwargs)
         if key in results:
             return results[key]
-        try:
-            result = delegated(*args) if op is executorch_call_delegate else None
-        except _Unknown:
-            result = None
-        if result is None:
-            result = compute(self, target, args, kwargs)
+        result = compute(self, target, args, kwargs)
         leaves = result if isinstance(result, (list, tuple)) else [result]
         given = torch.utils._pytree.tree_leaves((args, kwargs))
         if all(type(leaf) is FakeTensor and leaf.constant is None for leaf in leaves) and not any(
