@@ -166,7 +166,7 @@ class _Descriptions:
 
     def graph(self, module: Any) -> Any:
         """What a graph computes, whatever its nodes are called."""
-        from torch.fx import GraphModule, Node, map_arg
+        from torch.fx import GraphModule, map_arg
 
         if not isinstance(module, GraphModule):
             raise _Unknown

@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 import torch
 
-from et_pipeline.cheap_tracing import cheap_lowering, cheap_tracing, quick_yaml
+from et_pipeline.cheap_tracing import cheap_files, cheap_lowering, cheap_tracing, quick_yaml
 
 
 def test_quick_yaml_reads_what_upstream_reads():
@@ -57,6 +57,45 @@ def test_a_graph_changed_and_called_runs_what_it_is_now():
     node.target = torch.neg
     graph.recompile()
     assert graph(torch.ones(1)).item() == -1
+
+
+def test_files_are_upstreams(tmp_path):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x * 2]).view(-1)
+
+    length = torch.export.Dim("length", min=2, max=64)
+    program = torch.export.export(Model(), (torch.ones(4, 3),), dynamic_shapes={"x": {0: length}})
+    with (tmp_path / "upstream").open("wb") as stream:
+        torch.export.save(program, stream)
+    with (tmp_path / "cheap").open("wb") as stream, cheap_files():
+        torch.export.save(program, stream)
+    assert (tmp_path / "cheap").read_bytes() == (tmp_path / "upstream").read_bytes()
+    with cheap_files():
+        cheap = torch.export.load(tmp_path / "cheap")
+    upstream = torch.export.load(tmp_path / "upstream")
+    assert str(cheap.graph) == str(upstream.graph)
+    assert str(cheap.range_constraints) == str(upstream.range_constraints)
+    for a, b in zip(cheap.graph.nodes, upstream.graph.nodes, strict=True):
+        assert str(a.meta.get("val")) == str(b.meta.get("val"))
+
+
+@pytest.mark.parametrize("other", [torch.float32, torch.int32])
+def test_a_pass_that_changes_something_runs(other):
+    from executorch.exir.passes.remove_mixed_type_operators import RemoveMixedTypeOperators
+
+    class Sum(torch.nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    def graph():
+        program = torch.export.export(Sum(), (torch.ones(2), torch.ones(2, dtype=other))).run_decompositions({})
+        return RemoveMixedTypeOperators()(program.graph_module).graph_module.graph
+
+    expected = [str(node.target) for node in graph().nodes]
+    with cheap_lowering():
+        assert [str(node.target) for node in graph().nodes] == expected
+    assert ("aten._to_copy.default" in expected) == (other == torch.int32)
 
 
 def test_nothing_stays_behind():
