@@ -247,6 +247,7 @@ def _remembered_shapes() -> Iterator[None]:
         ):
             return compute(self, target, args, kwargs)
         try:
+            key: Any
             if op is executorch_call_delegate:
                 key = op, delegated(args[0]), descriptions.of(args[1:]), descriptions.of(kwargs)
             else:
