@@ -91,6 +91,7 @@ FIGURES = {
         "perplexity": {"original": None},
         "greedy": {"prompts": 2, "equal": 1, "tokens": 10, "agreement": 0.9},
         "tasks": {},
+        "text": None,
         "samples": [],
     },
 }
