@@ -1,0 +1,311 @@
+"""What quantization costs, beside llama.cpp: the built-in models on held-out text, ours through the .pte.
+
+`python -m et_pipeline.report.quality_bench FOLDER` makes every program and file from the same checkpoints, and compares
+each with transformers in fp32 on the same windows of tokens. FOLDER holds the texts of `tiny_writer.text`. Before any
+type of llama.cpp counts, its file in fp32 has to give transformers' logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+
+from et_pipeline import CONF, tiny_assistant
+from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.evaluation.agreement import merge
+from et_pipeline.evaluation.perplexity import KEY, Window, agreement, loss, perplexity, text_ids, windows
+from et_pipeline.evaluation.text_source import BUILTIN, resolve
+from et_pipeline.models.facts import read_facts, read_tokenizer
+from et_pipeline.pipeline import run
+from et_pipeline.report import contenders, progress
+from et_pipeline.report.host_tables import LLAMA_CPP, OURS
+from et_pipeline.report.tables import markdown, size
+from et_pipeline.runtime.program import quiet
+from et_pipeline.settings import load_settings
+from et_pipeline.stages.bundle import host
+
+if TYPE_CHECKING:
+    import torch
+
+RECIPES = {
+    "8da4w-g32": ("recipe=8da4w",),
+    "8da4w-hqq-g32": ("recipe=8da4w", "recipe.algorithm=hqq"),
+    "8da4w-gptq-g32": ("recipe=8da4w_gptq", "recipe.group_size=32"),
+    "8da4w-awq-g32": ("recipe=8da4w_awq",),
+    "8da4w-rotation-gptq-g32": ("recipe=8da4w_rotation_gptq", "recipe.group_size=32"),
+    "8da4w-rotation-gptq-g0": ("recipe=8da4w_rotation_gptq",),
+    "8da4w-mixed5.5-g32": ("recipe=8da4w_mixed",),
+    "8da8w": ("recipe=8da8w",),
+}
+UNCALIBRATED = ("8da8w",)  # has no calibration that could be given another text
+TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
+TOKENS, WINDOW, STRIDE = 8192, contenders.LlamaCpp.BATCH, 256
+FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
+SAME = 1e-5  # relative difference of the original's perplexity as the pipeline and as this module computes it
+_LIBRARIES = ("executorch", "torch", "torchao", "transformers", "llama-cpp-python")
+
+
+class Model(NamedTuple):
+    """A checkpoint, the settings that choose it, and the texts that it is measured on and calibrated with."""
+
+    name: str
+    checkpoint: Path
+    words: tuple[str, ...]
+    text: str
+    calibration: str
+
+
+def models(texts: Path) -> list[Model]:
+    """The built-in models.
+
+    Args:
+        texts: the folder that `tiny_writer.text` has written.
+
+    Raises:
+        UserError: a text is missing.
+    """
+    from et_pipeline.tiny_writer import CHECKPOINT  # not above: it is no part of the installed package
+
+    for name in ("held_out.txt", "calibration.txt"):
+        if not (texts / name).is_file():
+            raise UserError(f"{texts / name} does not exist; `python -m et_pipeline.tiny_writer.text {texts}` makes it")
+    words = ("model=custom", "model.name=tiny_writer", f"model.source={CHECKPOINT}", "model.max_context=512")
+    ours = Model("tiny_assistant", tiny_assistant.CHECKPOINT, ("model=tiny_assistant",), BUILTIN, BUILTIN)
+    held_out, calibration = (str(texts.resolve() / name) for name in ("held_out.txt", "calibration.txt"))
+    return [ours, Model("tiny_writer", CHECKPOINT, words, held_out, calibration)]
+
+
+def overrides(model: Model, recipe: str) -> list[str]:
+    """The pipeline's settings of one of our programs."""
+    words = [*model.words, *RECIPES[recipe], "task=chat", "until=verify", f"verify.text={model.text}"]
+    words += [f"verify.text_tokens={TOKENS}", f"verify.window={WINDOW}", f"verify.stride={STRIDE}"]
+    words += ["verify.sequences=4", "verify.items_per_task=0"]  # the text is what counts here
+    return words if recipe in UNCALIBRATED else [*words, f"recipe.calibration.source={model.calibration}"]
+
+
+def measure_ours(model: Model, parameters: int, logs: Path) -> tuple[list[dict[str, Any]], float]:
+    """Our recipes through the .pte, and the original's perplexity as the pipeline finds it."""
+    rows = []
+    for name in RECIPES:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            settings = load_settings(compose("config", overrides=overrides(model, name)))
+        face = progress.face(quiet=False)
+        try:
+            (made,) = run([settings], face, logs).programs
+        finally:
+            face.close()
+        figures = made.entries["verify"].figures["text"]
+        rows.append(_row(f"{OURS} `{name}`", made.entries["lower"].folder / "model.pte", parameters))
+        rows[-1] |= figures["deployed"]
+    return rows, figures["original"]
+
+
+def _row(name: str, path: Path, parameters: int) -> dict[str, Any]:
+    bytes_ = path.stat().st_size
+    return {"name": name, "file_bytes": bytes_, "bits_per_weight": 8 * bytes_ / parameters, "types": {}}
+
+
+class Text:
+    """The scored windows of a text, and transformers' logits of them in fp32."""
+
+    def __init__(self, ids: Sequence[int], spans: Sequence[Window], original: Callable[[list[int]], Any]) -> None:
+        self._ids, self._spans = ids, spans
+        self._original = list(self._rows(original))
+
+    def _rows(self, logits: Callable[[list[int]], Any]) -> Any:
+        for span in self._spans:
+            yield logits(list(self._ids[span.start : span.end]))[span.first - 1 : -1]
+
+    def _targets(self, span: Window) -> list[int]:
+        return list(self._ids[span.start + span.first : span.end])
+
+    def _perplexity(self, rows: Sequence[torch.Tensor]) -> float:
+        losses = [loss(each, self._targets(span)) for each, span in zip(rows, self._spans, strict=True)]
+        return perplexity(losses, len(self._ids) - 1)
+
+    @property
+    def original(self) -> float:
+        """The original's perplexity."""
+        return self._perplexity(self._original)
+
+    def score(self, logits: Callable[[list[int]], torch.Tensor]) -> dict[str, float]:
+        """How a model does, and how near it is to the original.
+
+        Args:
+            logits: computes those of every position of a window, [N, vocabulary].
+
+        Returns:
+            `perplexity`, `kl` (of the original to it, in nats), `top1` (share of equal choices) and `cosine`.
+        """
+        rows = list(self._rows(logits))
+        merged = merge([agreement(found, theirs) for found, theirs in zip(rows, self._original, strict=True)])
+        return {
+            "perplexity": self._perplexity(rows),
+            "kl": merged.kl,
+            "top1": merged.top1,
+            "cosine": merged.cosine,
+        }
+
+
+def read_text(model: Model) -> Text:
+    """The windows of a model's text, through transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    facts = read_facts(model.checkpoint)
+    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, read_tokenizer(model.checkpoint))
+    whole = AutoModelForCausalLM.from_pretrained(model.checkpoint, dtype=torch.float32)
+
+    def logits(tokens: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return whole(torch.tensor([tokens])).logits[0]
+
+    return Text(ids, windows(TOKENS, WINDOW, STRIDE), logits)
+
+
+def measure_peer(model: Model, text: Text, parameters: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """llama.cpp's types, and its file in fp32.
+
+    Raises:
+        UserError: llama.cpp computes another model than transformers, so its types say nothing of quantization.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as made:
+        whole = Path(made) / "whole.gguf"
+        contenders.write_gguf(model.checkpoint, whole, exact=True)
+        exact = text.score(_through_llama_cpp(whole))
+        if exact["cosine"] < FAITHFUL:
+            raise UserError(
+                f"{model.name} in fp32 through llama.cpp has a cosine of {exact['cosine']:.6f} to transformers' "
+                f"logits, below {FAITHFUL}: the file is not the same model, so its types cannot be compared"
+            )
+        for kind in TYPES:
+            path = whole.with_name(f"{kind}.gguf")
+            with quiet():
+                contenders.quantize_gguf(whole, path, kind)
+            row = _row(f"{LLAMA_CPP} {kind}", path, parameters) | {"types": tensor_types(path)}
+            rows.append(row | text.score(_through_llama_cpp(path)))
+    return rows, exact
+
+
+def _through_llama_cpp(path: Path) -> Callable[[list[int]], torch.Tensor]:
+    import torch
+
+    with quiet():
+        engine = contenders.LlamaCpp(path, threads=2, context=WINDOW)
+    return lambda tokens: torch.from_numpy(engine.every_logits(tokens))
+
+
+def tensor_types(path: Path) -> dict[str, float]:
+    """By type: the share of a GGUF file's weights that have it, the largest first."""
+    from gguf import GGUFReader
+
+    counts: Counter[str] = Counter()
+    for tensor in GGUFReader(path).tensors:
+        counts[tensor.tensor_type.name] += int(tensor.n_elements)
+    return {name: count / counts.total() for name, count in counts.most_common()}
+
+
+def bench(texts: Path) -> dict[str, Any]:
+    """Make and measure everything.
+
+    Raises:
+        UserError: llama.cpp is not installed or computes something else, or a text is missing.
+    """
+    reason = contenders.missing(LLAMA_CPP)
+    if reason is not None:
+        raise UserError(reason)
+    logs, results = Path(tempfile.mkdtemp(prefix="quality_bench")), []
+    for model in models(texts):
+        parameters = read_facts(model.checkpoint).parameters
+        text = read_text(model)
+        theirs, exact = measure_peer(model, text, parameters)
+        ours, original = measure_ours(model, parameters, logs)
+        if abs(original / text.original - 1) > SAME:
+            raise UserError(
+                f"{model.name} has perplexity {original} in the pipeline and {text.original} here: they read "
+                "different tokens"
+            )
+        results.append(
+            {
+                "model": model.name,
+                "parameters": parameters,
+                "tokens": TOKENS - 1,
+                "original": text.original,
+                "llama_cpp_fp32": exact,
+                "rows": sorted([*ours, *theirs], key=lambda row: row["file_bytes"]),
+            }
+        )
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": host(),
+        "command": "make bench-quality",
+        "versions": {name: metadata.version(name) for name in _LIBRARIES},
+        "models": results,
+    }
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """All that was measured, in Markdown."""
+    parts = []
+    for model in result["models"]:
+        exact = model["llama_cpp_fp32"]
+        parts.append(f"### {model['model']}\n")
+        parts.append(
+            f"{model['parameters']:,} weights, {model['tokens']:,} tokens scored. The original in fp32 has perplexity "
+            f"{model['original']:.3f}; through llama.cpp in fp32 {exact['perplexity']:.3f}, KL {exact['kl']:.6f}, "
+            f"cosine {exact['cosine']:.6f}.\n"
+        )
+        parts.append(_table(model) + "\n")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    parts.append(f"Measured {result['date']} on {result['machine']} with `{result['command']}`. {versions}.\n")
+    return "\n".join(parts)
+
+
+def _table(model: Mapping[str, Any]) -> str:
+    rows = [["program", "file", "bits per weight", "perplexity", "change", "KL", "top-1", "types, by share of weights"]]
+    for each in model["rows"]:
+        types = ", ".join(f"{name} {100 * share:.0f} %" for name, share in each["types"].items() if share >= 0.005)
+        rows.append(
+            [
+                each["name"],
+                size(each["file_bytes"]),
+                f"{each['bits_per_weight']:.2f}",
+                f"{each['perplexity']:.3f}",
+                f"{100 * (each['perplexity'] / model['original'] - 1):+.2f} %",
+                f"{each['kl']:.4f}",
+                f"{100 * each['top1']:.2f} %",
+                types,
+            ]
+        )
+    return markdown(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="quality_bench", description=__doc__)
+    parser.add_argument("texts", type=Path, help="the folder that `python -m et_pipeline.tiny_writer.text` has written")
+    parser.add_argument("--json", type=Path, default=None, help="keep the figures in this file")
+    options = parser.parse_args(arguments)
+    try:
+        result = bench(options.texts)
+    except UserError as error:
+        sys.stderr.write(f"quality_bench: {error}\n")
+        sys.exit(EXIT_USER)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(tables(result))
+
+
+if __name__ == "__main__":
+    main()
