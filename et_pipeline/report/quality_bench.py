@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,6 +52,9 @@ TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 TOKENS, WINDOW, STRIDE = 8192, contenders.LlamaCpp.BATCH, 256
 FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
 SAME = 1e-5  # relative difference of the original's perplexity as the pipeline and as this module computes it
+Logits = Callable[[list[int]], "torch.Tensor"]
+"""Computes the logits of every position of a window, [N, vocabulary]."""
+
 _LIBRARIES = ("executorch", "torch", "torchao", "transformers", "llama-cpp-python")
 
 
@@ -93,10 +96,12 @@ def overrides(model: Model, recipe: str) -> list[str]:
     return words if recipe in UNCALIBRATED else [*words, f"recipe.calibration.source={model.calibration}"]
 
 
-def measure_ours(model: Model, parameters: int, logs: Path) -> tuple[list[dict[str, Any]], float]:
+def measure_ours(
+    model: Model, recipes: Sequence[str], parameters: int, logs: Path
+) -> tuple[list[dict[str, Any]], float]:
     """Our recipes through the .pte, and the original's perplexity as the pipeline finds it."""
     rows = []
-    for name in RECIPES:
+    for name in recipes:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = load_settings(compose("config", overrides=overrides(model, name)))
         face = progress.face(quiet=False)
@@ -118,11 +123,11 @@ def _row(name: str, path: Path, parameters: int) -> dict[str, Any]:
 class Text:
     """The scored windows of a text, and transformers' logits of them in fp32."""
 
-    def __init__(self, ids: Sequence[int], spans: Sequence[Window], original: Callable[[list[int]], Any]) -> None:
+    def __init__(self, ids: Sequence[int], spans: Sequence[Window], original: Logits) -> None:
         self._ids, self._spans = ids, spans
         self._original = list(self._rows(original))
 
-    def _rows(self, logits: Callable[[list[int]], Any]) -> Any:
+    def _rows(self, logits: Logits) -> Iterator[torch.Tensor]:
         for span in self._spans:
             yield logits(list(self._ids[span.start : span.end]))[span.first - 1 : -1]
 
@@ -138,7 +143,7 @@ class Text:
         """The original's perplexity."""
         return self._perplexity(self._original)
 
-    def score(self, logits: Callable[[list[int]], torch.Tensor]) -> dict[str, float]:
+    def score(self, logits: Logits) -> dict[str, float]:
         """How a model does, and how near it is to the original.
 
         Args:
@@ -198,7 +203,7 @@ def measure_peer(model: Model, text: Text, parameters: int) -> tuple[list[dict[s
     return rows, exact
 
 
-def _through_llama_cpp(path: Path) -> Callable[[list[int]], torch.Tensor]:
+def _through_llama_cpp(path: Path) -> Logits:
     import torch
 
     with quiet():
@@ -216,12 +221,15 @@ def tensor_types(path: Path) -> dict[str, float]:
     return {name: count / counts.total() for name, count in counts.most_common()}
 
 
-def bench(texts: Path) -> dict[str, Any]:
+def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
     """Make and measure everything.
 
     Raises:
-        UserError: llama.cpp is not installed or computes something else, or a text is missing.
+        UserError: llama.cpp is not installed or computes something else, a text is missing, or a recipe is unknown.
     """
+    for name in recipes:
+        if name not in RECIPES:
+            raise UserError(f"--only={name} is none of {', '.join(RECIPES)}")
     reason = contenders.missing(LLAMA_CPP)
     if reason is not None:
         raise UserError(reason)
@@ -230,7 +238,7 @@ def bench(texts: Path) -> dict[str, Any]:
         parameters = read_facts(model.checkpoint).parameters
         text = read_text(model)
         theirs, exact = measure_peer(model, text, parameters)
-        ours, original = measure_ours(model, parameters, logs)
+        ours, original = measure_ours(model, recipes, parameters, logs)
         if abs(original / text.original - 1) > SAME:
             raise UserError(
                 f"{model.name} has perplexity {original} in the pipeline and {text.original} here: they read "
@@ -295,10 +303,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="quality_bench", description=__doc__)
     parser.add_argument("texts", type=Path, help="the folder that `python -m et_pipeline.tiny_writer.text` has written")
+    parser.add_argument("--only", default=",".join(RECIPES), help="recipes of ours, the others are left out")
     parser.add_argument("--json", type=Path, default=None, help="keep the figures in this file")
     options = parser.parse_args(arguments)
     try:
-        result = bench(options.texts)
+        result = bench(options.texts, options.only.split(","))
     except UserError as error:
         sys.stderr.write(f"quality_bench: {error}\n")
         sys.exit(EXIT_USER)

@@ -149,6 +149,13 @@ def test_tables_show_what_is_worse_too():
     assert "torch 9" in text
 
 
+def test_an_unknown_recipe_is_told_in_a_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        quality_bench.main([str(tmp_path), "--only", "8da8w,q4"])
+    assert ended.value.code == 2
+    assert "--only=q4 is none of 8da4w-g32" in capsys.readouterr().err
+
+
 def test_missing_texts_and_llama_cpp_are_told_in_a_sentence(monkeypatch, tmp_path, capsys):
     for found, sentence in ((None, "llama-cpp-python is not installed"), (object(), "held_out.txt does not exist")):
         monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name, found=found: found)
