@@ -22,7 +22,7 @@ from rich.console import Console
 
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
-from et_pipeline.report import forecast, host_tables, plots, quality_bench
+from et_pipeline.report import forecast, host_tables, plots, quality_tables
 from et_pipeline.report.tables import closing, markdown, size
 from et_pipeline.stages.bundle import host
 
@@ -96,7 +96,7 @@ def render(root: Path) -> dict[Path, str]:
             place = re.compile(r"(<!-- host -->\n).*?(<!-- end -->)", flags=re.DOTALL)
             text = place.sub(partial(_between, host_tables.tables(measured)), text)
             place = re.compile(r"(<!-- quality -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, quality_bench.tables(quality)), text)
+            pages[path] = place.sub(partial(_between, quality_tables.tables(quality)), text)
     return pages
 
 

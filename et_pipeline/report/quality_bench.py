@@ -1,7 +1,7 @@
 """What quantization costs, beside llama.cpp: the built-in models on held-out text, ours through the .pte.
 
 `python -m et_pipeline.report.quality_bench FOLDER` makes every program and file from the same checkpoints, and compares
-each with transformers in fp32 on the same windows of tokens. FOLDER holds the texts of `tiny_writer.text`. Before any
+each with transformers in fp32 on the same tokens. FOLDER holds the texts of `tiny_writer.text`. Before any
 type of llama.cpp counts, its file in fp32 has to give transformers' logits.
 """
 
@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,16 +23,18 @@ from hydra import compose, initialize_config_dir
 from et_pipeline import CONF, tiny_assistant
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation.agreement import merge
-from et_pipeline.evaluation.perplexity import KEY, Window, agreement, loss, perplexity, text_ids, windows
+from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, text_ids, windows
+from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import BUILTIN, resolve
 from et_pipeline.models.facts import read_facts, read_tokenizer
 from et_pipeline.pipeline import run
 from et_pipeline.report import contenders, progress
 from et_pipeline.report.host_tables import LLAMA_CPP, OURS
-from et_pipeline.report.tables import markdown, size
+from et_pipeline.report.quality_tables import tables
 from et_pipeline.runtime.program import quiet
-from et_pipeline.settings import load_settings
+from et_pipeline.settings import Settings, load_settings
 from et_pipeline.stages.bundle import host
+from et_pipeline.stages.verify import _texts as conversations
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,7 @@ RECIPES = {
 }
 UNCALIBRATED = ("8da8w",)  # has no calibration that could be given another text
 TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
+CONVERSATIONS = 200
 TOKENS, WINDOW, STRIDE = 8192, contenders.LlamaCpp.BATCH, 256
 FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
 SAME = 1e-5  # relative difference of the original's perplexity as the pipeline and as this module computes it
@@ -59,12 +62,15 @@ _LIBRARIES = ("executorch", "torch", "torchao", "transformers", "llama-cpp-pytho
 
 
 class Model(NamedTuple):
-    """A checkpoint, the settings that choose it, and the texts that it is measured on and calibrated with."""
+    """A checkpoint, the settings that choose it, and the texts that it is measured on and calibrated with.
+
+    Without a text it is measured on the built-in held-out conversations, each by itself.
+    """
 
     name: str
     checkpoint: Path
     words: tuple[str, ...]
-    text: str
+    text: str | None
     calibration: str
 
 
@@ -83,17 +89,23 @@ def models(texts: Path) -> list[Model]:
         if not (texts / name).is_file():
             raise UserError(f"{texts / name} does not exist; `python -m et_pipeline.tiny_writer.text {texts}` makes it")
     words = ("model=custom", "model.name=tiny_writer", f"model.source={CHECKPOINT}", "model.max_context=512")
-    ours = Model("tiny_assistant", tiny_assistant.CHECKPOINT, ("model=tiny_assistant",), BUILTIN, BUILTIN)
+    ours = Model("tiny_assistant", tiny_assistant.CHECKPOINT, ("model=tiny_assistant",), None, BUILTIN)
     held_out, calibration = (str(texts.resolve() / name) for name in ("held_out.txt", "calibration.txt"))
     return [ours, Model("tiny_writer", CHECKPOINT, words, held_out, calibration)]
 
 
-def overrides(model: Model, recipe: str) -> list[str]:
+def settings_of(model: Model, recipe: str) -> Settings:
     """The pipeline's settings of one of our programs."""
-    words = [*model.words, *RECIPES[recipe], "task=chat", "until=verify", f"verify.text={model.text}"]
-    words += [f"verify.text_tokens={TOKENS}", f"verify.window={WINDOW}", f"verify.stride={STRIDE}"]
-    words += ["verify.sequences=4", "verify.items_per_task=0"]  # the text is what counts here
-    return words if recipe in UNCALIBRATED else [*words, f"recipe.calibration.source={model.calibration}"]
+    words = [*model.words, *RECIPES[recipe], "task=chat", "until=verify", "verify.items_per_task=0"]
+    if model.text is None:
+        words += [f"verify.sequences={CONVERSATIONS}"]
+    else:
+        words += [f"verify.text={model.text}", f"verify.text_tokens={TOKENS}", f"verify.window={WINDOW}"]
+        words += [f"verify.stride={STRIDE}", "verify.sequences=4"]  # the text is what counts
+    if recipe not in UNCALIBRATED:
+        words += [f"recipe.calibration.source={model.calibration}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_settings(compose("config", overrides=words))
 
 
 def measure_ours(
@@ -102,17 +114,19 @@ def measure_ours(
     """Our recipes through the .pte, and the original's perplexity as the pipeline finds it."""
     rows = []
     for name in recipes:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            settings = load_settings(compose("config", overrides=overrides(model, name)))
         face = progress.face(quiet=False)
         try:
-            (made,) = run([settings], face, logs).programs
+            (made,) = run([settings_of(model, name)], face, logs).programs
         finally:
             face.close()
-        figures = made.entries["verify"].figures["text"]
-        rows.append(_row(f"{OURS} `{name}`", made.entries["lower"].folder / "model.pte", parameters))
-        rows[-1] |= figures["deployed"]
-    return rows, figures["original"]
+        figures = made.entries["verify"].figures
+        if model.text is None:
+            near, original = figures["original"]["token_by_token"], figures["perplexity"]["original"]
+            found = {"perplexity": figures["perplexity"]["deployed"], "kl": near["kl"], "top1": near["top1"]}
+        else:
+            found, original = figures["text"]["deployed"], figures["text"]["original"]
+        rows.append(_row(f"{OURS} `{name}`", made.entries["lower"].folder / "model.pte", parameters) | found)
+    return rows, original
 
 
 def _row(name: str, path: Path, parameters: int) -> dict[str, Any]:
@@ -120,62 +134,79 @@ def _row(name: str, path: Path, parameters: int) -> dict[str, Any]:
     return {"name": name, "file_bytes": bytes_, "bits_per_weight": 8 * bytes_ / parameters, "types": {}}
 
 
+class Passage(NamedTuple):
+    """Tokens that a model sees at once.
+
+    Attributes:
+        first: index of the first token that counts for perplexity.
+        compared: the positions whose logits are compared with the original's.
+    """
+
+    ids: list[int]
+    first: int
+    compared: slice
+
+
+def passages(model: Model) -> list[Passage]:
+    """What the pipeline's verify stage reads with these settings: windows over a text, or conversations."""
+    facts, tokenizer = read_facts(model.checkpoint), read_tokenizer(model.checkpoint)
+    if model.text is None:
+        chunk = settings_of(model, next(iter(RECIPES))).model.prefill_chunk
+        found = conversations(read_items(tiny_assistant.EVAL), CONVERSATIONS, facts, tokenizer, chunk)
+        return [Passage(each.ids, each.prompt, slice(None)) for each in found]
+    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, tokenizer)
+    spans = windows(len(ids), WINDOW, STRIDE)
+    return [Passage(ids[span.start : span.end], span.first, slice(span.first - 1, -1)) for span in spans]
+
+
 class Text:
-    """The scored windows of a text, and transformers' logits of them in fp32."""
+    """Passages, and the original's logits of them."""
 
-    def __init__(self, ids: Sequence[int], spans: Sequence[Window], original: Logits) -> None:
-        self._ids, self._spans = ids, spans
-        self._original = list(self._rows(original))
+    def __init__(self, parts: Sequence[Passage], original: Logits) -> None:
+        self._parts = parts
+        self._original = [original(part.ids) for part in parts]
 
-    def _rows(self, logits: Logits) -> Iterator[torch.Tensor]:
-        for span in self._spans:
-            yield logits(list(self._ids[span.start : span.end]))[span.first - 1 : -1]
-
-    def _targets(self, span: Window) -> list[int]:
-        return list(self._ids[span.start + span.first : span.end])
-
-    def _perplexity(self, rows: Sequence[torch.Tensor]) -> float:
-        losses = [loss(each, self._targets(span)) for each, span in zip(rows, self._spans, strict=True)]
-        return perplexity(losses, len(self._ids) - 1)
+    @property
+    def tokens(self) -> int:
+        """How many count for perplexity."""
+        return sum(len(part.ids) - part.first for part in self._parts)
 
     @property
     def original(self) -> float:
         """The original's perplexity."""
         return self._perplexity(self._original)
 
+    def _perplexity(self, found: Sequence[torch.Tensor]) -> float:
+        pairs = zip(self._parts, found, strict=True)
+        return perplexity(
+            [loss(rows[part.first - 1 : -1], part.ids[part.first :]) for part, rows in pairs], self.tokens
+        )
+
     def score(self, logits: Logits) -> dict[str, float]:
         """How a model does, and how near it is to the original.
-
-        Args:
-            logits: computes those of every position of a window, [N, vocabulary].
 
         Returns:
             `perplexity`, `kl` (of the original to it, in nats), `top1` (share of equal choices) and `cosine`.
         """
-        rows = list(self._rows(logits))
-        merged = merge([agreement(found, theirs) for found, theirs in zip(rows, self._original, strict=True)])
-        return {
-            "perplexity": self._perplexity(rows),
-            "kl": merged.kl,
-            "top1": merged.top1,
-            "cosine": merged.cosine,
-        }
+        found = [logits(part.ids) for part in self._parts]
+        pairs = zip(self._parts, found, self._original, strict=True)
+        merged = merge([agreement(rows[part.compared], theirs[part.compared]) for part, rows, theirs in pairs])
+        figures = {"kl": merged.kl, "top1": merged.top1, "cosine": merged.cosine}
+        return {"perplexity": self._perplexity(found), **figures}
 
 
 def read_text(model: Model) -> Text:
-    """The windows of a model's text, through transformers."""
+    """A model's passages, through transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    facts = read_facts(model.checkpoint)
-    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, read_tokenizer(model.checkpoint))
     whole = AutoModelForCausalLM.from_pretrained(model.checkpoint, dtype=torch.float32)
 
     def logits(tokens: list[int]) -> torch.Tensor:
         with torch.no_grad():
             return whole(torch.tensor([tokens])).logits[0]
 
-    return Text(ids, windows(TOKENS, WINDOW, STRIDE), logits)
+    return Text(passages(model), logits)
 
 
 def measure_peer(model: Model, text: Text, parameters: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -207,7 +238,7 @@ def _through_llama_cpp(path: Path) -> Logits:
     import torch
 
     with quiet():
-        engine = contenders.LlamaCpp(path, threads=2, context=WINDOW)
+        engine = contenders.LlamaCpp(path, threads=1, context=WINDOW)
     return lambda tokens: torch.from_numpy(engine.every_logits(tokens))
 
 
@@ -248,7 +279,7 @@ def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
             {
                 "model": model.name,
                 "parameters": parameters,
-                "tokens": TOKENS - 1,
+                "tokens": text.tokens,
                 "original": text.original,
                 "llama_cpp_fp32": exact,
                 "rows": sorted([*ours, *theirs], key=lambda row: row["file_bytes"]),
@@ -261,42 +292,6 @@ def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "models": results,
     }
-
-
-def tables(result: Mapping[str, Any]) -> str:
-    """All that was measured, in Markdown."""
-    parts = []
-    for model in result["models"]:
-        exact = model["llama_cpp_fp32"]
-        parts.append(f"### {model['model']}\n")
-        parts.append(
-            f"{model['parameters']:,} weights, {model['tokens']:,} tokens scored. The original in fp32 has perplexity "
-            f"{model['original']:.3f}; through llama.cpp in fp32 {exact['perplexity']:.3f}, KL {exact['kl']:.6f}, "
-            f"cosine {exact['cosine']:.6f}.\n"
-        )
-        parts.append(_table(model) + "\n")
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts.append(f"Measured {result['date']} on {result['machine']} with `{result['command']}`. {versions}.\n")
-    return "\n".join(parts)
-
-
-def _table(model: Mapping[str, Any]) -> str:
-    rows = [["program", "file", "bits per weight", "perplexity", "change", "KL", "top-1", "types, by share of weights"]]
-    for each in model["rows"]:
-        types = ", ".join(f"{name} {100 * share:.0f} %" for name, share in each["types"].items() if share >= 0.005)
-        rows.append(
-            [
-                each["name"],
-                size(each["file_bytes"]),
-                f"{each['bits_per_weight']:.2f}",
-                f"{each['perplexity']:.3f}",
-                f"{100 * (each['perplexity'] / model['original'] - 1):+.2f} %",
-                f"{each['kl']:.4f}",
-                f"{100 * each['top1']:.2f} %",
-                types,
-            ]
-        )
-    return markdown(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

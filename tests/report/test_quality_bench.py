@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.perplexity import windows
-from et_pipeline.report import contenders, quality_bench
-from et_pipeline.report.quality_bench import RECIPES, Model, Text
+from et_pipeline.report import contenders, quality_bench, quality_tables
+from et_pipeline.report.quality_bench import RECIPES, Model, Passage, Text
 
 RESULT = {
     "date": "2026-01-02",
@@ -94,11 +94,18 @@ def embedding(tokens, table):
     return table[torch.tensor(tokens)]
 
 
+def windowed(ids, table):
+    spans = windows(len(ids), 16, 8)
+    parts = [Passage(ids[span.start : span.end], span.first, slice(span.first - 1, -1)) for span in spans]
+    return Text(parts, lambda tokens: embedding(tokens, table))
+
+
 def test_a_text_scores_each_token_once():
     generator = torch.Generator().manual_seed(0)
     table, other = torch.randn(16, 16, generator=generator), torch.randn(16, 16, generator=generator)
     ids = torch.randint(16, (40,), generator=generator).tolist()
-    text = Text(ids, windows(40, 16, 8), lambda tokens: embedding(tokens, table))
+    text = windowed(ids, table)
+    assert text.tokens == 39
     same = text.score(lambda tokens: embedding(tokens, table))
     assert (same["kl"], same["top1"], same["perplexity"]) == (pytest.approx(0, abs=1e-12), 1.0, text.original)
     # A token's logits depend on it alone here, so windows change nothing.
@@ -109,29 +116,38 @@ def test_a_text_scores_each_token_once():
     assert found["kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-6)
 
 
+def test_conversations_count_answers_and_compare_all(tmp_path):
+    for name in ("held_out", "calibration"):
+        (tmp_path / f"{name}.txt").write_text("A sentence.")
+    model = quality_bench.models(tmp_path)[0]
+    found = quality_bench.passages(model)
+    assert len(found) == quality_bench.CONVERSATIONS
+    assert all(0 < part.first < len(part.ids) <= 128 for part in found[:20])
+    table = torch.randn(2048, 2048)
+    same = Text(found[:2], lambda tokens: embedding(tokens, table))
+    assert same.tokens == sum(len(part.ids) - part.first for part in found[:2])
+    changed = table.clone()
+    changed[found[0].ids[0]] = 0  # the first token belongs to the prompt
+    assert same.score(lambda tokens: embedding(tokens, changed))["kl"] > 0
+
+
 def test_another_model_in_llama_cpp_is_refused(monkeypatch, make_checkpoint):
     """The gate before any type counts; llama.cpp itself need not be installed for it."""
     checkpoint = make_checkpoint("llama", num_hidden_layers=1)
-    model = Model("tiny", checkpoint, (), "", "")
+    model = Model("tiny", checkpoint, (), None, "")
     table, other = torch.randn(512, 512), torch.randn(512, 512)
-    text = Text(list(range(3, 43)), windows(40, 16, 8), lambda tokens: embedding(tokens, table))
+    text = windowed(list(range(3, 43)), table)
     monkeypatch.setattr(quality_bench, "_through_llama_cpp", lambda path: lambda tokens: embedding(tokens, other))
     with pytest.raises(UserError, match=r"tiny in fp32 through llama.cpp has a cosine of .* the file is not the same"):
         quality_bench.measure_peer(model, text, 1000)
 
 
 def test_recipes_are_what_they_are_called(tmp_path):
-    from hydra import compose, initialize_config_dir
-
-    from et_pipeline import CONF
-    from et_pipeline.settings import load_settings
-
     for name in ("held_out", "calibration"):
         (tmp_path / f"{name}.txt").write_text("A sentence.")
     for model in quality_bench.models(tmp_path):
         for recipe in RECIPES:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                settings = load_settings(compose("config", overrides=quality_bench.overrides(model, recipe)))
+            settings = quality_bench.settings_of(model, recipe)
             assert settings.model.name == model.name
             found = settings.recipe
             expected = found.name.replace("8da4w-", f"8da4w-{found.algorithm}-") if "hqq" in recipe else found.name
@@ -141,7 +157,7 @@ def test_recipes_are_what_they_are_called(tmp_path):
 
 
 def test_tables_show_what_is_worse_too():
-    text = quality_bench.tables(RESULT)
+    text = quality_tables.tables(RESULT)
     peer, ours = (next(line for line in text.splitlines() if name in line) for name in ("Q4_0", "8da8w"))
     assert peer == "| llama.cpp Q4_0 | 600.0 kB | 4.80 | 10.500 | +5.00 % | 0.0500 | 90.00 % | Q4_0 90 %, Q6_K 10 % |"
     assert "1.1 MB | 8.80 | 9.990 | -0.10 %" in ours
