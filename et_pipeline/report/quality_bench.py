@@ -51,6 +51,7 @@ RECIPES = {
 }
 UNCALIBRATED = ("8da8w",)  # has no calibration that could be given another text
 TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
+COMMAND = "make bench-quality"
 CONVERSATIONS = 200
 TOKENS, WINDOW, STRIDE = 8192, contenders.LlamaCpp.BATCH, 256
 FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
@@ -288,7 +289,9 @@ def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": host(),
-        "command": "make bench-quality",
+        "command": "make bench-quality"
+        if list(recipes) == list(RECIPES)
+        else f"quality_bench --only {','.join(recipes)}",
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "models": results,
     }
