@@ -34,7 +34,7 @@ from et_pipeline.report.quality_tables import tables
 from et_pipeline.runtime.program import quiet
 from et_pipeline.settings import Settings, load_settings
 from et_pipeline.stages.bundle import host
-from et_pipeline.stages.verify import _texts as conversations
+from et_pipeline.stages.verify import conversations
 
 if TYPE_CHECKING:
     import torch
