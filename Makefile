@@ -15,7 +15,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes chat train-tiny train-writer test test-all test-eval test-kill lint format docs \
-        bench-7b bench-host clean \
+        bench-7b bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -111,6 +111,12 @@ bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size,
 bench-host: $(READY) ## Beside llama.cpp, onnxruntime-genai and ExecuTorch's exporter on this host: two hours, 12 GB of disk
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m et_pipeline.report.host_bench --json docs/results/host.json
+	$(BIN)/python -m et_pipeline.report.docs
+
+bench-quality: $(READY) ## Perplexity and KL beside llama.cpp's types, on the built-in models: an hour
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python -m et_pipeline.tiny_writer.text build/tiny_writer
+	$(BIN)/python -m et_pipeline.report.quality_bench build/tiny_writer --json docs/results/quality.json
 	$(BIN)/python -m et_pipeline.report.docs
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)

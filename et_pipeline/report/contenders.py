@@ -166,33 +166,44 @@ def file_bytes(path: Path) -> int:
 # Making peers' files.
 
 
-def write_gguf(checkpoint: Path, path: Path) -> None:
-    """Write a Llama checkpoint as llama.cpp's converter does, in 16 bits and without a tokenizer."""
+def write_gguf(checkpoint: Path, path: Path, exact: bool = False) -> None:
+    """Write a Llama or Qwen3 checkpoint as llama.cpp's converter does, without a tokenizer.
+
+    Args:
+        checkpoint: its folder in Hugging Face layout.
+        path: the file to write.
+        exact: in 32 bits, not 16.
+    """
     import gguf
     from safetensors import safe_open
 
     shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text()))
     config = shape.config
-    writer = gguf.GGUFWriter(path, "llama")
+    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}[config["model_type"]]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(shape.rope["rope_theta"])
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("none")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if exact else gguf.LlamaFileType.MOSTLY_F16)
+    names = gguf.get_tensor_name_map(arch, config["num_hidden_layers"])
     sources = [(name, source) for source in sorted(checkpoint.glob("*.safetensors")) for name in _names(source)]
 
     def values(name: str, source: Path) -> np.ndarray[Any, Any]:
         with safe_open(source, framework="pt") as stored:
-            tensor = _interleaved(name, stored.get_tensor(name), config)
-        return (tensor.half() if tensor.dim() > 1 else tensor.float()).numpy()
+            tensor = stored.get_tensor(name)
+        if arch == gguf.MODEL_ARCH.LLAMA:  # of other families llama.cpp turns halves, as transformers does
+            tensor = _interleaved(name, tensor, config)
+        return (tensor.float() if exact or tensor.dim() == 1 else tensor.half()).numpy()
 
     divisors = _rope_divisors(checkpoint)
     if divisors is not None:
@@ -243,19 +254,33 @@ def _rope_divisors(checkpoint: Path) -> np.ndarray[Any, Any] | None:
     return (config.rope_parameters["rope_theta"] ** (-np.arange(count) / count) / scaled).astype(np.float32)
 
 
-def quantize_gguf(checkpoint: Path, path: Path) -> None:
-    """Convert and quantize to Q4_0 with llama.cpp's own defaults, which decide the head's type."""
+def quantize_gguf(whole: Path, path: Path, kind: str) -> None:
+    """Quantize a file with llama.cpp's own defaults, which decide the head's type.
+
+    Args:
+        whole: the file in 16 or 32 bits.
+        path: the file to write.
+        kind: as llama.cpp names it, such as Q4_0.
+
+    Raises:
+        UserError: llama.cpp could not.
+    """
     import llama_cpp
 
-    whole = path.with_name("f16.gguf")
-    write_gguf(checkpoint, whole)
     settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+    settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     settings.nthread = 1
     failed = llama_cpp.llama_model_quantize(str(whole).encode(), str(path).encode(), settings)
-    whole.unlink()
     if failed:
-        sys.exit(f"llama_model_quantize returned {failed}")
+        raise UserError(f"llama_model_quantize returned {failed} for {kind}")
+
+
+def _make_gguf(checkpoint: Path, path: Path) -> None:
+    """The child's side of making llama.cpp's file."""
+    whole = path.with_name("f16.gguf")
+    write_gguf(checkpoint, whole)
+    quantize_gguf(whole, path, "Q4_0")
+    whole.unlink()
 
 
 _META = {
@@ -350,7 +375,7 @@ class ExecuTorch:
 
 
 class LlamaCpp:
-    """A GGUF file through llama.cpp's C interface, with its defaults; logits of the last token only."""
+    """A GGUF file through llama.cpp's C interface, with its defaults."""
 
     BATCH = 512
 
@@ -368,7 +393,8 @@ class LlamaCpp:
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._batch = llama_cpp.llama_batch_init(self.BATCH, 0, 1)
 
-    def _run(self, tokens: list[int], start: int) -> np.ndarray[Any, Any]:
+    def _run(self, tokens: list[int], start: int, every: bool = False) -> np.ndarray[Any, Any]:
+        """Logits of the last token [vocabulary], or of `every` one of a batch [N, vocabulary]."""
         import numpy as np
 
         batch = self._batch
@@ -378,10 +404,12 @@ class LlamaCpp:
             for i, token in enumerate(piece):
                 batch.token[i], batch.pos[i] = token, start + offset + i
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-                batch.logits[i] = offset + i == len(tokens) - 1
+                batch.logits[i] = every or offset + i == len(tokens) - 1
             failed = self._api.llama_decode(self._context, batch)
             if failed:
                 raise RuntimeError(f"llama_decode returned {failed}")
+        if every:
+            return np.ctypeslib.as_array(self._api.llama_get_logits(self._context), (len(tokens), self._vocabulary))
         return np.ctypeslib.as_array(self._api.llama_get_logits_ith(self._context, -1), (self._vocabulary,))
 
     def prefill(self, tokens: list[int], start: int) -> None:
@@ -400,6 +428,11 @@ class LlamaCpp:
         """See `Engine`."""
         self._api.llama_memory_seq_rm(self._memory, 0, 0, -1)
         return self._run(tokens, 0).copy()
+
+    def every_logits(self, tokens: list[int]) -> np.ndarray[Any, Any]:
+        """[N, vocabulary] after each of N tokens from position 0 on, at most `BATCH`."""
+        self._api.llama_memory_seq_rm(self._memory, 0, 0, -1)
+        return self._run(tokens, 0, every=True).copy()
 
 
 class GenAi:
@@ -522,6 +555,6 @@ def _serve() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "quantize":
-        quantize_gguf(Path(sys.argv[2]), Path(sys.argv[3]))
+        _make_gguf(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         _serve()

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
-from et_pipeline.report import forecast, host_tables, plots
+from et_pipeline.report import forecast, host_tables, plots, quality_tables
 from et_pipeline.report.tables import closing, markdown, size
 from et_pipeline.stages.bundle import host
 
@@ -86,6 +86,7 @@ def render(root: Path) -> dict[Path, str]:
             pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
     measured = json.loads((root / RESULTS / "host.json").read_text(encoding="utf-8"))
     pages[root / HOST_PICTURE] = plots.host_svg(measured)
+    quality = json.loads((root / RESULTS / "quality.json").read_text(encoding="utf-8"))
     for path, text in pages.items():
         if path.suffix == ".md":
             place = re.compile(r"(<!-- forecast -->\n).*?(<!-- end -->)", flags=re.DOTALL)
@@ -93,7 +94,9 @@ def render(root: Path) -> dict[Path, str]:
             place = re.compile(r"(<!-- export_llm -->\n).*?(<!-- end -->)", flags=re.DOTALL)
             text = place.sub(partial(_between, export_llm_text(root)), text)
             place = re.compile(r"(<!-- host -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, host_tables.tables(measured)), text)
+            text = place.sub(partial(_between, host_tables.tables(measured)), text)
+            place = re.compile(r"(<!-- quality -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, quality_tables.tables(quality)), text)
     return pages
 
 

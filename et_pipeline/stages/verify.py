@@ -89,7 +89,7 @@ def run(
     # Any real text serves the comparison of logits; the built-in items are there for every model.
     chosen = get_backend(backend.name)
     longest = min(form.max_context, TOKENS) if chosen.static else form.prefill_chunk
-    texts = _texts(read_items(EVAL), verify.sequences, facts, tokenizer, longest)
+    texts = conversations(read_items(EVAL), verify.sequences, facts, tokenizer, longest)
     sequences = [text.ids for text in texts]
     attended = layer_windows(read_json(inputs["checkpoint"] / "config.json"), facts.layers)
     long_text = [] if chosen.static else _long_text(sequences, attended, form)
@@ -243,19 +243,21 @@ def _nudged(model: PreTrainedModel) -> Iterator[None]:
             hook.remove()
 
 
-def _perplexity(logits: Sequence[torch.Tensor], texts: Sequence[_Text]) -> float | None:
+def _perplexity(logits: Sequence[torch.Tensor], texts: Sequence[Conversation]) -> float | None:
     """Of the answers, given the conversations; None where no answer fits into a call."""
     total = sum(negative_log_likelihood(rows, text.ids, text.prompt) for rows, text in zip(logits, texts, strict=True))
     count = sum(len(text.ids) - text.prompt for text in texts)
     return math.exp(total / count) if count else None
 
 
-class _Text(NamedTuple):
+class Conversation(NamedTuple):
+    """A whole conversation as token ids."""
+
     ids: list[int]
     prompt: int  # how many of them are not the last answer's
 
 
-def _texts(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[_Text]:
+def conversations(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[Conversation]:
     """Whole conversations as token ids, spread over the items, no longer than one forward call takes."""
     count = min(count, max(FEWEST_SEQUENCES, LOGIT_BYTES // (4 * facts.vocab_size * limit)))
     step = max(1, len(items) // count)
@@ -263,7 +265,7 @@ def _texts(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limi
     for item in items[::step][:count]:
         prompt = facts.chat.render(item.messages)
         ids = tokenizer.encode(prompt + item.answer, add_special_tokens=False).ids[:limit]
-        texts.append(_Text(ids, min(len(tokenizer.encode(prompt, add_special_tokens=False).ids), len(ids))))
+        texts.append(Conversation(ids, min(len(tokenizer.encode(prompt, add_special_tokens=False).ids), len(ids))))
     return texts
 
 
