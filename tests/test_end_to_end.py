@@ -85,7 +85,7 @@ def test_another_evaluation_reuses_the_program(demo):
     assert (on_text["source"], on_text["tokens"], on_text["window"], on_text["stride"]) == ("notes.txt", 299, 128, 64)
     assert on_text["deployed"]["perplexity"] == pytest.approx(on_text["quantized"]["perplexity"], rel=0.02)
     assert on_text["deployed"]["perplexity"] == pytest.approx(on_text["original"], rel=0.2)
-    # How near 4 bits come to the original on such a text is the recipe's affair; the program must do as the eager model.
+    # How near 4 bits come to the original is the recipe's affair; the program must do as the eager model does.
     assert on_text["deployed"]["top1"] == pytest.approx(on_text["quantized"]["top1"], abs=0.02)
     inspected = subprocess.run([BIN / "et-bundle", "inspect", document["bundle"]], capture_output=True, text=True)
     assert "notes.txt, 299 tokens, window 128, stride 64" in inspected.stdout
