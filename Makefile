@@ -14,7 +14,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny train-writer test test-all test-eval test-kill lint format docs \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all test-eval test-kill lint format docs \
         bench-7b bench-host clean \
         apk test-android screenshots install push device-bench android-lock
 
@@ -43,6 +43,9 @@ plan: $(READY) ## Forecast size, memory and speed without doing anything: make p
 
 recipes: $(READY) ## Every recipe on one model, side by side
 	$(BIN)/et-pipeline -m experiment=recipes model=$(MODEL)
+
+compare: $(READY) ## Every recipe and algorithm on one model, and a report: make compare MODEL=... [SET="verify.text=..."]
+	$(BIN)/python -m et_pipeline.report.compare $(MODEL) $(SET) --out build/compare/$(MODEL)
 
 chat: $(READY) ## Talk to the demo's bundle in the terminal
 	$(BIN)/et-bundle chat $(BUNDLE)
