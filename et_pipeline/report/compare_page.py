@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import Field
 
 from et_pipeline.errors import UserError
-from et_pipeline.manifest import Manifest
+from et_pipeline.manifest import Agreement, Manifest, TextScore
 from et_pipeline.report.tables import check_sentence, size
 from et_pipeline.settings import Frozen
 
@@ -114,23 +114,22 @@ def figures(outcome: Outcome) -> Figures:
     assert manifest is not None
     quality, tasks = manifest.quality, list(manifest.quality.tasks.values())
     if quality.text is not None and quality.text.deployed is not None:
-        score = quality.text.deployed
-        perplexity, kl, top1 = score.perplexity, score.kl, score.top1
+        near: TextScore | Agreement = quality.text.deployed
+        perplexity: float | None = quality.text.deployed.perplexity
     else:
         assert quality.agreement is not None
-        original = quality.agreement.original.token_by_token
+        near = quality.agreement.original.token_by_token
         perplexity = None if quality.perplexity is None else quality.perplexity.deployed
-        kl, top1 = original.kl, original.top1
     means = [sum(values) / len(tasks) for values in zip(*((t.deployed, t.original) for t in tasks), strict=True)]
     speed = manifest.speed[0] if manifest.speed else None
     return Figures(
         size=sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights)),
         perplexity=perplexity,
-        kl=kl,
-        top1=top1,
+        kl=near.kl,
+        top1=near.top1,
         accuracy=(means[0], means[0] - means[1]) if means else None,
-        prefill=speed and speed.prefill_tok_s.p50,
-        decode=speed and speed.decode_tok_s.p50,
+        prefill=None if speed is None else speed.prefill_tok_s.p50,
+        decode=None if speed is None else speed.decode_tok_s.p50,
         failed=[check_sentence(check) for check in quality.gate.checks if not check.passed],
     )
 
@@ -234,7 +233,8 @@ def _quality(comparison: Comparison) -> Figure:
         for name in chosen:
             if name in names and (axis is axes[-1] or name not in {each.name for each in near}):
                 at = (points[name].size / 1e6, max(points[name].kl, floor))
-                axis.annotate(name, at, xytext=(7, 5), textcoords="offset points", fontsize=8.5, color="#222222")
+                words = name if points[name].kl > floor else f"{name} (KL below {floor:.0e}: off the scale)"
+                axis.annotate(words, at, xytext=(7, 5), textcoords="offset points", fontsize=8.5, color="#222222")
         axis.set_yscale("log")
         axis.set_xlabel("program, MB")
         axis.set_ylabel("KL from the original, nats per token (less is better)")

@@ -178,13 +178,14 @@ def test_every_recipe_of_the_sweep_composes(tmp_path):
         (["tiny_assistant", "recipe.group_size=64"], "recipe.group_size=64 is what make compare chooses"),
         (["tiny_assistant", "verify.no_such=1"], "verify.no_such is not a setting"),
         (["minilm"], "model=minilm embeds texts, and make compare is for models that answer"),
-        (["tiny_assistant", "recipe.calibration.source=absent.txt"], "recipe.calibration.source=absent.txt"),
-        (["tiny_assistant", "verify.text=absent.txt"], "verify.text=absent.txt"),
+        (["tiny_assistant", "recipe.calibration.source=absent.txt"], "absent.txt cannot be read"),
+        (["tiny_assistant", "verify.text=absent.txt"], "absent.txt cannot be read"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(compare, "recipes", lambda: {"fp32": ["recipe=fp32"], "8da4w": ["recipe=8da4w_gptq"]})
+    few = {name: compare.recipes()[name] for name in ("fp32", "8da4w-gptq-g32")}
+    monkeypatch.setattr(compare, "recipes", lambda: few)
     with pytest.raises(SystemExit) as ended:
         compare.main([*arguments, "--out", str(tmp_path / "out")])
     assert ended.value.code == 2
