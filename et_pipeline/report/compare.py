@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import os
 import sys
 import time
@@ -145,6 +146,7 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
 
 def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], Outcome]:
     """What looks into each recipe's result; the original's part of it is computed once."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # it complains about torchao
     from et_pipeline.evaluation import perplexity, text_source
     from et_pipeline.models.checkpoint import stream_model
     from et_pipeline.models.facts import Facts, read_tokenizer

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 _METHODS = {
-    "fp32 and 8 bits": "#000000",
+    "fp32": "#000000",
+    "8 bits": "#8c564b",
+    "4 bits, weight-only": "#b8a500",
     "RTN": "#999999",
     "HQQ": "#e69f00",
     "GPTQ": "#d55e00",
@@ -195,8 +197,8 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[
 
 def method(recipe: Mapping[str, Any]) -> str:
     """Which of the methods a recipe's settings are, in words."""
-    if recipe["scheme"] not in ("8da4w", "int4_weight_only"):
-        return "fp32 and 8 bits"
+    if recipe["scheme"] != "8da4w":
+        return {"fp32": "fp32", "int4_weight_only": "4 bits, weight-only"}.get(recipe["scheme"], "8 bits")
     if recipe["mixed_bits"] is not None:
         return "mixed 4 and 8 bits"
     transform = {"none": "", "awq": "AWQ", "smoothquant": "SmoothQuant", "rotation": "rotation"}[recipe["transform"]]
@@ -206,6 +208,8 @@ def method(recipe: Mapping[str, Any]) -> str:
 
 def _quality(comparison: Comparison) -> Figure:
     """KL over size, with the front; in a second panel the smallest ones, if they are not all."""
+    from matplotlib.ticker import NullFormatter
+
     measured = comparison.measured
     points = {each.name: figures(each) for each in measured}
     near = [each for each in measured if points[each.name].size <= _NEAR * points[measured[0].name].size]
@@ -233,9 +237,14 @@ def _quality(comparison: Comparison) -> Figure:
         for name in chosen:
             if name in names and (axis is axes[-1] or name not in {each.name for each in near}):
                 at = (points[name].size / 1e6, max(points[name].kl, floor))
-                words = name if points[name].kl > floor else f"{name} (KL below {floor:.0e}: off the scale)"
-                axis.annotate(words, at, xytext=(7, 5), textcoords="offset points", fontsize=8.5, color="#222222")
+                high = points[name].kl > floor
+                words = name if high else f"{name}: nearly 0, off the scale"
+                where: dict[str, Any] = {"xytext": (7, 5)} if high else {"xytext": (-9, -3), "ha": "right"}
+                axis.annotate(words, at, textcoords="offset points", fontsize=8.5, color="#222222", **where)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        low, top = axis.get_ylim()
+        axis.yaxis.set_minor_formatter("{x:g}" if top < 30 * low else NullFormatter())
         axis.set_xlabel("program, MB")
         axis.set_ylabel("KL from the original, nats per token (less is better)")
         axis.margins(x=0.12, y=0.08)
@@ -263,7 +272,8 @@ def _recipe(outcome: Outcome) -> Mapping[str, Any]:
 
 
 def _parts(measured: Sequence[Outcome]) -> Figure:
-    """A bar per recipe, a colour per part."""
+    """A bar per recipe, a colour per part; fp32, beside which the others would be slivers, only if it is alone."""
+    measured = [each for each in measured if _recipe(each)["scheme"] != "fp32"] or measured
     figure, (axis,) = _figure(10, 1.5 + 0.27 * len(measured))
     names = [each.name for each in measured]
     start = [0.0] * len(measured)
@@ -318,7 +328,9 @@ def _heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str], lines
     for at in lines[1:]:
         axis.axvline(at - 0.5, color="white", linewidth=2)
     axis.set_title(title, loc="left", fontsize=10)
-    figure.colorbar(image, ax=axis, pad=0.015)
+    steps = [smallest * (max(values) / smallest) ** (step / 4) for step in range(5)]
+    bar = figure.colorbar(image, ax=axis, pad=0.015, ticks=steps, format=lambda value, _: f"{100 * value:.3g} %")
+    bar.minorticks_off()
     return figure
 
 
