@@ -14,13 +14,13 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes chat train-tiny train-writer test test-all test-eval test-kill lint format docs \
-        bench-7b bench-host bench-quality clean \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all test-eval test-kill lint format \
+        docs bench-7b bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
 	@printf 'et_pipeline puts a language model on a phone. On a fresh machine, begin with: make demo\n\n'
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14 | sed 's/^/  make /'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16 | sed 's/^/  make /'
 	@printf '\nVariables: MODEL=%s RECIPE=%s DEVICE=%s (any name in conf/)\n' $(MODEL) $(RECIPE) $(DEVICE)
 
 setup: $(READY) ## Make .venv and install everything into it (other targets do it by themselves)
@@ -43,6 +43,9 @@ plan: $(READY) ## Forecast size, memory and speed without doing anything: make p
 
 recipes: $(READY) ## Every recipe on one model, side by side
 	$(BIN)/et-pipeline -m experiment=recipes model=$(MODEL)
+
+compare: $(READY) ## Every recipe and algorithm on one model, and a report: make compare MODEL=... [SET="verify.text=..."]
+	$(BIN)/python -m et_pipeline.report.compare $(MODEL) $(SET) --out build/compare/$(MODEL)
 
 chat: $(READY) ## Talk to the demo's bundle in the terminal
 	$(BIN)/et-bundle chat $(BUNDLE)

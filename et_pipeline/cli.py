@@ -71,7 +71,7 @@ def main() -> None:
                 _forget(outputs)
             mistakes.append(sentence)  # raised here, it would stop a sweep, and Hydra would add lines of its own
 
-    code = _guarded(job)
+    code = guarded(job)
     if done and formats == {"json"}:
         documents = [tables.as_json(each) for each in done]
         sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
@@ -247,10 +247,12 @@ def _forget(outputs: Path) -> None:
             return
 
 
-def _guarded(job: Callable[[], None]) -> int:
+def guarded(job: Callable[[], None]) -> int:
     """Run, and turn a mistake in the input into one sentence. Our own faults pass, with their traceback."""
     try:
         job()
+    except UserError as error:
+        message = str(error)
     except HydraException as error:
         message = _hydra_sentence(error)
     except OSError as error:

@@ -145,12 +145,14 @@ class Result:
     Attributes:
         programs: in the order of the settings.
         failures: a sentence on each program that could not be made although others were.
+        checkpoint: the folder of the original weights.
         bundle: the bundle's folder, or None if the run stopped before it.
         manifest: the bundle's.
     """
 
     programs: list[Made] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
     bundle: Path | None = None
     manifest: Manifest | None = None
 
@@ -236,7 +238,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     held_out = evaluation_file(first.task)
     if held_out is not None:
         read_items(held_out)  # a broken line is better found now than after the export
-    texts = [_texts(settings) for settings in programs]
+    texts = [given_texts(settings) for settings in programs]
     tick = face.start("acquire")
     place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
     source, files = acquire.prepare(first.model.checkpoint, first.seed, place)
@@ -244,7 +246,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     if held_out is not None:
         extra["evaluation"] = (held_out, cache.sha256_file(held_out))
 
-    result = Result()
+    result = Result(checkpoint=source)
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
         one_token = get_backend(settings.backend.name).static and not settings.backend.prefill
@@ -330,7 +332,7 @@ def _calibration(settings: Settings) -> Calibration | None:
     return settings.recipe.calibration if calibrates else None
 
 
-def _texts(settings: Settings) -> dict[str, tuple[Path, str]]:
+def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
     """The path and the content's hash of each text that a run reads and that is not built in, by name.
 
     Raises:

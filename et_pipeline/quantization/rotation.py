@@ -14,11 +14,12 @@ from et_pipeline.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    _Turn = Callable[[torch.Tensor], torch.Tensor]
+    Turn = Callable[[torch.Tensor], torch.Tensor]
 
 ATTENTION, FEED_FORWARD = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
 NORMS = {"input_layernorm": ATTENTION, "post_attention_layernorm": FEED_FORWARD}  # and the linears that read them
 _LINEARS = {*ATTENTION, *FEED_FORWARD, "o_proj", "down_proj"}
+STREAM = 0  # seed of what turns the residual stream
 _PER_HEAD = {"q_norm", "k_norm"}
 
 
@@ -90,28 +91,28 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
         if linear.bias is not None:
             linear.bias.data = stream(linear.bias.double()).float()
 
-    def read_values(linear: Any, norm: Any, heads: _Turn) -> None:
+    def read_values(linear: Any, norm: Any, heads: Turn) -> None:
         read(linear, norm)
         weight = linear.weight.double().unflatten(0, (-1, size))
         linear.weight.data = heads(weight.mT).mT.flatten(0, 1).float().contiguous()
         if linear.bias is not None:
             linear.bias.data = heads(linear.bias.double().unflatten(0, (-1, size))).flatten().float()
 
-    def write_heads(linear: Any, heads: _Turn) -> None:
+    def write_heads(linear: Any, heads: Turn) -> None:
         linear.weight.data = heads(linear.weight.double().unflatten(1, (-1, size))).flatten(1).float()
         write(linear)
 
     def embed(embedding: Any) -> None:
         embedding.weight.data = stream(embedding.weight.double()).float()
 
-    stream = _hadamard(config.hidden_size, 0)
+    stream = hadamard(config.hidden_size, STREAM)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     changes: dict[nn.Module, Callable[[nn.Module], None]] = {
         model.get_input_embeddings(): embed,
         model.get_output_embeddings(): partial(read, norm=last),
     }
     for number, parts in enumerate(layers, 1):
-        heads = _hadamard(size, number)
+        heads = hadamard(size, number)
         for norm, readers in NORMS.items():
             changes |= {parts[reader]: partial(read, norm=parts[norm]) for reader in readers}
         changes[parts["v_proj"]] = partial(read_values, norm=parts["input_layernorm"], heads=heads)
@@ -129,7 +130,7 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
     return fill_rotated
 
 
-def _hadamard(size: int, seed: int) -> _Turn:
+def hadamard(size: int, seed: int) -> Turn:
     """Multiplication of rows [..., size] by a random orthogonal matrix; of Hadamard's kind where there is one."""
     with redirect_stdout(None):  # it says there that on a GPU another library would be faster
         from torchao.prototype.spinquant.hadamard_utils import get_hadK, matmul_hadU_slow

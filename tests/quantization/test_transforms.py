@@ -12,7 +12,7 @@ from et_pipeline.quantization import calibrated
 from et_pipeline.quantization.calibrated import _rounded, _Walk, quantize_calibrated
 from et_pipeline.quantization.folding import awq_scales, smoothquant_scales
 from et_pipeline.quantization.mixed import in_8_bits
-from et_pipeline.quantization.rotation import _hadamard
+from et_pipeline.quantization.rotation import hadamard
 from et_pipeline.quantization.torchao_config import _linear_config, load_quantized, quantize_checkpoint, quantize_module
 from tests.quantization.test_calibrated import distance, logits, recipe, texts  # noqa: F401  a fixture
 
@@ -87,7 +87,7 @@ def test_layers_of_another_kind_are_refused(make_checkpoint, texts, tmp_path, tr
 
 @pytest.mark.parametrize("size", [64, 192, 576, 30])
 def test_the_matrix_is_orthogonal_and_spreads(size):
-    turn = _hadamard(size, 3)
+    turn = hadamard(size, 3)
     matrix = turn(torch.eye(size, dtype=torch.float64))
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(size, dtype=torch.float64))
     assert (matrix.abs() < 6 / size**0.5).all()

@@ -1,0 +1,242 @@
+"""Every recipe on one model: `python -m et_pipeline.report.compare MODEL [overrides] [--out FOLDER]`.
+
+Runs the pipeline for each recipe on XNNPACK, whatever the gates say, and writes `report.html` (one file that refers to
+no other), its pictures as PNG, and `compare.json`, which both are made from. Stages' results are cached as always, so a
+second sweep runs only what changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from et_pipeline import CONF
+from et_pipeline.cli import guarded
+from et_pipeline.errors import UserError
+from et_pipeline.report import progress
+from et_pipeline.report.compare_page import Comparison, Outcome, best, page, pictures
+from et_pipeline.settings import Settings, load_settings
+from et_pipeline.stages.bundle import host
+
+if TYPE_CHECKING:
+    from et_pipeline.pipeline import Result
+
+PLAIN = ("fp32", "8da8w", "int8_weight_only", "int4_weight_only")
+METHODS = {
+    "": {},
+    "hqq": {"algorithm": "hqq"},
+    "gptq": {"algorithm": "gptq"},
+    "awq": {"transform": "awq"},
+    "awq-gptq": {"transform": "awq", "algorithm": "gptq"},
+    "smoothquant": {"transform": "smoothquant"},
+    "rotation": {"transform": "rotation"},
+    "rotation-gptq": {"transform": "rotation", "algorithm": "gptq"},
+}
+GROUPS = (32, 128, 0)
+MIXED = (5.0, 5.5, 6.0)
+CHOSEN_HERE = ("model", "mode", "until", "format", "plot", "name", "recipe", "backend", "experiment")
+ALSO_CHOSEN = ("name", "scheme", "group_size", "algorithm", "transform", "mixed_bits")  # of the recipe
+INSPECTED_TOKENS = 256
+
+
+def recipes() -> dict[str, list[str]]:
+    """The recipes of a sweep: by name, what chooses it."""
+    found = {name: [f"recipe={name}"] for name in PLAIN}
+    for group, (method, keys) in product(GROUPS, METHODS.items()):
+        name = "-".join(filter(None, ("8da4w", method, f"g{group}")))
+        found[name] = _recipe(name, {"group_size": group, **keys})
+    for bits in MIXED:
+        name = f"8da4w-mixed{bits}-g32"
+        found[name] = _recipe(name, {"group_size": 32, "algorithm": "gptq", "mixed_bits": bits})
+    return found
+
+
+def _recipe(name: str, keys: Mapping[str, object]) -> list[str]:
+    return ["recipe=8da4w", f"recipe.name={name}", *(f"recipe.{key}={value}" for key, value in keys.items())]
+
+
+def compose_all(
+    model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str, Sequence[str]]
+) -> dict[str, Settings]:
+    """The settings of each recipe.
+
+    Args:
+        model: a name in `conf/model/`.
+        overrides: Hydra's, for all; calibration's go to those that have it.
+        out: bundles go into a folder of it, unless an override says another.
+        chosen: of `recipes`.
+
+    Raises:
+        UserError: an override is of what is compared, or makes no sense.
+    """
+    for override in overrides:
+        key = override.split("=")[0].lstrip("+~")
+        if key in CHOSEN_HERE or key.removeprefix("recipe.") in ALSO_CHOSEN:
+            raise UserError(f"{override} is what make compare chooses itself; leave it out")
+    found = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for name, keys in chosen.items():
+            calibrates = "recipe=8da4w" in keys
+            shared = [each for each in overrides if calibrates or not each.startswith("recipe.calibration")]
+            whole = [f"model={model}", f"paths.bundles={out / 'bundles'}", *keys, *shared]
+            found[name] = load_settings(compose("config", overrides=whole))
+    first = next(iter(found.values()))
+    if first.model.task == "embedding":
+        raise UserError(f"model={model} embeds texts, and make compare is for models that answer")
+    return found
+
+
+def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) -> list[Outcome]:
+    """Run each recipe and look into what it made; the first one's mistakes are the user's, others' are shown.
+
+    Args:
+        every: settings by recipe, the original weights' first.
+        out: logs go into a folder of it.
+        say: takes a line of progress.
+
+    Raises:
+        UserError: a text is missing, or the first recipe cannot be run at all.
+    """
+    from et_pipeline.pipeline import check, given_texts, run
+    from et_pipeline.plan import check_groups, read_model
+
+    for settings in every.values():
+        given_texts(settings)
+    checkpoint: Path | None = None
+    inspect: Callable[[Settings, Result], Outcome] | None = None
+    outcomes = []
+    for number, (name, settings) in enumerate(every.items(), 1):
+        say(f"{number} of {len(every)}: {name}")
+        began = time.monotonic()
+        face = progress.face(quiet=False)
+        logs = out / "logs" / name
+        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            check(settings)
+            if checkpoint is not None:  # sooner than the quantizer would say it
+                local = settings.model.model_copy(update={"source": str(checkpoint)})
+                check_groups(read_model(local), settings.recipe)
+            result = run([settings], face, logs)
+        except UserError as error:
+            if checkpoint is None:
+                raise
+            outcomes.append(Outcome(name=name, refused=str(error)))
+            say(str(error))
+            continue
+        finally:
+            face.close()
+        checkpoint = result.checkpoint
+        if inspect is None:
+            inspect = _inspector(settings, result)
+        outcome = inspect(settings, result)
+        outcomes.append(outcome.model_copy(update={"name": name, "seconds": round(time.monotonic() - began, 1)}))
+    return outcomes
+
+
+def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], Outcome]:
+    """What looks into each recipe's result; the original's part of it is computed once."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # it complains about torchao
+    from et_pipeline.evaluation import perplexity, text_source
+    from et_pipeline.models.checkpoint import stream_model
+    from et_pipeline.models.facts import Facts, read_tokenizer
+    from et_pipeline.quantization.torchao_config import load_quantized
+    from et_pipeline.report import inspection
+
+    checkpoint, context = result.checkpoint, first.model.max_context
+    assert checkpoint is not None
+    facts = Facts.read(result.programs[0].entries["acquire"].folder)
+    source = first.verify.text or text_source.BUILTIN
+    count = min(INSPECTED_TOKENS, context, first.verify.text_tokens)
+    path = text_source.resolve(perplexity.KEY, source)
+    tokens = perplexity.text_ids(source, path, count, facts, read_tokenizer(checkpoint))
+    original = inspection.streams(stream_model(checkpoint), tokens, context)
+
+    def inspect(settings: Settings, result: Result) -> Outcome:
+        made, manifest, q = result.programs[0], result.manifest, settings.recipe.quantization
+        assert manifest is not None
+        model = load_quantized(checkpoint, made.entries["quantize"].folder, q)
+        parts = inspection.part_bytes(model, q)
+        whole = sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights))
+        return Outcome(
+            name=settings.recipe.name,
+            manifest=manifest,
+            parts={**parts, "program": whole - sum(parts.values())},
+            weight_errors=inspection.weight_errors(checkpoint, model, q),
+            layer_errors=inspection.layer_errors(inspection.streams(model, tokens, context), original, q),
+            reused=len(made.reused) == len(made.entries),
+        )
+
+    return inspect
+
+
+def write(comparison: Comparison, out: Path) -> Path:
+    """Write `compare.json`, the pictures and, last, the page that shows them, each whole or not at all.
+
+    Returns:
+        The page.
+    """
+    images = pictures(comparison)
+    files = {"compare.json": comparison.model_dump_json(indent=1).encode() + b"\n", **images}
+    files["report.html"] = page(comparison, images).encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        temporary = out / f"{name}.tmp"
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(out / name)
+    return out / "report.html"
+
+
+def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str, Sequence[str]]) -> None:
+    """Sweep over recipes and write the report.
+
+    Raises:
+        UserError: as `compose_all` and `sweep`; nothing to draw with.
+    """
+    console = Console(stderr=True)
+    began = time.monotonic()
+    every = compose_all(model, overrides, out, chosen)
+    outcomes = sweep(every, out, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    comparison = Comparison(
+        model=next(iter(every.values())).model.name,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        machine=host(),
+        overrides=tuple(overrides),
+        outcomes=tuple(outcomes),
+    )
+    report = write(comparison, out)
+    reused = sum(each.reused for each in outcomes)
+    console.print(
+        f"{len(comparison.measured)} recipes in {time.monotonic() - began:.0f} s, {reused} of them from the cache; "
+        f"the Pareto front: {', '.join(best(comparison))}\n{report}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="compare", description="Every recipe on one model, and a report.")
+    parser.add_argument("model", help="a name in conf/model/")
+    parser.add_argument("overrides", nargs="*", help="Hydra's overrides, such as verify.text=notes.txt")
+    parser.add_argument("--out", type=Path, help="folder of the report (default: build/compare/MODEL)")
+    given = parser.parse_intermixed_args(arguments)
+    out = given.out or Path("build/compare") / given.model
+    sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes())))
+
+
+if __name__ == "__main__":
+    main()

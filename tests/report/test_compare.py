@@ -1,0 +1,228 @@
+"""make compare: the sweep, the Pareto front, the pictures and the page."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_bundle import PTE, make_gate, make_manifest
+
+from et_pipeline.manifest import Agreement, Comparison, File, Quality, Sample, WaysOfFeeding
+from et_pipeline.report import compare, compare_page
+from et_pipeline.report.compare_page import Outcome, best, figures, front, method, page, pictures
+
+NUMBERS = st.integers(0, 6).map(float)  # few, so that many are equal
+SENTENCE = "up_proj.weight has rows of 192 weights, which recipe.group_size=128 does not divide"
+
+
+def outcome(name, size, kl, passed=True, answer="guten Tag", **recipe):
+    found = Agreement(positions=9, cosine=0.99, min_cosine=0.9, max_abs_diff=0.1, kl=kl, top1=0.9)
+    ways = WaysOfFeeding(one_piece=found, chunked=found, token_by_token=found)
+    files = {PTE: File(size=size, sha256="0" * 64), "tokenizer.json": File(size=1, sha256="0" * 64)}
+    manifest = make_manifest(
+        files,
+        quality=Quality(agreement=Comparison(quantized=ways, original=ways), gate=make_gate(passed)),
+        samples=[Sample(task="translate", prompt="<b>hi</b>", answer=answer)],
+    )
+    settings = {"scheme": "8da4w", "group_size": 32, "algorithm": "rtn", "transform": "none", "mixed_bits": None}
+    what = manifest.what.model_copy(update={"settings": {"recipe": {**settings, **recipe}}})
+    errors = {"layers.0.self_attn.q_proj": 0.1, "layers.0.mlp.up_proj": 0.2, "layers.1.self_attn.q_proj": 0.3}
+    return Outcome(
+        name=name,
+        manifest=manifest.model_copy(update={"what": what}),
+        parts={"embedding": size // 4, "attention": size // 4, "feed-forward": size // 4, "program": size // 4},
+        weight_errors={} if recipe.get("transform") == "awq" else errors,
+        layer_errors=(0.1, 0.2),
+    )
+
+
+@pytest.fixture(scope="module")
+def made():
+    return compare_page.Comparison(
+        model="a<b",
+        date="2026-01-02",
+        machine="a computer",
+        overrides=("verify.text=notes.txt",),
+        outcomes=(
+            outcome("whole", 4000, 1e-9, scheme="fp32", group_size=0),
+            outcome("plain", 1000, 0.04),
+            outcome("better", 1000, 0.02, algorithm="gptq", answer="hallo <you>"),
+            outcome("scaled", 1100, 0.03, passed=False, transform="awq", group_size=0),
+            Outcome(name="wide", refused=SENTENCE),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def images(made):
+    return pictures(made)
+
+
+class References(HTMLParser):
+    """Collects what a page would load, and its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.tags, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "poster", "data", "action")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def read(html):
+    parser = References()
+    parser.feed(html)
+    return parser
+
+
+@given(st.dictionaries(st.integers().map(str), st.tuples(NUMBERS, NUMBERS), max_size=12))
+def test_the_front_is_what_no_other_point_beats(points):
+    def beaten(one):
+        return any(
+            other[0] <= one[0] and other[1] <= one[1] and other != one for name, other in points.items()
+        )  # differing, so better in one
+
+    chosen = front(points)
+    assert set(chosen) == {name for name, one in points.items() if not beaten(one)}
+    assert len(chosen) == len(set(chosen))
+    assert [points[name][0] for name in chosen] == sorted(points[name][0] for name in chosen)
+
+
+def test_the_front_of_a_comparison(made):
+    assert best(made) == ["better", "whole"]
+
+
+def test_the_page_refers_to_nothing_outside(made, images):
+    found = read(page(made, images))
+    assert found.loads
+    assert all(each.startswith("data:image/png;base64,") for each in found.loads)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert not re.search(r"url\(|@import|https?://", page(made, images))
+
+
+def test_every_recipe_is_on_the_page_with_its_verdict(made, images):
+    words = " ".join(" ".join(read(page(made, images)).words).split())
+    for each in made.outcomes:
+        assert each.name in words
+    assert "failed: top1 against original is 0.5, threshold 0.9" in words
+    assert f"wide : {SENTENCE}" in words
+    assert re.search(r"scaled is left out: the weights were scaled before", words)
+
+
+def test_what_models_and_people_say_is_text_and_not_html(made, images):
+    found = read(page(made, images))
+    assert {"hallo <you>", "<b>hi</b>", "guten Tag"} <= set(found.words)
+    assert {"b", "you"}.isdisjoint(found.tags)
+
+
+def test_pictures_are_png(images):
+    assert set(images) == {"quality.png", "parts.png", "weights.png", "layers.png"}
+    assert all(content.startswith(b"\x89PNG") for content in images.values())
+
+
+def test_pictures_of_the_original_alone():
+    whole = outcome("whole", 4000, 0.0, scheme="fp32").model_copy(update={"weight_errors": {}, "layer_errors": (0.0,)})
+    alone = compare_page.Comparison(model="m", date="2026-01-02", machine="", overrides=(), outcomes=(whole,))
+    images = pictures(alone)
+    assert set(images) == {"quality.png", "parts.png"}
+    assert "whole" in page(alone, images)
+
+
+def test_figures_are_those_on_the_text_where_there_is_one():
+    manifest = make_manifest({PTE: File(size=9, sha256="0" * 64), "tokenizer.json": File(size=1, sha256="0" * 64)})
+    found = figures(Outcome(name="x", manifest=manifest))
+    assert (found.perplexity, found.kl, found.top1) == (22.25, 0.03, 0.965)
+    assert found.accuracy == (89.0, -1.0)
+    assert figures(outcome("y", 9, 0.5)).kl == 0.5
+
+
+def test_files_are_whole_or_absent(made, tmp_path, monkeypatch):
+    report = compare.write(made, tmp_path / "out")
+    names = {"report.html", "compare.json", "quality.png", "parts.png", "weights.png", "layers.png"}
+    assert {each.name for each in report.parent.iterdir()} == names
+    before = report.read_bytes()
+    assert compare_page.Comparison.model_validate_json((report.parent / "compare.json").read_bytes()) == made
+    assert json.loads((report.parent / "compare.json").read_bytes())["model"] == "a<b"
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        compare.write(made.model_copy(update={"model": "another"}), report.parent)
+    assert report.read_bytes() == before
+    assert json.loads((report.parent / "compare.json").read_bytes())["model"] == "a<b"
+
+
+def test_every_recipe_of_the_sweep_composes(tmp_path):
+    chosen = compare.recipes()
+    every = compare.compose_all("tiny_assistant", ["recipe.calibration.tokens=64"], tmp_path, chosen)
+    assert {name: each.recipe.name for name, each in every.items()} == {name: name for name in chosen}
+    assert len({each.recipe.quantization for each in every.values()}) == len(chosen) == 31
+    assert {each.recipe.calibration.tokens for each in every.values() if each.recipe.calibrated} == {64}
+    methods = {method(each.recipe.model_dump()) for each in every.values()}
+    assert methods == set(compare_page._METHODS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["no_such_model"], "model=no_such_model does not exist"),
+        (["tiny_assistant", "recipe=8da8w"], "recipe=8da8w is what make compare chooses itself; leave it out"),
+        (["tiny_assistant", "recipe.group_size=64"], "recipe.group_size=64 is what make compare chooses"),
+        (["tiny_assistant", "verify.no_such=1"], "verify.no_such is not a setting"),
+        (["minilm"], "model=minilm embeds texts, and make compare is for models that answer"),
+        (["tiny_assistant", "recipe.calibration.source=absent.txt"], "absent.txt cannot be read"),
+        (["tiny_assistant", "verify.text=absent.txt"], "absent.txt cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
+    few = {name: compare.recipes()[name] for name in ("fp32", "8da4w-gptq-g32")}
+    monkeypatch.setattr(compare, "recipes", lambda: few)
+    with pytest.raises(SystemExit) as ended:
+        compare.main([*arguments, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_on_the_built_in_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
+    chosen = compare.recipes()
+    names = ("fp32", "8da4w-g32", "8da4w-g128")
+    few = ["verify.sequences=4", "verify.items_per_task=2", "verify.text=builtin:tiny_assistant"]
+    few += ["verify.text_tokens=64", "measure.rounds=1", "recipe.gate.max_kl_original=0.0"]
+    arguments = "tiny_assistant", few, tmp_path / "out", {name: chosen[name] for name in names}
+    compare.compare(*arguments)
+    assert "0 of them from the cache" in capsys.readouterr().err
+    path = tmp_path / "out" / "compare.json"
+    found = compare_page.Comparison.model_validate_json(path.read_bytes())
+    by_name = {each.name: each for each in found.outcomes}
+    assert list(by_name) == list(names)
+    assert "recipe.group_size=128 does not divide" in by_name["8da4w-g128"].refused
+    four, whole = by_name["8da4w-g32"], by_name["fp32"]
+    assert not four.manifest.quality.gate.passed  # and the sweep went on
+    assert sum(four.parts.values()) == figures(four).size
+    for each in (four, whole):
+        assert all(size > 0 for size in each.parts.values())
+        assert each.parts["program"] < 0.3 * 10**6
+    assert max(whole.layer_errors) < 1e-5
+    assert whole.weight_errors == {}
+    assert all(0.02 < error < 0.2 for error in four.weight_errors.values())
+    assert all(0 < error < 0.5 for error in four.layer_errors)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert all(name in html for name in names)
+
+    compare.compare(*arguments)
+    assert "2 recipes in" in (said := capsys.readouterr().err)
+    assert "2 of them from the cache" in said
