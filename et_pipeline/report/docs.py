@@ -2,7 +2,8 @@
 
 `python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B, `forecast`, an hour
 for thirteen exports, or `qnn`, an hour on Qualcomm's simulator) runs that experiment, writes
-`docs/results/<experiment>.json`, and renders; without a name it only renders.
+`docs/results/<experiment>.json`, and renders; without a name it only renders. A folder of `make compare` instead of a
+name keeps that comparison's figures.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.console import Console
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
 from et_pipeline.report import forecast, host_tables, plots, quality_tables
+from et_pipeline.report.compare_page import Comparison
 from et_pipeline.report.tables import closing, markdown, size
 from et_pipeline.stages.bundle import host
 
@@ -60,6 +62,14 @@ def measure_forecast(root: Path, pairs: Sequence[tuple[str, str]] = forecast.PAI
     forecast.measure(pairs, exports, lambda exports: _keep(root, "forecast", {"exports": exports}))
 
 
+def keep_comparison(root: Path, folder: Path) -> None:
+    """Keep the figures of a sweep over recipes; those of other models stay."""
+    comparison = Comparison.model_validate_json((folder / "compare.json").read_text(encoding="utf-8"))
+    kept = root / RESULTS / "compare.json"
+    models = json.loads(kept.read_text(encoding="utf-8"))["models"] if kept.is_file() else {}
+    _keep(root, "compare", {"models": {**models, **quality_tables.comparison_figures(comparison)}})
+
+
 def _keep(root: Path, experiment: str, result: dict[str, Any]) -> None:
     path = root / RESULTS / f"{experiment}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +96,7 @@ def render(root: Path) -> dict[Path, str]:
             pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
     measured = json.loads((root / RESULTS / "host.json").read_text(encoding="utf-8"))
     pages[root / HOST_PICTURE] = plots.host_svg(measured)
+    compared = json.loads((root / RESULTS / "compare.json").read_text(encoding="utf-8"))
     quality = json.loads((root / RESULTS / "quality.json").read_text(encoding="utf-8"))
     for path, text in pages.items():
         if path.suffix == ".md":
@@ -96,7 +107,9 @@ def render(root: Path) -> dict[Path, str]:
             place = re.compile(r"(<!-- host -->\n).*?(<!-- end -->)", flags=re.DOTALL)
             text = place.sub(partial(_between, host_tables.tables(measured)), text)
             place = re.compile(r"(<!-- quality -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, quality_tables.tables(quality)), text)
+            text = place.sub(partial(_between, quality_tables.tables(quality)), text)
+            place = re.compile(r"(<!-- compare -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            pages[path] = place.sub(partial(_between, quality_tables.compared(compared["models"])), text)
     return pages
 
 
@@ -324,6 +337,9 @@ def picture(manifest: Manifest) -> str:
 def main() -> None:
     """Measure what is asked for, then write the pages."""
     for experiment in sys.argv[1:]:
+        if (Path(experiment) / "compare.json").is_file():
+            keep_comparison(ROOT, Path(experiment))
+            continue
         if experiment not in EXPERIMENTS:
             sys.exit(f"{experiment} is not an experiment with a page; choose from {', '.join(EXPERIMENTS)}")
         if experiment == "forecast":

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from et_pipeline.report.compare_page import figures
 from et_pipeline.report.tables import markdown, size
+
+if TYPE_CHECKING:
+    from et_pipeline.report.compare_page import Comparison
 
 
 def tables(result: Mapping[str, Any]) -> str:
@@ -22,6 +26,60 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append(_table(model) + "\n")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     parts.append(f"Measured {result['date']} on {result['machine']} with `{result['command']}`. {versions}.\n")
+    return "\n".join(parts)
+
+
+def comparison_figures(comparison: Comparison) -> dict[str, Any]:
+    """What a page shows of a sweep over recipes, by the model's name."""
+    rows = []
+    for each in comparison.measured:
+        assert each.manifest is not None
+        found, agreement = figures(each), each.manifest.quality.agreement
+        assert agreement is not None
+        ways = (agreement.quantized.one_piece, agreement.quantized.chunked, agreement.quantized.token_by_token)
+        rows.append(
+            {
+                "recipe": each.name,
+                "bytes": found.size,
+                "perplexity": found.perplexity,
+                "kl": found.kl,
+                "top1": found.top1,
+                "accuracy": found.accuracy,
+                "quantized_cosine": min(way.cosine for way in ways),
+                "failed": found.failed,
+            }
+        )
+    manifest = comparison.measured[0].manifest
+    assert manifest is not None
+    quality = manifest.quality
+    original = quality.text.original if quality.text else quality.perplexity.original if quality.perplexity else None
+    name = str(manifest.what.settings["model"]["name"])
+    about = {"date": comparison.date, "machine": comparison.machine, "overrides": comparison.overrides}
+    return {name: {**about, "original": original, "tokens": quality.text and quality.text.tokens, "rows": rows}}
+
+
+def compared(models: Mapping[str, Any]) -> str:
+    """The figures of sweeps over recipes, in Markdown."""
+    parts = []
+    for name, model in models.items():
+        rows = [["recipe", "size", "perplexity", "change", "KL", "top-1", "task accuracy", "quantized: cosine"]]
+        for each in model["rows"]:
+            accuracy = each["accuracy"]
+            rows.append(
+                [
+                    f"`{each['recipe']}`" + (" (gate failed)" if each["failed"] else ""),
+                    size(each["bytes"]),
+                    f"{each['perplexity']:.3f}" if each["perplexity"] else "",
+                    f"{100 * (each['perplexity'] / model['original'] - 1):+.2f} %" if each["perplexity"] else "",
+                    f"{each['kl']:.4f}",
+                    f"{100 * each['top1']:.2f} %",
+                    f"{accuracy[0]:.1f} % ({accuracy[1]:+.1f})" if accuracy else "",
+                    f"{each['quantized_cosine']:.6f}",
+                ]
+            )
+        text = f"{model['tokens']:,} tokens of held-out text" if model["tokens"] else "the built-in conversations"
+        parts += [f"#### {name}, on {text}\n", markdown(rows) + "\n"]
+        parts.append(f"Measured {model['date']} on {model['machine']} with `{' '.join(model['overrides'])}`.\n")
     return "\n".join(parts)
 
 

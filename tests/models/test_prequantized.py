@@ -589,7 +589,7 @@ def test_the_whole_road(name, command, tmp_path):
     chosen, sentence, part = ROAD[name]
     folder = FORMS[name](tiny_assistant.CHECKPOINT, tmp_path / "source")
     code, out, err = command(
-        f"model.source={folder}", f"recipe={chosen}", "name=imported", "verify.items_per_task=2", "verify.sequences=2"
+        f"model.source={folder}", f"recipe={chosen}", "name=imported", "verify.items_per_task=2", "verify.sequences=24"
     )
     assert code == 0, out + err
     assert sentence in " ".join(out.split())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from made_bundle import PTE, make_gate, make_manifest
 
 from et_pipeline.manifest import Agreement, Comparison, File, Quality, Sample, WaysOfFeeding
-from et_pipeline.report import compare, compare_page
+from et_pipeline.report import compare, compare_page, docs, quality_tables
 from et_pipeline.report.compare_page import Outcome, best, figures, front, method, page, pictures
 
 NUMBERS = st.integers(0, 6).map(float)  # few, so that many are equal
@@ -96,6 +96,23 @@ def test_the_front_is_what_no_other_point_beats(points):
 
 def test_the_front_of_a_comparison(made):
     assert best(made) == ["better", "whole"]
+
+
+def test_the_documentation_keeps_the_figures_of_each_model(made, tmp_path):
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    for name in ("small", "large", "small"):
+        raw = made.model_dump(mode="json")
+        for each in filter(None, (found["manifest"] for found in raw["outcomes"])):
+            each["what"]["settings"]["model"] = {"name": name}
+        (tmp_path / "compare.json").write_text(json.dumps(raw))
+        docs.keep_comparison(tmp_path, tmp_path)
+    kept = json.loads((tmp_path / "docs" / "results" / "compare.json").read_text())["models"]
+    assert list(kept) == ["small", "large"]
+    table = quality_tables.compared(kept)
+    assert "#### large, on the built-in conversations" in table
+    assert "| `whole` | 4.0 kB |  |  | 0.0000 | 90.00 % |" in table
+    assert "`scaled` (gate failed)" in table
+    assert "verify.text=notes.txt" in table
 
 
 def test_the_page_refers_to_nothing_outside(made, images):
