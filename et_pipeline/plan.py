@@ -373,6 +373,8 @@ def tensor_bytes(name: str, shape: tuple[int, ...], recipe: Quantization) -> int
     if len(shape) != 2 or bits == 32:
         return 4 * count
     embedding = _is_embedding(name)
+    if recipe.mixed_bits is not None and not embedding:
+        return round(count * recipe.mixed_bits / 8)  # a mean over the linears, their scales included
     group = recipe.embedding_group_size if embedding else recipe.group_size
     scales = count // group if group else shape[0]
     return count * bits // 8 + scales * (SCALE_BYTES_GROUP if group and not embedding else SCALE_BYTES)

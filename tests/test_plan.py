@@ -45,6 +45,7 @@ def quantization(**changes):
         ("model.layers.0.mlp.up_proj.weight", quantization(), 64 * 128 // 2 + 64 * 128 // 32 * 2),
         ("model.layers.0.mlp.up_proj.weight", quantization(group_size=0), 64 * 128 // 2 + 64 * 4),
         ("model.layers.0.mlp.up_proj.weight", quantization(scheme="int8_weight_only", group_size=0), 64 * 128 + 64 * 4),
+        ("model.layers.0.mlp.up_proj.weight", quantization(mixed_bits=5.5), 64 * 128 * 5.5 / 8),
         ("model.layers.0.mlp.up_proj.weight", quantization(scheme="fp32"), 64 * 128 * 4),
         ("model.embed_tokens.weight", quantization(), 64 * 128 + 64 * 4),
         ("model.embed_tokens.weight", quantization(embedding_bits=32), 64 * 128 * 4),
