@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from et_pipeline.tiny_writer import CHECKPOINT
+from et_pipeline.tiny_writer.text import SEPARATOR
 
 END = "<|end|>"
-SEPARATOR = "\n\n\n"
 SAVE_EVERY = 500
 
 
