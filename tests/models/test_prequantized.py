@@ -382,8 +382,10 @@ def test_bitsandbytes_own_code_says_the_same(rows, columns, size, nested, kind, 
 
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed % 2**31))
     with torch.compiler.set_stance("force_eager"):  # it would compile for a quarter of a minute
-        packed, state = quantize_4bit(weight, blocksize=size, quant_type=kind, compress_statistics=nested)
-        expected = dequantize_4bit(packed, state)
+        # As one row: a block goes on over the ends of rows, where its AVX-512 kernel takes a wrong scale.
+        row = weight.reshape(1, -1)
+        packed, state = quantize_4bit(row, blocksize=size, quant_type=kind, compress_statistics=nested)
+        expected = dequantize_4bit(packed, state).reshape(rows, columns)
     parts = {f"weight.{name}": value for name, value in state.as_dict(packed=True).items()}
     more = json.loads(bytes(parts.pop(f"weight.quant_state.bitsandbytes__{kind}").tolist()))
     found = prequantized._decode_4bit(parts | {"weight": packed}, (rows, columns), more)
