@@ -159,7 +159,7 @@ class Decoder(nn.Module):
             self.config._attn_implementation = usual
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
-        call = Call(start, self.rings, (positions[0], positions[-1] + 1), attended=[])
+        call = Call(start, self.rings, positions[-1] + 1, attended=[])
         group = self.config.num_attention_heads // self.kv_heads
         if self.form.prefill_chunk > 1:
             order = causal_order(positions, group, self.form.max_context)

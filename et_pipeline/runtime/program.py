@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import sys
@@ -76,8 +77,7 @@ class Program:
         """
         import torch
 
-        logits = self._forward((tokens, torch.tensor([start], dtype=torch.long)))[0]
-        return logits.reshape(-1)
+        return self._run((tokens, torch.tensor([start], dtype=torch.long)))
 
     def embed(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Run a whole text through an encoder.
@@ -89,7 +89,17 @@ class Program:
         Returns:
             [dimension] float32.
         """
-        return self._forward(inputs)[0].reshape(-1)
+        return self._run(inputs)
+
+    def _run(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        import torch
+
+        own = torch.get_num_threads()
+        torch.set_num_threads(1)  # see `runtime_library`
+        try:
+            return self._forward(inputs)[0].reshape(-1)
+        finally:
+            torch.set_num_threads(own)
 
     def prefill(self, tokens: torch.Tensor, start: int = 0, chunk: int | None = None) -> torch.Tensor:
         """Run a whole prompt in pieces.
@@ -192,21 +202,30 @@ class DrivenProgram(Program):
 def set_threads(threads: int) -> None:
     """Let the runtime and its operators use this many threads; call it before loading a program.
 
-    XNNPACK keeps the pool that it finds when a program is loaded, and the attention operator runs on the same. Within
-    it, torch's library multiplies matrices: on threads of its own it would compete with the pool's for the cores.
+    XNNPACK keeps the pool that it finds when a program is loaded, and the attention operator runs on the same.
     """
     import torch
 
     runtime_library()._unsafe_reset_threadpool(threads)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # see `runtime_library`; ExecuTorch's own runner calls the program from this thread
 
 
 def runtime_library() -> Any:
-    """ExecuTorch's runtime with the custom and quantized kernels that our programs call."""
+    """ExecuTorch's runtime with the custom and quantized kernels that our programs call.
+
+    The attention operator multiplies matrices with torch's library, from every thread of the runtime's pool at once. On
+    threads of its own the library competes with the pool for the cores: decode takes twice as long. torch sets that
+    number for the calling thread alone, so for the pool's threads it is set in the library itself.
+    """
     import executorch.extension.llm.custom_ops.custom_ops
     import executorch.kernels.quantized  # noqa: F401  both register kernels
+    import torch
     from executorch.extension.pybindings import portable_lib
 
+    torch.set_num_threads(torch.get_num_threads())  # what follows is the number of all threads that have none
+    library = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
+    if library.exists() and hasattr(mkl := ctypes.CDLL(str(library)), "mkl_serv_set_num_threads"):
+        mkl.mkl_serv_set_num_threads(1)
     return portable_lib
 
 

@@ -52,19 +52,19 @@ def feed(forward, chunk):
     return torch.stack(rows), positions
 
 
-@pytest.mark.parametrize("start", [0, 4, 5])
-def test_attention_equals_torch(start):
+@pytest.mark.parametrize("kv_heads", [2, 4])  # from four on, heads share a pass over the keys
+@pytest.mark.parametrize(("start", "end"), [(0, 6), (4, 6), (5, 6), (0, 1)])
+def test_attention_equals_torch(start, end, kv_heads):
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, heads, 6, 8, generator=generator) for heads in (4, 2, 2))
-    caches = torch.zeros(2, 10, 1, 8), torch.zeros(2, 10, 1, 8)
+    sizes = (3 * kv_heads, kv_heads, kv_heads)
+    query, key, value = (torch.randn(1, heads, end, 8, generator=generator) for heads in sizes)
+    caches = torch.full((kv_heads, 10, 1, 8), 9.0), torch.full((kv_heads, 10, 1, 8), 9.0)
     for cache, new in zip(caches, (key, value), strict=True):
         update_cache(cache, new, 0)
-    positions = torch.arange(start, 6)
-    call = Call(
-        start, frozenset(), (positions[0], positions[-1] + 1), torch.tensor(start == 5), causal_order(positions, 2, 10)
-    )
+    positions = torch.arange(start, end)
+    call = Call(start, frozenset(), positions[-1] + 1, torch.tensor(end == start + 1), causal_order(positions, 3, 10))
     found = attend(query[:, :, start:], *map(Stored, caches), call, False, 0.3)
-    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    mask = torch.ones(end, end, dtype=torch.bool).tril()
     expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
     assert torch.allclose(found, expected[:, :, start:].transpose(1, 2), atol=1e-6)
 

@@ -49,8 +49,10 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# So many heads that those of a group share their pass over the keys, see `attention.SHARED_FROM`.
+SHARED = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16}
 FAMILIES = {
-    "llama3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama3": ("llama", {"rope_parameters": LLAMA3, **SHARED}),
     "llama_dynamic": (
         "llama",
         {
@@ -60,7 +62,7 @@ FAMILIES = {
     ),
     "smollm2": ("llama", {"tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}),
     "smollm3": ("smollm3", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
-    "mistral_v01": ("mistral", {"sliding_window": WINDOW}),
+    "mistral_v01": ("mistral", {"sliding_window": WINDOW, **SHARED}),
     "mistral_v03": (
         "mistral",
         {"sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
@@ -289,26 +291,30 @@ def naive(query, key, value, window, scale, softcap=None):
 
 
 # The second ring is longer than the 512 keys that custom_sdpa takes at a time: a whole block can be out of sight.
-@pytest.mark.parametrize(("window", "chunk", "length"), [(5, 3, 203), (512, 640, 3000)])
+@pytest.mark.parametrize(
+    ("window", "chunk", "length", "kv_heads"), [(5, 3, 203, 2), (5, 3, 203, 4), (512, 640, 3000, 2)]
+)
 @pytest.mark.parametrize("softcap", [None, 1.5])
-def test_ring_after_many_wraps(window, chunk, length, softcap):
+def test_ring_after_many_wraps(window, chunk, length, kv_heads, softcap):
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, heads, length, 8, generator=generator) for heads in (4, 2, 2))
+    query, key, value = (
+        torch.randn(1, heads, length, 8, generator=generator) for heads in (2 * kv_heads, kv_heads, kv_heads)
+    )
     expected = naive(query, key, value, window, 0.5, softcap)
     ring = window + chunk
-    caches = torch.full((2, ring, 1, 8), 9.0), torch.full((2, ring, 1, 8), 9.0)
+    caches = torch.full((kv_heads, ring, 1, 8), 9.0), torch.full((kv_heads, ring, 1, 8), 9.0)
     start = 0
     for size in [chunk, 1, max(1, chunk - 1)] * length:
         end = min(start + size, length)
         if start == end:
             break
         positions = torch.arange(start, end)
-        slots, mask = ring_slots(positions, ring, 2), ring_mask(positions, ring, window)
+        slots, mask = ring_slots(positions, ring, kv_heads), ring_mask(positions, ring, window)
         for cache, new in zip(caches, (key, value), strict=True):
             update_cache(cache, new[:, :, start:end], start, slots)
         if softcap is None:
             masks, many = (mask, torch.cat([mask, mask])), torch.tensor(end > start + 1)
-            call = Call(start, frozenset((0,)), (positions[0], positions[-1] + 1), ~many, ring_masks=masks)
+            call = Call(start, frozenset((0,)), positions[-1] + 1, ~many, ring_masks=masks)
             found = attend(query[:, :, start:end], *map(Stored, caches), call, True, 0.5)
         else:
             found = softcapped_attention(query[:, :, start:end], *caches, 0.5, softcap, mask)

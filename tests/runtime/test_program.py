@@ -1,5 +1,8 @@
+import ctypes
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +112,13 @@ def test_native_noise_is_hidden_unless_it_fails(capfd):
     with pytest.raises(RuntimeError):
         fail()
     assert capfd.readouterr().err == "reason"
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch multiplies with another library")
+def test_the_pool_multiplies_without_threads_of_its_own(program):
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
+    own = torch.get_num_threads()
+    program.forward(torch.tensor([[5]]), 0)
+    assert torch.get_num_threads() == own
+    with ThreadPoolExecutor() as another:  # as the pool's threads are: torch has set nothing there
+        assert another.submit(library.mkl_get_max_threads).result() == 1
