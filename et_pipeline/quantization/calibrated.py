@@ -187,10 +187,12 @@ def _fold(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Quantiza
 
     def add(name: str, _: nn.Module, args: tuple[torch.Tensor]) -> None:
         rows = args[0].flatten(0, -2)
-        size = rows.abs()
-        new = [rows.T @ rows, size.sum(0), size.amax(0)]
-        old = sums.get(name, new)
-        sums[name] = new if old is new else [old[0] + new[0], old[1] + new[1], torch.maximum(old[2], new[2])]
+        width, size = rows.shape[1], rows.abs()
+        empty = [torch.zeros(width, width), torch.zeros(width), torch.zeros(width)]
+        hessian, total, largest = sums.setdefault(name, empty)
+        hessian.addmm_(rows.T, rows)
+        total += size.sum(0)
+        torch.maximum(largest, size.amax(0), out=largest)
 
     with ExitStack() as hooks:
         for readers, _ in FOLDS:

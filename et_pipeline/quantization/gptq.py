@@ -7,6 +7,7 @@ import torch
 BLOCK = 128  # inputs whose errors reach the inputs behind them together
 DAMPING = 0.01  # of the mean diagonal, the paper's
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # of the scale that clips nothing: 1.0 to 0.5
+COLUMNS = 1024  # of an inverse at a time
 ROWS = 256  # at a time, each with every one of SHRINKS: rows do not depend on each other
 LOWEST, HIGHEST = -8, 7
 
@@ -15,16 +16,28 @@ def error_weights(hessian: torch.Tensor) -> torch.Tensor:
     """The upper triangular U with H⁻¹ = UᵀU, of a Hessian damped as in the paper.
 
     Args:
-        hessian: [inputs, inputs] float64, the sum of x·xᵀ over calibration tokens; a factor of it changes nothing.
+        hessian: [inputs, inputs] float64, the sum of x·xᵀ over calibration tokens; a factor of it changes nothing. Its
+            memory is used for other numbers.
+
+    Returns:
+        [inputs, inputs] float32.
     """
-    size = len(hessian)
-    mean = hessian.diagonal().mean()
+    size, mean = len(hessian), hessian.diagonal().mean()
     if not mean > 0:  # no token reached it: plain rounding
-        return torch.eye(size, dtype=torch.float64)
-    damped = hessian + DAMPING * mean * torch.eye(size, dtype=torch.float64)
-    # With the inputs in reverse, H = VVᵀ where V is upper triangular, so U = V⁻¹: one inversion less than the paper's.
-    v = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
-    return torch.linalg.solve_triangular(v, torch.eye(size, dtype=torch.float64), upper=True)
+        return torch.eye(size)
+    hessian.diagonal().add_(DAMPING * mean)
+    # With the inputs in reverse, H = LLᵀ gives U = L⁻¹, in reverse too: one inversion less than the paper's. What is
+    # transposed has the layout of the library that computes it, which then needs no memory of its own.
+    reverse = hessian.flip(0, 1)
+    lower = torch.linalg.cholesky(reverse, out=hessian.mT)
+    del reverse
+    u = torch.zeros(size, size)
+    for start in range(0, size, COLUMNS):
+        rest, count = size - start, min(COLUMNS, size - start)
+        unit = torch.eye(rest, count, dtype=torch.float64)
+        inverse = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
+        u[:rest, rest - count : rest] = inverse.flip(0, 1)
+    return u
 
 
 def gptq(
@@ -37,14 +50,13 @@ def gptq(
 
     Args:
         weight: [outputs, inputs].
-        u: of `error_weights`.
+        u: [inputs, inputs] float32, of `error_weights`.
         group_size: weights per scale; divides the inputs. 0 for one scale per output channel.
         scale_dtype: scales are rounded to it before any integer is chosen.
 
     Returns:
         Integers [outputs, inputs] int8, and scales [outputs, groups].
     """
-    u = u.float()
     found = [_rows(rows.float(), u, group_size, scale_dtype) for rows in weight.split(ROWS)]
     return torch.cat([integers for integers, _ in found]), torch.cat([scales for _, scales in found])
 

@@ -20,6 +20,7 @@ ATTENTION, FEED_FORWARD = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj
 NORMS = {"input_layernorm": ATTENTION, "post_attention_layernorm": FEED_FORWARD}  # and the linears that read them
 _LINEARS = {*ATTENTION, *FEED_FORWARD, "o_proj", "down_proj"}
 STREAM = 0  # seed of what turns the residual stream
+BLOCK = 1024  # rows that are turned at a time, because they are in double precision then
 _PER_HEAD = {"q_norm", "k_norm"}
 
 
@@ -83,11 +84,11 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
         return found
 
     def read(linear: Any, norm: Any) -> None:
-        weight = stream(linear.weight.double() * gain(norm))
-        linear.weight.data = (weight / norm.weight).float()
+        found = gain(norm)
+        linear.weight.data = _in_blocks(linear.weight, lambda rows: stream(rows * found) / norm.weight)
 
     def write(linear: Any) -> None:
-        linear.weight.data = stream(linear.weight.double().T).T.float().contiguous()
+        linear.weight.data = _in_blocks(linear.weight.T, stream).T.contiguous()
         if linear.bias is not None:
             linear.bias.data = stream(linear.bias.double()).float()
 
@@ -103,7 +104,7 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
         write(linear)
 
     def embed(embedding: Any) -> None:
-        embedding.weight.data = stream(embedding.weight.double()).float()
+        embedding.weight.data = _in_blocks(embedding.weight, stream)
 
     stream = hadamard(config.hidden_size, STREAM)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -128,6 +129,14 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
             gain(module)
 
     return fill_rotated
+
+
+def _in_blocks(weight: torch.Tensor, change: Turn) -> torch.Tensor:
+    """A new float32 tensor of the rows of `weight`, changed in double precision."""
+    changed = torch.empty(weight.shape)
+    for rows, into in zip(weight.split(BLOCK), changed.split(BLOCK), strict=True):
+        into.copy_(change(rows.double()))
+    return changed
 
 
 def hadamard(size: int, seed: int) -> Turn:
