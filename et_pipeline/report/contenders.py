@@ -479,6 +479,7 @@ class _Server:
     """The child's side: one contender, and what it is asked for."""
 
     WARM: ClassVar[int] = 2  # tokens of decode that are not timed: others ran since, and the caches are theirs
+    PASSES: ClassVar[int] = 5
 
     def load(self, kind: str, path: str, threads: int, context: int, vocabulary: int) -> dict[str, Any]:
         """Import everything, then load, timed."""
@@ -519,12 +520,15 @@ class _Server:
         return {"s": time.perf_counter() - started}
 
     def read(self, count: int, start: int) -> dict[str, Any]:
-        """Time a pass over an array of `count` bytes."""
+        """Time the fastest of a few passes over an array of `count` bytes: what a model's speed is held against."""
         if self._data.nbytes != count:
             self._data = self._data.new_ones(count // 4)
-        started = time.perf_counter()
-        self._data.sum()
-        return {"s": time.perf_counter() - started}
+        passes = []
+        for _ in range(self.PASSES):
+            started = time.perf_counter()
+            self._data.sum()
+            passes.append(time.perf_counter() - started)
+        return {"s": min(passes)}
 
     def logits(self, count: int) -> dict[str, Any]:
         """The logits after the first tokens."""
