@@ -45,20 +45,17 @@ KERNEL_SHARE = {"int4_weight_only": 0.6}
 PREFILL_GROUPS = 1.0
 PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8_weight_only": 0.49, "fp32": 0.49}
 
-# Quantize, export and lower on two x86 cores. CPU seconds measured with 8da4w: 4 layers of 2 M weights 86, SmolLM2-135M
-# 239, 8 layers of Llama-2-7B 168, all 32 of them 497; within 15 % of each on that machine, 43 % on another one. The
-# layers of the weight-only recipes cost less than half: their graphs have no nodes that quantize activations.
-EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 60, 5.8, 36e-9
-EXPORT_SECONDS_PER_LAYER_PLAIN = 2.2
-# Peak of anonymous memory, fitted to docs/results/forecast.json and full_size.json (the table in docs/benchmarks.md).
-# What lowers takes most either in the passes over the graph, when the weights are still in their file, or at the end,
-# when it holds the program and copies of a tensor: the passes' memory goes with the layers, and with half as much where
-# linears have no nodes that quantize activations.
-PASSES_BYTES, PASSES_BYTES_PER_LAYER, PASSES_BYTES_PER_LAYER_PLAIN = 400_000_000, 45_500_000, 23_700_000
-LOWER_BYTES, LOWER_BYTES_PER_PTE_BYTE, LOWER_BYTES_PER_WEIGHT_OF_LARGEST = 580_000_000, 1.08, 1.3
+# CPU seconds of quantize, export and lower on one x86 core, fitted to docs/results/forecast.json (the table in
+# docs/benchmarks.md). A layer of the weight-only recipes costs less: its graph has no nodes that quantize activations.
+EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 24, 1.75, 8e-9
+EXPORT_SECONDS_PER_LAYER_PLAIN = 1.2
+# Peak of anonymous memory, fitted to the same and to full_size.json. What lowers holds the graph, the program and
+# copies of a tensor.
+LOWER_BYTES, LOWER_BYTES_PER_LAYER = 460_000_000, 8_700_000
+LOWER_BYTES_PER_PTE_BYTE, LOWER_BYTES_PER_WEIGHT_OF_LARGEST = 1.09, 0.25
 # What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
-# keeps more or less of what it was given back; it is seldom the stage that takes most.
-QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_WAITING = 600_000_000, 1.75, 250_000_000
+# keeps more or less of what it was given back.
+QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_WAITING = 650_000_000, 1.5, 250_000_000
 
 HUB_SECONDS = 5  # a forecast does not wait longer for the hub to answer
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -304,16 +301,14 @@ def pte_bytes(known: Architecture, recipe: Quantization) -> int:
 
 
 def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
-    """Most anonymous memory of the stages that make the program; of lowering, in its two parts."""
-    shapes = exported_shapes(known)
-    counts = [math.prod(shape) for shape in shapes.values()]
-    layer = PASSES_BYTES_PER_LAYER if _is_dynamic(recipe) else PASSES_BYTES_PER_LAYER_PLAIN
-    program = LOWER_BYTES_PER_PTE_BYTE * pte_bytes(known, recipe)
+    """Most anonymous memory of the stages that make the program and take most."""
+    counts = [math.prod(shape) for shape in exported_shapes(known).values()]
     waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
+    graph = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers
+    program = LOWER_BYTES_PER_PTE_BYTE * pte_bytes(known, recipe)
     return {
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
-        "passes": round(PASSES_BYTES + layer * known.layers),
-        "lower": round(LOWER_BYTES + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * max(counts)),
+        "lower": round(graph + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * max(counts)),
     }
 
 

@@ -175,15 +175,15 @@ def test_prefill_of_another_phone_errs_to_the_slow_side():
 @pytest.mark.parametrize(
     ("model", "seconds", "memory"),
     [
-        ("tiny_assistant", 86, 0.57e9),
-        ("smollm2_135m", 239, 1.69e9),
-        ("llama2_7b", 497, 6.61e9),
+        ("tiny_assistant", 30, 0.58e9),
+        ("smollm2_135m", 77, 0.88e9),
+        ("llama2_7b", 130, 6.61e9),
     ],
 )
 def test_export_costs_what_was_measured(model, seconds, memory):
     made = planned(f"model={model}")
     assert made.export_cpu_s == pytest.approx(seconds, rel=0.15)
-    assert made.export_peak_bytes == pytest.approx(memory, rel=0.1)
+    assert made.export_peak_bytes == pytest.approx(memory, rel=0.15)
 
 
 def forecasts():
@@ -195,7 +195,9 @@ def forecasts():
 @pytest.mark.parametrize("export", forecasts(), ids=lambda each: f"{each.model}-{each.recipe}")
 def test_size_and_memory_of_an_export_are_what_was_forecast(export):
     assert export.pte[0] == pytest.approx(export.pte[1], rel=0.02)
-    assert export.peak[0] == pytest.approx(export.peak[1], rel=0.1)
+    assert export.lower[0] == pytest.approx(export.lower[1], rel=0.1)
+    # Where quantizing takes most: recipes of one model that should be alike differ by a third there.
+    assert export.peak[0] == pytest.approx(export.peak[1], rel=0.15)
 
 
 def test_verdict_tells_the_app_limit_from_the_phone():

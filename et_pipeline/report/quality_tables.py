@@ -79,7 +79,8 @@ def compared(models: Mapping[str, Any]) -> str:
             )
         text = f"{model['tokens']:,} tokens of held-out text" if model["tokens"] else "the built-in conversations"
         parts += [f"#### {name}, on {text}\n", markdown(rows) + "\n"]
-        parts.append(f"Measured {model['date']} on {model['machine']} with `{' '.join(model['overrides'])}`.\n")
+        with_set = f' SET="{" ".join(model["overrides"])}"' if model["overrides"] else ""
+        parts.append(f"Measured {model['date']} on {model['machine']} with `make compare{with_set}`.\n")
     return "\n".join(parts)
 
 
