@@ -47,7 +47,7 @@ class Call(NamedTuple):
 
     start_pos: Any  # position of the first new token
     rings: frozenset[int]  # layers whose cache is a ring
-    end: Any = None  # [] int64, position after the last new token
+    ends: tuple[torch.Tensor, ...] = ()  # [] int64, `single_start`, and the position after the last new token
     single: torch.Tensor | None = None  # [] bool, whether there is one new token; None: there always is
     order: tuple[torch.Tensor, ...] = ()  # see `causal_order`
     slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
@@ -194,32 +194,33 @@ def attend(query: torch.Tensor, keys: Stored, values: Stored, call: Call, ring: 
 
     # A branch may not be given what has a size that is known only at run time, nor change the cache, and both lay out
     # their results alike. So each reads the size from a tensor, for itself.
-    def caches(end: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def caches(last: torch.Tensor, parts: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor, Any]:
         used: Any = None
         if not ring:  # a ring is taken as it lies, with a mask
-            used = end.item()
+            used = last.item()
             torch._check(used >= 1)
             torch._check(used <= slots)
         half = len(stored) // 2
         return read(Stored(*parts[:half]), used), read(Stored(*parts[half : 2 * half]), used), used
 
-    def one(query: torch.Tensor, end: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
-        key_cache, value_cache, used = caches(end, parts)
+    def one(query: torch.Tensor, first: torch.Tensor, last: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
+        key_cache, value_cache, _ = caches(last, parts)
         # Right for one token alone: then the heads need not change places with the tokens.
-        rows = heads // kv_heads if kv_heads >= SHARED_FROM else 1
+        rows = shared_rows(heads, kv_heads)
         grouped = query.view(numbers).view(kv_heads, rows * length, heads // kv_heads // rows, dim)
-        mask = None if not ring else parts[-1] if rows > 1 else parts[-2]
-        return (single_attention(grouped, key_cache, value_cache, used, scale, mask).view(numbers),)
+        # With a mask the operator takes the cache as it lies.
+        start, mask = (0, parts[-1] if rows > 1 else parts[-2]) if ring else (first.item(), None)
+        return (single_attention(grouped, key_cache, value_cache, start, scale, mask).view(numbers),)
 
-    def many(query: torch.Tensor, end: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
-        key_cache, value_cache, used = caches(end, parts)
+    def many(query: torch.Tensor, first: torch.Tensor, last: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
+        key_cache, value_cache, used = caches(last, parts)
         mask = parts[-1]
         if not ring:
             key_cache, value_cache = key_cache.narrow(1, 0, used), value_cache.narrow(1, 0, used)
             mask = torch.clamp(parts[-2] - mask.narrow(1, 0, used), max=0.0)
         return (batched_attention(query, key_cache, value_cache, scale, mask).view(numbers),)
 
-    operands = (query.transpose(1, 2).contiguous(), call.end, *stored, *masks)
+    operands = (query.transpose(1, 2).contiguous(), *call.ends, *stored, *masks)
     if call.single is None:
         (out,) = one(*operands)
     elif torch.compiler.is_exporting():
@@ -229,11 +230,22 @@ def attend(query: torch.Tensor, keys: Stored, values: Stored, call: Call, ring: 
     return out.view(1, length, heads, dim)
 
 
+def shared_rows(heads: int, kv_heads: int) -> int:
+    """How many query heads of one token are attended to as rows of one product."""
+    return heads // kv_heads if kv_heads >= SHARED_FROM else 1
+
+
+def single_start(position: torch.Tensor, heads: int, kv_heads: int) -> torch.Tensor:
+    """Where `single_attention` is to start for the token at `position`, both [] int64."""
+    rows = shared_rows(heads, kv_heads)
+    return position if rows == 1 else position + 1 - rows
+
+
 def single_attention(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    end: Any,
+    start: Any,
     scale: float,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -246,16 +258,14 @@ def single_attention(
         query: [kv heads, rows, group / rows, head dim] float32.
         key_cache: [kv heads, length, 1, head dim] float32, already holding the new token's keys.
         value_cache: the same for values.
-        end: how many slots of a cache in order the token sees; of a ring it is ignored.
+        start: the token sees the slots before `start` + rows. The operator uses it for nothing else as long as its mask
+            is not causal, so it may be negative.
         scale: factor of the query-key products.
         mask: [rows, length] float32, added to the scores; None for a cache in order.
 
     Returns:
         As `query`.
     """
-    # Without a causal mask the operator lets every row see as many slots as start_pos and the rows make, and uses
-    # start_pos for nothing else: it may be negative. With a mask it takes the cache as it lies.
-    start = end - query.shape[1] if mask is None else 0
     return torch.ops.llama.custom_sdpa(query, key_cache, value_cache, start, mask, 0.0, False, scale)
 
 

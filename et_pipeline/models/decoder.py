@@ -16,7 +16,17 @@ from transformers.cache_utils import Cache
 from et_pipeline.architecture import check_context, longest_context
 from et_pipeline.cheap_tracing import cheap_files, cheap_tracing
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import CACHED, Call, Stored, causal_order, empty_cache, ring_mask, ring_slots, store
+from et_pipeline.models.attention import (
+    CACHED,
+    Call,
+    Stored,
+    causal_order,
+    empty_cache,
+    ring_mask,
+    ring_slots,
+    single_start,
+    store,
+)
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
 
@@ -159,8 +169,9 @@ class Decoder(nn.Module):
             self.config._attn_implementation = usual
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
-        call = Call(start, self.rings, positions[-1] + 1, attended=[])
-        group = self.config.num_attention_heads // self.kv_heads
+        heads, group = self.config.num_attention_heads, self.config.num_attention_heads // self.kv_heads
+        ends = single_start(positions[0], heads, self.kv_heads), positions[-1] + 1
+        call = Call(start, self.rings, ends, attended=[])
         if self.form.prefill_chunk > 1:
             order = causal_order(positions, group, self.form.max_context)
             call = call._replace(single=torch.eq(positions[-1], positions[0]), order=order)

@@ -6,7 +6,7 @@ from torch import nn
 
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.attention import Call, Stored, attend, causal_order, update_cache
+from et_pipeline.models.attention import Call, Stored, attend, causal_order, single_start, update_cache
 from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import PROGRAM, WEIGHTS, Decoder, export_decoder, load_program, metadata, save_program
 from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
@@ -62,7 +62,8 @@ def test_attention_equals_torch(start, end, kv_heads):
     for cache, new in zip(caches, (key, value), strict=True):
         update_cache(cache, new, 0)
     positions = torch.arange(start, end)
-    call = Call(start, frozenset(), positions[-1] + 1, torch.tensor(end == start + 1), causal_order(positions, 3, 10))
+    ends = single_start(positions[0], 3 * kv_heads, kv_heads), positions[-1] + 1
+    call = Call(start, frozenset(), ends, torch.tensor(end == start + 1), causal_order(positions, 3, 10))
     found = attend(query[:, :, start:], *map(Stored, caches), call, False, 0.3)
     mask = torch.ones(end, end, dtype=torch.bool).tril()
     expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)

@@ -314,7 +314,7 @@ def test_ring_after_many_wraps(window, chunk, length, kv_heads, softcap):
             update_cache(cache, new[:, :, start:end], start, slots)
         if softcap is None:
             masks, many = (mask, torch.cat([mask, mask])), torch.tensor(end > start + 1)
-            call = Call(start, frozenset((0,)), positions[-1] + 1, ~many, ring_masks=masks)
+            call = Call(start, frozenset((0,)), (positions[0], positions[-1] + 1), ~many, ring_masks=masks)
             found = attend(query[:, :, start:end], *map(Stored, caches), call, True, 0.5)
         else:
             found = softcapped_attention(query[:, :, start:end], *caches, 0.5, softcap, mask)
