@@ -206,8 +206,9 @@ def attend(query: torch.Tensor, keys: Stored, values: Stored, call: Call, ring: 
     def one(query: torch.Tensor, first: torch.Tensor, last: torch.Tensor, *parts: torch.Tensor) -> tuple[torch.Tensor]:
         key_cache, value_cache, _ = caches(last, parts)
         # Right for one token alone: then the heads need not change places with the tokens.
-        rows = shared_rows(heads, kv_heads)
-        grouped = query.view(numbers).view(kv_heads, rows * length, heads // kv_heads // rows, dim)
+        group = heads // kv_heads
+        rows = shared_rows(group, kv_heads)
+        grouped = query.view(numbers).view(kv_heads, rows * length, group // rows, dim)
         # With a mask the operator takes the cache as it lies.
         start, mask = (0, parts[-1] if rows > 1 else parts[-2]) if ring else (first.item(), None)
         return (single_attention(grouped, key_cache, value_cache, start, scale, mask).view(numbers),)
@@ -230,14 +231,14 @@ def attend(query: torch.Tensor, keys: Stored, values: Stored, call: Call, ring: 
     return out.view(1, length, heads, dim)
 
 
-def shared_rows(heads: int, kv_heads: int) -> int:
-    """How many query heads of one token are attended to as rows of one product."""
-    return heads // kv_heads if kv_heads >= SHARED_FROM else 1
+def shared_rows(group: int, kv_heads: int) -> int:
+    """How many of the query heads of a kv head, `group`, are attended to as rows of one product."""
+    return group if kv_heads >= SHARED_FROM else 1
 
 
-def single_start(position: torch.Tensor, heads: int, kv_heads: int) -> torch.Tensor:
+def single_start(position: torch.Tensor, group: int, kv_heads: int) -> torch.Tensor:
     """Where `single_attention` is to start for the token at `position`, both [] int64."""
-    rows = shared_rows(heads, kv_heads)
+    rows = shared_rows(group, kv_heads)
     return position if rows == 1 else position + 1 - rows
 
 

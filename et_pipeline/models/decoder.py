@@ -169,8 +169,8 @@ class Decoder(nn.Module):
             self.config._attn_implementation = usual
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
-        heads, group = self.config.num_attention_heads, self.config.num_attention_heads // self.kv_heads
-        ends = single_start(positions[0], heads, self.kv_heads), positions[-1] + 1
+        group = self.config.num_attention_heads // self.kv_heads
+        ends = single_start(positions[0], group, self.kv_heads), positions[-1] + 1
         call = Call(start, self.rings, ends, attended=[])
         if self.form.prefill_chunk > 1:
             order = causal_order(positions, group, self.form.max_context)

@@ -62,7 +62,7 @@ def test_attention_equals_torch(start, end, kv_heads):
     for cache, new in zip(caches, (key, value), strict=True):
         update_cache(cache, new, 0)
     positions = torch.arange(start, end)
-    ends = single_start(positions[0], 3 * kv_heads, kv_heads), positions[-1] + 1
+    ends = single_start(positions[0], 3, kv_heads), positions[-1] + 1
     call = Call(start, frozenset(), ends, torch.tensor(end == start + 1), causal_order(positions, 3, 10))
     found = attend(query[:, :, start:], *map(Stored, caches), call, False, 0.3)
     mask = torch.ones(end, end, dtype=torch.bool).tril()
