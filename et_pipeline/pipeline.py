@@ -16,11 +16,11 @@ from pydantic import BaseModel
 
 from et_pipeline import cache
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.facts import Facts, read_tokenizer
 from et_pipeline.errors import StageError, UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
-from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.settings import Backend, Calibration, Evidence, Settings
 from et_pipeline.stages import acquire, bundle
 from et_pipeline.worker import StageKilled, Tick, run_stage

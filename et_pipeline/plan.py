@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
+from et_pipeline.checkpoints.hub import network_errors
+from et_pipeline.checkpoints.reader import INDEX, SINGLE
 from et_pipeline.errors import UserError
-from et_pipeline.hub import network_errors
-from et_pipeline.models.checkpoint import INDEX, SINGLE
 from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
@@ -172,8 +172,8 @@ def read_model(model: Model) -> Architecture:
     """
     where, config, stored = "model.architecture", model.architecture, None
     if config is None:
-        from et_pipeline.models import prequantized
-        from et_pipeline.models.facts import read_json
+        from et_pipeline.checkpoints import prequantized
+        from et_pipeline.checkpoints.facts import read_json
 
         folder = _folder(model.checkpoint)
         where = str(folder / "config.json")

@@ -93,7 +93,7 @@ def lower_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
 
     def lower(checkpoint: Path, form: ExportForm = FORM, **changes: Any) -> Lowered:
         from et_pipeline.backends import get_backend
-        from et_pipeline.models.checkpoint import load_model
+        from et_pipeline.checkpoints.reader import load_model
         from et_pipeline.models.decoder import Decoder, export_decoder, metadata
         from et_pipeline.quantization.torchao_config import quantize_module
 
@@ -140,3 +140,15 @@ def command(
     for handler in list(logging.getLogger().handlers):  # Hydra's; pytest has its own
         if type(handler).__module__ == "logging":
             logging.getLogger().removeHandler(handler)
+
+
+@pytest.fixture
+def quantization() -> Quantization:
+    """4-bit weights in groups of 32 with 8-bit activations, and 8-bit embeddings."""
+    return Quantization(
+        scheme="8da4w",
+        group_size=32,
+        mapping="symmetric_no_clipping_error",
+        embedding_bits=8,
+        embedding_group_size=0,
+    )

@@ -8,9 +8,9 @@ import yaml
 
 from et_pipeline import CONF, tiny_assistant
 from et_pipeline.architecture import FAMILIES, check_context, layer_windows, longest_context, read_architecture
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.reader import build_skeleton, read_layout
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import build_skeleton, read_layout
-from et_pipeline.models.facts import read_facts
 
 # As published, or counted over the tensors of the published checkpoints; a tied head once.
 PARAMETERS = {

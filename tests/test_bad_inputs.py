@@ -408,7 +408,7 @@ def test_full_disk(command, monkeypatch, tmp_path):
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "cache"))
 
-    monkeypatch.setattr("et_pipeline.models.facts.Facts.write", full)
+    monkeypatch.setattr("et_pipeline.checkpoints.facts.Facts.write", full)
     code, out, err = command()
     assert_one_sentence(code, out, err, r"No space left on device")
 

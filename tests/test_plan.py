@@ -106,7 +106,7 @@ def test_a_sliding_layer_keeps_its_window_and_one_call(window, positions):
 
 def test_kv_cache_of_a_decoder_is_the_forecast(make_checkpoint):
     from et_pipeline.architecture import layer_windows
-    from et_pipeline.models.checkpoint import load_model
+    from et_pipeline.checkpoints.reader import load_model
     from et_pipeline.models.decoder import Decoder
 
     folder = make_checkpoint("gemma3_text", num_hidden_layers=7, sliding_window=32)

@@ -59,7 +59,7 @@ class Artifact:
     def path(self) -> str:
         """Path in a repository."""
         if self.group == "npm":
-            return f"{self.name}/-/{self.name}-{self.version}.{self.kind}"
+            return f"{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.{self.kind}"
         return f"{self.group.replace('.', '/')}/{self.name}/{self.version}/{self.name}-{self.version}.{self.kind}"
 
     @property

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.text_source import check_ids, documents
-from et_pipeline.models.facts import Facts
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import Calibration
 from et_pipeline.tiny_assistant.text import training_samples

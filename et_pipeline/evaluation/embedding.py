@@ -13,7 +13,7 @@ from et_pipeline.settings import Gate, Quantization
 if TYPE_CHECKING:
     import torch
 
-    from et_pipeline.models.facts import Facts
+    from et_pipeline.checkpoints.facts import Facts
 
 SAMPLES = ((0, 1), (0, 2), (3, 4), (3, 6), (9, 10), (18, 19))  # pairs of texts whose similarity the manifest holds
 
@@ -142,10 +142,10 @@ def verify_embeddings(
     """
     import torch
 
-    from et_pipeline.models.checkpoint import stream_model
+    from et_pipeline.checkpoints.facts import read_tokenizer
+    from et_pipeline.checkpoints.reader import stream_model
     from et_pipeline.models.decoder import load_program
     from et_pipeline.models.encoder import embed_batch, padding_id
-    from et_pipeline.models.facts import read_tokenizer
     from et_pipeline.models.pooling import Pooling
     from et_pipeline.quantization.torchao_config import load_quantized
     from et_pipeline.runtime.embedding import embed, for_one_text, padded

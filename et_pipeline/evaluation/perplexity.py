@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, merge
 from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import check_ids, documents
 from et_pipeline.manifest import Agreement
-from et_pipeline.models.facts import Facts
 from et_pipeline.tiny_assistant import EVAL
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from et_pipeline import hub
+from et_pipeline.checkpoints import hub
 from et_pipeline.errors import UserError
 from et_pipeline.settings import closest, first_line
 

@@ -1,1 +1,1 @@
-"""Decoders in export form, and how their weights are read."""
+"""Decoders and encoders in export form."""

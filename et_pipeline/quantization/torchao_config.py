@@ -17,9 +17,9 @@ from torchao.quantization import (
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm, IntxUnpackedToInt8Tensor
 
+from et_pipeline.checkpoints.prequantized import floats
+from et_pipeline.checkpoints.reader import build_skeleton, fill_computed_buffers, prepare
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import build_skeleton, fill_computed_buffers, prepare
-from et_pipeline.models.prequantized import floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable

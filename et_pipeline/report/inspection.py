@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from et_pipeline.models.checkpoint import prepare
+from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.plan import tensor_bytes
 from et_pipeline.quantization.mixed import with_8_bits

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF, tiny_assistant
+from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation.agreement import merge
 from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, text_ids, windows
 from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import BUILTIN, resolve
-from et_pipeline.models.facts import read_facts, read_tokenizer
 from et_pipeline.pipeline import run
 from et_pipeline.report import contenders, progress
 from et_pipeline.report.host_tables import LLAMA_CPP, OURS

@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from et_pipeline import cache, hub, tiny_assistant
+from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context
+from et_pipeline.checkpoints import hub
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.reader import read_layout
+from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import read_layout
-from et_pipeline.models.facts import read_facts
 from et_pipeline.models.pooling import FILES as POOLING_FILES
-from et_pipeline.models.shards import CHECKSUMS, check_room
 from et_pipeline.settings import Checkpoint, ExportForm, closest
 from et_pipeline.worker import Tick, run_stage
 
@@ -107,7 +108,7 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 
 
 def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
-    from et_pipeline.models import random_weights  # not above: numpy takes a tenth of a second
+    from et_pipeline.checkpoints import random_weights  # not above: numpy takes a tenth of a second
 
     if not checkpoint.architecture:
         raise UserError(
@@ -120,7 +121,7 @@ def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 
 
 def _convert(path: Path, place: Place) -> Path:
-    from et_pipeline.models import gguf
+    from et_pipeline.checkpoints import gguf
 
     if not path.is_file():
         raise UserError(f"model.source={path} does not exist")

@@ -13,10 +13,10 @@ from typing import Any
 from et_pipeline import cache, manifest
 from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import Delegation, get_backend
+from et_pipeline.checkpoints.facts import TOKENIZER, Facts, read_json, read_tokenizer
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.manifest import Manifest
-from et_pipeline.models.facts import TOKENIZER, Facts, read_json, read_tokenizer
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
 from et_pipeline.runtime.embedding import for_one_text

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline.backends import get_backend
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata, save_program
 from et_pipeline.models.encoder import Encoder, export_encoder
 from et_pipeline.models.encoder import metadata as encoder_metadata
 from et_pipeline.models.external_cache import ExternalCacheDecoder, export_external, external_metadata, save_programs
-from et_pipeline.models.facts import Facts
 from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
 from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
 from et_pipeline.quantization.torchao_config import load_quantized

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from et_pipeline.models.facts import Facts
+from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.runtime.embedding import measure_embedding
 from et_pipeline.runtime.speed import measure_speed
 from et_pipeline.settings import Measure

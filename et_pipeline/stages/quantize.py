@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.facts import Facts, read_tokenizer
 from et_pipeline.evaluation import calibration
-from et_pipeline.models.facts import Facts, read_tokenizer
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.runtime.embedding import padded

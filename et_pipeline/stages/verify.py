@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.facts import Facts, read_json, read_tokenizer
+from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, greedy_agreement, merge, negative_log_likelihood
 from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity, text_ids, windows
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.manifest import Agreement
-from et_pipeline.models.checkpoint import load_model, stream_model
 from et_pipeline.models.decoder import load_program
 from et_pipeline.models.external_cache import CacheDriver, load_programs
-from et_pipeline.models.facts import Facts, read_json, read_tokenizer
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer

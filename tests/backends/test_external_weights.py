@@ -12,8 +12,8 @@ import torch
 
 from et_pipeline import cache
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime import packed_weights

@@ -108,7 +108,7 @@ from pathlib import Path
 import torch
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm, Quantization
@@ -174,7 +174,7 @@ from pathlib import Path
 import torch
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation.embedding import compare
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.encoder import embed_batch
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
@@ -229,7 +229,7 @@ from pathlib import Path
 import torch
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.external_cache import CacheDriver, ExternalCacheDecoder, export_external, external_metadata
 from et_pipeline.runtime.program import DrivenProgram
 from et_pipeline.settings import ExportForm, Quantization

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.encoder import embed_batch
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata

@@ -217,7 +217,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from et_pipeline.backends import get_backend
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, metadata, load_program, save_program
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.settings import ExportForm, Quantization

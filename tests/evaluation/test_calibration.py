@@ -5,9 +5,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.calibration import sequences
-from et_pipeline.models.facts import read_facts, read_tokenizer
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.settings import Calibration
 

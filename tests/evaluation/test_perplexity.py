@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import perplexity
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.perplexity import BLOCK_BYTES, agreement, loss, text_ids, windows
-from et_pipeline.models.facts import read_facts, read_tokenizer
 
 
 @pytest.mark.parametrize(("tokens", "size", "stride"), [(2, 8, 4), (8, 8, 4), (9, 8, 7), (40, 8, 1), (41, 16, 5)])

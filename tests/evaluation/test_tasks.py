@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, evaluation_file, read_items
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.settings import Task
 
 USE_CASES = {"chat": {"title": "Chat", "template": "{text}", "max_new_tokens": 8}}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.models.attention import Call, Stored, attend, causal_order, single_start, update_cache
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import PROGRAM, WEIGHTS, Decoder, export_decoder, load_program, metadata, save_program
 from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
 from et_pipeline.quantization.torchao_config import quantize_module

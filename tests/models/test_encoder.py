@@ -5,10 +5,10 @@ import torch
 
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import load_model, stream_model
 from et_pipeline.models.encoder import Encoder, embed_batch, export_encoder, metadata, pool
-from et_pipeline.models.facts import read_facts
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.rewrites import delegate_friendly
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.external_cache import (
     DECODE,
     METHODS,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.models.attention import (
     Call,
@@ -17,7 +18,6 @@ from et_pipeline.models.attention import (
     softcapped_attention,
     update_cache,
 )
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder
 from et_pipeline.models.fused import FusedLinear
 from et_pipeline.models.rope import freeze_rope

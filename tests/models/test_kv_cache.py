@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from et_pipeline.architecture import layer_windows
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.rounded_cache import RoundedCache
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder, export_decoder, load_program, save_program
 from et_pipeline.plan import kv_cache_bytes
 from et_pipeline.quantization.torchao_config import quantize_module

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.static_decoder import StaticDecoder, export_static
 from et_pipeline.settings import ExportForm
 from tests.models.test_families import FAMILIES, FED, TOKENS, family, one_thread, reference  # noqa: F401  fixtures

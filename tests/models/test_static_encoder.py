@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from et_pipeline.architecture import ENCODERS
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.encoder import embed_batch
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from et_pipeline.models.checkpoint import load_model
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.quantization import calibrated
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchao.quantization import quantize_
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.quantization import torchao_config
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint, quantize_module
 from et_pipeline.settings import Mapping, Quantization

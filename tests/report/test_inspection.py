@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from et_pipeline.models.checkpoint import load_model, stream_model
+from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
 from et_pipeline.report.inspection import layer_errors, part_bytes, streams, weight_errors

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program, check_program_file, quiet
 

@@ -12,9 +12,9 @@ from gguf import GGMLQuantizationType as Kind
 from make_gguf import write_gguf
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints import random_weights, shards
+from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.errors import UserError
-from et_pipeline.models import random_weights, shards
-from et_pipeline.models.facts import Facts
 from et_pipeline.settings import Checkpoint, ExportForm
 from et_pipeline.stages import acquire
 

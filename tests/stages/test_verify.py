@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.perplexity import windows
-from et_pipeline.models.checkpoint import load_model
 from et_pipeline.models.decoder import Decoder
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program

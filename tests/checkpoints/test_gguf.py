@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints import gguf
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.gguf import GgufFile
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
-from et_pipeline.models import gguf
-from et_pipeline.models.checkpoint import load_model
-from et_pipeline.models.facts import read_facts
-from et_pipeline.models.gguf import GgufFile
 
 # Largest difference over largest weight. Q4's steps are a sixteenth, Q8's a 256th of a block's range.
 TOLERANCE = {"F32": 0, "F16": 1e-3, "BF16": 8e-3, "Q8_0": 8e-3, "Q4_0": 0.13, "Q4_1": 0.13, "Q5_0": 0.07}

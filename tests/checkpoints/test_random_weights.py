@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from et_pipeline.checkpoints import random_weights
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.random_weights import RandomModel
+from et_pipeline.checkpoints.reader import load_model, read_layout
 from et_pipeline.errors import UserError
-from et_pipeline.models import random_weights
-from et_pipeline.models.checkpoint import load_model, read_layout
-from et_pipeline.models.facts import read_facts
-from et_pipeline.models.random_weights import RandomModel
 
 SHAPE = {
     "model_type": "llama",

@@ -231,7 +231,7 @@ def prepare(folder: Path) -> Prepared:
     """
     from safetensors import SafetensorError, safe_open
 
-    from et_pipeline.models import prequantized
+    from et_pipeline.checkpoints import prequantized
     from et_pipeline.models.fused import fused_rows
 
     stored = read_layout(folder)

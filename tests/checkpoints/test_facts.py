@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.errors import UserError
-from et_pipeline.models.facts import read_facts
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.checkpoints.reader import TensorInfo, read_layout
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import TensorInfo, read_layout
 
 if TYPE_CHECKING:
     import torch

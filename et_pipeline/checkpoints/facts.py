@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, longest_context
 from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
+from et_pipeline.checkpoints import prequantized
 from et_pipeline.errors import UserError
-from et_pipeline.models import prequantized
 from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
 
 FILE = "facts.json"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from et_pipeline.checkpoints.reader import build_skeleton
+from et_pipeline.checkpoints.shards import NewTensor, encode, write_checkpoint
 from et_pipeline.errors import UserError
-from et_pipeline.models.checkpoint import build_skeleton
-from et_pipeline.models.shards import NewTensor, encode, write_checkpoint
 from et_pipeline.settings import Frozen, first_line
 from et_pipeline.worker import Tick
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from et_pipeline.checkpoints import shards
+from et_pipeline.checkpoints.reader import INDEX, read_layout
+from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
 from et_pipeline.errors import UserError
-from et_pipeline.models import shards
-from et_pipeline.models.checkpoint import INDEX, read_layout
-from et_pipeline.models.shards import NewTensor, bfloat16, encode, write_checkpoint
 
 TENSORS = [
     NewTensor("norm", (3,), "F32"),
