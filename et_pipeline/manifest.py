@@ -4,7 +4,8 @@ These classes are the contract with the Android app. The JSON Schema in `manifes
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
 they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
 program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), and version 4
-to version 3 (quality on a text, and what is left of a source's own quantization), so bundles of all of them are read.
+to version 3 (quality on a text, and what is left of a source's own quantization), and version 5 to version 4 (the
+witness of the original, and what was done to the tokenizer), so bundles of all of them are read.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from et_pipeline.chat_template import ChatFormat
 from et_pipeline.errors import UserError
 
 FORMAT: Final = "et_pipeline.bundle"
-VERSION: Final = 4
-READABLE: Final = (1, 2, 3, 4)
+VERSION: Final = 5
+READABLE: Final = (1, 2, 3, 4, 5)
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a reader must not be made to load gigabytes of JSON
@@ -96,6 +97,20 @@ class File(Model):
     sha256: Sha256 = Field(description="SHA-256 of the content, lower-case hexadecimal.")
 
 
+class TokenizerParity(Model):
+    """What the runtime's own tokenizer, which phones use, makes of texts, beside Hugging Face's on the original."""
+
+    runtime: str = Field(
+        description="The tokenizer that was compared and its version, such as 'pytorch_tokenizers 1.5.0'."
+    )
+    strings: int = Field(ge=1, description="Texts that were compared; all gave the same ids and the same text again.")
+    mended: list[str] = Field(
+        default=[],
+        description="What was changed in the bundle's tokenizer so that they are the same, a sentence each; empty: it "
+        "is the original's.",
+    )
+
+
 class Tokenizer(Model):
     """How text becomes token ids."""
 
@@ -110,6 +125,12 @@ class Tokenizer(Model):
         "encoded without special tokens: the segments hold them already (see chat.add_bos)."
     )
     special_tokens: list[str] = Field(default=[], description="Texts of special tokens to hide from the user.")
+    normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = Field(
+        default=None,
+        description="Unicode normalization to apply to each text before it is encoded, because the tokenizer's file "
+        "leaves it to the caller; null: none. It may be applied to a whole prompt.",
+    )
+    parity: TokenizerParity | None = Field(default=None, description="Null in a bundle of an older version.")
 
 
 class Sampling(Model):
@@ -289,6 +310,25 @@ class Gate(Model):
         return self
 
 
+class Witness(Model):
+    """Whose code said what the original model computes, which is what everything is compared with."""
+
+    name: Literal["transformers", "llama.cpp", "gguf", "et_pipeline"] = Field(
+        description="'transformers': its own loading of the source; 'llama.cpp': the same file in it; 'gguf': the gguf "
+        "library's decoding of the file; 'et_pipeline': our own reading, as nothing else could be had."
+    )
+    version: str = Field(description="Its version.")
+    layers: list[int] | None = Field(
+        default=None,
+        description="The layers, from 0, in which our reading was compared with it, where the whole original does not "
+        "fit into memory: 'original' in the other figures is then our own reading. Null: the whole model.",
+    )
+    agreement: Agreement | EmbeddingAgreement | None = Field(
+        default=None, description="Of our own reading with it; null if the witness is our own reading."
+    )
+    note: str | None = Field(default=None, description="Why there is no better witness; null if there could be none.")
+
+
 class Quality(Model):
     """What deployment cost in quality, and the verdict."""
 
@@ -302,6 +342,7 @@ class Quality(Model):
     tasks: dict[str, TaskScore] = Field(default={}, description="Accuracy by name of the task.")
     perplexity: Perplexity | None = Field(default=None, description="Null if it was not measured.")
     text: TextQuality | None = Field(default=None, description="Null if no text was given.")
+    witness: Witness | None = Field(default=None, description="Null in a bundle of an older version.")
     gate: Gate
 
 
@@ -495,7 +536,7 @@ class Manifest(Model):
     """Everything an app needs to know about a bundle without opening a .pte file."""
 
     format: Literal["et_pipeline.bundle"] = Field(default=FORMAT, description="Always 'et_pipeline.bundle'.")
-    version: Literal[1, 2, 3, 4] = Field(
+    version: Literal[1, 2, 3, 4, 5] = Field(
         default=VERSION,
         description="Version of this format; refuse one that you do not know. Each only adds to the last.",
     )

@@ -103,7 +103,7 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 5, "has version 5, and this et_pipeline reads versions 1 to 4"),
+        ("version", 6, "has version 6, and this et_pipeline reads versions 1 to 5"),
         ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),
