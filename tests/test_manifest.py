@@ -159,7 +159,7 @@ def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     bundle.write(old, folder)
     quality = manifest.quality.model_copy(update={"text": None})
     assert bundle.read(folder) == manifest.model_copy(update={"quality": quality})
-    assert manifest.version == 4
+    assert manifest.version == 5
 
 
 def test_a_bundle_that_embeds_texts(tmp_path):
