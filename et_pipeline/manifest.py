@@ -313,9 +313,10 @@ class Gate(Model):
 class Witness(Model):
     """Whose code said what the original model computes, which is what everything is compared with."""
 
-    name: Literal["transformers", "llama.cpp", "gguf", "et_pipeline"] = Field(
-        description="'transformers': its own loading of the source; 'llama.cpp': the same file in it; 'gguf': the gguf "
-        "library's decoding of the file; 'et_pipeline': our own reading, as nothing else could be had."
+    name: Literal["transformers", "sentence-transformers", "llama.cpp", "gguf", "et_pipeline"] = Field(
+        description="'transformers' or 'sentence-transformers': its own loading of the source; 'llama.cpp': the same "
+        "file in it; 'gguf': the gguf library's decoding of the file, in transformers' model; 'et_pipeline': our own "
+        "reading, as nothing else could be had."
     )
     version: str = Field(description="Its version.")
     layers: list[int] | None = Field(

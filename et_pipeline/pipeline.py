@@ -35,7 +35,7 @@ class Stage:
         config: the settings that it reads, by parameter name of its `run`.
         libraries: distributions whose version its result depends on.
         host: whether its result depends on the machine it ran on.
-        texts: files besides the checkpoint that it reads, where a run has them.
+        texts: files besides the checkpoint that it reads, where a run has them; `gguf` is what that was made from.
     """
 
     name: str
@@ -105,7 +105,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             "verify": _evidence(s),
         },
         _EXPORT_LIBRARIES,
-        texts=("evaluation", "text"),
+        texts=("evaluation", "text", "gguf"),
     )
     measure = Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True)
     return (*making, verify, measure) if backend.timed else (*making, verify)
@@ -243,6 +243,9 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
     source, files = acquire.prepare(first.model.checkpoint, first.seed, place)
     extra = {"checkpoint": (source, cache.digest(files))}
+    gguf = acquire.gguf_file(first.model.source)
+    if gguf is not None:
+        extra["gguf"] = (gguf, extra["checkpoint"][1])
     if held_out is not None:
         extra["evaluation"] = (held_out, cache.sha256_file(held_out))
 

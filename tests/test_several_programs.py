@@ -86,6 +86,8 @@ FIGURES = {
         "quantized": WAYS,
         "original": WAYS,
         "eager": AGREEMENT,
+        "witness": {"name": "et_pipeline", "version": "1", "note": "a test", "layers": None, "agreement": None}
+        | {"difference": None, "allowed": None},
         "rounding": None,
         "long": None,
         "perplexity": {"original": None},

@@ -10,6 +10,9 @@ from et_pipeline.manifest import Agreement, GreedyAgreement
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
+
+    from et_pipeline.settings import KvCache
 
 
 def compare(found: torch.Tensor, reference: torch.Tensor) -> Agreement:
@@ -108,3 +111,37 @@ def greedy_agreement(found: Sequence[Sequence[int]], reference: Sequence[Sequenc
     return GreedyAgreement(
         prompts=len(found), equal=equal, tokens=longest, agreement=together / longest if longest else 1.0
     )
+
+
+def eager_logits(
+    model: PreTrainedModel,
+    context: int,
+    sequences: Sequence[list[int]],
+    last: int = 0,
+    kv_cache: KvCache = "fp32",
+) -> list[torch.Tensor]:
+    """Logits of every position (of the `last` ones, unless 0), [length, vocabulary] each.
+
+    All in one forward, as it may read the weights from disk. Attention sees what a cache of that kind gives back.
+
+    Args:
+        model: a causal LM of transformers.
+        context: the longest context that is meant; see `freeze_rope`.
+        sequences: token ids.
+        last: how many positions at the end count.
+        kv_cache: how keys and values are kept.
+    """
+    import torch
+
+    from et_pipeline.evaluation.rounded_cache import RoundedCache
+    from et_pipeline.models.rope import freeze_rope
+
+    freeze_rope(model, context)
+    longest = max(len(sequence) for sequence in sequences)
+    # Attention is causal: what is padded behind the end changes nothing before it.
+    tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
+    with torch.no_grad():
+        cache = None if kv_cache == "fp32" else RoundedCache(model.config, kv_cache)
+        found = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=last)
+        logits = found.logits.float()
+    return [rows[: len(sequence)] for rows, sequence in zip(logits, sequences, strict=True)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
 from et_pipeline.backends import get_backend
+from et_pipeline.evaluation.gate import witness_checks
 from et_pipeline.settings import Gate, Quantization
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def verify_embeddings(
 
     Returns:
         `embedding` (agreement of the program with `quantized` and `original`, and of the quantized eager model with
-        the original in `eager`) and `similarities`, samples for the manifest. Where this host cannot execute the
-        program, the first two are None, and there are no samples.
+        the original in `eager`), `similarities`, samples for the manifest, and `witness`, as in `reading.Reading`.
+        Where this host cannot execute the program, the first two are None, and there are no samples.
     """
     import torch
 
@@ -157,7 +158,7 @@ def verify_embeddings(
     ids = [tokenizer.encode(text).ids for text in texts]
     total = 3 * len(ids)
     model = stream_model(checkpoint)
-    original = embed_batch(model, ids, pooling)
+    original, reading = _original(checkpoint, embed_batch(model, ids, pooling), ids)
     tick(len(ids), total)
     chosen = get_backend(backend)
     if chosen.calibrated:
@@ -169,7 +170,11 @@ def verify_embeddings(
     eager = compare(quantized, original).model_dump()
     tick(2 * len(ids), total)
     if not chosen.can_execute:
-        return {"embedding": {"quantized": None, "original": None, "eager": eager}, "similarities": []}
+        return {
+            "embedding": {"quantized": None, "original": None, "eager": eager},
+            "similarities": [],
+            "witness": reading,
+        }
     chosen.prepare()
     program = Program(pte)
     found = torch.stack([embed(program, each) for each in ids])
@@ -185,7 +190,30 @@ def verify_embeddings(
             for one, other in SAMPLES
             if other < len(texts)
         ],
+        "witness": reading,
     }
+
+
+def _original(checkpoint: Path, read: torch.Tensor, ids: list[list[int]]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Embeddings of the original by the witness, and how far those of our reading are from them.
+
+    Args:
+        checkpoint: folder of the original.
+        read: the embeddings of our reading.
+        ids: token ids of each text.
+
+    Returns:
+        [N, dimension], and figures as in `reading.Reading`.
+    """
+    from et_pipeline.checkpoints import witness
+    from et_pipeline.evaluation.reading import ALLOWED, figures
+
+    try:
+        embed, whose = witness.load_encoder(checkpoint)
+    except witness.NoWitness as error:
+        return read, figures(witness.ours(str(error)))
+    original = embed(ids)
+    return original, figures(whose, compare(read, original), original.abs().max().item(), ALLOWED)
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -195,12 +223,13 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return functional.cosine_similarity(a.double(), b.double(), dim=0).clamp(-1, 1).item()
 
 
-def judge_embeddings(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
+def judge_embeddings(figures: Mapping[str, Any], witness: Mapping[str, Any], gate: Gate) -> manifest.Gate:
     """Apply a recipe's thresholds to what `verify_embeddings` measured.
 
     Args:
         figures: its `embedding`. The mean counts for `quantized`: where activations are rounded at run time, a single
             short text may go either way, in the eager model too.
+        witness: its `witness`.
         gate: the thresholds.
     """
     quantized, original = figures["quantized"], figures["original"]
@@ -212,7 +241,7 @@ def judge_embeddings(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
         (f"lowest cosine{whose} to original", original["min_cosine"], gate.min_cosine_original),
         (f"rank correlation{whose} with original", original["rank_correlation"], gate.min_rank_original),
     ]
-    checks = [
+    checks = witness_checks(witness) + [
         manifest.Check(name=name, value=value, threshold=threshold, passed=value >= threshold)
         for name, value, threshold in asked
     ]

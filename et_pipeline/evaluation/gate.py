@@ -19,7 +19,7 @@ def judge(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
     Args:
         figures: `verify`'s figures: agreement with the `quantized` and the `original` eager model per way of feeding,
             agreement of the quantized eager model with itself in `rounding`, that at the end of a long text in `long`,
-            and accuracy in points per task in `tasks`.
+            how far our reading of the original is from the `witness`, and accuracy in points per task in `tasks`.
         gate: the thresholds.
     """
     checks = []
@@ -30,6 +30,7 @@ def judge(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
     def at_most(name: str, value: float, threshold: float) -> None:
         checks.append(manifest.Check(name=name, value=value, threshold=threshold, passed=value <= threshold))
 
+    checks.extend(witness_checks(figures["witness"]))
     rounding = figures["rounding"] or {"cosine": 1.0, "top1": 1.0}
     min_cosine = min(gate.min_cosine_quantized, 1 - 2 * (1 - rounding["cosine"]))
     min_top1 = min(gate.min_top1_quantized, 1 - 2 * (1 - rounding["top1"]))
@@ -47,3 +48,18 @@ def judge(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
     for task, score in figures["tasks"].items():
         at_most(f"accuracy drop in points, {task}", score["original"] - score["deployed"], gate.max_task_drop)
     return manifest.Gate(thresholds=gate.model_dump(), checks=checks, passed=all(check.passed for check in checks))
+
+
+def witness_checks(figures: Mapping[str, Any]) -> list[manifest.Check]:
+    """Whether the original was read as it is meant (see `evaluation.reading`); nothing where there is no witness."""
+    if figures["difference"] is None:
+        return []
+    name = f"difference of our reading of the original from {figures['name']}"
+    value, threshold = figures["difference"], figures["allowed"]
+    return [manifest.Check(name=name, value=value, threshold=threshold, passed=value <= threshold)]
+
+
+def witness(figures: Mapping[str, Any]) -> manifest.Witness:
+    """Whose code the original's figures come from, for the manifest."""
+    shown = {name: value for name, value in figures.items() if name not in ("difference", "allowed")}
+    return manifest.Witness.model_validate(shown)

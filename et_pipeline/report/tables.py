@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, SourceQuantization, TextQuality
+from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, SourceQuantization, TextQuality, Witness
 from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
 
 if TYPE_CHECKING:
@@ -256,6 +256,15 @@ def check_sentence(check: Check) -> str:
     return f"{check.name} is {check.value:.4g}, threshold {check.threshold:.4g}"
 
 
+def witness_sentence(witness: Witness) -> str:
+    """Whose code said what the original computes, and how near our reading of it is."""
+    where = "" if witness.layers is None else f" in layers {', '.join(map(str, witness.layers))}"
+    said = f"as {witness.name} {witness.version} reads it{where}"
+    if witness.agreement is not None:
+        said += f"; our reading's lowest cosine to that is {_down(witness.agreement.min_cosine)}"
+    return said if witness.note is None else f"{said} ({witness.note})"
+
+
 def markdown(rows: Sequence[Sequence[Any]]) -> str:
     """A table for the pages; the first row is its head."""
     head = "| " + " | ".join(rows[0]) + " |\n|---|" + "---:|" * (len(rows[0]) - 1) + "\n"
@@ -284,6 +293,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         rows["source weights"] = imported(program.source_quantization)
     if program.fallback_reasons:
         rows["outside"] = "\n".join(outside(program))
+    if quality.witness is not None:
+        rows["original"] = witness_sentence(quality.witness)
     if quality.agreement is not None:
         quantized, original = quality.agreement.quantized, quality.agreement.original.token_by_token
         ways = [quantized.one_piece, quantized.chunked, quantized.token_by_token]

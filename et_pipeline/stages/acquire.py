@@ -97,14 +97,21 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
     path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
     if path.is_dir():
         return path.resolve()
-    if path.suffix == ".gguf":
-        return _convert(path.resolve(), place)
+    gguf = gguf_file(source)
+    if gguf is not None:
+        return _convert(gguf, place)
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise UserError(
             f"model.source={source} is neither a folder, nor a .gguf file, nor a hub id such as "
             "HuggingFaceTB/SmolLM2-135M"
         )
     return _download(source, checkpoint.revision, place)
+
+
+def gguf_file(source: str) -> Path | None:
+    """The path of a source that is a .gguf file, whether it exists or not; None if the source is anything else."""
+    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
+    return path.resolve() if path.suffix == ".gguf" and not path.is_dir() else None
 
 
 def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:

@@ -15,7 +15,7 @@ from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import Delegation, get_backend
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts, read_json, read_tokenizer
 from et_pipeline.evaluation.embedding import judge_embeddings
-from et_pipeline.evaluation.gate import judge
+from et_pipeline.evaluation.gate import judge, witness
 from et_pipeline.manifest import Manifest
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
@@ -121,6 +121,7 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
             tasks={name: manifest.TaskScore(**score) for name, score in verified["tasks"].items()},
             perplexity=manifest.Perplexity(**verified["perplexity"]) if verified["perplexity"]["original"] else None,
             text=_text_quality(settings, verified["text"]) if verified["text"] else None,
+            witness=witness(verified["witness"]),
             gate=judge(verified, settings.recipe.gate),
         ),
         stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in entries.items()},
@@ -231,7 +232,8 @@ def _embedding_quality(settings: Settings, verified: Mapping[str, Any]) -> manif
     agreement = None
     if figures["quantized"] is not None:
         agreement = manifest.EmbeddingComparison(quantized=figures["quantized"], original=figures["original"])
-    return manifest.Quality(embedding=agreement, gate=judge_embeddings(figures, settings.recipe.gate))
+    gate = judge_embeddings(figures, verified["witness"], settings.recipe.gate)
+    return manifest.Quality(embedding=agreement, witness=witness(verified["witness"]), gate=gate)
 
 
 def _text_quality(settings: Settings, figures: Mapping[str, Any]) -> manifest.TextQuality:

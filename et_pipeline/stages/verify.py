@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints import witness
 from et_pipeline.checkpoints.facts import Facts, read_json, read_tokenizer
-from et_pipeline.checkpoints.reader import load_model, stream_model
+from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.agreement import compare, greedy_agreement, merge, negative_log_likelihood
+from et_pipeline.evaluation.agreement import compare, eager_logits, greedy_agreement, merge, negative_log_likelihood
 from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity, text_ids, windows
+from et_pipeline.evaluation.reading import examine
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
 from et_pipeline.manifest import Agreement
 from et_pipeline.models.decoder import load_program
@@ -32,7 +33,7 @@ from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
 from et_pipeline.runtime.program import DrivenProgram, Program, read_metadata
-from et_pipeline.settings import Backend, Evidence, ExportForm, KvCache, Quantization, Task
+from et_pipeline.settings import Backend, Evidence, ExportForm, Quantization, Task
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
@@ -49,7 +50,7 @@ TOKENS = 96  # of a sequence that is fed one token per call
 LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
 FEWEST_SEQUENCES = 4
 LAST_BIT = 2e-7  # relative; float32 has steps of 1.2e-7
-LARGEST_SHARE = 0.7  # of the machine's memory for the original model
+FARTHER = 256  # tokens behind the largest window
 SMALL_BYTES = 64_000_000  # below, waking a second thread for each token costs more than it brings (0.4 against 1.2 ms)
 
 
@@ -112,15 +113,20 @@ def run(
         done += steps
         tick(done, total)
 
+    gguf = inputs.get("gguf")
     original_ids = []
     if items:
         _check_memory(facts, len(items))
-        model = load_model(inputs["checkpoint"])
-        freeze_rope(model, form.max_context)
-        original_ids = eager_answers(model, prompts, facts.eos_ids, budget, advance)
-        del model
-        gc.collect()
-    original_logits = _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
+    original = witness.load_original(inputs["checkpoint"], gguf is not None) if witness.fits(facts) else None
+    if original is not None and items:
+        freeze_rope(original[0], form.max_context)
+        original_ids = eager_answers(original[0], prompts, facts.eos_ids, budget, advance)
+    far = _far_text(sequences, attended, form)
+    reading = examine(inputs["checkpoint"], gguf, original, facts.layers, sequences, far, form.max_context)
+    original_logits = reading.logits
+    advance(len(sequences))
+    del original
+    gc.collect()
 
     def load_reference() -> Any:
         if backend.prefill:
@@ -135,7 +141,8 @@ def run(
             return _driven_logits(reference, read_metadata(inputs["lower"] / "twin.pte"), sequences, advance)
         if chosen.calibrated:
             return [_static_logits(reference, sequence, advance) for sequence in sequences]
-        return _eager_logits(reference, form.max_context, sequences, advance, 0, form.kv_cache)
+        advance(len(sequences))
+        return eager_logits(reference, form.max_context, sequences, kv_cache=form.kv_cache)
 
     rounding = None
     quantized = load_reference()
@@ -147,7 +154,8 @@ def run(
         del again
     long_logits = None
     if long_text:
-        long_logits = _eager_logits(quantized, form.max_context, [long_text], advance, LONG_END, form.kv_cache)[0]
+        long_logits = eager_logits(quantized, form.max_context, [long_text], LONG_END, form.kv_cache)[0]
+        advance(1)
     del quantized
     gc.collect()
     eager = _merged(quantized_logits, original_logits)
@@ -157,13 +165,19 @@ def run(
             return None
 
         def original(sequences: Sequence[list[int]]) -> list[torch.Tensor]:
-            return _eager_logits(stream_model(inputs["checkpoint"]), form.max_context, sequences, advance)
+            advance(len(sequences))
+            if witness.fits(facts):
+                model, _ = witness.load_original(inputs["checkpoint"], gguf is not None)
+            else:
+                model = stream_model(inputs["checkpoint"])
+            return eager_logits(model, form.max_context, sequences)
 
         quantized = partial(reference_logits, load_reference())
         return _on_text(text, spans, original, quantized, program, facts.vocab_size, advance)
 
     if not chosen.can_execute:
         nothing: dict[str, Any] = {"quantized": {}, "original": {}, "perplexity": {"original": None}, "tasks": {}}
+        nothing |= {"witness": reading.figures}
         nothing |= {"eager": eager, "rounding": None, "long": None, "greedy": None, "samples": []}
         return nothing | {"text": text_figures(None)}
     chosen.prepare()
@@ -188,6 +202,7 @@ def run(
     return {
         "quantized": {way: _agreement(fed[way], quantized_logits) for way in FEEDINGS},
         "original": {way: _agreement(fed[way], original_logits) for way in FEEDINGS},
+        "witness": reading.figures,
         "eager": eager,
         "rounding": rounding,
         "long": None
@@ -277,6 +292,14 @@ def _long_text(sequences: Sequence[list[int]], windows: Sequence[int | None], fo
     return (ids * math.ceil(length / len(ids)))[:length] if length > form.prefill_chunk + LONG_END else []
 
 
+def _far_text(sequences: Sequence[list[int]], windows: Sequence[int | None], form: ExportForm) -> list[int]:
+    """Token ids that go beyond each sliding window of the original, whatever the program's calls take."""
+    filled = max((window for window in windows if window is not None and window < form.max_context), default=0)
+    ids = [token for sequence in sequences for token in sequence]
+    length = min(form.max_context, filled + FARTHER)
+    return (ids * math.ceil(length / len(ids)))[:length]
+
+
 Logits = Callable[[Sequence[list[int]]], list["torch.Tensor"]]
 """Computes the logits of every position of some sequences, [length, vocabulary] each."""
 
@@ -329,42 +352,12 @@ def _on_text(
 
 def _check_memory(facts: Facts, items: int) -> None:
     """The original answers token by token, so all of it has to be in memory."""
-    needed = 4 * facts.parameters
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory * LARGEST_SHARE:
+    if not witness.fits(facts):
         raise UserError(
-            f"verify.items_per_task asks for {items} answers of the original model, which takes {needed / 1e9:.0f} GB "
-            f"as float32, and this machine has {memory / 1e9:.0f} GB; set verify.items_per_task=0, which leaves the "
-            "comparison of logits"
+            f"verify.items_per_task asks for {items} answers of the original model, which takes "
+            f"{4 * facts.parameters / 1e9:.0f} GB as float32, and this machine has {witness.memory_bytes() / 1e9:.0f} "
+            "GB; set verify.items_per_task=0, which leaves the comparison of logits"
         )
-
-
-def _eager_logits(
-    model: PreTrainedModel,
-    context: int,
-    sequences: Sequence[list[int]],
-    advance: Callable[[int], None],
-    last: int = 0,
-    kv_cache: KvCache = "fp32",
-) -> list[torch.Tensor]:
-    """Logits of every position (of the `last` ones, unless 0), [length, vocabulary] each.
-
-    All in one forward, as it may read the weights from disk. Attention sees what a cache of that kind gives back.
-    """
-    import torch
-
-    from et_pipeline.evaluation.rounded_cache import RoundedCache
-
-    freeze_rope(model, context)
-    longest = max(len(sequence) for sequence in sequences)
-    # Attention is causal: what is padded behind the end changes nothing before it.
-    tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
-    with torch.no_grad():
-        cache = None if kv_cache == "fp32" else RoundedCache(model.config, kv_cache)
-        found = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=last)
-        logits = found.logits.float()
-    advance(len(sequences))
-    return [rows[: len(sequence)] for rows, sequence in zip(logits, sequences, strict=True)]
 
 
 def _static_logits(module: torch.nn.Module, sequence: Sequence[int], advance: Callable[[int], None]) -> torch.Tensor:

@@ -63,6 +63,14 @@ def test_the_texts_differ_and_the_samples_are_among_them():
     assert max(max(pair) for pair in SAMPLES) < len(TEXTS)
 
 
+WITNESS = {"name": "sentence-transformers", "difference": 1e-6, "allowed": 1e-4}
+
+
+def test_a_reading_that_the_witness_does_not_share_fails():
+    figures = {name: {"cosine": 1.0, "min_cosine": 1.0, "rank_correlation": 1.0} for name in ("quantized", "original")}
+    assert not judge_embeddings(figures, WITNESS | {"difference": 2e-4}, GATE).passed
+
+
 @pytest.mark.parametrize(
     ("side", "figure", "value", "passed"),
     [
@@ -79,6 +87,6 @@ def test_the_texts_differ_and_the_samples_are_among_them():
 def test_each_threshold_decides(side, figure, value, passed):
     figures = {name: {"cosine": 1.0, "min_cosine": 1.0, "rank_correlation": 1.0} for name in ("quantized", "original")}
     figures[side][figure] = value
-    judged = judge_embeddings(figures, GATE)
+    judged = judge_embeddings(figures, WITNESS, GATE)
     assert judged.passed is passed
-    assert len(judged.checks) == 3
+    assert len(judged.checks) == 4

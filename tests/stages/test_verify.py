@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from et_pipeline.checkpoints.reader import load_model
-from et_pipeline.evaluation.agreement import compare
+from et_pipeline.evaluation.agreement import compare, eager_logits
 from et_pipeline.evaluation.perplexity import windows
 from et_pipeline.models.decoder import Decoder
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm
-from et_pipeline.stages.verify import LONG_END, _eager_logits, _long_text, _nudged, _on_text
+from et_pipeline.stages.verify import LONG_END, _far_text, _long_text, _nudged, _on_text
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,16 @@ def test_a_long_text_fills_windows_and_takes_several_calls(windows, context, chu
     assert text[:7] == [1, 2, 3, 4, 5, 1, 2][:length]
 
 
+@pytest.mark.parametrize(
+    ("windows", "context", "length"),
+    [((None,), 2048, 256), ((None,), 64, 64), ((512, None), 2048, 768), ((4096,), 2048, 256), ((1024,), 1100, 1100)],
+)
+def test_a_far_text_goes_beyond_each_window(windows, context, length):
+    text = _far_text([[1, 2, 3], [4, 5]], windows, ExportForm(max_context=context, prefill_chunk=8))
+    assert len(text) == length
+    assert text[:7] == [1, 2, 3, 4, 5, 1, 2]
+
+
 def test_nudged_changes_the_last_bit_and_only_within_the_context():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), torch.randn(1, 64)
@@ -48,8 +58,7 @@ def test_reference_rounds_keys_and_values_as_the_programs_cache_does(make_checkp
     model = load_model(make_checkpoint("llama", num_hidden_layers=1))
     sequences = [list(range(2, 42)), list(range(50, 61))]  # one is padded
     exact, half, int8 = (
-        torch.cat(_eager_logits(model, 64, sequences, lambda _: None, kv_cache=kind))
-        for kind in ("fp32", "fp16", "int8")
+        torch.cat(eager_logits(model, 64, sequences, kv_cache=kind)) for kind in ("fp32", "fp16", "int8")
     )
     decoder = Decoder(model, ExportForm(max_context=64, prefill_chunk=16, kv_cache="int8"))
     with torch.no_grad():
@@ -73,7 +82,7 @@ def test_a_text_is_scored_as_the_documentation_does_it_on_all_three_models(tiny_
     quantized = load_model(tiny_program.checkpoint, lambda name, module: quantize_module(name, module, q))
 
     def logits_of(model):
-        return lambda sequences: _eager_logits(model, 64, sequences, lambda _: None)
+        return lambda sequences: eager_logits(model, 64, sequences)
 
     program = Program(tiny_program.pte, threads=1)
     spans = windows(len(text), size, stride)
