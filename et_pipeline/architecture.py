@@ -139,11 +139,9 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = (family is not None and family.tied) if tied is None else bool(tied)
     if stored is not None:
-        # Old checkpoints carry rotary tables, and some tied ones a copy of the embedding.
+        # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
-        tied = tied or "lm_head.weight" not in shapes
-        if tied:
-            shapes.pop("lm_head.weight", None)
+        tied = "lm_head.weight" not in shapes
         if not any("embed_tokens" in key for key in shapes):
             raise UserError(f"{where} describes a {name} model without embed_tokens, of which no plan can be made")
     elif family is None:

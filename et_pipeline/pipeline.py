@@ -6,6 +6,7 @@ these make its cache key. A run that was killed continues after the last stage t
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Backend, Calibration, Evidence, Settings
 from et_pipeline.stages import acquire, bundle
 from et_pipeline.worker import StageKilled, Tick, run_stage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,10 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     return result
 
 
+def _no_tick(done: int, total: int) -> None:
+    """Small files are read before anyone looks."""
+
+
 def target(settings: Settings) -> str:
     """What a program is for: its backend, and the chip if it is for one."""
     backend = settings.backend
@@ -311,14 +318,21 @@ def _make(
     """Run the stages of one program up to `until`, into `made`."""
     settings = made.settings
     form = settings.model.form
-    key = {"code": cache.code_version(acquire.__name__), "files": files, "form": form.model_dump()}
-    entry, reused = cache.build(
-        root / "acquire" / cache.digest(key),
-        lambda out: acquire.run(source, files, form, out),
-        key,
-        lambda: face.wait("acquire"),
-    )
+    key = {
+        "code": cache.code_version(acquire.__name__),
+        "files": files,
+        "form": form.model_dump(),
+        "libraries": cache.library_versions(("transformers", "tokenizers")),
+    }
+
+    def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        given = {"checkpoint": source}
+        return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, logs / "acquire.log", _no_tick)
+
+    entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
     _finish(made, "acquire", entry, reused, face)
+    for warning in entry.figures["warnings"]:
+        log.warning(warning)
     facts = Facts.read(entry.folder)
     _check_task(settings, facts)
     _check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})

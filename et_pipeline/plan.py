@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
+from et_pipeline.checkpoints.config import put_right, read_config
 from et_pipeline.checkpoints.hub import network_errors
 from et_pipeline.checkpoints.reader import INDEX, SINGLE
 from et_pipeline.errors import UserError
@@ -170,14 +171,15 @@ def read_model(model: Model) -> Architecture:
     Raises:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
-    where, config, stored = "model.architecture", model.architecture, None
-    if config is None:
+    where, stored = "model.architecture", None
+    if model.architecture is not None:
+        config = put_right(model.architecture, where)
+    else:
         from et_pipeline.checkpoints import prequantized
-        from et_pipeline.checkpoints.facts import read_json
 
         folder = _folder(model.checkpoint)
         where = str(folder / "config.json")
-        config = read_json(folder / "config.json")
+        config = read_config(folder)
         prequantized.check_method(config, where)
         if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
             stored = {name: info.shape for name, info in prequantized.find(folder, config).layout.items()}

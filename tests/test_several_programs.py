@@ -5,6 +5,7 @@ import json
 import pytest
 
 from et_pipeline import cli, manifest, pipeline
+from et_pipeline.stages import acquire
 from et_pipeline.worker import StageKilled
 
 DEVICES = "device=[galaxy_s24_snapdragon,oneplus_12,galaxy_s25,pixel_9]"
@@ -106,6 +107,8 @@ def killed(monkeypatch):
 
     def run_stage(module, inputs, out, config, seed, log, tick):
         stage = module.rpartition(".")[2]
+        if stage == "acquire":
+            return acquire.run(inputs, out, tick, **config), {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
         log.write_text("the compiler's last words")
         if stage == "lower" and config["backend"].soc in chips:
             raise StageKilled("…", "was ended by SIGKILL")

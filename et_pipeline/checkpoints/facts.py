@@ -14,6 +14,8 @@ from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, longest_context
 from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.checkpoints import prequantized
+from et_pipeline.checkpoints.config import FILE as CONFIG
+from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
 from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
 
@@ -96,7 +98,7 @@ def read_facts(folder: Path) -> Facts:
     Raises:
         UserError: a file is missing, broken, or does not fit the others.
     """
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     text = config.get("text_config", config)
     generation = read_json(folder / "generation_config.json", needed=False)
     tokenizer_config = read_json(folder / "tokenizer_config.json", needed=False)
@@ -116,7 +118,7 @@ def read_facts(folder: Path) -> Facts:
         return value
 
     vocab_size = number("vocab_size")
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    highest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
     if highest >= vocab_size:
         raise UserError(
             f"{folder / 'tokenizer.json'} has token id {highest}, but the model's vocab_size is {vocab_size}; "
@@ -126,9 +128,12 @@ def read_facts(folder: Path) -> Facts:
         name: _token_text(tokenizer_config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
     }
     named = {name: value for name, value in special.items() if value is not None}
-    bos_id = tokenizer.token_to_id(named["bos_token"]) if "bos_token" in named else config.get("bos_token_id")
+    bos_id = tokenizer.token_to_id(named["bos_token"]) if "bos_token" in named else text.get("bos_token_id")
+    if bos_id is not None:
+        token_ids(bos_id, f"{folder / 'tokenizer_config.json'} has bos_token", vocab_size)
     heads = number("num_attention_heads")
     chat = load_chat_format(folder)
+    _check_chat(folder, chat, tokenizer, vocab_size)
     specials = [t.content for _, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.special]
     return Facts(
         family=str(config.get("model_type", "")),
@@ -145,7 +150,9 @@ def read_facts(folder: Path) -> Facts:
         ),
         tied_head="lm_head.weight" not in layout,
         bos_id=bos_id,
-        eos_ids=() if encodes else _eos_ids(folder, (generation, config), named, stop_token(chat, specials), tokenizer),
+        eos_ids=()
+        if encodes
+        else _eos_ids(folder, (generation, text, config), named, stop_token(chat, specials), tokenizer, vocab_size),
         adds_bos=bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id],
         special_tokens=tuple(specials),
         chat=chat,
@@ -192,10 +199,25 @@ def read_tokenizer(folder: Path) -> Any:
         raise UserError(
             f"{path} is missing; the phone needs the fast tokenizer that transformers saves under that name"
         )
-    try:
+    with one_sentence(f"{path} is not a readable tokenizer"):
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"{path} is not a readable tokenizer: {error}") from error
+
+
+def _check_chat(folder: Path, chat: ChatFormat, tokenizer: Any, vocab_size: int) -> None:
+    """A token that the model does not have is no fault as long as no conversation begins or ends with it."""
+    roles = ("system", "user") if chat.supports_system else ("user",)
+    said = chat.render([{"role": role, "content": "a"} for role in roles])
+    for token, text in zip(*_encoded(tokenizer, said), strict=True):
+        if token >= vocab_size:
+            raise UserError(
+                f"{folder / TOKENIZER} gives {text!r} of the chat template the id {token}, but the model's vocab_size "
+                f"is {vocab_size}; the tokenizer belongs to another model"
+            )
+
+
+def _encoded(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    return encoding.ids, encoding.tokens
 
 
 def _token_text(value: Any) -> str | None:
@@ -203,15 +225,22 @@ def _token_text(value: Any) -> str | None:
 
 
 def _eos_ids(
-    folder: Path, configs: tuple[dict[str, Any], ...], named: dict[str, str], stop: str | None, tokenizer: Any
+    folder: Path,
+    configs: tuple[dict[str, Any], ...],
+    named: dict[str, str],
+    stop: str | None,
+    tokenizer: Any,
+    vocab_size: int,
 ) -> tuple[int, ...]:
     """What the configuration lists, and the token that ends an answer in the chat template, which lists often lack."""
-    listed: Any = next((c["eos_token_id"] for c in configs if c.get("eos_token_id") is not None), [])
-    ids = [listed] if isinstance(listed, int) else list(listed)
+    files = ("generation_config.json", CONFIG, CONFIG)
+    ids: list[int] = []
+    for file, config in zip(files, configs, strict=True):
+        ids = ids or token_ids(config.get("eos_token_id"), f"{folder / file} has eos_token_id", vocab_size)
     for text in (stop, None if ids else named.get("eos_token")):
         token = tokenizer.token_to_id(text) if text is not None else None
         if token is not None and token not in ids:
-            ids.append(token)
+            ids += token_ids(token, f"{folder / TOKENIZER} has {text!r}, which ends an answer,", vocab_size)
     if not ids:
         raise UserError(
             f"{folder} names no token that ends an answer; set eos_token_id in generation_config.json or config.json"

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline.checkpoints.reader import TensorInfo, read_layout
+from et_pipeline.checkpoints.config import is_tied
+from et_pipeline.checkpoints.reader import HEAD, TensorInfo, has_copied_head, read_layout
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Contents(NamedTuple):
     """What a checkpoint holds, whatever it looks like in its files.
 
     Attributes:
-        layout: every tensor, with a packed weight as the one float tensor that it stands for.
+        layout: every tensor, with a packed weight as the one float tensor that it stands for, and without a tied head
+            that is the embedding's copy.
         packed: how the packed ones among them are stored, by name.
         idle: biases of packed linears that are zero throughout; tools write them for models that have none.
         form: how packed weights are stored, in words; None if there are none.
@@ -80,7 +82,7 @@ def check_method(config: Mapping[str, Any], where: str) -> str | None:
     Raises:
         UserError: says what it has, and what can be read.
     """
-    settings = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    settings = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
     if not settings:
         return None
     if not isinstance(settings, Mapping):
@@ -141,6 +143,8 @@ def find(folder: Path, config: Mapping[str, Any]) -> Contents:
         UserError: as `read_layout` and `check_method`, or a part of a packed weight is missing or has a wrong shape.
     """
     layout = read_layout(folder)
+    if is_tied(config) and has_copied_head(folder, layout):
+        del layout[HEAD]
     method = check_method(config, str(folder / "config.json"))
     if method is None:
         return Contents(layout, {}, {}, None)

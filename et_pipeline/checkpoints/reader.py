@@ -7,24 +7,28 @@ so `plan` and `acquire` can check a folder in milliseconds.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
+from et_pipeline.checkpoints.config import culprit, read_config, reason, unknown_keys
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+HEAD = "lm_head.weight"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _MAX_HEADER = 100_000_000  # safetensors' own limit
@@ -53,11 +57,11 @@ def read_layout(folder: Path) -> dict[str, TensorInfo]:
         UserError: no safetensors, a pickle checkpoint, a broken or truncated file, or an index that does not match.
     """
     index = folder / INDEX
-    if index.is_file():
+    if (folder / SINGLE).is_file():  # before an index beside it, as transformers does
+        named, files = {}, [SINGLE]
+    elif index.is_file():
         named = _read_index(index)
         files = sorted(set(named.values()))
-    elif (folder / SINGLE).is_file():
-        named, files = {}, [SINGLE]
     elif any((folder / name).is_file() for name in PICKLES):
         raise UserError(
             f"{folder} holds a pickle checkpoint (pytorch_model.bin), which can run code when it is read: "
@@ -142,6 +146,27 @@ def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInf
             f"{path} is damaged: tensor {name} ({dtype} {list(shape)}) has {end - start} bytes instead of {expected}"
         )
     return TensorInfo(file, shape, dtype), end
+
+
+def has_copied_head(folder: Path, layout: Mapping[str, TensorInfo]) -> bool:
+    """Whether a checkpoint's head is, byte by byte, its embedding."""
+    names = [name for name in layout if name.endswith("embed_tokens.weight")]
+    if HEAD not in layout or len(names) != 1:
+        return False
+    head, embedding = layout[HEAD], layout[names[0]]
+    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+        return False
+    return all(a == b for a, b in zip(_pieces(folder, HEAD, head), _pieces(folder, names[0], embedding), strict=True))
+
+
+def _pieces(folder: Path, name: str, info: TensorInfo) -> Iterator[bytes]:
+    """A tensor's bytes, 16 MiB at a time."""
+    with (folder / info.file).open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        start, end = json.loads(stream.read(length))[name]["data_offsets"]
+        stream.seek(8 + length + start)
+        for at in range(start, end, 1 << 24):
+            yield stream.read(min(1 << 24, end - at))
 
 
 class _Source(NamedTuple):
@@ -236,7 +261,9 @@ def prepare(folder: Path) -> Prepared:
 
     stored = read_layout(folder)
     model, tied = build_skeleton(folder)
-    contents = prequantized.find(folder, json.loads((folder / "config.json").read_bytes()))
+    contents = prequantized.find(folder, read_config(folder))
+    # A file's own head counts, also where the config says that it has none: transformers takes it too.
+    tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
     parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
@@ -261,12 +288,13 @@ def prepare(folder: Path) -> Prepared:
         try:
             if path not in files:
                 files[path] = safe_open(path, framework="pt")
-            if rows is None:
-                return files[path].get_tensor(name)
             # A copy: a view into the file's storage would be lowered as that storage's first bytes.
-            return files[path].get_slice(name)[rows[0] : rows[1]].clone()
+            tensor = (
+                files[path].get_tensor(name) if rows is None else files[path].get_slice(name)[rows[0] : rows[1]].clone()
+            )
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
+        return tensor
 
     def fill(name: str, module: nn.Module, as_stored: bool = False) -> None:
         for own in _own_tensors(module):
@@ -278,6 +306,8 @@ def prepare(folder: Path) -> Prepared:
                 _set_tensor(module, own, tensor if as_stored else prequantized.floats(tensor))
             else:
                 tensor = read(source.tensor, source.rows)
+                where = f"{folder / stored[source.tensor].file}: tensor {source.tensor}"
+                _check_finite(tensor, where, source.rows[0] if source.rows else 0)
                 _set_tensor(module, own, tensor if as_stored else tensor.float())
 
     packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
@@ -298,35 +328,15 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
     Raises:
         UserError: config.json is missing, unreadable, or of an unknown family.
     """
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
     from et_pipeline.models.families import adapt
 
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no config.json: point model.source at a checkpoint folder")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except StrictDataclassError as error:  # says the field first and what is wrong with it last
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{folder / 'config.json'} is not a model config: {reason}") from error
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'} is not a model config: {_first_line(error)}") from error
-    if hasattr(config, "quantization_config"):  # its weights become floats before they get into the model
-        del config.quantization_config
+    config = transformers_config(folder)
     text = config.get_text_config()
     was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
     # Embedding and head are quantized differently, so they cannot stay one tensor.
     config.tie_word_embeddings = text.tie_word_embeddings = False
     encodes = config.model_type in ENCODERS
-    kind = AutoModel if encodes else AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            model = kind.from_config(config, dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        what = "encoder" if encodes else "text-generation model"
-        raise UserError(f"{folder / 'config.json'}: no {what} can be built from it: {_first_line(error)}") from error
+    model = _empty_model(folder, config)
     if encodes:
         model.pooler = None
         return model, {}
@@ -338,6 +348,101 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
     if not as_stored:
         adapt(model)
     return model, tied
+
+
+def transformers_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a checkpoint as the class of its family in transformers.
+
+    Raises:
+        UserError: config.json is missing, unreadable, or of an unknown family.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    content = read_config(folder)
+    where, kind = folder / "config.json", content.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"{where} is not a model config that transformers {metadata.version('transformers')} knows: it has "
+            f"model_type={kind!r}; code of the checkpoint's own is never run"
+        )
+    content.pop("quantization_config", None)  # its weights become floats before they get into the model
+
+    def build(values: dict[str, Any]) -> Any:
+        return CONFIG_MAPPING[kind].from_dict(values)
+
+    try:
+        config = build(dict(content))
+    except Exception as error:
+        found = culprit(content, build)
+        raise UserError(f"{where} is not a model config: {f'{found}: ' if found else ''}{reason(error)}") from error
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is not None and not 0 <= text.pad_token_id < text.vocab_size:
+        text.pad_token_id = None  # the family's usual one, which this vocabulary does not have
+    return config
+
+
+def config_warnings(folder: Path) -> list[str]:
+    """Keys of config.json that mean nothing to its family's class, a sentence for all of them."""
+    config, content = transformers_config(folder), read_config(folder)
+    parts = [(config, content)]
+    if "text_config" in content:
+        parts.append((config.get_text_config(), content["text_config"]))
+    names = []
+    for own, given in parts:
+        known = {field.name for field in dataclasses.fields(own)} | set(own.attribute_map)
+        names += unknown_keys(given, frozenset(known | {"rope_scaling", "rope_theta", "partial_rotary_factor"}))
+    if not names:
+        return []
+    return [
+        f"{folder / 'config.json'} has {', '.join(names)}, which transformers' {config.model_type} does not know; "
+        "that is passed over, as transformers does"
+    ]
+
+
+def _empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    encodes = config.model_type in ENCODERS
+    kind, what = (AutoModel, "encoder") if encodes else (AutoModelForCausalLM, "text-generation model")
+
+    def build(configured: PreTrainedConfig) -> PreTrainedModel:
+        with torch.device("meta"):
+            model: PreTrainedModel = kind.from_config(configured, dtype=torch.float32)
+        return model
+
+    def small(values: dict[str, Any]) -> PreTrainedModel:
+        return build(type(config).from_dict({**values, "num_hidden_layers": 1, "layer_types": None}))
+
+    try:
+        return build(config)
+    except MemoryError:
+        raise
+    except Exception as error:
+        found = culprit(read_config(folder), small)
+        told = f"{found}: " if found else ""
+        raise UserError(f"{folder / 'config.json'}: no {what} can be built from it: {told}{reason(error)}") from error
+
+
+def _check_finite(tensor: torch.Tensor, what: str, first_row: int) -> None:
+    """Refuse a tensor that holds a NaN or an infinity, and say where.
+
+    A sum shows it in one cheap pass; only where that is not finite each number is looked at.
+    """
+    import torch
+
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+        return
+    bad = (~torch.isfinite(tensor)).nonzero()
+    if len(bad):
+        place = bad[0].tolist()
+        value = tensor[tuple(place)].item()
+        if place:
+            place[0] += first_row
+        raise UserError(
+            f"{what} holds {value} at {place} ({len(bad)} of its {tensor.numel()} numbers are not finite): the "
+            "checkpoint is damaged; download it again, or ask its maker"
+        )
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -416,7 +521,3 @@ def fill_computed_buffers(model: PreTrainedModel) -> None:
                     f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "
                     "so this family cannot be loaded"
                 )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

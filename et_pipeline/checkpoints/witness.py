@@ -8,7 +8,6 @@ sides of a comparison with itself.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -17,8 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline.checkpoints.config import read_config, reason
 from et_pipeline.checkpoints.prequantized import check_method
-from et_pipeline.checkpoints.reader import load_model, read_layout, stream_model
+from et_pipeline.checkpoints.reader import load_model, read_layout, stream_model, transformers_config
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,9 +145,7 @@ def _with_config(model: nn.Module) -> Iterable[Any]:
 
 def sampled_config(folder: Path, layers: list[int]) -> Any:
     """The configuration of a model of these layers only: a list with an entry per layer keeps those of these."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config: Any = transformers_config(folder)
     text = config.get_text_config()
     count = text.num_hidden_layers
     for name, value in vars(text).items():
@@ -176,7 +174,7 @@ def load_encoder(folder: Path) -> tuple[Callable[[list[list[int]]], torch.Tensor
         try:
             whole = _sentence_transformer(folder)
         except (ImportError, OSError, ValueError) as error:
-            note = f"the pooling is our own reading, as sentence-transformers does not load it: {_first_line(error)}"
+            note = f"the pooling is our own reading, as sentence-transformers does not load it: {reason(error)}"
         else:
 
             def embed(texts: list[list[int]]) -> torch.Tensor:
@@ -208,10 +206,6 @@ def _sentence_transformer(folder: Path) -> Any:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _transformers(converted: bool) -> Whose:
     if converted:
         return Whose("gguf", metadata.version("gguf"))
@@ -232,6 +226,7 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
     try:
         model, report = kind.from_pretrained(
             folder,
+            config=_config(folder),
             dtype=torch.float32,
             attn_implementation="eager",
             local_files_only=True,
@@ -239,10 +234,9 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
             output_loading_info=True,
         )
     except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
-        if check_method(json.loads((folder / "config.json").read_bytes()), str(folder)) is None:
+        if check_method(read_config(folder), str(folder)) is None:
             raise
-        reason = f"transformers does not read these quantized weights here: {_first_line(error)}"
-        raise NoWitness(reason) from error
+        raise NoWitness(f"transformers does not read these quantized weights here: {reason(error)}") from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     wrong = sorted(str(each) for each in report["mismatched_keys"])
     if missing or wrong:
@@ -254,6 +248,17 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
         _dequantize(model)
     gc.collect()
     return model.eval().requires_grad_(False)
+
+
+def _config(folder: Path) -> Any:
+    """As transformers reads it, without a padding token that it refuses to build a model with."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is not None and not 0 <= text.pad_token_id < text.vocab_size:
+        text.pad_token_id = None
+    return config
 
 
 def _dequantize(model: Any) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context
 from et_pipeline.checkpoints import hub
 from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.reader import read_layout
+from et_pipeline.checkpoints.reader import INDEX, SINGLE, config_warnings, read_layout
+from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
 from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import FILES as POOLING_FILES
@@ -41,6 +41,54 @@ _PATTERNS = (
     "README.md",
     "LICENSE*",
     *POOLING_FILES,
+)
+
+# What lies beside weights and has no part in what they compute.
+_HARMLESS = (
+    ".*",  # of git, of the hub's downloads
+    "*.md",
+    "*.txt",
+    "*.png",
+    "*.jpg",
+    "*.gif",
+    "*.svg",
+    "*.pdf",
+    "*.log",
+    "LICEN[CS]E*",
+    "NOTICE*",
+    "USE_POLICY*",
+    CHECKSUMS,
+    "tokenizer.model",  # the same tokenizer in other forms
+    "tokenizer.model.v*",
+    "vocab.*",
+    "merges.txt",
+    "added_tokens.json",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.json",
+    "params.json",  # the same model in its maker's own form
+    "consolidated*",
+    "pytorch_model*",
+    "flax_model*",
+    "tf_model*",
+    "*.onnx",
+    "rust_model.ot",
+    "training_args.bin",  # of training
+    "trainer_state.json",
+    "all_results.json",
+    "*_results.json",
+    "scores.json",
+    "optimizer.*",
+    "scheduler.*",
+    "rng_state*",
+    "quantize_config.json",  # copied into config.json
+    "quantization_config.json",
+    "recipe.yaml",
+    "data_config.json",
+    "train_script.py",
+    "preprocessor_config.json",  # of other tasks
+    "processor_config.json",
 )
 
 
@@ -307,19 +355,38 @@ def _sha256_files(folder: Path, paths: list[Path], tick: Tick) -> dict[str, str]
     return hashes
 
 
-def run(folder: Path, files: dict[str, str], form: ExportForm, out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """Read and check the checkpoint's small files and headers; write `facts.json`.
+def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> dict[str, Any]:
+    """Read and check all of the checkpoint but its weights; write `facts.json`.
+
+    Returns:
+        `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over.
 
     Raises:
         UserError: a file is missing, broken or does not fit the others, or the context is longer than the model's.
     """
-    started, started_cpu = time.monotonic(), time.process_time()
+    folder = inputs["checkpoint"]
     facts = read_facts(folder)
     check_context(form.max_context, facts.max_position)
+    prepare_model(folder)
     facts.write(out)
-    figures = {"parameters": facts.parameters, "files": len(files)}
-    return figures, {
-        "wall_s": round(time.monotonic() - started, 2),
-        "cpu_s": round(time.process_time() - started_cpu, 2),
-        "peak_rss_bytes": 0,
-    }
+    tick(1, 1)
+    return {"parameters": facts.parameters, "warnings": [*unused_files(folder), *config_warnings(folder)]}
+
+
+def unused_files(folder: Path) -> list[str]:
+    """Files beside the checkpoint's that a user may take for a part of it, a sentence for all of them."""
+    read = {info.file for info in read_layout(folder).values()}
+    found = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.name not in read
+        and not any(path.match(pattern) for pattern in (*_PATTERNS, *_HARMLESS) if pattern != "*.safetensors")
+    ]
+    if INDEX in {path.name for path in folder.iterdir()} and SINGLE in read:
+        found.append(INDEX)
+    if not found:
+        return []
+    said = f"{folder} holds {', '.join(found)} beside the model, and nothing of that is used"
+    adapter = any(name.startswith("adapter_") for name in found)
+    return [f"{said}; merge the adapter into the model first (peft's merge_and_unload)" if adapter else said]

@@ -198,10 +198,13 @@ def test_empty_folder(tmp_path):
     ("config", "message"),
     [
         (None, "no config.json"),
-        ("{", "not a model config"),
+        ("{", "config.json is not valid JSON"),
         ('{"model_type": "no-such-family"}', "not a model config"),
         ('{"model_type": "vit"}', "no text-generation model"),
-        ('{"model_type": "llama", "hidden_size": 256, "num_attention_heads": 3}', "not a model config: .*256"),
+        (
+            '{"model_type": "llama", "hidden_size": 256, "num_attention_heads": 3}',
+            "hidden_size=256, which num_attention_heads=3",
+        ),
         (
             '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}',
             "'gptq' with bits=None",

@@ -119,8 +119,7 @@ def test_resolve_refuses_what_is_neither_folder_nor_hub_id(source, place):
 
 
 def test_run_writes_the_facts(tiny_llama, tmp_path):
-    files = acquire.hash_files(tiny_llama, ignore)
-    figures, _ = acquire.run(tiny_llama, files, FORM, tmp_path)
+    figures = acquire.run({"checkpoint": tiny_llama}, tmp_path, ignore, form=FORM)
     facts = Facts.read(tmp_path)
     assert (facts.family, facts.layers, facts.kv_heads, facts.head_dim, facts.tied_head) == ("llama", 2, 2, 32, True)
     assert facts.eos_ids == (1,)
@@ -136,8 +135,7 @@ def test_random_weights_are_made_once_per_architecture_and_seed(place, in_proces
     assert len(in_process) == 1
     wider = Checkpoint(source="random", architecture={**SMALL, "intermediate_size": 192})
     assert len({folder, acquire.resolve(RANDOM, 1, place), acquire.resolve(wider, 0, place)}) == 3
-    files = acquire.hash_files(folder, ignore)
-    figures, _ = acquire.run(folder, files, FORM, place.root)
+    figures = acquire.run({"checkpoint": folder}, place.root, ignore, form=FORM)
     assert figures["parameters"] == Facts.read(place.root).parameters
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from hub import WEIGHTS, Hub
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE as PIECE
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from et_pipeline import tiny_assistant
 
+HIDDEN = json.loads((tiny_assistant.CHECKPOINT / "config.json").read_text())["hidden_size"]
 REPOSITORY, TEXTS = "someone/tiny", "someone/texts"
 COMMAND = Path(sys.executable).parent / "et-pipeline"
 
@@ -127,8 +128,12 @@ def test_revision(hub, pull, tmp_path):
 @pytest.fixture
 def large(hub):
     """Weights of more than two of the pieces in which huggingface_hub writes."""
-    weights = {"model.embed_tokens.weight": torch.randn(3 * PIECE // 512, 256, dtype=torch.float16)}
-    save_file(weights, hub.revisions["main"] / WEIGHTS)
+    folder = hub.revisions["main"]
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 3 * PIECE // 2 // HIDDEN}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / WEIGHTS)
+    weights["model.embed_tokens.weight"] = torch.randn(config["vocab_size"], HIDDEN).half()
+    save_file(weights, folder / WEIGHTS)
 
 
 @pytest.mark.usefixtures("large")

@@ -1,0 +1,274 @@
+"""config.json at the door: read once, odd but harmless values put right, wrong ones refused, unknown ones named.
+
+Needs neither torch nor transformers, so that `mode=plan` refuses what a run would refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from et_pipeline.architecture import FAMILIES
+from et_pipeline.errors import UserError
+
+FILE = "config.json"
+MOST_LAYERS = 10_000
+LARGEST_SIZE = 1 << 31
+# Families whose class says so where config.json does not; transformers leaves such a key out of the file.
+TIED_FAMILIES = {name: family.tied for name, family in FAMILIES.items()}
+_PARTS = ("text_config", "vision_config", "audio_config", "speech_config")
+_OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower", "mm_vision_tower", "visual")
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+_OPTIONAL_SIZES = (
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
+    "original_max_position_embeddings",
+    "type_vocab_size",
+)
+_POSITIVE = (
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "norm_epsilon",
+    "rope_theta",
+    "query_pre_attn_scalar",
+    "rope_local_base_freq",
+)
+# How the weights of a file are to be held in memory and computed with elsewhere: here they become float32.
+_ELSEWHERE = ("torch_dtype", "dtype", "attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+# Keys that transformers' classes do not have, and that change nothing here.
+HARMLESS = {
+    "model_type": "chooses the class",
+    "auto_map": "names code of the checkpoint's own, which is never run",
+    "quantization_config": "read by our own reader",
+    "transformers_version": "says what wrote the file",
+    "transformers.js_config": "for browsers",
+    "unsloth_version": "says what wrote the file",
+    "unsloth_fixed": "says what wrote the file",
+    "unsloth_tied": "says what wrote the file",
+    "_name_or_path": "says where it came from",
+    "_commit_hash": "says where it came from",
+    "pretraining_tp": "splits sums over devices",
+    "use_cache": "a call's own choice",
+    "gradient_checkpointing": "for training",
+    "attention_dropout": "for training",
+    "attention_probs_dropout_prob": "for training",
+    "hidden_dropout": "for training",
+    "hidden_dropout_prob": "for training",
+    "embd_pdrop": "for training",
+    "resid_pdrop": "for training",
+    "classifier_dropout": "for training",
+    "initializer_range": "for training",
+    "max_window_layers": "counts where use_sliding_window is set, and is read there",
+    "is_llama_config": "says what wrote the file",
+    "rope_interleaved": "says what wrote the file",
+    "cache_implementation": "a call's own choice",
+    "use_flash_attn": "how attention is computed elsewhere",
+    "_flash_attn_2_enabled": "how attention is computed elsewhere",
+    "torchscript": "a way of tracing",
+    "use_bfloat16": "how weights are held elsewhere",
+    "keys_to_ignore_at_inference": "names outputs",
+}
+# What a config.json of old held and generation_config.json holds today.
+_GENERATION = """
+bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample early_stopping
+encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty
+max_length max_new_tokens min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature tf_legacy_loss top_k top_p
+typical_p prefix sep_token_id task_specific_params finetuning_task pruned_heads tie_encoder_decoder
+cross_attention_hidden_size add_cross_attention tokenizer_class use_return_dict
+"""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint's config.json, checked and put right.
+
+    Raises:
+        UserError: it is missing or broken, or holds a value that no model can have.
+    """
+    path = folder / FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no {FILE}: point model.source at a checkpoint folder") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds a {type(config).__name__}, expected a JSON object")
+    return put_right(config, str(path))
+
+
+def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Leave out of a config what has no meaning here, and refuse what no model can have.
+
+    Args:
+        config: the content of a config.json.
+        where: what to call it in a message.
+
+    Raises:
+        UserError: names the key, the value and what would work.
+    """
+    right = {key: value for key, value in config.items() if key not in _ELSEWHERE}
+    for part in _PARTS:
+        value = right.get(part, ...)
+        if value is None:
+            del right[part]
+        elif value is not ... and not isinstance(value, Mapping):
+            raise UserError(f"{where} has {part}={_shown(value)}, expected an object")
+    senses = [key for key in _OTHER_SENSES if right.get(key)]
+    if senses:
+        raise UserError(
+            f"{where} describes a model that sees or hears ({senses[0]}), and models of text alone are supported; "
+            "use the maker's model of text, or save the language model of this one by itself "
+            "(model.language_model in transformers)"
+        )
+    if "text_config" in right:
+        right["text_config"] = put_right(right["text_config"], f"{where} (text_config)")
+        return right
+    _check_sizes(right, where)
+    vocabulary = right["vocab_size"] if isinstance(right.get("vocab_size"), int) else LARGEST_SIZE
+    if not _is_id(right.get("pad_token_id"), vocabulary):  # it fills up batches, and here there are none
+        right.pop("pad_token_id", None)
+        if "pad_token_id" in config:
+            right["pad_token_id"] = None
+    for key in ("bos_token_id", "eos_token_id"):
+        if right.get(key) is not None:
+            ids = token_ids(right[key], f"{where} has {key}", vocabulary)
+            right[key] = ids if isinstance(right[key], list) else ids[0]
+    return right
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a config says that the head's weights are the embedding's, where the file has no other."""
+    text = config.get("text_config", config)
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return TIED_FAMILIES.get(str(text.get("model_type")), False) if tied is None else bool(tied)
+
+
+def token_ids(value: Any, what: str, vocabulary: int) -> list[int]:
+    """Token ids that a file gives as a number or as a list; a null in it names none.
+
+    Args:
+        value: what the file has.
+        what: the beginning of a message.
+        vocabulary: how many tokens the model has.
+
+    Raises:
+        UserError: one is no token of the model.
+    """
+    listed = value if isinstance(value, list) else [value]
+    found = [each for each in listed if each is not None]
+    for each in found:
+        if not _is_id(each, vocabulary):
+            raise UserError(f"{what}={_shown(value)}, and the model's tokens are 0 to {vocabulary - 1}")
+    return found
+
+
+def _is_id(value: Any, vocabulary: int) -> bool:
+    return type(value) is int and 0 <= value < vocabulary
+
+
+def _check_sizes(config: Mapping[str, Any], where: str) -> None:
+    def size(key: str, needed: bool) -> int | None:
+        value = config.get(key)
+        if value is None and not needed:
+            return None
+        if type(value) is not int or value <= 0:
+            optional = "" if needed else " or null"
+            raise UserError(f"{where} has {key}={_shown(value)}, expected a positive integer{optional}")
+        if value >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE):
+            raise UserError(f"{where} has {key}={_shown(value)}, which is more than any model has")
+        return value
+
+    for key in _SIZES:
+        size(key, key in config)
+    for key in _OPTIONAL_SIZES:
+        size(key, False)
+    for key in _POSITIVE:
+        value = config.get(key)
+        sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+        if value is not None and not sound:
+            raise UserError(f"{where} has {key}={_shown(value)}, expected a number above 0")
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if heads and config.get("num_key_value_heads") and heads % config["num_key_value_heads"]:
+        raise UserError(
+            f"{where} has num_key_value_heads={config['num_key_value_heads']}, which does not divide "
+            f"num_attention_heads={heads}"
+        )
+    if heads and hidden and not config.get("head_dim") and hidden % heads:
+        raise UserError(f"{where} has hidden_size={hidden}, which num_attention_heads={heads} does not divide")
+    kinds, layers = config.get("layer_types"), config.get("num_hidden_layers")
+    if kinds is not None and layers and not (isinstance(kinds, list) and len(kinds) >= layers):
+        raise UserError(f"{where} has layer_types={_shown(kinds)}, expected a list of {layers}, one for each layer")
+    tied = config.get("tie_word_embeddings")
+    if tied is not None and not isinstance(tied, bool):
+        raise UserError(f"{where} has tie_word_embeddings={_shown(tied)}, expected true or false")
+
+
+def unknown_keys(config: Mapping[str, Any], known: frozenset[str]) -> list[str]:
+    """Keys that neither the family's class in transformers has nor are known to be harmless.
+
+    Args:
+        config: as `read_config` gives it.
+        known: names of the class's fields, and of others for the same.
+    """
+    return sorted(set(config) - known - set(HARMLESS) - set(_GENERATION.split()) - set(_PARTS))
+
+
+@contextmanager
+def one_sentence(what: str) -> Iterator[None]:
+    """Turn whatever a library says of a user's file into one sentence. Only calls of that library go inside.
+
+    Args:
+        what: the file, and what was done with it.
+
+    Raises:
+        UserError: the library raised.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # huggingface_hub says the field first and what is wrong with it last.
+    line = lines[-1] if lines and type(error).__name__.startswith("StrictDataclass") else (lines or [""])[0]
+    return (
+        f"{type(error).__name__}: {line}"
+        if type(error) in (KeyError, AssertionError, AttributeError)
+        else line or (type(error).__name__)
+    )
+
+
+def culprit(config: Mapping[str, Any], attempt: Callable[[dict[str, Any]], object]) -> str | None:
+    """The key of a config without which an attempt that fails succeeds, with its value, for a message.
+
+    Args:
+        config: what fails.
+        attempt: raises on a bad config.
+    """
+    for key in config:
+        if key == "model_type":
+            continue
+        try:
+            attempt({name: value for name, value in config.items() if name != key})
+        except Exception:
+            continue
+        return f"{key}={_shown(config[key])}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
