@@ -42,7 +42,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 4
+        const val VERSION = 5
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -114,6 +114,9 @@ data class Program(
 }
 
 @Serializable
+data class TokenizerParity(val runtime: String, val strings: Int, val mended: List<String> = emptyList())
+
+@Serializable
 data class Tokenizer(
     val file: String,
     val kind: String = "hf-json",
@@ -121,7 +124,13 @@ data class Tokenizer(
     @SerialName("eos_ids") val eosIds: List<Long>,
     @SerialName("adds_bos") val addsBos: Boolean,
     @SerialName("special_tokens") val specialTokens: List<String> = emptyList(),
-)
+    val normalization: String? = null,
+    val parity: TokenizerParity? = null,
+) {
+    companion object {
+        val NORMALIZATIONS = listOf("NFC", "NFD", "NFKC", "NFKD")
+    }
+}
 
 @Serializable
 data class Sampling(
@@ -207,6 +216,19 @@ data class Check(val name: String, val value: Double, val threshold: Double, val
 data class Gate(val thresholds: Map<String, Double>, val checks: List<Check>, val passed: Boolean)
 
 @Serializable
+data class Witness(
+    val name: String,
+    val version: String,
+    val layers: List<Int>? = null,
+    val agreement: Agreement? = null,
+    val note: String? = null,
+) {
+    companion object {
+        val NAMES = listOf("transformers", "sentence-transformers", "llama.cpp", "gguf", "et_pipeline")
+    }
+}
+
+@Serializable
 data class Quality(
     val agreement: Comparison? = null,
     val embedding: JsonElement? = null,
@@ -214,6 +236,7 @@ data class Quality(
     val tasks: Map<String, TaskScore> = emptyMap(),
     val perplexity: Perplexity? = null,
     val text: TextQuality? = null,
+    val witness: Witness? = null,
     val gate: Gate,
 )
 

@@ -197,6 +197,12 @@ private fun checkTokenizer(tokenizer: Tokenizer) {
     rule(tokenizer.kind == "hf-json", "tokenizer.kind", "must be 'hf-json'")
     rule((tokenizer.bosId ?: 0) >= 0, "tokenizer.bos_id", NOT_NEGATIVE)
     rule(tokenizer.eosIds.all { it >= 0 }, "tokenizer.eos_ids", NOT_NEGATIVE)
+    rule(
+        tokenizer.normalization?.let { it in Tokenizer.NORMALIZATIONS } ?: true,
+        "tokenizer.normalization",
+        "must be one of ${Tokenizer.NORMALIZATIONS.joinToString()}",
+    )
+    tokenizer.parity?.let { rule(it.strings >= 1, "tokenizer.parity.strings", "must be at least 1") }
 }
 
 private fun checkChat(chat: Chat) {
@@ -246,19 +252,25 @@ private fun checkQuality(quality: Quality, field: String) {
             rule(score.top1 in 0.0..1.0, "$field.text.$name.top1", "must be 0 to 1")
         }
     }
+    quality.witness?.let {
+        rule(it.name in Witness.NAMES, "$field.witness.name", "must be one of ${Witness.NAMES.joinToString()}")
+        it.agreement?.let { agreement -> checkAgreement(agreement, "$field.witness.agreement") }
+    }
     val passed = quality.gate.checks.all { it.passed }
     rule(quality.gate.passed == passed, "$field.gate.passed", "contradicts the checks")
 }
 
 private fun checkAgreement(ways: WaysOfFeeding, field: String) {
     val named = mapOf("one_piece" to ways.onePiece, "chunked" to ways.chunked, "token_by_token" to ways.tokenByToken)
-    for ((name, agreement) in named) {
-        rule(agreement.positions >= 1, "$field.$name.positions", "must be at least 1")
-        rule(agreement.cosine in -1.0..1.0, "$field.$name.cosine", "must be -1 to 1")
-        rule(agreement.minCosine in -1.0..1.0, "$field.$name.min_cosine", "must be -1 to 1")
-        rule(agreement.maxAbsDiff >= 0, "$field.$name.max_abs_diff", NOT_NEGATIVE)
-        rule(agreement.top1 in 0.0..1.0, "$field.$name.top1", "must be 0 to 1")
-    }
+    for ((name, agreement) in named) checkAgreement(agreement, "$field.$name")
+}
+
+private fun checkAgreement(agreement: Agreement, field: String) {
+    rule(agreement.positions >= 1, "$field.positions", "must be at least 1")
+    rule(agreement.cosine in -1.0..1.0, "$field.cosine", "must be -1 to 1")
+    rule(agreement.minCosine in -1.0..1.0, "$field.min_cosine", "must be -1 to 1")
+    rule(agreement.maxAbsDiff >= 0, "$field.max_abs_diff", NOT_NEGATIVE)
+    rule(agreement.top1 in 0.0..1.0, "$field.top1", "must be 0 to 1")
 }
 
 private fun checkSpeed(speed: Speed, field: String) {

@@ -42,7 +42,7 @@ class ReadManifestTest {
             "quality.tasks", "quality.perplexity", "chat.segments.system_prefix", "embedding", "quality.embedding",
             "what.task", "programs.0.weights", "programs.0.source_quantization", "quality.text",
             "quality.text.deployed",
-        ) + VERSION_3
+        ) + VERSION_3 + VERSION_5
         for (field in optional) {
             val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
             readManifest(edited(field, null, text))
@@ -72,10 +72,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("5", 4), problemOf { readManifest(edited("version", "5")) })
+        assertEquals(Problem.NewerManifest("6", 5), problemOf { readManifest(edited("version", "6")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 6, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("6", 4), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 7, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("7", 5), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
@@ -84,23 +84,29 @@ class ReadManifestTest {
     }
 
     @Test
-    fun `versions 1 to 3, which lack what came later`() {
+    fun `versions 1 to 4, which lack what came later`() {
         val now = readManifest(sampleManifest())
-        var text = edited("version", "3")
+        var text = edited("version", "4")
+        for (field in VERSION_5) text = edited(field, null, text)
+        val unseen = now.quality.copy(witness = null)
+        val plain = now.tokenizer.copy(normalization = null, parity = null)
+        val fourth = now.copy(version = 4, quality = unseen, tokenizer = plain)
+        assertEquals(fourth, readManifest(text))
+        text = edited("version", "3", text)
         for (field in listOf("quality.text", "programs.0.source_quantization")) text = edited(field, null, text)
         val third = now.programs.single().copy(sourceQuantization = null)
-        val untold = now.quality.copy(text = null)
-        assertEquals(now.copy(version = 3, programs = listOf(third), quality = untold), readManifest(text))
+        val untold = unseen.copy(text = null)
+        assertEquals(fourth.copy(version = 3, programs = listOf(third), quality = untold), readManifest(text))
         val program = third.copy(recipe = null, delegatedOperators = emptyMap(), fallbackReasons = emptyMap())
         text = edited("version", "2", text)
         for (field in VERSION_3) text = edited(field, null, text)
-        val quality = now.quality.copy(greedy = null, text = null)
-        assertEquals(now.copy(version = 2, programs = listOf(program), quality = quality), readManifest(text))
+        val quality = untold.copy(greedy = null)
+        assertEquals(fourth.copy(version = 2, programs = listOf(program), quality = quality), readManifest(text))
         text = edited("version", "1", text)
         for (field in listOf("what.task", "programs.0.weights", "embedding", "quality.embedding")) {
             text = edited(field, null, text)
         }
-        assertEquals(now.copy(version = 1, programs = listOf(program), quality = quality), readManifest(text))
+        assertEquals(fourth.copy(version = 1, programs = listOf(program), quality = quality), readManifest(text))
     }
 
     @Test
@@ -272,6 +278,10 @@ class ReadManifestTest {
             "quality.text.original" to "0",
             "quality.text.quantized.perplexity" to "0",
             "quality.text.deployed.top1" to "1.1",
+            "quality.witness.name" to "\"us\"",
+            "quality.witness.agreement.top1" to "1.1",
+            "tokenizer.normalization" to "\"NFZ\"",
+            "tokenizer.parity.strings" to "0",
             "quality.gate.passed" to "false",
             "speed.0.threads" to "0",
             "speed.0.prompt_tokens" to "0",
@@ -340,5 +350,6 @@ class ReadManifestTest {
             "recipe", "hexagon", "signature", "notice", "twin", "delegated_operators", "fallback_reasons", "memory",
             "quality", "speed", "stages",
         ).map { "programs.0.$it" } + "quality.greedy"
+        val VERSION_5 = listOf("quality.witness", "tokenizer.normalization", "tokenizer.parity")
     }
 }

@@ -25,7 +25,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     return """
         {
           "format": "et_pipeline.bundle",
-          "version": 4,
+          "version": 5,
           "what": {
             "task": "text-generation",
             "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
@@ -48,7 +48,8 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
           }],
           "tokenizer": {
             "file": "tokenizer.json", "kind": "hf-json", "bos_id": 1, "eos_ids": [2], "adds_bos": false,
-            "special_tokens": ["<|begin|>", "<|end|>"]
+            "special_tokens": ["<|begin|>", "<|end|>"], "normalization": "NFC",
+            "parity": {"runtime": "pytorch_tokenizers 1.5.0", "strings": 600, "mended": ["NFC is left to the caller"]}
           },
           "chat": {
             "segments": {
@@ -78,6 +79,9 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
               "source": "notes.txt", "tokens": 2047, "window": 512, "stride": 256, "original": 9.5,
               "quantized": {"perplexity": 9.9, "kl": 0.03, "top1": 0.96},
               "deployed": {"perplexity": 9.9, "kl": 0.03, "top1": 0.96}
+            },
+            "witness": {
+              "name": "transformers", "version": "5.0", "layers": [0, 15, 31], "agreement": $agreement, "note": null
             },
             "gate": {
               "thresholds": {"max_task_drop": 1.0},

@@ -4,6 +4,7 @@ import java.io.File
 import java.io.Reader
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import java.text.Normalizer
 import java.util.concurrent.Executors
 import java.util.concurrent.RejectedExecutionException
 import java.util.concurrent.atomic.AtomicLong
@@ -50,6 +51,7 @@ val QAIRT_VERSION: String? = null
  * @param maxContext length of the context in tokens, as the manifest says.
  * @param specialTokens of the manifest's tokenizer: an answer that the model ends itself ends with one.
  * @param weights the `.ptd` file with the program's weights, if they are not in the program.
+ * @param normalization of the manifest's tokenizer: Unicode's form of prompts that its file leaves to the caller.
  */
 class ExecuTorchEngine(
     private val program: File,
@@ -57,6 +59,7 @@ class ExecuTorchEngine(
     private val maxContext: Int,
     private val specialTokens: Collection<String> = emptyList(),
     private val weights: File? = null,
+    private val normalization: String? = null,
 ) : LlmEngine {
     private val thread = Executors.newSingleThreadExecutor { Thread(it, "llm") }
     private val dispatcher = thread.asCoroutineDispatcher()
@@ -84,13 +87,14 @@ class ExecuTorchEngine(
         onPiece: (String) -> Boolean,
     ): Generation {
         require(prompt.isNotEmpty() && request.maxNewTokens > 0) { "nothing to do" }
+        val text = normalization?.let { Normalizer.normalize(prompt, Normalizer.Form.valueOf(it)) } ?: prompt
         val ticket = asked.incrementAndGet()
         return onThread {
             counter.incrementAndGet()
             val open = module ?: open()
             running = open
             try {
-                generate(open, prompt, request, { stopped.get() >= ticket }, onPiece)
+                generate(open, text, request, { stopped.get() >= ticket }, onPiece)
             } finally {
                 running = null
             }

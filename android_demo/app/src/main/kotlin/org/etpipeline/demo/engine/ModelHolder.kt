@@ -179,5 +179,6 @@ private fun executorchEngine(bundle: StoredBundle, program: Program): LlmEngine 
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
         weights = program.weights.singleOrNull()?.let { File(bundle.folder, it) },
+        normalization = manifest.tokenizer.normalization,
     )
 }

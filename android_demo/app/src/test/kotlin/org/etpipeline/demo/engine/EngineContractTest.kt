@@ -56,8 +56,9 @@ class EngineContractTest {
         pte: File = this.pte,
         tokenizer: File = this.tokenizer,
         weights: File? = this.weights,
+        normalization: String? = null,
     ): ExecuTorchEngine =
-        ExecuTorchEngine(pte, tokenizer, program.maxContext, manifest.tokenizer.specialTokens, weights)
+        ExecuTorchEngine(pte, tokenizer, program.maxContext, manifest.tokenizer.specialTokens, weights, normalization)
             .also { opened += it }
 
     private class Said(val text: String, val generation: Generation)
@@ -89,6 +90,16 @@ class EngineContractTest {
             val said = engine.say(prompt, reference.getValue("max_new_tokens").jsonPrimitive.int)
             assertEquals(prompt, reference.getValue("text").jsonPrimitive.content, said.text)
         }
+    }
+
+    @Test fun `a prompt is normalized where the manifest leaves that to the caller`() {
+        val apart = "Cafe\u0301 at e\u0301lite's?" // letters and accents of their own
+        val composed = "Caf\u00e9 at \u00e9lite's?"
+        fun tokens(prompt: String, normalization: String?) =
+            open(normalization = normalization).say(prompt, maxNewTokens = 1).generation.promptTokens
+        assertEquals(tokens(composed, null), tokens(apart, "NFC"))
+        assertEquals(tokens(apart, null), tokens(composed, "NFD"))
+        assertTrue(tokens(apart, null) != tokens(composed, null))
     }
 
     @Test fun `the model ends its answer`() {

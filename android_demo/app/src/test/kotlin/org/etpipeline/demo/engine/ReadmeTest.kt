@@ -34,6 +34,7 @@ suspend fun ask(folder: File, question: String): String {
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
         weights = program.weights.singleOrNull()?.let { File(folder, it) },
+        normalization = manifest.tokenizer.normalization,
     )
     engine.use {
         val chat = ChatSession(it, manifest.chat, manifest.tokenizer.specialTokens)
