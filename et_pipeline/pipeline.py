@@ -322,7 +322,7 @@ def _make(
         "code": cache.code_version(acquire.__name__),
         "files": files,
         "form": form.model_dump(),
-        "libraries": cache.library_versions(("transformers", "tokenizers")),
+        "libraries": cache.library_versions(("transformers", "tokenizers", "pytorch-tokenizers")),
     }
 
     def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:

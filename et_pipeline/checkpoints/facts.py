@@ -16,11 +16,12 @@ from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
+from et_pipeline.checkpoints.tokenizer import FILE as TOKENIZER
+from et_pipeline.checkpoints.tokenizer import Form
 from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
 
 FILE = "facts.json"
-TOKENIZER = "tokenizer.json"
 
 
 class Facts(BaseModel):
@@ -38,6 +39,8 @@ class Facts(BaseModel):
         special_tokens: texts that are never shown.
         chat: the compiled chat template.
         pooling: how an encoder makes an embedding of a text; None for a model that answers.
+        normalization: what is done to each text before the bundle's tokenizer gets it.
+        parity: of that tokenizer with the original's; None before it was compared, and of an encoder.
         sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
     """
 
@@ -62,6 +65,8 @@ class Facts(BaseModel):
     sampling: dict[str, float | int]
     licence: str | None
     stored: str | None = None
+    normalization: Form | None = None
+    parity: manifest.TokenizerParity | None = None
 
     def write(self, folder: Path) -> None:
         """Write `facts.json` into a folder."""
@@ -75,6 +80,8 @@ class Facts(BaseModel):
             eos_ids=list(self.eos_ids),
             adds_bos=self.adds_bos,
             special_tokens=list(self.special_tokens),
+            normalization=self.normalization,
+            parity=self.parity,
         )
 
     def manifest_chat(self, system_prompt: str | None) -> manifest.Chat:

@@ -144,7 +144,7 @@ ODD = (
     "a \n b",
     "a\n b",
     "a \tb",
-    "▁under▁ _low_ ▁ ▁▁",
+    "▁under▁ _low_▁",
     "Ġword Ċline Ġ",
     "<0x41> <0xE9> <unk>",
 )

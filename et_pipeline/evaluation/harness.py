@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from et_pipeline import manifest
+from et_pipeline.checkpoints.tokenizer import normalize
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.perplexity import loss
 from et_pipeline.runtime.program import Program
@@ -82,7 +83,8 @@ class DeployedModel(TemplateLM):
         if add_special_tokens is None:
             begin = self.encoder.id_to_token(self.prefix_token_id)
             add_special_tokens = begin is None or not string.startswith(begin)
-        return self.encoder.encode(string, add_special_tokens=add_special_tokens).ids
+        given = normalize(string, self.special.normalization)
+        return self.encoder.encode(given, add_special_tokens=add_special_tokens).ids
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **_: Any

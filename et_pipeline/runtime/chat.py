@@ -16,6 +16,7 @@ from torch import Tensor
 
 from et_pipeline import manifest as bundle
 from et_pipeline.chat_template import ChatFormat
+from et_pipeline.checkpoints.tokenizer import Form, normalize
 
 REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are no whole character
 GREEDY = bundle.Sampling()
@@ -102,6 +103,7 @@ class ChatSession:
         system_prompt: str | None = None,
         sampling: bundle.Sampling = GREEDY,
         seed: int = 0,
+        normalization: Form | None = None,
     ) -> None:
         """Makes an empty conversation.
 
@@ -116,6 +118,7 @@ class ChatSession:
             system_prompt: The system message, if any.
             sampling: How the next token is chosen.
             seed: Of the sampling.
+            normalization: What is done to each text before the tokenizer gets it.
         """
         self._program = program
         self._tokenizer = tokenizer
@@ -126,6 +129,7 @@ class ChatSession:
         self._first_ids = list(first_ids)
         self._system_prompt = system_prompt
         self._sampling = sampling
+        self._normalization = normalization
         self._generator = torch.Generator().manual_seed(seed)
         self.last: Answer | None = None
         self.reset()
@@ -156,6 +160,7 @@ class ChatSession:
             system_prompt=chat.system_prompt if system_prompt is None else system_prompt,
             sampling=sampling or chat.sampling,
             seed=seed,
+            normalization=info.normalization,
         )
 
     @property
@@ -246,7 +251,8 @@ class ChatSession:
             before, new_text = self._first_ids, self._segments.render(messages)
         else:
             before, new_text = self._pending, self._segments.next_turn(text)
-        return [*before, *self._tokenizer.encode(new_text, add_special_tokens=False).ids]
+        fed = normalize(new_text, self._normalization)
+        return [*before, *self._tokenizer.encode(fed, add_special_tokens=False).ids]
 
 
 def greedy_answer(

@@ -15,12 +15,13 @@ from pydantic import BaseModel
 
 from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context
-from et_pipeline.checkpoints import hub
+from et_pipeline.checkpoints import hub, tokenizer
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.reader import INDEX, SINGLE, config_warnings, read_layout
 from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
 from et_pipeline.errors import UserError
+from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import FILES as POOLING_FILES
 from et_pipeline.settings import Checkpoint, ExportForm, closest
 from et_pipeline.worker import Tick, run_stage
@@ -356,7 +357,7 @@ def _sha256_files(folder: Path, paths: list[Path], tick: Tick) -> dict[str, str]
 
 
 def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> dict[str, Any]:
-    """Read and check all of the checkpoint but its weights; write `facts.json`.
+    """Read and check all of the checkpoint but its weights; write `facts.json`, and the tokenizer for phones.
 
     Returns:
         `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over.
@@ -368,6 +369,11 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     facts = read_facts(folder)
     check_context(form.max_context, facts.max_position)
     prepare_model(folder)
+    if facts.pooling is None:
+        mended = tokenizer.mend(folder / tokenizer.FILE, facts.vocab_size, out, facts.chat.start_to_user)
+        tokenizer.save(mended.content, out / tokenizer.FILE)
+        parity = TokenizerParity(runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences)
+        facts = facts.model_copy(update={"normalization": mended.normalization, "parity": parity})
     facts.write(out)
     tick(1, 1)
     return {"parameters": facts.parameters, "warnings": [*unused_files(folder), *config_warnings(folder)]}

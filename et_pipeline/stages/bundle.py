@@ -56,7 +56,7 @@ def run(
         temporary = cache.temporary_for(folder)
         try:
             programs = [_program(part, source, temporary) for part in parts]
-            _copy_tokenizer(source, temporary, settings)
+            _copy_tokenizer(source, parts[0][1]["acquire"].folder, temporary, settings)
             made = _manifest(parts[0], source_files, temporary, programs)
             manifest.write(made, temporary)
             cache.publish(temporary, folder)
@@ -203,12 +203,12 @@ def _manifest(
     )
 
 
-def _copy_tokenizer(source: Path, folder: Path, settings: Settings) -> None:
-    """The checkpoint's own; of an embedding one that gives a text's ids as the program takes them."""
+def _copy_tokenizer(source: Path, acquired: Path, folder: Path, settings: Settings) -> None:
+    """The one that phones read like the checkpoint's; of an embedding one that gives ids as the program takes them."""
     if settings.model.task == "embedding":
         for_one_text(read_tokenizer(source), settings.model.max_context).save(str(folder / TOKENIZER))
     else:
-        shutil.copyfile(source / TOKENIZER, folder / TOKENIZER)
+        shutil.copyfile(acquired / TOKENIZER, folder / TOKENIZER)
 
 
 def _embedding(settings: Settings, facts: Facts, entries: Mapping[str, cache.Entry]) -> manifest.Embedding:

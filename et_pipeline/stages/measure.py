@@ -19,7 +19,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, measure: Measure) -> 
         return text.model_dump(mode="json")
     speed = measure_speed(
         inputs["lower"] / "model.pte",
-        inputs["checkpoint"] / "tokenizer.json",
+        inputs["acquire"] / "tokenizer.json",
         measure.prompt_tokens,
         measure.decode_tokens,
         measure.rounds,
