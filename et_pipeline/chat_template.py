@@ -15,8 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +33,12 @@ if TYPE_CHECKING:
     import jinja2
 
 log = logging.getLogger(__name__)
+
+# Of a template's process. A usual one takes half a second, 40 MiB and a few thousand characters.
+SECONDS = 20
+MEMORY_BYTES = 1 << 30
+MOST_CHARACTERS = 1 << 20
+BEYOND = 77  # exit code
 
 Message = Mapping[str, str]
 Render = Callable[[Sequence[Message]], str]
@@ -113,11 +124,96 @@ PLAIN = ChatFormat()
 def load_chat_format(
     folder: Path, variables: Mapping[str, Any] | None = None, now: datetime | None = None
 ) -> ChatFormat:
-    """The chat format of a checkpoint folder in Hugging Face layout; `PLAIN` if it has no chat template."""
+    """The chat format of a checkpoint folder in Hugging Face layout; `PLAIN` if it has no chat template.
+
+    The template is a stranger's program: it is rendered in a process of its own, with limits.
+
+    Raises:
+        UserError: a file is broken, or as `compile_template`; or the template goes beyond a limit.
+    """
     template, special_tokens = _read_template(folder)
     if template is None:
         return PLAIN
-    return compile_template(template, special_tokens, variables, now)
+    if len(template) > MOST_CHARACTERS:
+        raise UserError(
+            f"{folder}: its chat template has {len(template)} characters; at most {MOST_CHARACTERS} are read"
+        )
+    request = json.dumps(
+        {
+            "template": template,
+            "special_tokens": special_tokens,
+            "variables": variables or {},
+            "now": (now or datetime.now()).isoformat(),
+        }
+    )
+    answer = _in_a_child(request, str(folder))
+    for warning in answer["warnings"]:
+        log.warning("%s", warning)
+    if "mistake" in answer:
+        raise UserError(answer["mistake"])
+    return ChatFormat.model_validate(answer["format"])
+
+
+@lru_cache(maxsize=64)
+def _in_a_child(request: str, where: str) -> dict[str, Any]:
+    """Compile a template in another process, which ends at a limit of time or memory."""
+    command = [sys.executable, "-m", __name__]
+    beyond = (
+        f"{where}: its chat template takes more than {SECONDS} s, {MEMORY_BYTES >> 20} MiB or {MOST_CHARACTERS} characters "
+        "for a short conversation; give the checkpoint a plain one in chat_template.jinja"
+    )
+    try:
+        done = subprocess.run(
+            command, input=request, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(beyond) from error
+    if done.returncode < 0 or done.returncode == BEYOND:  # by a signal: the limit of processor time, or a crash
+        raise UserError(beyond)
+    if done.returncode != 0:
+        raise RuntimeError(f"compiling {where}'s chat template failed:\n{done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def main() -> None:
+    """The child's side: a request on standard input, the chat format or what is wrong on standard output."""
+    request = json.load(sys.stdin)
+    limits = [(resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_FSIZE, 0)]
+    with suppress(ValueError, OSError):  # macOS takes no limit of memory; there the time ends it
+        for limit, value in limits:
+            resource.setrlimit(limit, (value, value))
+    heard = _Heard()
+    log.addHandler(heard)
+    answer: dict[str, Any] = {}
+    try:
+        made = compile_template(
+            request["template"],
+            request["special_tokens"],
+            request["variables"],
+            datetime.fromisoformat(request["now"]),
+        )
+        answer["format"] = made.model_dump()
+    except UserError as error:
+        answer["mistake"] = str(error)
+    except (MemoryError, RecursionError, TooMuchText):
+        sys.exit(BEYOND)
+    print(json.dumps({**answer, "warnings": heard.said}))
+
+
+class TooMuchText(Exception):
+    """A template's output is longer than any conversation."""
+
+
+class _Heard(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
 
 
 def compile_template(
@@ -149,13 +245,19 @@ def compile_template(
 
     def render(messages: Sequence[Message]) -> str:
         # What transformers' apply_chat_template passes when it is given neither tools nor documents.
-        return jinja_template.render(
+        pieces = jinja_template.generate(
             messages=[{"role": message["role"], "content": message["content"].strip()} for message in messages],
             tools=None,
             documents=None,
             add_generation_prompt=True,
             **{**special_tokens, "strftime_now": strftime_now, **(variables or {})},
         )
+        text = ""
+        for piece in pieces:
+            text += piece
+            if len(text) > MOST_CHARACTERS:
+                raise TooMuchText
+        return text
 
     system, user, answer, second = _marks(template)
     chat = (("user", user), ("assistant", answer), ("user", second))
@@ -209,10 +311,18 @@ def _read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
         if key.endswith("_token") and isinstance(text, str):
             tokens[key] = text
     path = folder / "chat_template.jinja"
-    template = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    try:
+        template = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error})") from error
     if isinstance(template, list):  # several named templates
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template, tokens
+        named = [entry for entry in template if isinstance(entry, dict) and {"name", "template"} <= entry.keys()]
+        template = {entry["name"]: entry["template"] for entry in named}.get("default")
+    if template is not None and not isinstance(template, str):
+        raise UserError(
+            f"{folder / 'tokenizer_config.json'} has a chat_template of type {type(template).__name__}, expected a text"
+        )
+    return template or None, tokens
 
 
 def _parse(template: str) -> jinja2.Template:
@@ -296,6 +406,8 @@ def _cut(render: Render, chat: Sequence[tuple[str, str]]) -> list[str]:
 def _run(render: Render, messages: Sequence[Message]) -> str:
     try:
         return render(messages)
+    except (MemoryError, RecursionError, TooMuchText):
+        raise
     except Exception as error:  # the template is somebody else's program and may fail in any way
         raise UserError(f"The chat template fails on {_name(messages)}: {_one_line(error)}.") from error
 
@@ -366,3 +478,7 @@ def _name(messages: Sequence[Message]) -> str:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

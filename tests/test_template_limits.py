@@ -1,0 +1,91 @@
+"""A stranger's chat template ends in bounded time, memory and text, and in one sentence."""
+
+import json
+import resource
+import time
+
+import pytest
+
+from et_pipeline import tiny_assistant
+from et_pipeline.chat_template import SECONDS, compile_template, load_chat_format
+from et_pipeline.errors import UserError
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GREEDY = {
+    "two loops": "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
+    "loops that say nothing": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "a string times a number": "{{ 'x' * 10000000000 }}",
+    "a list times a number": "{{ ([0] * 10000000000)|length }}",
+    "a centred text": "{{ 'x'|center(10000000000) }}",
+    "a width": "{{ '%1000000000d' % 1 }}",
+    "a power": "{{ 10 ** 10 ** 9 }}",
+    "a macro that calls itself": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "a doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+}
+
+
+def write(folder, template, name="chat_template.jinja"):
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    (folder / name).write_bytes(template if isinstance(template, bytes) else template.encode())
+    return folder
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_greedy_template_is_refused(name, tmp_path):
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(UserError) as caught:
+        load_chat_format(write(tmp_path / "model", GREEDY[name] + CHATML))
+    assert time.monotonic() - started < SECONDS + 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB, of this process
+    assert "chat template" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_usual_template_gives_what_it_gives_in_this_process(tmp_path):
+    folder = write(tmp_path / "model", CHATML)
+    started = time.monotonic()
+    assert load_chat_format(folder) == compile_template(CHATML, {"bos_token": "<s>"})
+    assert time.monotonic() - started < 10
+    tokens = json.loads((tiny_assistant.CHECKPOINT / "tokenizer_config.json").read_text())
+    assert load_chat_format(tiny_assistant.CHECKPOINT).user_to_assistant
+    assert tokens
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (b"\xff\xfe", "not text in UTF-8"),
+        ("{% for %}", "cannot be parsed"),
+        ("{{ raise_exception('no') }}", "fails on .*: no"),
+        ("{{ ''.__class__.__mro__ }}" + CHATML, "chat template"),
+        ("{% include 'x' %}", "chat template"),
+        ("x" * (1 << 21), "has 2097152 characters"),
+        ("{{ no_such_function() }}", "chat template fails"),
+    ],
+)
+def test_a_broken_template_is_one_sentence(template, message, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        load_chat_format(write(tmp_path / "model", template))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [7, {"default": CHATML}, True])
+def test_a_template_that_is_no_text(value, tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+    with pytest.raises(UserError, match=r"tokenizer_config\.json has a chat_template of type"):
+        load_chat_format(tmp_path)
+
+
+def test_named_templates_and_none(tmp_path):
+    for value, plain in (
+        ([{"name": "default", "template": CHATML}], False),
+        ([{"name": "rag", "template": "x"}], True),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+        assert load_chat_format(tmp_path).is_plain is plain
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": null}')
+    assert load_chat_format(tmp_path).is_plain
