@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Of a template's process. A usual one takes half a second, 40 MiB and a few thousand characters.
-SECONDS = 20
+SECONDS = 10
 MEMORY_BYTES = 1 << 30
 MOST_CHARACTERS = 1 << 20
 BEYOND = 77  # exit code
@@ -135,9 +135,7 @@ def load_chat_format(
     if template is None:
         return PLAIN
     if len(template) > MOST_CHARACTERS:
-        raise UserError(
-            f"{folder}: its chat template has {len(template)} characters; at most {MOST_CHARACTERS} are read"
-        )
+        raise UserError(f"{folder}: its chat template has {len(template)} characters, and {MOST_CHARACTERS} are read")
     request = json.dumps(
         {
             "template": template,
@@ -159,8 +157,8 @@ def _in_a_child(request: str, where: str) -> dict[str, Any]:
     """Compile a template in another process, which ends at a limit of time or memory."""
     command = [sys.executable, "-m", __name__]
     beyond = (
-        f"{where}: its chat template takes more than {SECONDS} s, {MEMORY_BYTES >> 20} MiB or {MOST_CHARACTERS} characters "
-        "for a short conversation; give the checkpoint a plain one in chat_template.jinja"
+        f"{where}: its chat template takes more than {SECONDS} s, {MEMORY_BYTES >> 20} MiB or {MOST_CHARACTERS} "
+        "characters for a short conversation; give the checkpoint a plain one in chat_template.jinja"
     )
     try:
         done = subprocess.run(
@@ -198,7 +196,7 @@ def main() -> None:
         answer["mistake"] = str(error)
     except (MemoryError, RecursionError, TooMuchText):
         sys.exit(BEYOND)
-    print(json.dumps({**answer, "warnings": heard.said}))
+    json.dump({**answer, "warnings": heard.said}, sys.stdout)
 
 
 class TooMuchText(Exception):

@@ -21,9 +21,9 @@ GREEDY = {
     "a list times a number": "{{ ([0] * 10000000000)|length }}",
     "a centred text": "{{ 'x'|center(10000000000) }}",
     "a width": "{{ '%1000000000d' % 1 }}",
-    "a power": "{{ 10 ** 10 ** 9 }}",
+    "a power": "{{ 10 ** (10 ** 9) }}",
     "a macro that calls itself": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
-    "a doubling": "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
+    "a doubling": "{% set n = namespace(s=1) %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
 }
 
 
