@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
@@ -43,6 +44,7 @@ _SEVERAL = ("backend", "recipe", "device")  # groups of which one bundle may hol
 _GROUPS = (*_SEVERAL, "model", "task", "experiment")
 Option = TypeVar("Option", bound=BaseModel)
 
+_QUOTING = "a value with other characters than letters, digits, / . - _ : stands in quotes, as in 'key=\"a value\"'"
 _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -65,8 +67,10 @@ def main() -> None:
                 done.extend(map(_plan, programs))
                 return
             done.append(_run(programs, outputs))
-        except (UserError, OSError) as error:
-            sentence = str(error) if isinstance(error, UserError) else _disk_sentence(error)
+        except (UserError, OSError, InterpolationResolutionError) as error:
+            sentence = _disk_sentence(error) if isinstance(error, OSError) else str(error)
+            if isinstance(error, InterpolationResolutionError):
+                sentence = f"{first_line(error).rstrip('.')}; write \\${{ where a value has ${{"
             if not isinstance(error, StageError):  # whose log tells more
                 _forget(outputs)
             mistakes.append(sentence)  # raised here, it would stop a sweep, and Hydra would add lines of its own
@@ -254,7 +258,7 @@ def guarded(job: Callable[[], None]) -> int:
     except UserError as error:
         message = str(error)
     except HydraException as error:
-        message = _hydra_sentence(error)
+        message = _unquoted(sys.argv[1:]) or _hydra_sentence(error)
     except OSError as error:
         message = _disk_sentence(error)
     except KeyboardInterrupt:
@@ -275,6 +279,29 @@ def _disk_sentence(error: OSError) -> str:
     )
 
 
+def _unquoted(arguments: list[str]) -> str | None:
+    """The first override whose value Hydra's grammar cannot read, and how to type it so that it can."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or argument.startswith("-"):
+            continue
+        try:
+            parser.parse_override(argument)
+        except HydraException:
+            for mark in ('"', "'"):
+                inner = value.replace("${", "\\${").replace(mark, f"\\{mark}")
+                quoted = f"{key}={mark}{inner}{mark}"
+                try:
+                    parsed = parser.parse_override(quoted).value()
+                except HydraException:
+                    continue
+                if parsed is not None:
+                    return f"{argument} cannot be read without quotes; type {shlex.quote(quoted)}"
+            return f"{argument} cannot be read: {_QUOTING}"
+    return None
+
+
 def _hydra_sentence(error: HydraException) -> str:
     """What Hydra says in several lines about a command line or a config file, in one that tells what would work."""
     text = str(error)
@@ -290,5 +317,5 @@ def _hydra_sentence(error: HydraException) -> str:
     if match := re.search(r"Could not override '(.+)'", text):
         return f"{match[1]} is not a setting{closest(match[1], setting_names())}"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):
-        return f"{match[1]} holds several values; add -m to run each of them"
+        return f"{match[1]} holds several values; add -m to run each of them, or quote it if the comma is in a name"
     return first_line(error).rstrip(".") + "; see et-pipeline --help"

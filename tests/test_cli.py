@@ -1,6 +1,7 @@
 """The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -122,3 +123,40 @@ def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):
     assert code == 2
     assert "8da4w-g32" in out
     assert "recipe.group_size=48" in err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/x/é (1)",
+        "/x/a(1).gguf",
+        "/x/a#b",
+        "/x/a{b}",
+        "/x/a=b",
+        "~nobody/x",
+        "/x/🙂",
+        "/x/it's",
+        "/x/[a]",
+        "/x/a;b",
+        'a"b',
+    ],
+)
+def test_a_value_that_needs_quotes_is_told_how_to_be_typed(command, value):
+    code, out, err = command("mode=plan", f"model.source={value}")
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    if "cannot be read without quotes" not in err:  # Hydra takes it as it is
+        assert f"model.source={value} is neither a folder nor" in err
+        return
+    typed = shlex.split(err.split("; type ")[1])  # as a shell would
+    assert len(typed) == 1
+    code, _, err = command("mode=plan", *typed)
+    assert code == 2
+    assert f"model.source={value} is neither a folder nor" in err or value in err
+    assert "quotes" not in err
+
+
+def test_an_interpolation_that_leads_nowhere_is_one_sentence(command):
+    code, out, err = command("mode=plan", "model.source=/x/${nothing}")
+    assert (code, out) == (2, "")
+    assert "Interpolation key 'nothing' not found; write \\${ where a value has ${" in err
