@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from et_pipeline.checkpoints import gguf_keys
 from et_pipeline.checkpoints.reader import build_skeleton
 from et_pipeline.checkpoints.shards import NewTensor, encode, write_checkpoint
+from et_pipeline.checkpoints.tokenizer import SPACE
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen, first_line
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader, ReaderTensor
+    from gguf import GGUFReader, ReaderField, ReaderTensor
     from tokenizers import Tokenizer
 
 MAGIC = b"GGUF"
+MOST_VALUES = 1000  # of a field that is a number per layer
 BLOCK = 1 << 22  # weights decoded at a time
 _ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -88,6 +91,17 @@ def check_magic(path: Path) -> None:
     with path.open("rb") as stream:
         if stream.read(len(MAGIC)) != MAGIC:
             raise UserError(f"{path} is not a GGUF file: it does not begin with the letters GGUF")
+        version = stream.read(4)
+    if version[:2] == b"\0\0" and len(version) == 4 and version[2:] != b"\0\0":
+        raise UserError(
+            f"{path} is a big-endian GGUF file, as mainframes have them; make a little-endian one of it with gguf's "
+            "gguf-convert-endian, or point model.source at its original checkpoint"
+        )
+    if version == b"\1\0\0\0":
+        raise UserError(
+            f"{path} is a GGUF file of version 1, of 2023; convert the original checkpoint anew, or point model.source "
+            "at it"
+        )
 
 
 def open_file(path: Path) -> GGUFReader:
@@ -149,10 +163,14 @@ def _write_config(path: Path, reader: GGUFReader, architecture: str, out: Path) 
             f"{path} holds a model of architecture {architecture}, whose GGUF form transformers cannot convert; "
             "point model.source at its original checkpoint"
         ) from error
-    values = _short(config.to_dict())
-    scaling = _rope_scaling(path, reader, architecture)
+    metadata = {key: field.contents() for key, field in reader.fields.items() if not _is_long(field)}
+    gguf_keys.check_keys(path, architecture, metadata)
+    values = config.to_dict()
+    gguf_keys.carry(path, architecture, metadata, values)
+    scaling = _llama3_rope(path, reader, architecture)
     if scaling:
         values["rope_parameters"] = {**(values.get("rope_parameters") or {}), **scaling}
+    values = _short(values)
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
@@ -165,20 +183,13 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _rope_scaling(path: Path, reader: GGUFReader, architecture: str) -> dict[str, Any]:
-    """The change of rotary frequencies for long contexts, which transformers' tables pass over."""
-    kind = _value(reader, f"{architecture}.rope.scaling.type")
-    factor = _value(reader, f"{architecture}.rope.scaling.factor")
-    if kind == "linear" and factor:
-        return {"rope_type": "linear", "factor": factor}
-    if kind == "yarn" and factor:
-        original = _value(reader, f"{architecture}.rope.scaling.original_context_length")
-        return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    if kind not in (None, "none"):
-        raise UserError(
-            f"{path} scales its rotary positions by {kind!r}, which cannot be converted; "
-            "point model.source at its original checkpoint"
-        )
+def _is_long(field: ReaderField) -> bool:
+    """Whether a field is a vocabulary or the like, which takes seconds to read."""
+    return len(field.data) > MOST_VALUES
+
+
+def _llama3_rope(path: Path, reader: GGUFReader, architecture: str) -> dict[str, Any]:
+    """Llama 3's change of rotary frequencies for long contexts, which transformers' tables pass over."""
     stored = next((tensor for tensor in reader.tensors if tensor.name == _ROPE_FACTORS), None)
     if stored is None:
         return {}
@@ -300,6 +311,8 @@ def _write_tokenizer(path: Path, reader: GGUFReader, out: Path) -> None:
     # GPT-2's class adds GPT-2's own special token, which this vocabulary may not have.
     content = json.loads(converted.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < len(vocabulary["tokens"])]
+    if vocabulary["tokenizer_type"] == "llama":
+        content |= _sentencepiece(_value(reader, "tokenizer.ggml.add_space_prefix") is not False)
     tokenizer = Tokenizer.from_str(json.dumps(content))
     before = config["bos_token"] if config.get("add_bos_token") else None
     if before is not None:
@@ -319,6 +332,25 @@ def _write_tokenizer(path: Path, reader: GGUFReader, out: Path) -> None:
     licence = _value(reader, "general.license")
     if licence:
         (out / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+
+
+def _sentencepiece(prefix: bool) -> dict[str, Any]:
+    """How SentencePiece marks spaces, as Llama 2's own tokenizer.json and llama.cpp do it.
+
+    Args:
+        prefix: whether a mark stands before a text, and before each that follows a special token.
+    """
+    marks: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    back: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}]
+    back += [{"type": "ByteFallback"}, {"type": "Fuse"}]
+    if prefix:
+        marks.insert(0, {"type": "Prepend", "prepend": SPACE})
+        back.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": marks},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": back},
+    }
 
 
 def _set_split(path: Path, tokenizer: Tokenizer, split: str | None) -> None:

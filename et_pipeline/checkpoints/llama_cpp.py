@@ -39,6 +39,7 @@ def as_floats(path: Path, folder: Path) -> Path:
         Unavailable: llama.cpp is not installed, or does not read the file.
     """
     binding = _binding()
+    _check_window(path)
     settings = binding.LlamaModelQuantizeParams()
     settings.allow_requantize, settings.ftype = True, _ALL_F32
     made = folder / "float32.gguf"
@@ -93,6 +94,17 @@ def logits(path: Path, context: int, sequences: Sequence[Sequence[int]], last: i
         rows = [np.array(session.get_logits_ith(at), np.float32) for at in range(first, len(sequence))]
         found.append(torch.from_numpy(np.stack(rows)))
     return found
+
+
+def _check_window(path: Path) -> None:
+    """llama.cpp passes over the window of some families (its issue 13676), and reads all that came before instead."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    for family in ("phi3", "starcoder2"):
+        field = reader.get_field(f"{family}.attention.sliding_window")
+        if field is not None and field.contents():
+            raise Unavailable(f"llama.cpp passes over {family}'s sliding window")
 
 
 def _binding() -> Any:
