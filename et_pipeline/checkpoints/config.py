@@ -140,7 +140,7 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in ("bos_token_id", "eos_token_id"):
         if right.get(key) is not None:
             ids = token_ids(right[key], f"{where} has {key}", vocabulary)
-            right[key] = ids if isinstance(right[key], list) else ids[0]
+            right[key] = ids if key == "eos_token_id" and isinstance(right[key], list) else next(iter(ids), None)
     return right
 
 

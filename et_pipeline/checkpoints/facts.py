@@ -144,7 +144,7 @@ def read_facts(folder: Path) -> Facts:
     specials = [t.content for _, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.special]
     return Facts(
         family=str(config.get("model_type", "")),
-        architecture=next(iter(config.get("architectures") or []), ""),
+        architecture=_architecture(config),
         parameters=sum(math.prod(shape) for _, shape, _ in layout.values()),
         layers=number("num_hidden_layers"),
         kv_heads=text.get("num_key_value_heads") or heads,
@@ -225,6 +225,12 @@ def _check_chat(folder: Path, chat: ChatFormat, tokenizer: Any, vocab_size: int)
 def _encoded(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
     encoding = tokenizer.encode(text, add_special_tokens=False)
     return encoding.ids, encoding.tokens
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    """The class that transformers loads the checkpoint with; only shown."""
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
 
 def _token_text(value: Any) -> str | None:

@@ -1,0 +1,331 @@
+"""What people reported of projects like this one, made anew, each with what is right; see docs/reports.md."""
+
+import json
+import logging
+import shutil
+from contextlib import suppress
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from et_pipeline.architecture import read_architecture
+from et_pipeline.checkpoints.config import put_right, read_config
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.reader import load_model, read_layout, stream_model
+from et_pipeline.errors import UserError
+from et_pipeline.plan import read_model
+from et_pipeline.settings import ExportForm, Model
+from et_pipeline.stages import acquire
+
+FORM = ExportForm(max_context=64, prefill_chunk=16)
+IDS = torch.randint(2, 250, (1, 30), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def plain(make_checkpoint):
+    return make_checkpoint("llama", num_hidden_layers=1, tie_word_embeddings=True)
+
+
+@pytest.fixture
+def folder(plain, tmp_path):
+    return shutil.copytree(plain, tmp_path / "model")
+
+
+def edit(folder, file="config.json", drop=(), **changes):
+    path = folder / file
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    content = {key: value for key, value in (content | changes).items() if key not in drop}
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def transformers_logits(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def our_logits(folder):
+    with torch.no_grad():
+        return stream_model(folder)(IDS, use_cache=False).logits
+
+
+def acquired(folder, out):
+    out.mkdir()
+    return acquire.run({"checkpoint": folder}, out, lambda *_: None, form=FORM)
+
+
+def planned(folder):
+    return read_model(Model(source=str(folder), name="x", max_context=64, prefill_chunk=16))
+
+
+def refused(folder, out, message):
+    """In a run, before anything heavy, and in mode=plan."""
+    for ask in (lambda: acquired(folder, out), lambda: planned(folder)):
+        with pytest.raises(UserError, match=message) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text", "smollm3"])
+def test_a_head_of_its_own_under_tied(family, make_checkpoint):
+    settings = {"query_pre_attn_scalar": 32} if family == "gemma3_text" else {}
+    folder = make_checkpoint(family, tie_word_embeddings=False, **settings)
+    edit(folder, tie_word_embeddings=True)
+    torch.testing.assert_close(our_logits(folder), transformers_logits(folder), rtol=1e-4, atol=1e-4)
+    facts = read_facts(folder)
+    assert not facts.tied_head
+    assert not planned(folder).tied_head
+    assert facts.parameters == planned(folder).parameters == sum(t.numel() for t in load_model(folder).parameters())
+
+
+def test_an_equal_head_stays_tied(folder):
+    tensors = load_file(folder / "model.safetensors")
+    before = read_facts(folder).parameters
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert read_facts(folder).tied_head
+    assert planned(folder).tied_head
+    assert read_facts(folder).parameters == planned(folder).parameters == before
+    torch.testing.assert_close(our_logits(folder), transformers_logits(folder), rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_that_is_missing_is_named(folder, tmp_path):
+    edit(folder, tie_word_embeddings=False)
+    with pytest.raises(UserError, match=r"lm_head\.weight, which config\.json asks for, is in no safetensors file"):
+        acquired(folder, tmp_path / "out")
+
+
+def test_a_stale_index_beside_new_weights(folder, tmp_path):
+    """The single file, as transformers loads it; that the index is there is said."""
+    tensors = load_file(folder / "model.safetensors")
+    old = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(old, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
+    names = dict.fromkeys(old, "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert {info.file for info in read_layout(folder).values()} == {"model.safetensors"}
+    torch.testing.assert_close(our_logits(folder), transformers_logits(folder), rtol=1e-4, atol=1e-4)
+    (warning,) = acquired(folder, tmp_path / "out")["warnings"]
+    assert "model-00001-of-00001.safetensors, model.safetensors.index.json" in warning
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_weight_that_is_no_number(value, dtype, folder):
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors["model.layers.0.mlp.up_proj.weight"][7, 3] = value
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=rf"mlp\.up_proj\.weight holds {value} at \[7, 3\] \(1 of its"):
+        load_model(folder)
+    with pytest.raises(UserError, match=r"mlp\.up_proj\.weight holds"):
+        our_logits(folder)
+
+
+def test_large_weights_are_numbers(folder):
+    """Their sum may be more than a float32 holds."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][:] = 3e38
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert load_model(folder)
+
+
+def test_a_place_in_a_fused_tensor_is_the_files(make_checkpoint):
+    folder = make_checkpoint("phi3", num_hidden_layers=1)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.gate_up_proj.weight"][300, 5] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"gate_up_proj\.weight holds nan at \[300, 5\]"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"torch_dtype": "auto"},
+        {"torch_dtype": "bf16"},
+        {"dtype": "nonsense"},
+        {"_attn_implementation": "flash_attention_2"},
+        {"attn_implementation": "flash_attention_3"},
+        {"eos_token_id": [1, None]},
+        {"eos_token_id": None},
+        {"text_config": None},
+        {"vision_config": None},
+        {"quantization_config": None},
+        {"pad_token_id": 512},
+        {"pad_token_id": -1},
+        {"pad_token_id": 10**9},
+        {"pad_token_id": [0]},
+        {"rope_scaling": None},
+        {"sliding_window": None},
+        {"num_key_value_heads": 2, "head_dim": 32},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}},
+    ],
+)
+def test_odd_but_harmless_values_work(changes, folder, plain, tmp_path):
+    edit(folder, **changes)
+    edit(folder, "generation_config.json", eos_token_id=1)
+    assert acquired(folder, tmp_path / "out")
+    assert planned(folder)
+    assert torch.equal(our_logits(folder), our_logits(plain))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": "512"}, r'vocab_size="512", expected a positive integer'),
+        ({"vocab_size": 0}, "vocab_size=0, expected"),
+        ({"hidden_size": -1}, "hidden_size=-1, expected"),
+        ({"hidden_size": 10**12}, "hidden_size=1000000000000, which is more"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000, which is more"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=true, expected"),
+        ({"num_hidden_layers": 1.5}, r"num_hidden_layers=1\.5, expected"),
+        (
+            {"num_attention_heads": 3, "num_key_value_heads": None, "head_dim": None},
+            "hidden_size=128, which num_attention_heads=3 does not divide",
+        ),
+        ({"num_key_value_heads": 3}, "num_key_value_heads=3, which does not divide"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0, expected"),
+        ({"head_dim": "x"}, 'head_dim="x", expected'),
+        ({"sliding_window": 0}, "sliding_window=0, expected a positive integer or null"),
+        ({"sliding_window": -1}, "sliding_window=-1, expected"),
+        ({"layer_types": ["full_attention"] * 0}, r"layer_types=\[\], expected a list of 1"),
+        ({"layer_types": "full"}, 'layer_types="full", expected a list'),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=NaN, expected a number above 0"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps="),
+        ({"rope_theta": -1}, "rope_theta=-1, expected"),
+        ({"tie_word_embeddings": "yes"}, 'tie_word_embeddings="yes", expected true or false'),
+        ({"eos_token_id": 512}, "eos_token_id=512, and the model's tokens are 0 to 511"),
+        ({"eos_token_id": [1, 9999]}, r"eos_token_id=\[1, 9999\], and the model's tokens"),
+        ({"eos_token_id": "</s>"}, 'eos_token_id="</s>", and the model'),
+        ({"bos_token_id": -7}, "bos_token_id=-7, and the model"),
+        ({"text_config": "x"}, 'text_config="x", expected an object'),
+        ({"vision_config": {"hidden_size": 8}}, r"describes a model that sees or hears \(vision_config\)"),
+    ],
+)
+def test_values_that_no_model_has_are_refused_at_the_door(changes, message, folder, tmp_path):
+    refused(edit(folder, **changes), tmp_path / "out", message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "nonsense"}, "hidden_act="),
+        ({"rope_parameters": {"rope_type": "nonsense"}}, "rope_parameters|rope_type|nonsense"),
+        ({"rope_parameters": 7}, "config.json"),
+        ({"attention_bias": "maybe"}, "attention_bias"),
+        ({"model_type": "nonsense"}, "model_type='nonsense'"),
+        ({"model_type": None}, "model_type=None"),
+        ({"model_type": "vit"}, "config.json"),
+        ({"model_type": "t5"}, "config.json"),
+    ],
+)
+def test_what_transformers_raises_becomes_one_sentence(changes, message, folder, tmp_path):
+    edit(folder, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        acquired(folder, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe{}", b'"x"', b"[" * 100_000])
+def test_a_config_that_is_none(content, folder, tmp_path):
+    (folder / "config.json").write_bytes(content)
+    refused(folder, tmp_path / "out", r"config\.json (is not valid JSON|holds a)")
+
+
+def test_generation_config_is_checked_too(folder, tmp_path):
+    edit(folder, "generation_config.json", eos_token_id=[1, 600])
+    with pytest.raises(UserError, match=r"generation_config\.json has eos_token_id=\[1, 600\]"):
+        acquired(folder, tmp_path / "out")
+
+
+def add_token(folder, content, number):
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    token = {"id": number, "content": content, "special": True, "normalized": False}
+    tokenizer["added_tokens"].append(token | {"single_word": False, "lstrip": False, "rstrip": False})
+    path.write_text(json.dumps(tokenizer))
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_token_of_the_tokenizer_that_the_model_does_not_have(folder, tmp_path):
+    """Gemma 3's <image_soft_token> is its vocab_size; the chat does not use it."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary |= {f"[{number}]": number for number in range(len(vocabulary), 512)}
+    path.write_text(json.dumps(tokenizer))
+    add_token(folder, "<image_soft_token>", 512)
+    acquired(folder, tmp_path / "out")
+    shipped = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert "<image_soft_token>" not in [token["content"] for token in shipped["added_tokens"]]
+    add_token(folder, "<|im_start|>", 513)
+    (folder / "chat_template.jinja").write_text(CHATML)
+    with pytest.raises(
+        UserError, match=r"gives '<\|im_start\|>' of the chat template the id 513, but .*vocab_size is 512"
+    ):
+        acquired(folder, tmp_path / "again")
+
+
+@pytest.mark.parametrize("prefix", ["model.vision_tower.", "vision_tower."])
+def test_a_model_that_sees_says_what_is_not_supported(prefix, folder, tmp_path):
+    config = read_config(folder)
+    tensors = load_file(folder / "model.safetensors") | {f"{prefix}embeddings.weight": torch.zeros(2, 2)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    nested = {"model_type": "gemma3", "text_config": config, "vision_config": {"hidden_size": 8}}
+    (folder / "config.json").write_text(json.dumps(nested))
+    refused(folder, tmp_path / "out", "models of text alone are supported")
+
+
+def test_an_adapter_beside_a_full_model_is_said(folder, tmp_path):
+    save_file({"base_model.model.x.lora_A.weight": torch.zeros(2, 2)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text("{}")
+    (warning,) = acquired(folder, tmp_path / "out")["warnings"]
+    assert "adapter_config.json, adapter_model.safetensors beside the model, and nothing of that is used" in warning
+    assert "merge the adapter into the model first" in warning
+
+
+def test_files_and_keys_that_nobody_knows_are_named(folder, tmp_path):
+    (folder / "modeling_other.py").write_text("")
+    (folder / "README.md").write_text("")
+    (folder / "vocab.json").write_text("{}")
+    edit(folder, alibi=True, rms_norm_epsilon=1e-5, _name_or_path="x", use_cache=False)
+    files, keys = acquired(folder, tmp_path / "out")["warnings"]
+    assert "holds modeling_other.py beside the model" in files
+    assert "config.json has alibi, rms_norm_epsilon, which transformers' llama does not know" in keys
+
+
+def test_families_have_no_unknown_keys(make_checkpoint, tmp_path):
+    """Transformers' own files say nothing."""
+    for family in ("llama", "qwen3", "gemma2", "mistral"):
+        assert acquired(make_checkpoint(family), tmp_path / family)["warnings"] == []
+
+
+@pytest.mark.parametrize("value", [None, "", -1, 0, 10**9, "x", [], {}, True, float("nan"), 0.5, [None], {"a": 1}])
+def test_no_value_of_any_key_ends_in_a_traceback(value, folder):
+    """One key at a time: a sentence, or a model."""
+    config = json.loads((folder / "config.json").read_text())
+    assert len(config) > 20
+    for key in config:
+        edit(folder, **config | {key: value})
+        for ask in (planned, load_model, read_facts):
+            with suppress(UserError):
+                ask(folder)
+
+
+def test_put_right_leaves_the_rest_alone(plain):
+    config = json.loads((plain / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    assert put_right(config, "x") == kept
+    assert read_architecture(put_right(config, "x"), "x").layers == 1
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    logging.getLogger("transformers").setLevel(logging.ERROR)
