@@ -1,0 +1,132 @@
+"""What Android's tokenizer has to make of the corpus, for the test that it does: sums of ids, and a program that tells.
+
+`LlmModule` tells no token ids. So the test gives it, for each tokenizer as a bundle ships it, a program that keeps the
+prompt it was fed and answers with a weighted sum of its ids, in digits that are tokens. Run with the project's own
+Python: `python tools/parity.py OUT`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+from pytorch_tokenizers import CppHFTokenizer
+from tokenizers import Tokenizer
+from torch import nn
+from torch.export import Dim, export
+
+from et_pipeline import tiny_assistant, tiny_writer
+from et_pipeline.checkpoints.tokenizer import mend, normalize, piece, save
+from et_pipeline.checkpoints.tokenizer_corpus import corpus
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+import real
+
+CONTEXT = 1 << 14
+DIGITS = 4
+WEIGHTS = torch.randint(1, 1 << 30, (CONTEXT,), generator=torch.Generator().manual_seed(0))
+
+
+class Teller(nn.Module):
+    """One forward call of a language model with a cache: its next token is the next digit of the prompt's sum."""
+
+    def __init__(self, alphabet: list[int], vocab_size: int) -> None:
+        """Args: the tokens that stand for 0, 1, …; how many the runner looks at."""
+        super().__init__()
+        self.base = len(alphabet)
+        self.register_buffer("kept", torch.zeros(CONTEXT, dtype=torch.long))
+        self.register_buffer("count", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("alphabet", torch.tensor(alphabet))
+        self.register_buffer("powers", torch.tensor([self.base**digit for digit in range(DIGITS)]))
+        self.register_buffer("ids", torch.arange(vocab_size))
+        self.register_buffer("places", torch.arange(CONTEXT))
+        self.register_buffer("weights", WEIGHTS)
+
+    def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
+        """`[1, S]` tokens at a position; logits `[1, V]`. Several tokens, or the first, are a prompt."""
+        length = tokens.shape[1]
+        is_prompt = (input_pos == 0) | (torch.full((1,), length) > 1)
+        end = input_pos + length
+        self.kept.index_copy_(0, input_pos + self.places[:length], tokens[0])
+        self.count.copy_(torch.where(is_prompt, end, self.count))
+        total = torch.where(self.places < self.count, self.kept * self.weights, 0).sum()
+        power = torch.index_select(self.powers, 0, (end - self.count) % DIGITS)
+        letter = torch.div(total, power, rounding_mode="floor") % self.base
+        chosen = torch.index_select(self.alphabet, 0, letter)
+        return (self.ids == chosen).float().unsqueeze(0)
+
+
+def told(ids: list[int], alphabet: list[str]) -> str:
+    """What the program answers to these tokens."""
+    total = int((torch.tensor(ids, dtype=torch.long) * WEIGHTS[: len(ids)]).sum())
+    return " ".join(alphabet[total // len(alphabet) ** digit % len(alphabet)] for digit in range(DIGITS))
+
+
+def write_program(alphabet: list[int], vocab_size: int, out: Path) -> None:
+    """The program's `.pte`, of portable operators."""
+    longest = CONTEXT - DIGITS
+    example = (torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    dynamic = {"tokens": {1: Dim("length", min=1, max=longest)}, "input_pos": None}
+    program = export(Teller(alphabet, vocab_size), example, dynamic_shapes=dynamic, strict=False)
+    methods = {
+        "get_max_seq_len": longest,
+        "get_max_context_len": CONTEXT,
+        "get_vocab_size": vocab_size,
+        "get_n_layers": 1,
+        "get_bos_id": 0,
+        "get_eos_ids": [0],
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": False,
+        "enable_dynamic_shape": True,
+    }
+    edge = to_edge(program, constant_methods=methods, compile_config=EdgeCompileConfig(_check_ir_validity=False))
+    out.write_bytes(edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=False)).buffer)
+
+
+def alphabet_of(phone: Any, vocab_size: int, count: int = 256) -> dict[str, int]:
+    """Tokens whose texts are different, whole, and visible."""
+    found: dict[str, int] = {}
+    for token in range(vocab_size):
+        text = piece(phone, token)
+        if text.isascii() and text.isalnum():
+            found.setdefault(text.decode(), token)
+        if len(found) == count:
+            break
+    return found
+
+
+def main(out: Path) -> None:
+    """For each tokenizer a folder with tokenizer.json, model.pte and expected.json."""
+    paths = {name: real.tokenizer(name) / "tokenizer.json" for name in real.TOKENIZERS}
+    paths |= {"tiny_assistant": tiny_assistant.CHECKPOINT / "tokenizer.json"}
+    paths |= {"tiny_writer": tiny_writer.CHECKPOINT / "tokenizer.json"}
+    for name, path in paths.items():
+        folder = out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        original = Tokenizer.from_file(str(path))
+        size = original.get_vocab_size()
+        with tempfile.TemporaryDirectory() as scratch:
+            mended = mend(path, size, Path(scratch))
+        save(mended.content, folder / "tokenizer.json")
+        phone = CppHFTokenizer()
+        phone.load(str(folder / "tokenizer.json"))
+        alphabet = alphabet_of(phone, size)
+        write_program(list(alphabet.values()), size, folder / "model.pte")
+        texts = [text for text in corpus() if text]  # a prompt is not empty
+        ids = [original.encode(text, add_special_tokens=False).ids for text in texts]
+        expected = [
+            {"text": normalize(text, mended.normalization), "tokens": len(each), "told": told(each, list(alphabet))}
+            for text, each in zip(texts, ids, strict=True)
+        ]
+        (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
