@@ -250,7 +250,7 @@ def _without_metaspace(content: dict[str, Any], lead: str) -> _Change:
 
 
 def _without_space_tokens(content: dict[str, Any]) -> _Change:
-    """The phone's tokenizer takes added tokens out of the vocabulary that it merges; Android's 1.3 finds none of them."""
+    """The phone's tokenizer takes added tokens out of what it merges, and Android's 1.3 finds none of them."""
     vocabulary = content["model"].get("vocab", {})
     added = content.get("added_tokens") or []
     kept = [t for t in added if t.get("special") or not set(t["content"]) <= _RUNS or t["content"] not in vocabulary]

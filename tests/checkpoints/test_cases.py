@@ -329,3 +329,31 @@ def test_put_right_leaves_the_rest_alone(plain):
 @pytest.fixture(autouse=True)
 def quiet():
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def test_an_alternate_end_that_only_generation_config_knows(folder):
+    edit(folder, eos_token_id=1)
+    edit(folder, "generation_config.json", eos_token_id=[1, 7])
+    assert read_facts(folder).eos_ids == (1, 7)
+
+
+def test_the_templates_end_counts_where_no_list_has_it(folder):
+    add_token(folder, "<|im_end|>", 258)
+    (folder / "chat_template.jinja").write_text(CHATML)
+    edit(folder, "generation_config.json", eos_token_id=1)
+    assert read_facts(folder).eos_ids == (1, 258)
+
+
+def test_heads_that_do_not_divide_but_have_a_size_are_what_transformers_says(folder, tmp_path):
+    edit(folder, hidden_size=112, num_attention_heads=6, num_key_value_heads=2, head_dim=32)
+    with pytest.raises(UserError, match=r"num_attention_heads=6|hidden_size=112|not a multiple"):
+        acquired(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight"])
+def test_a_tensor_that_is_missing_is_named_and_not_made_up(name, folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=rf"{name.replace('.', '[.]')}|without embed_tokens"):
+        acquired(folder, tmp_path / "out")
