@@ -326,6 +326,7 @@ def _make(
     }
 
     def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        acquire.glance(source, form)
         given = {"checkpoint": source}
         return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, logs / "acquire.log", _no_tick)
 

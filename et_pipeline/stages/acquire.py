@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context
 from et_pipeline.checkpoints import hub, tokenizer
-from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.reader import INDEX, SINGLE, config_warnings, read_layout
 from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
@@ -356,6 +356,17 @@ def _sha256_files(folder: Path, paths: list[Path], tick: Tick) -> dict[str, str]
     return hashes
 
 
+def glance(folder: Path, form: ExportForm) -> Facts:
+    """Read and check what needs no library of models: most mistakes are found here, in a tenth of a second.
+
+    Raises:
+        UserError: a file is missing, broken or does not fit the others, or the context is longer than the model's.
+    """
+    facts = read_facts(folder)
+    check_context(form.max_context, facts.max_position)
+    return facts
+
+
 def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> dict[str, Any]:
     """Read and check all of the checkpoint but its weights; write `facts.json`, and the tokenizer for phones.
 
@@ -363,11 +374,10 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
         `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over.
 
     Raises:
-        UserError: a file is missing, broken or does not fit the others, or the context is longer than the model's.
+        UserError: as `glance`; or tensors do not fit the config, or phones would read the tokenizer otherwise.
     """
     folder = inputs["checkpoint"]
-    facts = read_facts(folder)
-    check_context(form.max_context, facts.max_position)
+    facts = glance(folder, form)
     prepare_model(folder)
     if facts.pooling is None:
         mended = tokenizer.mend(folder / tokenizer.FILE, facts.vocab_size, out, facts.chat.start_to_user)
