@@ -168,7 +168,7 @@ COMMAND_LINES = {
     "unknown key added": (["+recipe.bits=4"], r"recipe\.bits is not a setting"),
     "wrong type": (["recipe.group_size=many"], r'recipe\.group_size="many" is not valid'),
     "value missing": (["model=custom"], r"model\.source has no value"),
-    "bad syntax": (["model.source=["], r"et-pipeline --help"),
+    "bad syntax": (["model.source=["], r"model\.source=\[ cannot be read without quotes; type"),
     "several values without -m": (["recipe=8da4w,fp32"], r"add -m"),
     "no kernel: groupwise weight-only": (["recipe=int4_weight_only", "recipe.group_size=32"], r"recipe\.group_size=0"),
     "gptq without 4 bits": (["recipe=8da8w", "+recipe.algorithm=gptq"], r"recipe\.algorithm=gptq is for 4-bit weights"),

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import real
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 from pytorch_tokenizers import CppHFTokenizer
@@ -25,9 +26,6 @@ from et_pipeline import tiny_assistant, tiny_writer
 from et_pipeline.checkpoints.tokenizer import mend, normalize, piece, save
 from et_pipeline.checkpoints.tokenizer_corpus import corpus
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-import real
-
 CONTEXT = 1 << 14
 DIGITS = 4
 WEIGHTS = torch.randint(1, 1 << 30, (CONTEXT,), generator=torch.Generator().manual_seed(0))
@@ -35,6 +33,14 @@ WEIGHTS = torch.randint(1, 1 << 30, (CONTEXT,), generator=torch.Generator().manu
 
 class Teller(nn.Module):
     """One forward call of a language model with a cache: its next token is the next digit of the prompt's sum."""
+
+    kept: torch.Tensor
+    count: torch.Tensor
+    alphabet: torch.Tensor
+    powers: torch.Tensor
+    ids: torch.Tensor
+    places: torch.Tensor
+    weights: torch.Tensor
 
     def __init__(self, alphabet: list[int], vocab_size: int) -> None:
         """Args: the tokens that stand for 0, 1, …; how many the runner looks at."""
@@ -51,7 +57,7 @@ class Teller(nn.Module):
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
         """`[1, S]` tokens at a position; logits `[1, V]`. Several tokens, or the first, are a prompt."""
         length = tokens.shape[1]
-        is_prompt = (input_pos == 0) | (torch.full((1,), length) > 1)
+        is_prompt = torch.eq(input_pos, 0) | torch.gt(torch.full((1,), length), 1)
         end = input_pos + length
         self.kept.index_copy_(0, input_pos + self.places[:length], tokens[0])
         self.count.copy_(torch.where(is_prompt, end, self.count))
@@ -59,7 +65,7 @@ class Teller(nn.Module):
         power = torch.index_select(self.powers, 0, (end - self.count) % DIGITS)
         letter = torch.div(total, power, rounding_mode="floor") % self.base
         chosen = torch.index_select(self.alphabet, 0, letter)
-        return (self.ids == chosen).float().unsqueeze(0)
+        return torch.eq(self.ids, chosen).float().unsqueeze(0)
 
 
 def told(ids: list[int], alphabet: list[str]) -> str:
