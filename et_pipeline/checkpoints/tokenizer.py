@@ -23,6 +23,7 @@ FILE = "tokenizer.json"
 SPACE = "▁"  # SentencePiece's mark
 _RUNS = {SPACE, "\n", "\t"}
 SHOWN = 3
+_FAILS = "nothing, as it fails"
 _BEGIN = "\U000f1a2b"  # of private use: no text has it
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
@@ -88,7 +89,7 @@ def mend(path: Path, vocab_size: int, scratch: Path, lead: str = "") -> Mended:
         lead = ""
     expected = _expected(path, original, vocab_size, texts)
     differences = _compare(content, form, expected, path, scratch)
-    for change in (partial(_without_metaspace, lead=lead), _without_space_tokens, _without_normalizer):
+    for change in (partial(_without_metaspace, lead=lead), _bytes_last, _without_space_tokens, _without_normalizer):
         if not differences:
             break
         changed, said, needed = change(content)
@@ -162,10 +163,22 @@ def _compare(
         if found != ids or other != ids:
             differences.append(_Difference(text, ids, found if found != ids else other))
             continue
-        said = b"".join(piece(phone, token) for token in ids).decode("utf-8", "replace")
-        # Spaces before an answer are the caller's to drop: token by token nobody knows which is the first.
-        if said != back and not (said.endswith(back) and said.lstrip(" ") == back.lstrip(" ")):
+        said = _decode(phone, ids)
+        # Spaces before an answer are the caller's to drop: token by token nobody knows which is the first. And where
+        # Hugging Face's tokenizers do not give the text back, it is no fault to do so.
+        if not any(said.endswith(right) and said.lstrip(" ") == right.lstrip(" ") for right in (back, given)):
             differences.append(_Difference(text, back, said))
+    # A model may say what no text becomes, such as a single byte.
+    for token, number in again.get_vocab().items():
+        said = _decode(phone, [number])
+        if said.startswith(_FAILS):
+            differences.append(_Difference(token, f"the text of {number}", said))
+    for character in "é模🙂":
+        found_ids = [again.token_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
+        numbers = [number for number in found_ids if number is not None]
+        if len(numbers) == len(found_ids):
+            both = (_decode(phone, numbers), again.decode(numbers))
+            differences += [_Difference(str(numbers), character, said) for said in both if said != character]
     return differences
 
 
@@ -174,6 +187,13 @@ def _encode(phone: Any, text: str) -> list[int] | str:
         return list(phone.encode(text, 0, 0))
     except (RuntimeError, ValueError) as error:
         return reason(error)
+
+
+def _decode(phone: Any, ids: Sequence[int]) -> str:
+    try:
+        return b"".join(piece(phone, token) for token in ids).decode("utf-8", "replace")
+    except ValueError as error:
+        return f"{_FAILS} ({reason(error)})"
 
 
 def piece(phone: Any, token: int) -> bytes:
@@ -237,6 +257,8 @@ def _without_metaspace(content: dict[str, Any], lead: str) -> _Change:
         normalizers += [{"type": "Prepend", "prepend": _BEGIN}, spaces, begun, begin]
     back = {"type": "Replace", "pattern": {"String": mark}, "content": " "}
     decoders = [back if step["type"] == "Metaspace" else step for step in _steps(content.get("decoder"), "decoders")]
+    if content["model"].get("byte_fallback") and not any(step["type"] == "ByteFallback" for step in decoders):
+        decoders.append({"type": "ByteFallback"})
     changed = {
         **content,
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
@@ -247,6 +269,23 @@ def _without_metaspace(content: dict[str, Any], lead: str) -> _Change:
     if lead:
         said += f"; no mark is put before a text, as each conversation begins with {lead!r}"
     return changed, [said], None
+
+
+def _bytes_last(content: dict[str, Any]) -> _Change:
+    """A byte of a character is no text, and the phone's tokenizer decodes each token by itself, step by step."""
+    steps = [step for step in _steps(content.get("decoder"), "decoders") if step["type"] != "Fuse"]
+    kinds = [step["type"] for step in steps]
+    marked = [
+        {"type": "Replace", "pattern": {"String": step.get("replacement", SPACE)}, "content": " "}
+        if step["type"] == "Metaspace"
+        else step
+        for step in steps
+    ]
+    ordered = sorted(marked, key=lambda step: step["type"] == "ByteFallback")
+    if "ByteFallback" not in kinds or ordered == steps:
+        return content, [], None
+    decoder = {"type": "Sequence", "decoders": [*ordered, {"type": "Fuse"}]}
+    return {**content, "decoder": decoder}, ["bytes of a character are put together after all else"], None
 
 
 def _without_space_tokens(content: dict[str, Any]) -> _Change:
