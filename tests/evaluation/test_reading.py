@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from et_pipeline.architecture import ENCODERS
-from et_pipeline.checkpoints import reader, witness
+from et_pipeline.checkpoints import prequantized, reader, witness
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.evaluation.gate import witness as in_manifest
 from et_pipeline.evaluation.gate import witness_checks
@@ -152,17 +152,6 @@ def permuted(weight):
 
 
 @contextmanager
-def tied(monkeypatch, tmp_path):
-    build = reader.build_skeleton
-
-    def other(folder, *arguments, **settings):
-        return build(folder, *arguments, **settings)[0], {"lm_head.weight": "model.embed_tokens.weight"}
-
-    monkeypatch.setattr(reader, "build_skeleton", other)
-    yield
-
-
-@contextmanager
 def fused_order(monkeypatch, tmp_path):
     """Gate and up, stored as one, the wrong way round."""
     rows = fused.fused_rows
@@ -203,7 +192,6 @@ FAR_BASE = {"rope_parameters": {"rope_type": "default", "rope_theta": 999999.0}}
 SCALED = {"rope_parameters": LLAMA3}
 WINDOW = {"sliding_window": 16}
 MUTATIONS = {
-    "a head tied": ("llama", {}, tied),
     "rope_theta ignored": ("llama", FAR_BASE, key(rope_parameters=None)),
     "rope scaling ignored": ("llama", SCALED, key(rope_parameters=PLAIN)),
     "a number of a rope scaling ignored": ("llama", SCALED, key(rope_parameters={**LLAMA3, "low_freq_factor": 2.0})),
@@ -238,6 +226,16 @@ def test_a_mistake_of_the_reader_fails_the_verdict(name, checkpoint, monkeypatch
         figures = examine(folder, None, original, 2, SEQUENCES, FAR, CONTEXT).figures
     (check,) = witness_checks(figures)
     assert not check.passed, f"{check.value:.2g}"
+
+
+def test_a_head_that_is_tied_against_the_file_fails_the_verdict(checkpoint, monkeypatch, tmp_path):
+    folder = Path(shutil.copytree(checkpoint("llama", tie_word_embeddings=False), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read(folder).figures["difference"] < ALLOWED / 10
+    monkeypatch.setattr(prequantized, "has_copied_head", lambda *_: True)
+    (check,) = witness_checks(read(folder).figures)
+    assert not check.passed
 
 
 def as_sentence_transformer(folder, out, mode, normalised):
