@@ -77,6 +77,7 @@ def test_published_tokenizers_are_the_same_on_phones(name, normalization, mended
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_as_they_are_two_of_them_are_not(tmp_path):
     """What the mends are for; once upstream is right they can go."""
     for name, least in (("gemma3", 100), ("qwen3", 100)):
