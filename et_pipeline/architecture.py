@@ -25,6 +25,9 @@ class Family(NamedTuple):
         four_norms: a norm before and after attention and feed-forward part, instead of one before each.
         fused: queries, keys and values are one tensor, gate and up another.
         tied: whether the head is the embedding where the config does not say.
+        window: how many tokens a layer with a window sees where the config does not say; None: all.
+        windowed: a window counts at all; otherwise no layer has one, whatever the config says.
+        mixed: layers are of the kinds that `layer_types` lists; otherwise all are of one kind.
         window_pattern: every n-th layer sees everything where the config lists no kinds of layers; 0 for none.
     """
 
@@ -35,18 +38,22 @@ class Family(NamedTuple):
     four_norms: bool = False
     fused: bool = False
     tied: bool = False
+    window: int | None = None
+    windowed: bool = True
+    mixed: bool = True
     window_pattern: int = 0
 
 
 FAMILIES = {
-    "gemma": Family(tied=True),
-    "gemma2": Family(four_norms=True, tied=True, window_pattern=2),
-    "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window_pattern=6),
-    "llama": Family(mlp_bias="mlp_bias"),
-    "mistral": Family(biases=""),
-    "phi3": Family(biases="", fused=True),
-    "qwen2": Family(biases="", qkv_bias=True),
-    "qwen3": Family(head_norms=True),
+    "gemma": Family(tied=True, windowed=False, mixed=False),
+    "gemma2": Family(four_norms=True, tied=True, window=4096, window_pattern=2),
+    "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window=4096, window_pattern=6),
+    "llama": Family(mlp_bias="mlp_bias", windowed=False, mixed=False),
+    "ministral": Family(biases="", window=4096),
+    "mistral": Family(biases="", window=4096, mixed=False),
+    "phi3": Family(biases="", fused=True, mixed=False),
+    "qwen2": Family(biases="", qkv_bias=True, window=4096),
+    "qwen3": Family(head_norms=True, window=4096),
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
 # Encoders, which see the whole text at once and make an embedding of it.
@@ -276,10 +283,15 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
     """How many tokens each layer sees, None for all, by the rules of transformers' configuration classes."""
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
-    window = text.get("sliding_window")
-    if not isinstance(window, int) or (name in _OPTIONAL_WINDOW and not text.get("use_sliding_window")):
+    family = FAMILIES.get(name, Family())
+    window = text.get("sliding_window", family.window)
+    if (
+        not family.windowed
+        or not isinstance(window, int)
+        or (name in _OPTIONAL_WINDOW and not text.get("use_sliding_window"))
+    ):
         return (None,) * layers
-    kinds = text.get("layer_types")
+    kinds = text.get("layer_types") if family.mixed else None
     if isinstance(kinds, list | tuple) and len(kinds) == layers:
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     if name in ("qwen2", "qwen3"):
@@ -289,6 +301,6 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
         interval = text.get("no_rope_layer_interval", 4)
         rotary = text.get("no_rope_layers") or [int((layer + 1) % interval != 0) for layer in range(layers)]
         return tuple(None if has else window for has in rotary[:layers])
-    pattern = FAMILIES.get(name, Family()).window_pattern
+    pattern = family.window_pattern
     pattern = text.get("sliding_window_pattern", pattern) if name == "gemma3_text" else pattern
     return tuple(None if pattern and not (layer + 1) % pattern else window for layer in range(layers))

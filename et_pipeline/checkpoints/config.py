@@ -42,6 +42,26 @@ _POSITIVE = (
 )
 # How the weights of a file are to be held in memory and computed with elsewhere: here they become float32.
 _ELSEWHERE = ("torch_dtype", "dtype", "attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+MOST_LABELS = 1 << 20  # of a classifier; transformers makes a table of them for every model
+# What rotary settings may hold: a number above 0, a list of these, or anything else that means something.
+_ROPE_POSITIVE = (
+    "rope_theta",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "partial_rotary_factor",
+)
+_ROPE_LISTS = ("short_factor", "long_factor")
+_ROPE_OTHER = ("rope_type", "type", "truncate", "finetuned")
+_KINDS = ("full_attention", "sliding_attention")
+# Keys that no class has as its field, and that its model reads all the same.
+_READ = frozenset({"rope_scaling", "rope_theta", "partial_rotary_factor", "head_dim"})
 # Keys that transformers' classes do not have, and that change nothing here.
 HARMLESS = {
     "model_type": "chooses the class",
@@ -115,6 +135,18 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         UserError: names the key, the value and what would work.
     """
     right = {key: value for key, value in config.items() if key not in _ELSEWHERE}
+    if right.get("transformers_weights") not in (None, "model.safetensors"):
+        raise UserError(
+            f"{where} has transformers_weights={_shown(right['transformers_weights'])}, and weights are read from "
+            "model.safetensors or by its index; rename that file and leave the key out"
+        )
+    if right.get("configuration_files"):
+        raise UserError(
+            f"{where} has configuration_files={_shown(right['configuration_files'])}: another file holds the config "
+            "for newer versions of transformers; rename that one config.json"
+        )
+    if right.get("model_type") == "mistral" and "layer_types" in right:  # as transformers' AutoConfig reads it
+        right["model_type"] = "ministral"
     for part in _PARTS:
         value = right.get(part, ...)
         if value is None:
@@ -189,11 +221,11 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
     for key in _SIZES:
         size(key, key in config)
     for key in _OPTIONAL_SIZES:
-        size(key, False)
+        if key != "sliding_window" or config.get("use_sliding_window") is not False:
+            size(key, False)
     for key in _POSITIVE:
         value = config.get(key)
-        sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-        if value is not None and not sound:
+        if value is not None and not _is_positive(value):
             raise UserError(f"{where} has {key}={_shown(value)}, expected a number above 0")
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     if heads and config.get("num_key_value_heads") and heads % config["num_key_value_heads"]:
@@ -206,19 +238,67 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
     kinds, layers = config.get("layer_types"), config.get("num_hidden_layers")
     if kinds is not None and layers and not (isinstance(kinds, list) and len(kinds) >= layers):
         raise UserError(f"{where} has layer_types={_shown(kinds)}, expected a list of {layers}, one for each layer")
+    labels = config.get("num_labels")
+    if labels is not None and not (type(labels) is int and 0 <= labels <= MOST_LABELS):
+        raise UserError(f"{where} has num_labels={_shown(labels)}, expected an integer up to {MOST_LABELS}")
+    for key in ("id2label", "label2id"):
+        if not isinstance(config.get(key) or {}, Mapping):
+            raise UserError(f"{where} has {key}={_shown(config[key])}, expected an object")
+    family = FAMILIES.get(str(config.get("model_type")))
+    if isinstance(kinds, list) and (family is None or family.mixed):
+        strange = next((kind for kind in kinds if kind not in _KINDS), None)
+        if strange is not None:
+            raise UserError(
+                f"{where} has a layer of kind {_shown(strange)} in layer_types, which this version cannot export; it "
+                f"exports {' and '.join(_KINDS)}"
+            )
+    for key in ("rope_parameters", "rope_scaling"):
+        _check_rope(config.get(key), f"{where} has {key}")
     tied = config.get("tie_word_embeddings")
     if tied is not None and not isinstance(tied, bool):
         raise UserError(f"{where} has tie_word_embeddings={_shown(tied)}, expected true or false")
 
 
+def _check_rope(settings: Any, what: str) -> None:
+    if settings is None:
+        return
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{what}={_shown(settings)}, expected an object or null")
+    for key, value in settings.items():
+        if key in _KINDS:
+            _check_rope(value, f"{what}.{key}")
+        elif value is not None and (
+            (key in _ROPE_POSITIVE and not _is_positive(value))
+            or (key in _ROPE_LISTS and not (isinstance(value, list) and value and all(map(_is_positive, value))))
+        ):
+            raise UserError(
+                f"{what}.{key}={_shown(value)}, expected {'numbers' if key in _ROPE_LISTS else 'a number'} above 0"
+            )
+    low, high = settings.get("low_freq_factor"), settings.get("high_freq_factor")
+    if low is not None and high is not None and high <= low:
+        raise UserError(f"{what}.high_freq_factor={high}, expected more than low_freq_factor={low}")
+    if (settings.get("partial_rotary_factor") or 0) > 1:
+        raise UserError(f"{what}.partial_rotary_factor={settings['partial_rotary_factor']}, expected at most 1")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
 def unknown_keys(config: Mapping[str, Any], known: frozenset[str]) -> list[str]:
-    """Keys that neither the family's class in transformers has nor are known to be harmless.
+    """Keys that neither the family's class in transformers has nor are known to be harmless; rotary ones with a dot.
 
     Args:
         config: as `read_config` gives it.
         known: names of the class's fields, and of others for the same.
     """
-    return sorted(set(config) - known - set(HARMLESS) - set(_GENERATION.split()) - set(_PARTS))
+    rotary = []
+    for key in ("rope_parameters", "rope_scaling"):
+        settings = config.get(key) or {}
+        for each in (settings, *(value for value in settings.values() if isinstance(value, Mapping))):
+            meant = {*_ROPE_POSITIVE, *_ROPE_LISTS, *_ROPE_OTHER, *_KINDS}
+            rotary += [f"{key}.{name}" for name in each if name not in meant]
+    return sorted(set(config) - known - _READ - set(HARMLESS) - set(_GENERATION.split()) - set(_PARTS)) + sorted(rotary)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline import manifest
-from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, longest_context
+from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows, longest_context
 from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
@@ -31,6 +31,7 @@ class Facts(BaseModel):
         family: `model_type` of config.json.
         parameters: count over all tensors of the checkpoint that the task needs; tied ones once.
         stored: in words how the checkpoint's weights are quantized already; None for floats.
+        windows: per layer, how many tokens it sees; None for all.
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
         tied_head: the checkpoint has no head of its own.
@@ -50,6 +51,7 @@ class Facts(BaseModel):
     architecture: str
     parameters: int
     layers: int
+    windows: tuple[int | None, ...]
     kv_heads: int
     head_dim: int
     hidden_size: int
@@ -147,6 +149,7 @@ def read_facts(folder: Path) -> Facts:
         architecture=_architecture(config),
         parameters=sum(math.prod(shape) for _, shape, _ in layout.values()),
         layers=number("num_hidden_layers"),
+        windows=layer_windows(config, number("num_hidden_layers")),
         kv_heads=text.get("num_key_value_heads") or heads,
         head_dim=text.get("head_dim") or number("hidden_size") // heads,
         hidden_size=number("hidden_size"),

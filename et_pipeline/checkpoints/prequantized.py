@@ -31,6 +31,7 @@ _INTEGER_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
 _TORCHAO = ("IntxUnpackedToInt8Tensor", "Int8Tensor")
 _BNB_STATE = "weight.quant_state.bitsandbytes__"
 _FLOATS = ("F32", "F16", "BF16")
+LARGEST = 128.0  # magnitude of an integer
 
 
 class Packed(NamedTuple):
@@ -88,9 +89,12 @@ def check_method(config: Mapping[str, Any], where: str) -> str | None:
     if not isinstance(settings, Mapping):
         raise UserError(f"{where} has quantization_config={settings!r}, expected an object")
     method = settings.get("quant_method")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise UserError(f"{where} has quantization_config.quant_method={method!r}, which cannot be read; {READABLE}")
-    fault = _METHODS[method].fault(settings)
+    try:
+        fault = _METHODS[method].fault(settings)
+    except (AttributeError, TypeError, ValueError):  # an entry is of another type than it should be
+        fault = f"{ {key: value for key, value in settings.items() if key != 'quant_method'} }"
     if fault:
         raise UserError(
             f"{where} has quantization_config.quant_method={method!r} with {fault}, which cannot be read; {READABLE}"

@@ -34,6 +34,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bidirectional_attention")
 
 
 class TensorInfo(NamedTuple):
@@ -300,7 +301,9 @@ def prepare(folder: Path) -> Prepared:
         for own in _own_tensors(module):
             source = sources[f"{name}.{own}"]
             if source.tensor in contents.packed:
-                tensor = prequantized.decode(contents.packed[source.tensor], read)
+                tensor: Any = prequantized.decode(contents.packed[source.tensor], read)
+                scales = tensor.scale * prequantized.LARGEST if hasattr(tensor, "qdata") else tensor
+                _check_finite(scales, f"{folder}: weight {source.tensor}", 0)
                 if source.rows is not None:
                     tensor = tensor[slice(*source.rows)].clone()
                 _set_tensor(module, own, tensor if as_stored else prequantized.floats(tensor))
@@ -356,6 +359,7 @@ def transformers_config(folder: Path) -> PreTrainedConfig:
     Raises:
         UserError: config.json is missing, unreadable, or of an unknown family.
     """
+    from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     content = read_config(folder)
@@ -366,9 +370,14 @@ def transformers_config(folder: Path) -> PreTrainedConfig:
             f"model_type={kind!r}; code of the checkpoint's own is never run"
         )
     content.pop("quantization_config", None)  # its weights become floats before they get into the model
+    for values in (content, content.get("text_config", {})):
+        _drop_unread(values)
 
     def build(values: dict[str, Any]) -> Any:
-        return CONFIG_MAPPING[kind].from_dict(values)
+        made: Any = CONFIG_MAPPING[kind].from_dict(values)
+        if not isinstance(made.get_text_config(), PreTrainedConfig):
+            raise ValueError(f"{kind} has no such part")
+        return made
 
     try:
         config = build(dict(content))
@@ -381,6 +390,19 @@ def transformers_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
+def _drop_unread(values: dict[str, Any]) -> None:
+    """Take out what our decoder reads of every config, where the family's own model does not read it.
+
+    transformers' config keeps any key, and its caches believe these too.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = values.get("model_type")
+    if kind in CONFIG_MAPPING:
+        for key in {*_DECODERS} - {field.name for field in dataclasses.fields(CONFIG_MAPPING[kind])}:
+            values.pop(key, None)
+
+
 def config_warnings(folder: Path) -> list[str]:
     """Keys of config.json that mean nothing to its family's class, a sentence for all of them."""
     config, content = transformers_config(folder), read_config(folder)
@@ -390,7 +412,7 @@ def config_warnings(folder: Path) -> list[str]:
     names = []
     for own, given in parts:
         known = {field.name for field in dataclasses.fields(own)} | set(own.attribute_map)
-        names += unknown_keys(given, frozenset(known | {"rope_scaling", "rope_theta", "partial_rotary_factor"}))
+        names += unknown_keys(given, frozenset(known))
     if not names:
         return []
     return [
@@ -425,24 +447,24 @@ def _empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _check_finite(tensor: torch.Tensor, what: str, first_row: int) -> None:
-    """Refuse a tensor that holds a NaN or an infinity, and say where.
-
-    A sum shows it in one cheap pass; only where that is not finite each number is looked at.
-    """
+    """Refuse a tensor that holds a NaN, an infinity or more than float32 can, and say where."""
     import torch
 
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum(dtype=torch.float32))):
+    if not tensor.is_floating_point() or not tensor.numel():
         return
-    bad = (~torch.isfinite(tensor)).nonzero()
-    if len(bad):
-        place = bad[0].tolist()
-        value = tensor[tuple(place)].item()
-        if place:
-            place[0] += first_row
-        raise UserError(
-            f"{what} holds {value} at {place} ({len(bad)} of its {tensor.numel()} numbers are not finite): the "
-            "checkpoint is damaged; download it again, or ask its maker"
-        )
+    limit = torch.finfo(torch.float32).max
+    low, high = (each.item() for each in torch.aminmax(tensor))
+    if low >= -limit and high <= limit:  # false for NaN too
+        return
+    bad = (~(tensor.double().abs() <= limit)).nonzero()
+    place = bad[0].tolist()
+    value = tensor[tuple(place)].item()
+    if place:
+        place[0] += first_row
+    raise UserError(
+        f"{what} holds {value} at {place} ({len(bad)} of its {tensor.numel()} numbers are no finite float32): the "
+        "checkpoint is damaged; download it again, or ask its maker"
+    )
 
 
 def _own_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -516,6 +538,10 @@ def fill_computed_buffers(model: PreTrainedModel) -> None:
             model._init_weights(module)
         for name in names:
             value = module._buffers[name]
+            if value.is_floating_point() and bool(value.isinf().any()):
+                raise UserError(
+                    f"config.json makes {type(module).__name__}.{name} infinite; its rotary settings or sizes are wrong"
+                )
             if bool(value.isnan().any() if value.is_floating_point() else (value < 0).any()):
                 raise UserError(
                     f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "

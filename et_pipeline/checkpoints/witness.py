@@ -10,7 +10,9 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -224,18 +226,21 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
 
     kind = AutoModel if encodes else AutoModelForCausalLM
     try:
-        model, report = kind.from_pretrained(
-            folder,
-            config=_config(folder),
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+        with _without_adapter(folder) as place:
+            model, report = kind.from_pretrained(
+                place,
+                config=_config(place),
+                dtype=torch.float32,
+                attn_implementation="eager",
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
         if check_method(read_config(folder), str(folder)) is None:
-            raise
+            raise UserError(f"{folder}: transformers does not load it: {reason(error)}") from error
         raise NoWitness(f"transformers does not read these quantized weights here: {reason(error)}") from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     wrong = sorted(str(each) for each in report["mismatched_keys"])
@@ -248,6 +253,19 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
         _dequantize(model)
     gc.collect()
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_adapter(folder: Path) -> Iterator[Path]:
+    """The folder as one without an adapter: with peft installed, transformers would load that and the base it names."""
+    if not any(folder.glob("adapter_*")):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in folder.iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(scratch) / path.name).symlink_to(path.resolve())
+        yield Path(scratch)
 
 
 def _config(folder: Path) -> Any:

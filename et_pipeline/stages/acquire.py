@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from et_pipeline import cache, tiny_assistant
-from et_pipeline.architecture import check_context
+from et_pipeline.architecture import check_context, layer_windows
 from et_pipeline.checkpoints import hub, tokenizer
 from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.reader import INDEX, SINGLE, config_warnings, read_layout
@@ -378,7 +378,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     """
     folder = inputs["checkpoint"]
     facts = glance(folder, form)
-    prepare_model(folder)
+    config = prepare_model(folder).model.config
+    # As the family's own class has it, with what it fills in where config.json says nothing.
+    facts = facts.model_copy(update={"windows": layer_windows(config.to_dict(), facts.layers)})
     if facts.pooling is None:
         mended = tokenizer.mend(folder / tokenizer.FILE, facts.vocab_size, out, facts.chat.start_to_user)
         tokenizer.save(mended.content, out / tokenizer.FILE)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline import cache, manifest
-from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import Delegation, get_backend
-from et_pipeline.checkpoints.facts import TOKENIZER, Facts, read_json, read_tokenizer
+from et_pipeline.checkpoints.facts import TOKENIZER, Facts, read_tokenizer
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge, witness
 from et_pipeline.manifest import Manifest
@@ -74,7 +73,6 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
     """Copy a program into the bundle, and say everything about it."""
     settings, entries = part
     facts = Facts.read(entries["acquire"].folder)
-    windows = layer_windows(read_json(source / "config.json"), facts.layers)
     lowered, verified = entries["lower"].figures, entries["verify"].figures
     delegation = Delegation(**lowered["delegation"])
     embeds, static = facts.pooling is not None, get_backend(settings.backend.name).static
@@ -110,7 +108,7 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
         delegated_operators=delegation.delegated_operators,
         fallback_operators=delegation.fallback_operators,
         fallback_reasons=delegation.fallback_reasons,
-        memory=_memory(settings, facts, windows, entries),
+        memory=_memory(settings, facts, entries),
         quality=_embedding_quality(settings, verified)
         if embeds
         else manifest.Quality(
@@ -128,13 +126,11 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
     )
 
 
-def _memory(
-    settings: Settings, facts: Facts, windows: Sequence[int | None], entries: Mapping[str, cache.Entry]
-) -> manifest.Memory:
+def _memory(settings: Settings, facts: Facts, entries: Mapping[str, cache.Entry]) -> manifest.Memory:
     weights = entries["lower"].figures["bytes"]
-    kv, form = 0, settings.model.form
+    kv, form, windows = 0, settings.model.form, facts.windows
     if get_backend(settings.backend.name).static:  # the whole context in every layer
-        windows = [None] * facts.layers
+        windows = (None,) * facts.layers
         if settings.backend.name == "qnn":  # in 16-bit integers or floats
             form = form.model_copy(update={"kv_cache": "fp16"})
     if facts.pooling is None:

@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline.architecture import layer_windows
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints import witness
-from et_pipeline.checkpoints.facts import Facts, read_json, read_tokenizer
+from et_pipeline.checkpoints.facts import Facts, read_tokenizer
 from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare, eager_logits, greedy_agreement, merge, negative_log_likelihood
@@ -92,8 +91,7 @@ def run(
     longest = min(form.max_context, TOKENS) if chosen.static else form.prefill_chunk
     texts = conversations(read_items(EVAL), verify.sequences, facts, tokenizer, longest)
     sequences = [text.ids for text in texts]
-    attended = layer_windows(read_json(inputs["checkpoint"] / "config.json"), facts.layers)
-    long_text = [] if chosen.static else _long_text(sequences, attended, form)
+    long_text = [] if chosen.static else _long_text(sequences, facts.windows, form)
     scored = "evaluation" in inputs and chosen.can_execute
     items = read_items(inputs["evaluation"], verify.items_per_task) if scored else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
@@ -121,7 +119,7 @@ def run(
     if original is not None and items:
         freeze_rope(original[0], form.max_context)
         original_ids = eager_answers(original[0], prompts, facts.eos_ids, budget, advance)
-    far = _far_text(sequences, attended, form)
+    far = _far_text(sequences, facts.windows, form)
     reading = examine(inputs["checkpoint"], gguf, original, facts.layers, sequences, far, form.max_context)
     original_logits = reading.logits
     advance(len(sequences))

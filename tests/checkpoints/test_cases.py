@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from et_pipeline.architecture import read_architecture
+from et_pipeline.checkpoints import witness
 from et_pipeline.checkpoints.config import put_right, read_config
-from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.reader import load_model, read_layout, stream_model
 from et_pipeline.errors import UserError
+from et_pipeline.models.decoder import Decoder
 from et_pipeline.plan import read_model
 from et_pipeline.settings import ExportForm, Model
 from et_pipeline.stages import acquire
@@ -201,6 +203,44 @@ def test_odd_but_harmless_values_work(changes, folder, plain, tmp_path):
         ({"eos_token_id": "</s>"}, 'eos_token_id="</s>", and the model'),
         ({"bos_token_id": -7}, "bos_token_id=-7, and the model"),
         ({"text_config": "x"}, 'text_config="x", expected an object'),
+        ({"text_config": {}}, "=None, expected a positive integer"),
+        ({"num_labels": 10**9}, "num_labels=1000000000, expected an integer up to"),
+        ({"id2label": ["a"]}, r'id2label=\["a"\], expected an object'),
+        ({"rope_parameters": 7}, "rope_parameters=7, expected an object or null"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, r"rope_scaling\.factor=0\.0, expected a number above 0"),
+        ({"rope_scaling": {"type": "linear", "factor": -2}}, r"rope_scaling\.factor=-2, expected"),
+        ({"rope_scaling": {"type": "dynamic", "factor": "2"}}, r'rope_scaling\.factor="2", expected'),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "long_factor": [1, 0]}},
+            r"long_factor=\[1, 0\], expected numbers",
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 0}}}, r"rope_parameters\.full_attention\.rope_theta=0"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "low_freq_factor": 4, "high_freq_factor": 4}},
+            r"high_freq_factor=4, expected more than low_freq_factor=4",
+        ),
+        ({"rope_parameters": {"partial_rotary_factor": 2.0}}, r"partial_rotary_factor=2\.0, expected at most 1"),
+        (
+            {"model_type": "qwen3", "layer_types": ["linear_attention"]},
+            'has a layer of kind "linear_attention" in layer_types, which this version cannot export',
+        ),
+        (
+            {"transformers_weights": "other.safetensors"},
+            'transformers_weights="other.safetensors", and weights are read',
+        ),
+        ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files=.*another file holds the config"),
+        ({"quantization_config": {"quant_method": ["gptq"]}}, r"quant_method=\['gptq'\], which cannot be read"),
+        ({"quantization_config": {"quant_method": "awq", "bits": [4]}}, r"bits=\[4\], which cannot be read"),
+        (
+            {
+                "quantization_config": {
+                    "quant_method": "compressed-tensors",
+                    "format": "pack-quantized",
+                    "config_groups": {"a": {"weights": 5}},
+                }
+            },
+            "with .*config_groups.*which cannot be read",
+        ),
         ({"vision_config": {"hidden_size": 8}}, r"describes a model that sees or hears \(vision_config\)"),
     ],
 )
@@ -213,7 +253,7 @@ def test_values_that_no_model_has_are_refused_at_the_door(changes, message, fold
     [
         ({"hidden_act": "nonsense"}, "hidden_act="),
         ({"rope_parameters": {"rope_type": "nonsense"}}, "rope_parameters|rope_type|nonsense"),
-        ({"rope_parameters": 7}, "config.json"),
+        ({"decoder": 3}, "decoder=3: llama has no such part"),
         ({"attention_bias": "maybe"}, "attention_bias"),
         ({"model_type": "nonsense"}, "model_type='nonsense'"),
         ({"model_type": None}, "model_type=None"),
@@ -301,10 +341,95 @@ def test_files_and_keys_that_nobody_knows_are_named(folder, tmp_path):
     assert "config.json has alibi, rms_norm_epsilon, which transformers' llama does not know" in keys
 
 
+def test_a_rotary_setting_that_nobody_knows_is_named(folder, tmp_path):
+    edit(folder, rope_parameters={"rope_type": "linear", "factor": 2.0, "factr": 4.0, "rope_theta": 1e4})
+    (keys,) = acquired(folder, tmp_path / "out")["warnings"]
+    assert "config.json has rope_parameters.factr, which transformers' llama does not know" in keys
+
+
+SLIDING = {"sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "dropped", "windows"),
+    [
+        ("llama", SLIDING, (), (None, None)),
+        ("gemma", SLIDING, (), (None, None)),
+        ("phi3", SLIDING, (), (8, 8)),
+        ("mistral", SLIDING, (), (None, 8)),  # transformers takes it for a Ministral
+        ("mistral", {}, ("sliding_window",), (4096, 4096)),
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 0}, ("layer_types",), (None, None)),
+        ("qwen2", {**SLIDING, "use_sliding_window": True}, (), (None, 8)),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "max_window_layers": 1},
+            ("layer_types", "sliding_window"),
+            (None, 4096),
+        ),
+    ],
+)
+def test_a_window_is_the_families_and_not_the_keys(family, changes, dropped, windows, make_checkpoint, tmp_path):
+    """Kept in facts, planned, and the same in the program, as in transformers' own model."""
+    folder = edit(make_checkpoint(family), drop=dropped, **changes)
+    assert planned(folder).windows == windows
+    acquired(folder, tmp_path / "out")
+    assert Facts.read(tmp_path / "out").windows == windows
+    decoder = Decoder(load_model(folder), FORM).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = model(IDS, use_cache=False).logits[:, -1]
+        for start in (0, 10, 20):
+            found = decoder(IDS[:, start : start + 10], torch.tensor([start]))
+    torch.testing.assert_close(found.reshape(1, -1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_number_that_float32_does_not_have_is_refused(folder):
+    tensors = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert load_model(folder)
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = 1e300
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"up_proj\.weight holds 1e\+300 at \[3, 4\]"):
+        load_model(folder)
+
+
+def test_an_adapter_beside_a_full_model_is_not_the_witnesses(folder, plain, monkeypatch):
+    """With peft installed, transformers would load it, and the base that it names."""
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/else"}))
+    load, places = AutoModelForCausalLM.from_pretrained, []
+
+    def seen(place, **settings):
+        places.append(sorted(path.name for path in place.iterdir()))
+        return load(place, **settings)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", seen)
+    model, whose = witness.load_original(folder)
+    assert (places, whose.name) == ([sorted(path.name for path in plain.iterdir())], "transformers")
+    torch.testing.assert_close(model(IDS).logits, transformers_logits(plain), rtol=1e-4, atol=1e-4)
+
+
 def test_families_have_no_unknown_keys(make_checkpoint, tmp_path):
     """Transformers' own files say nothing."""
     for family in ("llama", "qwen3", "gemma2", "mistral"):
         assert acquired(make_checkpoint(family), tmp_path / family)["warnings"] == []
+
+
+BESIDE = (
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "attn_logit_softcapping",
+    "use_bidirectional_attention",
+    "rope_scaling",
+    "quantization_config",
+    "num_labels",
+    "id2label",
+    "text_config",
+    "decoder",
+    "transformers_weights",
+    "max_window_layers",
+    "auto_map",
+)
 
 
 @pytest.mark.parametrize("value", [None, "", -1, 0, 10**9, "x", [], {}, True, float("nan"), 0.5, [None], {"a": 1}])
@@ -312,8 +437,9 @@ def test_no_value_of_any_key_ends_in_a_traceback(value, folder):
     """One key at a time: a sentence, or a model."""
     config = json.loads((folder / "config.json").read_text())
     assert len(config) > 20
-    for key in config:
-        edit(folder, **config | {key: value})
+    for key in (*config, *BESIDE):
+        edit(folder, drop=BESIDE, **config)
+        edit(folder, **{key: value})
         for ask in (planned, load_model, read_facts):
             with suppress(UserError):
                 ask(folder)
