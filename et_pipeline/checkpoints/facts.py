@@ -19,7 +19,7 @@ from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
 from et_pipeline.checkpoints.tokenizer import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer import Form
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
+from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
 
 FILE = "facts.json"
 
@@ -119,6 +119,8 @@ def read_facts(folder: Path) -> Facts:
     if encodes:
         layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
     tokenizer = read_tokenizer(folder)
+    if encodes:
+        check_case(folder, json.loads(tokenizer.to_str())["normalizer"])
 
     def number(name: str) -> int:
         value = text.get(name)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from et_pipeline.errors import UserError
 
 MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling"
-FILES = (MODULES, SETTINGS, f"{POOLING}/config.json")
+PROMPTS = "config_sentence_transformers.json"
+FILES = (MODULES, SETTINGS, PROMPTS, f"{POOLING}/config.json")
 _MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _KINDS = ("Transformer", "Pooling", "Normalize")
 
@@ -49,6 +50,8 @@ def read_pooling(folder: Path) -> Pooling:
         return Pooling(normalised="Normalize" in kinds)
     if not isinstance(config, dict):
         raise UserError(f"{path} holds a {type(config).__name__}, expected a JSON object")
+    if config.get("include_prompt") is False and _prompts(folder):
+        raise UserError(f"{path} has include_prompt=false: to leave a prompt's tokens out is not supported")
     asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
     named = config.get("pooling_mode")  # as newer versions write it
     modes = [_MODES.get(key, key) for key in asked] or ([named] if named is not None else [])
@@ -69,6 +72,47 @@ def read_max_tokens(folder: Path) -> int | None:
     if longest is not None and (type(longest) is not int or longest < 1):
         raise UserError(f"{path} has max_seq_length={longest!r}, expected a positive integer")
     return longest
+
+
+def check_case(folder: Path, normalizer: Any) -> None:
+    """Refuse a checkpoint whose text is lowercased by sentence-transformers, and not by its tokenizer.
+
+    Args:
+        folder: the checkpoint.
+        normalizer: that of its tokenizer.json.
+
+    Raises:
+        UserError: says what to do to the tokenizer.
+    """
+    path = folder / SETTINGS
+    settings = _read(path)
+    asked = isinstance(settings, dict) and settings.get("do_lower_case")
+    steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
+    if asked and not any(
+        step["type"] == "Lowercase" or (step["type"] == "BertNormalizer" and step["lowercase"]) for step in steps
+    ):
+        raise UserError(
+            f"{path} has do_lower_case={asked!r}, and the normalizer of tokenizer.json does not lowercase; save the "
+            'model by sentence-transformers anew, or put {"type": "Lowercase"} first in that normalizer'
+        )
+
+
+def prompt_warnings(folder: Path) -> list[str]:
+    """What sentence-transformers puts before a text by itself, or on request; here that is the caller's to do."""
+    prompts = _prompts(folder)
+    if not prompts:
+        return []
+    default = _read(folder / PROMPTS).get("default_prompt_name")
+    said = f"{folder / PROMPTS} has prompts ({', '.join(f'{name}: {text!r}' for name, text in prompts.items())})"
+    if default in prompts:
+        return [f"{said}, of which sentence-transformers puts {default!r} before each text; here the caller does"]
+    return [f"{said}; whoever wants one puts it before the text"]
+
+
+def _prompts(folder: Path) -> dict[str, Any]:
+    settings = _read(folder / PROMPTS)
+    prompts = settings.get("prompts") if isinstance(settings, dict) else None
+    return {name: text for name, text in prompts.items() if text} if isinstance(prompts, dict) else {}
 
 
 def _kinds(folder: Path, modules: Any) -> list[str]:

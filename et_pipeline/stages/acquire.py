@@ -23,6 +23,7 @@ from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import FILES as POOLING_FILES
+from et_pipeline.models.pooling import prompt_warnings
 from et_pipeline.settings import Checkpoint, ExportForm, closest
 from et_pipeline.worker import Tick, run_stage
 
@@ -388,7 +389,10 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
         facts = facts.model_copy(update={"normalization": mended.normalization, "parity": parity})
     facts.write(out)
     tick(1, 1)
-    return {"parameters": facts.parameters, "warnings": [*unused_files(folder), *config_warnings(folder)]}
+    warnings = [*unused_files(folder), *config_warnings(folder)]
+    if facts.pooling is not None:
+        warnings += prompt_warnings(folder)
+    return {"parameters": facts.parameters, "warnings": warnings}
 
 
 def unused_files(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling, read_max_tokens, read_pooling
+from et_pipeline.models.pooling import Pooling, check_case, prompt_warnings, read_max_tokens, read_pooling
 
 MINILM = {
     "word_embedding_dimension": 384,
@@ -85,3 +85,35 @@ def test_a_wrong_longest_text(write, longest):
     folder = write("sentence_bert_config.json", {"max_seq_length": longest})
     with pytest.raises(UserError, match="max_seq_length"):
         read_max_tokens(folder)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "Lowercase"},
+        {"type": "BertNormalizer", "lowercase": True},
+        {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]},
+    ],
+)
+def test_a_text_that_is_to_be_lowercased_is_by_its_tokenizer(normalizer, write):
+    folder = write("sentence_bert_config.json", {"do_lower_case": True})
+    check_case(folder, normalizer)
+    for other in (None, {"type": "NFC"}, {"type": "BertNormalizer", "lowercase": False}):
+        with pytest.raises(UserError, match=r"has do_lower_case=True, and the normalizer of tokenizer\.json does not"):
+            check_case(folder, other)
+    check_case(write("sentence_bert_config.json", {"do_lower_case": False}), None)
+
+
+def test_prompts_are_said(write):
+    folder = write("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
+    (warning,) = prompt_warnings(folder)
+    assert "has prompts (query: 'query: '); whoever wants one puts it before the text" in warning
+    write("config_sentence_transformers.json", {"prompts": {"query": "q: "}, "default_prompt_name": "query"})
+    (warning,) = prompt_warnings(folder)
+    assert "of which sentence-transformers puts 'query' before each text; here the caller does" in warning
+    write("1_Pooling/config.json", {**MINILM, "include_prompt": False})
+    with pytest.raises(UserError, match="include_prompt=false: to leave a prompt's tokens out"):
+        read_pooling(folder)
+    write("config_sentence_transformers.json", {"prompts": {"query": ""}, "default_prompt_name": None})
+    assert prompt_warnings(folder) == []
+    assert read_pooling(folder).mode == "mean"
