@@ -315,7 +315,13 @@ def _read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
         raise UserError(f"{path} is not text in UTF-8 ({error})") from error
     if isinstance(template, list):  # several named templates
         named = [entry for entry in template if isinstance(entry, dict) and {"name", "template"} <= entry.keys()]
-        template = {entry["name"]: entry["template"] for entry in named}.get("default")
+        names = [entry["name"] for entry in named]
+        if "default" not in names:
+            raise UserError(
+                f"{folder / 'tokenizer_config.json'} has a list of chat templates, none of them called default; give "
+                f"the one for a conversation that name (there are {', '.join(map(str, names)) or 'none'})"
+            )
+        template = named[names.index("default")]["template"]
     if template is not None and not isinstance(template, str):
         raise UserError(
             f"{folder / 'tokenizer_config.json'} has a chat_template of type {type(template).__name__}, expected a text"

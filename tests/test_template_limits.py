@@ -81,11 +81,13 @@ def test_a_template_that_is_no_text(value, tmp_path):
 
 
 def test_named_templates_and_none(tmp_path):
-    for value, plain in (
-        ([{"name": "default", "template": CHATML}], False),
-        ([{"name": "rag", "template": "x"}], True),
-    ):
+    def write(value):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
-        assert load_chat_format(tmp_path).is_plain is plain
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": null}')
+
+    write([{"name": "rag", "template": "x"}, {"name": "default", "template": CHATML}])
+    assert not load_chat_format(tmp_path).is_plain
+    write([{"name": "rag", "template": "x"}])  # transformers asks for a name too
+    with pytest.raises(UserError, match=r"none of them called default.*\(there are rag\)"):
+        load_chat_format(tmp_path)
+    write(None)
     assert load_chat_format(tmp_path).is_plain

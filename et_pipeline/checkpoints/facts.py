@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows, longest_context
@@ -22,6 +22,25 @@ from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
 
 FILE = "facts.json"
+_MATCHING = ("lstrip", "rstrip", "single_word", "normalized")
+# What transformers' generate() does besides temperature, top_p and top_k, and the value with which it does nothing.
+_ANSWERS = {
+    "repetition_penalty": 1,
+    "encoder_repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "min_p": 0,
+    "typical_p": 1,
+    "epsilon_cutoff": 0,
+    "eta_cutoff": 0,
+    "num_beams": 1,
+    "guidance_scale": 1,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "sequence_bias": None,
+    "stop_strings": None,
+}
 
 
 class Facts(BaseModel):
@@ -135,8 +154,10 @@ def read_facts(folder: Path) -> Facts:
             f"{folder / 'tokenizer.json'} has token id {highest}, but the model's vocab_size is {vocab_size}; "
             "the tokenizer belongs to another model"
         )
+    _check_added(folder, tokenizer, tokenizer_config)
     special = {
-        name: _token_text(tokenizer_config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+        name: _token_text(folder, name, tokenizer_config)
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token")
     }
     named = {name: value for name, value in special.items() if value is not None}
     bos_id = tokenizer.token_to_id(named["bos_token"]) if "bos_token" in named else text.get("bos_token_id")
@@ -169,11 +190,7 @@ def read_facts(folder: Path) -> Facts:
         special_tokens=tuple(specials),
         chat=chat,
         pooling=read_pooling(folder) if encodes else None,
-        sampling={
-            name: generation[name]
-            for name in ("temperature", "top_p", "top_k")
-            if generation.get("do_sample") and isinstance(generation.get(name), int | float)
-        },
+        sampling=_sampling(folder, generation),
         licence=_licence(folder),
         stored=contents.form,
     )
@@ -238,8 +255,64 @@ def _architecture(config: dict[str, Any]) -> str:
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
 
-def _token_text(value: Any) -> str | None:
-    return value.get("content") if isinstance(value, dict) else value
+def _token_text(folder: Path, name: str, config: dict[str, Any]) -> str | None:
+    value = config.get(name)
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"{folder / 'tokenizer_config.json'} has {name}={value!r}, expected a text")
+    return text
+
+
+def _check_added(folder: Path, tokenizer: Any, config: dict[str, Any]) -> None:
+    """Transformers lets tokenizer_config.json change the tokens of tokenizer.json, and phones read the latter only."""
+    path = folder / "tokenizer_config.json"
+    listed = config.get("added_tokens_decoder") or {}
+    if not isinstance(listed, dict) or not all(isinstance(token, dict) for token in listed.values()):
+        raise UserError(f"{path} has an added_tokens_decoder that is no object of tokens")
+    known = tokenizer.get_added_tokens_decoder()
+    for number, token in listed.items():
+        own = known.get(int(number)) if str(number).isdigit() else None
+        if own is None or own.content != token.get("content"):
+            fault = f"{token.get('content')!r} is token {number}"
+        else:
+            fault = next(
+                (
+                    f"{token['content']!r} has {k}={token[k]}"
+                    for k in _MATCHING
+                    if token.get(k, ...) not in (..., getattr(own, k))
+                ),
+                "",
+            )
+        if fault:
+            raise UserError(
+                f"{path} says that {fault}, and {TOKENIZER} does not; save the tokenizer anew "
+                "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers)"
+            )
+
+
+def _sampling(folder: Path, generation: dict[str, Any]) -> dict[str, float | int]:
+    """Settings of generation_config.json if it asks for random answers."""
+    if not generation.get("do_sample"):
+        return {}
+    given = {name: generation[name] for name in manifest.Sampling.model_fields if generation.get(name) is not None}
+    try:
+        manifest.Sampling.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{folder / 'generation_config.json'} has {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}"
+        ) from error
+    return given
+
+
+def generation_warnings(folder: Path) -> list[str]:
+    """Settings of generation_config.json that change answers, and that no program here has."""
+    path = folder / "generation_config.json"
+    values = read_json(path, needed=False)
+    found = [
+        f"{key}={values[key]!r}" for key, nothing in _ANSWERS.items() if values.get(key) not in (None, [], nothing)
+    ]
+    return [f"{path} has {', '.join(found)}, and answers are made without that"] if found else []
 
 
 def _eos_ids(

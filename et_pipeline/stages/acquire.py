@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context, layer_windows
 from et_pipeline.checkpoints import hub, tokenizer
-from et_pipeline.checkpoints.facts import Facts, read_facts
+from et_pipeline.checkpoints.facts import Facts, generation_warnings, read_facts
 from et_pipeline.checkpoints.reader import INDEX, SINGLE, config_warnings, read_layout
 from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
@@ -68,7 +68,6 @@ _HARMLESS = (
     "tekken.json",
     "spiece.model",
     "sentencepiece.bpe.model",
-    "chat_template.json",
     "params.json",  # the same model in its maker's own form
     "consolidated*",
     "pytorch_model*",
@@ -390,8 +389,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     facts.write(out)
     tick(1, 1)
     warnings = [*unused_files(folder), *config_warnings(folder)]
-    if facts.pooling is not None:
-        warnings += prompt_warnings(folder)
+    warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
     return {"parameters": facts.parameters, "warnings": warnings}
 
 

@@ -452,6 +452,72 @@ def test_put_right_leaves_the_rest_alone(plain):
     assert read_architecture(put_right(config, "x"), "x").layers == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("tokenizer_config.json", {"chat_template": [1]}, r"list of chat templates, none of them called default"),
+        (
+            "tokenizer_config.json",
+            {"chat_template": [{"name": "tool_use", "template": "x"}]},
+            r"\(there are tool_use\)",
+        ),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default"}]}, r"\(there are none\)"),
+        (
+            "tokenizer_config.json",
+            {"chat_template": [{"name": "default", "template": 5}]},
+            "of type int, expected a text",
+        ),
+        ("tokenizer_config.json", {"bos_token": 5}, "bos_token=5, expected a text"),
+        ("tokenizer_config.json", {"eos_token": {"content": ["a"]}}, "eos_token=.*expected a text"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder that is no object"),
+        ("generation_config.json", {"do_sample": True, "temperature": -1}, "temperature=-1: input should be greater"),
+        (
+            "generation_config.json",
+            {"do_sample": True, "temperature": "hot"},
+            "temperature='hot': input should be a valid",
+        ),
+        ("generation_config.json", {"do_sample": True, "top_p": 7}, "top_p=7: input should be less than or equal to 1"),
+        ("generation_config.json", {"do_sample": True, "top_k": 1.5}, r"top_k=1\.5: input should be a valid integer"),
+    ],
+)
+def test_values_of_small_files_are_checked_before_anything_heavy(file, changes, message, folder, tmp_path):
+    with pytest.raises(UserError, match=rf"{file} has .*{message}") as caught:
+        acquired(edit(folder, file, **changes), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (258, {}, None),
+        (258, {"rstrip": True}, "'<x>' has rstrip=True"),
+        (258, {"normalized": True}, "'<x>' has normalized=True"),
+        (258, {"content": "<y>"}, "'<y>' is token 258"),
+        (259, {}, "'<x>' is token 259"),
+    ],
+)
+def test_tokens_of_tokenizer_config_are_those_of_the_tokenizer(number, change, message, folder, tmp_path):
+    """AutoTokenizer lets the former change the latter, which is all that phones read."""
+    add_token(folder, "<x>", 258)
+    token = {"content": "<x>", "special": True, "normalized": False, "single_word": False, "lstrip": False}
+    edit(folder, "tokenizer_config.json", added_tokens_decoder={str(number): token | {"rstrip": False} | change})
+    edit(folder, "generation_config.json", eos_token_id=1)
+    if message is None:
+        acquired(folder, tmp_path / "out")
+    else:
+        with pytest.raises(
+            UserError, match=rf"tokenizer_config\.json says that {message}, and tokenizer\.json does not"
+        ):
+            acquired(folder, tmp_path / "out")
+
+
+def test_settings_of_answers_that_are_not_used_are_said(folder, tmp_path):
+    """Qwen2.5's repetition_penalty."""
+    edit(folder, "generation_config.json", eos_token_id=1, repetition_penalty=1.1, no_repeat_ngram_size=0, num_beams=1)
+    (warning,) = acquired(folder, tmp_path / "out")["warnings"]
+    assert warning.endswith("generation_config.json has repetition_penalty=1.1, and answers are made without that")
+
+
 @pytest.fixture(autouse=True)
 def quiet():
     logging.getLogger("transformers").setLevel(logging.ERROR)
