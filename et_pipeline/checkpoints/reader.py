@@ -493,7 +493,15 @@ def _check_fit(
     tied: dict[str, str],
 ) -> None:
     """Every tensor that the config asks for is there with its shape, and nothing else is."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
     for source in sources:
+        if source.tensor not in layout and get_checkpoint_conversion_mapping(model.config.model_type):
+            raise UserError(
+                f"{folder}: transformers puts the tensors of a {model.config.model_type} model together anew as it "
+                f"loads them, here {source.tensor}, and models for which it does that (mixtures of experts among "
+                "them) are not supported"
+            )
         if source.tensor not in layout:
             raise UserError(f"{folder}: tensor {source.tensor}, which config.json asks for, is in no safetensors file")
         found = layout[source.tensor]

@@ -356,7 +356,10 @@ def _attention(
     """What a transformers attention layer calls: `key` and `value` are the caches, from `Cache.update`."""
     if kwargs.get("s_aux") is not None:
         raise UserError(f"{type(module).__name__} needs attention with s_aux, which this version cannot export")
-    assert call is not None
+    if call is None:
+        raise UserError(
+            f"{type(module).__name__} hands its attention none of the call's settings, so it cannot be exported"
+        )
     layer: Any = module.layer_idx
     if call.attended is not None:
         call.attended.append(layer)

@@ -238,3 +238,8 @@ def test_streamed_model_names_a_file_that_went_away(make_checkpoint):
     (folder / SINGLE).unlink()
     with pytest.raises(UserError, match=r"tensor model\.embed_tokens\.weight cannot be read"):
         streamed(torch.tensor([[2, 3]]))
+
+
+def test_a_family_that_transformers_puts_together_anew_is_refused(make_checkpoint):
+    with pytest.raises(UserError, match=r"the tensors of a mixtral model together anew .*mixtures of experts"):
+        load_model(make_checkpoint("mixtral"))
