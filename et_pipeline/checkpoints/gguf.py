@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,9 +51,15 @@ _DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
 
 class GgufFile(Frozen):
-    """The file to convert."""
+    """The file to convert.
+
+    Attributes:
+        path: of the file, or of its first part.
+        more: paths of the other parts, in order.
+    """
 
     path: str
+    more: tuple[str, ...] = ()
 
 
 class _Source(NamedTuple):
@@ -72,14 +78,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, file: GgufFile) -> dict[
         UserError: the file is damaged, or holds something that cannot be converted faithfully.
     """
     path = Path(file.path)
-    reader = open_file(path)
+    reader = open_file(path, [Path(part) for part in file.more])
     with _trusting(path, "metadata"):
         architecture = str(_value(reader, "general.architecture"))
-        parts = _value(reader, "split.count") or 1
-        if parts > 1:
-            raise UserError(
-                f"{path} is one of {parts} parts of a model; join them with `llama-gguf-split --merge` first"
-            )
         _write_config(path, reader, architecture, out)
     with _trusting(path, "tokenizer"):
         _write_tokenizer(path, reader, out)
@@ -112,18 +113,43 @@ def check_magic(path: Path) -> None:
         )
 
 
-def open_file(path: Path) -> GGUFReader:
+def open_file(path: Path, more: Sequence[Path] = ()) -> GGUFReader:
     """Read the header of a GGUF file.
 
+    Args:
+        path: the file, or its first part.
+        more: the other parts in order, whose tensors the result has too.
+
     Raises:
-        UserError: it is not one, or is cut short.
+        UserError: it is not one, or is cut short, or the parts are not those of one model.
     """
+    reader = _open_part(path, 0, 1 + len(more))
+    for number, part in enumerate(more, start=1):
+        reader.tensors += _open_part(part, number, 1 + len(more)).tensors
+    with _trusting(path, "header"):
+        if _value(reader, "general.architecture") is None:
+            raise UserError(f"{path} names no general.architecture")
+        names = {tensor.name for tensor in reader.tensors}
+        if more and not len(names) == len(reader.tensors) == _value(reader, "split.tensors.count"):
+            raise UserError(
+                f"{path} and the parts beside it have {len(names)} different tensors in {len(reader.tensors)}, but its "
+                f"split.tensors.count is {_value(reader, 'split.tensors.count')}; they are not parts of one model"
+            )
+    return reader
+
+
+def _open_part(path: Path, number: int, count: int) -> GGUFReader:
     from gguf import GGUFReader
 
     with _trusting(path, "header"):
         reader = GGUFReader(path)
-        if _value(reader, "general.architecture") is None:
-            raise UserError(f"{path} names no general.architecture")
+        found = _value(reader, "split.no") or 0, _value(reader, "split.count") or 1
+    if found != (number, count):
+        raise UserError(
+            f"{path} is by its metadata part {found[0] + 1} of {found[1]} of a model, and by its name part "
+            f"{number + 1} of {count}; name parts as llama.cpp does, such as model-00001-of-00003.gguf, or join them "
+            "with `llama-gguf-split --merge`"
+        )
     return reader
 
 

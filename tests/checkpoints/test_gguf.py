@@ -269,7 +269,7 @@ BAD = {
     ),
     "rotary scaling": ({"extra": lambda w: w.add_rope_scaling_type(library.RopeScalingType.LONGROPE)}, r"'longrope'"),
     "split of text": ({"split": "poro-chat"}, r"splits text in the way 'poro-chat'"),
-    "one of several files": ({"extra": lambda w: w.add_uint16("split.count", 3)}, r"one of 3 parts"),
+    "one of several files": ({"extra": lambda w: w.add_uint16("split.count", 3)}, r"part 1 of 3 of a model"),
 }
 
 
