@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +35,10 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 MOST_VALUES = 1000  # of a field that is a number per layer
+MOST_ELEMENTS = 1 << 22  # values in a header; the largest vocabularies have a third of that
 BLOCK = 1 << 22  # weights decoded at a time
+_STRING, _ARRAY = 8, 9  # types of values in a header, and the bytes of the others
+_KV_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 GROUP = 32  # weights per scale
@@ -142,6 +147,7 @@ def _open_part(path: Path, number: int, count: int) -> GGUFReader:
     from gguf import GGUFReader
 
     with _trusting(path, "header"):
+        _check_header(path)
         reader = GGUFReader(path)
         found = _value(reader, "split.no") or 0, _value(reader, "split.count") or 1
     if found != (number, count):
@@ -151,6 +157,59 @@ def _open_part(path: Path, number: int, count: int) -> GGUFReader:
             "with `llama-gguf-split --merge`"
         )
     return reader
+
+
+def _check_header(path: Path) -> None:
+    """Walk through the header by its own counts and lengths: gguf believes them, and goes on behind the file's end.
+
+    Raises:
+        UserError: they lead out of the file, or there are more values than gguf can take, at some 200 bytes each.
+    """
+    damaged = f"{path} is damaged or cut short: its header"
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, left = len(MAGIC), MOST_ELEMENTS
+
+        def skip(count: int) -> None:
+            nonlocal at
+            at += count
+            if at > len(data):
+                raise UserError(f"{damaged} leads to byte {at}, but the file has {len(data)}")
+
+        def number(form: str) -> int:
+            start = at
+            skip(struct.calcsize(form))
+            value: int = struct.unpack_from(form, data, start)[0]
+            return value
+
+        def spend(count: int) -> None:
+            nonlocal left
+            left -= count
+            if left < 0:
+                raise UserError(f"{damaged} has more than {MOST_ELEMENTS} values")
+
+        def value(kind: int, count: int) -> None:
+            spend(count)
+            if kind == _STRING:
+                for _ in range(count):
+                    skip(number("<Q"))
+            elif kind in _KV_BYTES:
+                skip(count * _KV_BYTES[kind])
+            else:
+                raise UserError(f"{damaged} has a value of type {kind} at byte {at}")
+
+        number("<I")
+        tensors, keys = number("<Q"), number("<Q")
+        spend(tensors + keys)
+        for _ in range(keys):
+            skip(number("<Q"))
+            kind = number("<I")
+            if kind == _ARRAY:
+                value(number("<I"), number("<Q"))
+            else:
+                value(kind, 1)
+        for _ in range(tensors):
+            skip(number("<Q"))
+            skip(8 * number("<I") + 12)  # sizes, type, place
 
 
 @contextmanager

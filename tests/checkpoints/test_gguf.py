@@ -1,11 +1,16 @@
 import contextlib
 import json
+import resource
+import struct
+import time
 
 import gguf as library
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from make_gguf import write_gguf
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -289,15 +294,97 @@ def test_a_cut_file_is_refused(kept, llama, tmp_path):
         convert(path, tmp_path / "out")
 
 
-def test_flipped_bits_in_the_header_make_a_sentence_or_a_model(llama, tmp_path):
+ABSURD = st.sampled_from([2**60, 2**63, 2**64 - 1, 2**32, 2**31 - 1, 70_000, 0]).map(lambda n: struct.pack("<Q", n))
+OTHER_BYTES = st.one_of(st.integers(0, 255).map(lambda n: bytes([n])), ABSURD)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The bytes of a file with each kind of value, and how many of them are its header."""
+    path = tmp_path_factory.mktemp("small") / "small.gguf"
+    writer = library.GGUFWriter(path, "llama")
+    writer.add_uint32("llama.block_count", 1)
+    writer.add_float32("llama.rope.freq_base", 1e4)
+    writer.add_bool("tokenizer.ggml.add_bos_token", True)
+    writer.add_token_list(["a", "b", "c"])
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
+    writer.add_tensor("output.weight", library.quantize(np.ones((4, 32), np.float32), Kind.Q4_0), raw_dtype=Kind.Q4_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.read_bytes(), library.GGUFReader(path).data_offset
+
+
+def opens(data, folder):
+    """Whether a file opens; if not, it is refused in a sentence. Either takes little time and memory."""
+    path = folder / "model.gguf"
+    path.write_bytes(data)
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        gguf.check_magic(path)
+        gguf.open_file(path)
+        return True
+    except UserError:
+        return False
+    finally:
+        assert time.monotonic() - started < 3
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+def test_a_file_cut_anywhere_is_refused(small, tmp_path):
+    data, _ = small
+    assert opens(data, tmp_path)
+    last = data.rstrip(b"\0")  # what follows fills up the last block
+    assert not any(opens(data[:kept], tmp_path) for kept in range(len(last)))
+
+
+COUNTS = {
+    "tensors": (b"GGUF\3\0\0\0", 0),
+    "keys": (b"GGUF\3\0\0\0", 8),
+    "letters of a key": (b"GGUF\3\0\0\0", 16),
+    "texts": (b"tokens\t\0\0\0\x08\0\0\0", 0),
+    "letters of a text": (b"tokens\t\0\0\0\x08\0\0\0", 8),
+    "numbers": (b"numbers\t\0\0\0\5\0\0\0", 0),
+    "rows": (b"token_embd.weight\2\0\0\0", 8),
+    "columns": (b"token_embd.weight\2\0\0\0", 0),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("count", [2**60, 2**40, 2**64 - 1])
+def test_absurd_counts_are_refused_at_once(name, count, small, tmp_path):
+    data, _ = small
+    before, shift = COUNTS[name]
+    at = data.index(before) + len(before) + shift
+    assert not opens(data[:at] + struct.pack("<Q", count) + data[at + 8 :], tmp_path)
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), other=OTHER_BYTES)
+def test_other_bytes_in_a_header_make_a_sentence_or_a_file(where, other, small, tmp_path):
+    data, header = small
+    at = int(where * header)
+    opens(data[:at] + other + data[at + len(other) :], tmp_path)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), end=st.booleans(), other=OTHER_BYTES)
+def test_other_bytes_in_a_header_make_a_sentence_or_a_model(where, end, other, quantized_bytes, tmp_path):
     """Whatever the header says, the answer is one of the two, and soon."""
-    good = write_gguf(tmp_path / "model.gguf", llama, Kind.Q8_0).read_bytes()
-    random = np.random.default_rng(0)
-    for number in range(40):
-        data = bytearray(good)
-        # The header's beginning is dense with counts and lengths; the tensor table follows the long vocabulary.
-        data[int(random.integers(4, 700))] ^= 1 << int(random.integers(8))
-        path = tmp_path / "bad.gguf"
-        path.write_bytes(data)
-        with contextlib.suppress(UserError):
-            convert(path, tmp_path / f"out{number}")
+    data, header = quantized_bytes
+    at = int(where * 700)  # the beginning is dense with counts and lengths; the tensors follow the long vocabulary
+    at = header - 700 + at if end else 4 + at
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(data[:at] + other + data[at + len(other) :])
+    started = time.monotonic()
+    with contextlib.suppress(UserError):
+        convert(path, tmp_path / "out")
+    assert time.monotonic() - started < 10
+
+
+@pytest.fixture(scope="module")
+def quantized_bytes(llama, tmp_path_factory):
+    path = write_gguf(tmp_path_factory.mktemp("quantized") / "model.gguf", llama, Kind.Q8_0)
+    return path.read_bytes(), library.GGUFReader(path).data_offset
