@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,10 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
         size(key, key in config)
     for key in _OPTIONAL_SIZES:
         size(key, False)
-    for key in _POSITIVE:
-        value = config.get(key)
+    rope = config.get("rope_parameters")
+    parts = [config, rope, *(rope.values() if isinstance(rope, Mapping) else [])]
+    for key, part in product(_POSITIVE, [part for part in parts if isinstance(part, Mapping)]):
+        value = part.get(key)
         sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
         if value is not None and not sound:
             raise UserError(f"{where} has {key}={_shown(value)}, expected a number above 0")
