@@ -310,14 +310,25 @@ def test_random_weights_become_a_bundle(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_built_in_model_passes_its_gate_as_a_gguf_file_too(command, packed):
+@pytest.mark.parametrize("kind", ["BF16", "Q4_0"])
+def test_the_built_in_model_passes_its_gate_as_a_gguf_file_too(kind, command, tmp_path):
     """The gate scores its answers: names, order of rotary halves, tokenizer and template must all be right."""
+    path = write_gguf(tmp_path / "model.gguf", tiny_assistant.CHECKPOINT, Kind[kind])
     code, _, err = command(
         "model=custom",
-        f"model.source={packed}",
+        f"model.source={path}",
         "model.max_context=512",
         "task=assistant",
         *QUICK,
         "verify.items_per_task=20",
     )
     assert code == 0, err
+    (made,) = tmp_path.rglob("manifest.json")
+    manifest = json.loads(made.read_text())
+    assert manifest["quality"]["witness"]["name"] == "llama.cpp"
+    source = manifest["programs"][0]["source_quantization"]
+    if kind == "BF16":
+        assert source is None
+    else:
+        assert source["form"] == "GGUF (4 bits in groups of 32)"
+        assert source["kept"]["weights"] > 50 * source["requantized"]["weights"] > 0
