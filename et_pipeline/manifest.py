@@ -453,11 +453,13 @@ class Rounded(Model):
 class SourceQuantization(Model):
     """A source whose weights were quantized already: 'original' in the figures of quality is what they stand for."""
 
-    form: str = Field(description="How it stores them, such as 'gptq (4 bits in groups of 128)'.")
+    form: str = Field(
+        description="How it stores them, such as 'gptq (4 bits in groups of 128)' or 'GGUF (4 bits in groups of 32)'."
+    )
     kept: Rounded | None = Field(
         default=None,
-        description="Weights whose integers went over as they were; only their scales may have been rounded. Null if "
-        "the backend quantized the program, not the weights.",
+        description="Weights whose integers went over as they were, or with the other sign where a scale was negative; "
+        "only their scales may have changed. Null if the backend quantized the program, not the weights.",
     )
     requantized: Rounded | None = Field(default=None, description="Weights that were rounded once more. Null likewise.")
 

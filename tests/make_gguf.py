@@ -12,11 +12,16 @@ from et_pipeline import tiny_assistant
 TEMPLATE = json.loads((tiny_assistant.CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"]
 
 
-def write_gguf(path, checkpoint, kind=Kind.F32, split="smollm", architecture=None, edit=None, extra=None):
-    """What llama.cpp's converter writes: its names, its order of rotary halves, its metadata."""
+def write_gguf(
+    path, checkpoint, kind=Kind.F32, split="smollm", architecture=None, edit=None, extra=None, kinds=None, part=0
+):
+    """What llama.cpp's converter writes: its names, its order of rotary halves, its metadata.
+
+    Types of weights are `kinds` by name, else `kind`. Files have `part` tensors each, unless 0.
+    """
     config = json.loads((checkpoint / "config.json").read_text())
     architecture = architecture or config["model_type"]
-    writer = library.GGUFWriter(path, architecture)
+    writer = library.GGUFWriter(path, architecture, split_max_tensors=part)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_embedding_length(config["hidden_size"])
@@ -55,7 +60,7 @@ def write_gguf(path, checkpoint, kind=Kind.F32, split="smollm", architecture=Non
     if edit is not None:
         edit(tensors)
     for name, values in tensors.items():
-        used = kind if values.ndim > 1 else Kind.F32
+        used = (kinds or {}).get(name, kind) if values.ndim > 1 else Kind.F32
         writer.add_tensor(name, library.quantize(values, used), raw_dtype=used)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

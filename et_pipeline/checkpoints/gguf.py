@@ -1,5 +1,8 @@
 """Turn a GGUF file into a checkpoint folder in Hugging Face layout, tensor by tensor.
 
+Linears of the types Q4_0 and Q8_0 keep their integers and scales, in compressed-tensors' form (see `prequantized`):
+they are symmetric groups of 32, as recipes have them. All else becomes floats.
+
 Names, shapes and the order of rotary halves follow transformers' own tables for GGUF. What those tables leave out would
 give a model that answers, but wrongly: a tensor that finds no place, or a rotary scaling that cannot be read back, is
 refused here.
@@ -9,7 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import mmap
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,9 +35,16 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 MOST_VALUES = 1000  # of a field that is a number per layer
+MOST_ELEMENTS = 1 << 22  # values in a header; the largest vocabularies have a third of that
 BLOCK = 1 << 22  # weights decoded at a time
+_STRING, _ARRAY = 8, 9  # types of values in a header, and the bytes of the others
+_KV_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+GROUP = 32  # weights per scale
+_FORMAT = "pack-quantized"
+_PACKED, _SCALE, _SHAPE = "_packed", "_scale", "_shape"  # after `weight`, in this form
+_KEPT_BITS = {"Q4_0": 4, "Q8_0": 8}
 _WHOLE_TYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
 # Tensors that no family reorders. They are the largest, so they are decoded in blocks of rows.
 _PLAIN = ("token_embd.weight", "output.weight")
@@ -44,14 +56,24 @@ _DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
 
 class GgufFile(Frozen):
-    """The file to convert."""
+    """The file to convert.
+
+    Attributes:
+        path: of the file, or of its first part.
+        more: paths of the other parts, in order.
+    """
 
     path: str
+    more: tuple[str, ...] = ()
 
 
 class _Source(NamedTuple):
+    """What a weight is made from; `bits` are those of integers that are kept, 0 for floats."""
+
     tensor: ReaderTensor
     gguf_name: str
+    shape: tuple[int, ...]
+    bits: int
 
 
 def run(inputs: dict[str, Path], out: Path, tick: Tick, file: GgufFile) -> dict[str, Any]:
@@ -61,25 +83,17 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, file: GgufFile) -> dict[
         UserError: the file is damaged, or holds something that cannot be converted faithfully.
     """
     path = Path(file.path)
-    reader = open_file(path)
+    reader = open_file(path, [Path(part) for part in file.more])
     with _trusting(path, "metadata"):
         architecture = str(_value(reader, "general.architecture"))
-        parts = _value(reader, "split.count") or 1
-        if parts > 1:
-            raise UserError(
-                f"{path} is one of {parts} parts of a model; join them with `llama-gguf-split --merge` first"
-            )
         _write_config(path, reader, architecture, out)
     with _trusting(path, "tokenizer"):
         _write_tokenizer(path, reader, out)
     sources, config = _match(path, reader, architecture, out)
-    plan = [
-        NewTensor(name, shape, _WHOLE_TYPES.get(source.tensor.tensor_type.name, "F16"))
-        for name, (source, shape) in sources.items()
-    ]
+    plan = {tensor: source for name, source in sources.items() for tensor in _stored(name, source)}
     decoder = _Decoder(path, architecture, config)
-    write_checkpoint(out, f"model.source={path}", plan, lambda t: decoder.pieces(t, sources[t.name][0]), tick)
-    return {"parameters": sum(math.prod(tensor.shape) for tensor in plan)}
+    write_checkpoint(out, f"model.source={path}", list(plan), lambda t: decoder.pieces(t, plan[t]), tick)
+    return {"parameters": sum(math.prod(source.shape) for source in sources.values())}
 
 
 def check_magic(path: Path) -> None:
@@ -104,19 +118,98 @@ def check_magic(path: Path) -> None:
         )
 
 
-def open_file(path: Path) -> GGUFReader:
+def open_file(path: Path, more: Sequence[Path] = ()) -> GGUFReader:
     """Read the header of a GGUF file.
 
+    Args:
+        path: the file, or its first part.
+        more: the other parts in order, whose tensors the result has too.
+
     Raises:
-        UserError: it is not one, or is cut short.
+        UserError: it is not one, or is cut short, or the parts are not those of one model.
     """
+    reader = _open_part(path, 0, 1 + len(more))
+    for number, part in enumerate(more, start=1):
+        reader.tensors += _open_part(part, number, 1 + len(more)).tensors
+    with _trusting(path, "header"):
+        if _value(reader, "general.architecture") is None:
+            raise UserError(f"{path} names no general.architecture")
+        names = {tensor.name for tensor in reader.tensors}
+        if more and not len(names) == len(reader.tensors) == _value(reader, "split.tensors.count"):
+            raise UserError(
+                f"{path} and the parts beside it have {len(names)} different tensors in {len(reader.tensors)}, but its "
+                f"split.tensors.count is {_value(reader, 'split.tensors.count')}; they are not parts of one model"
+            )
+    return reader
+
+
+def _open_part(path: Path, number: int, count: int) -> GGUFReader:
     from gguf import GGUFReader
 
     with _trusting(path, "header"):
+        _check_header(path)
         reader = GGUFReader(path)
-        if _value(reader, "general.architecture") is None:
-            raise UserError(f"{path} names no general.architecture")
+        found = _value(reader, "split.no") or 0, _value(reader, "split.count") or 1
+    if found != (number, count):
+        raise UserError(
+            f"{path} is by its metadata part {found[0] + 1} of {found[1]} of a model, and by its name part "
+            f"{number + 1} of {count}; name parts as llama.cpp does, such as model-00001-of-00003.gguf, or join them "
+            "with `llama-gguf-split --merge`"
+        )
     return reader
+
+
+def _check_header(path: Path) -> None:
+    """Walk through the header by its own counts and lengths: gguf believes them, and goes on behind the file's end.
+
+    Raises:
+        UserError: they lead out of the file, or there are more values than gguf can take, at some 200 bytes each.
+    """
+    damaged = f"{path} is damaged or cut short: its header"
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, left = len(MAGIC), MOST_ELEMENTS
+
+        def skip(count: int) -> None:
+            nonlocal at
+            at += count
+            if at > len(data):
+                raise UserError(f"{damaged} leads to byte {at}, but the file has {len(data)}")
+
+        def number(form: str) -> int:
+            start = at
+            skip(struct.calcsize(form))
+            value: int = struct.unpack_from(form, data, start)[0]
+            return value
+
+        def spend(count: int) -> None:
+            nonlocal left
+            left -= count
+            if left < 0:
+                raise UserError(f"{damaged} has more than {MOST_ELEMENTS} values")
+
+        def value(kind: int, count: int) -> None:
+            spend(count)
+            if kind == _STRING:
+                for _ in range(count):
+                    skip(number("<Q"))
+            elif kind in _KV_BYTES:
+                skip(count * _KV_BYTES[kind])
+            else:
+                raise UserError(f"{damaged} has a value of type {kind} at byte {at}")
+
+        number("<I")
+        tensors, keys = number("<Q"), number("<Q")
+        spend(tensors + keys)
+        for _ in range(keys):
+            skip(number("<Q"))
+            kind = number("<I")
+            if kind == _ARRAY:
+                value(number("<I"), number("<Q"))
+            else:
+                value(kind, 1)
+        for _ in range(tensors):
+            skip(number("<Q"))
+            skip(8 * number("<I") + 12)  # sizes, type, place
 
 
 @contextmanager
@@ -212,16 +305,14 @@ def _llama3_divisors(count: int, theta: float, factor: float) -> np.ndarray[Any,
     return 1 / ((1 - smooth) / factor + smooth)
 
 
-def _match(
-    path: Path, reader: GGUFReader, architecture: str, out: Path
-) -> tuple[dict[str, tuple[_Source, tuple[int, ...]]], dict[str, Any]]:
+def _match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple[dict[str, _Source], dict[str, Any]]:
     """Find for every tensor of the model the one of the file, in the model's order."""
+    from torch import nn
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     model, tied = build_skeleton(out, as_stored=True)
     values = json.loads((out / "config.json").read_text())
     values["architectures"] = [type(model).__name__]
-    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=values)
     try:
         names = get_gguf_hf_weights_map(model, processor)
@@ -235,22 +326,53 @@ def _match(
             "point model.source at its original checkpoint"
         )
     _check_types(path, list(tensors.values()))
-    stored = {names[name]: _Source(tensor, name) for name, tensor in tensors.items()}
+    stored = {names[name]: tensor for name, tensor in tensors.items()}
     found = {}
     for name, value in model.state_dict().items():
         if name in tied:
             continue
         if name not in stored:
             raise UserError(f"{path}: the file has no tensor for {name}, which its metadata ask for")
-        shape = tuple(value.shape)
-        given = tuple(int(n) for n in reversed(stored[name].tensor.shape))
+        tensor, shape = stored[name], tuple(value.shape)
+        given = tuple(int(n) for n in reversed(tensor.shape))
         if math.prod(shape) != math.prod(given) or (len(given) == len(shape) and given != shape):
             raise UserError(
-                f"{path}: tensor {stored[name].gguf_name} has shape {list(given)}, but the metadata ask for "
-                f"{list(shape)}"
+                f"{path}: tensor {tensor.name} has shape {list(given)}, but the metadata ask for {list(shape)}"
             )
-        found[name] = (stored[name], shape)
+        # Of linears alone: transformers, the other reader of the folder, knows no embedding in this form.
+        linear = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear) and len(shape) == 2
+        bits = _KEPT_BITS.get(tensor.tensor_type.name, 0) if linear else 0
+        found[name] = _Source(tensor, tensor.name, shape, bits)
+    values |= _quantization(found)
+    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     return found, values
+
+
+def _quantization(sources: dict[str, _Source]) -> dict[str, Any]:
+    """What config.json says of the integers that are kept."""
+    groups = {}
+    for kind, bits in _KEPT_BITS.items():
+        modules = [name.removesuffix(".weight") for name, source in sources.items() if source.bits == bits]
+        if modules:
+            weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP}
+            groups[kind] = {"targets": modules, "weights": weights, "format": _FORMAT}
+    if not groups:
+        return {}
+    settings = {"quant_method": "compressed-tensors", "format": _FORMAT, "quantization_status": "compressed"}
+    return {"quantization_config": {**settings, "converted_from": "GGUF", "config_groups": groups}}
+
+
+def _stored(name: str, source: _Source) -> list[NewTensor]:
+    """The tensors of the checkpoint that hold a weight."""
+    if not source.bits:
+        return [NewTensor(name, source.shape, _WHOLE_TYPES.get(source.tensor.tensor_type.name, "F16"))]
+    rows, columns = source.shape
+    return [
+        NewTensor(f"{name}{_PACKED}", (rows, columns * source.bits // 32), "I32"),
+        # As floats of 32 bits, for compressed-tensors multiplies in the scales' type.
+        NewTensor(f"{name}{_SCALE}", (rows, columns // GROUP), "F32"),
+        NewTensor(f"{name}{_SHAPE}", (2,), "I64"),
+    ]
 
 
 def _check_types(path: Path, tensors: list[ReaderTensor]) -> None:
@@ -277,27 +399,60 @@ class _Decoder:
         self._processor = None if kind is None else kind(config=config)
 
     def pieces(self, tensor: NewTensor, source: _Source) -> Iterator[bytes]:
-        """The tensor in safetensors' form; in one piece if its family stores it in another order.
+        """A tensor of `_stored` in safetensors' form; in one piece if its family stores it in another order.
 
         Raises:
             UserError: it holds what is no weight.
         """
-        from gguf import dequantize
-
-        data, kind = source.tensor.data, source.tensor.tensor_type
+        part = tensor.name.rpartition("weight")[2]
+        if part == _SHAPE:
+            yield np.array(source.shape, "<i8").tobytes()
+            return
+        data, limit = source.tensor.data, np.finfo(np.float16 if tensor.dtype == "F16" else np.float32).max
         rows = len(data)
         if self._processor is None or source.gguf_name in _PLAIN:
-            rows = max(1, BLOCK // (math.prod(tensor.shape) // rows))
+            rows = max(1, BLOCK // (math.prod(source.shape) // rows))
         for start in range(0, len(data), rows):
-            values = np.asarray(dequantize(data[start : start + rows], kind), np.float32)
-            if self._processor is not None and source.gguf_name not in _PLAIN:
-                values, name, _ = self._processor.process(values, source.gguf_name)
-                if name != source.gguf_name:
-                    raise UserError(f"{self._path}: tensor {source.gguf_name} is packed in a way that is not supported")
-            limit = np.finfo(np.float16 if tensor.dtype == "F16" else np.float32).max
+            blocks = data[start : start + rows]
+            if part == _SCALE:
+                yield encode(self._scales(blocks, source), tensor.dtype)
+                continue
+            values = self._floats(blocks, source)
             if not bool((np.abs(values) <= limit).all()):  # false for NaN too
                 raise UserError(f"{self._path} is damaged: tensor {source.gguf_name} holds values that are no weights")
-            yield encode(values, tensor.dtype)
+            if part == _PACKED:
+                yield _pack(values, self._scales(blocks, source), source.bits)
+            else:
+                yield encode(values, tensor.dtype)
+
+    def _floats(self, blocks: np.ndarray[Any, Any], source: _Source) -> np.ndarray[Any, Any]:
+        from gguf import dequantize
+
+        return self._in_order(np.asarray(dequantize(blocks, source.tensor.tensor_type), np.float32), source)
+
+    def _in_order(self, values: np.ndarray[Any, Any], source: _Source) -> np.ndarray[Any, Any]:
+        if self._processor is None or source.gguf_name in _PLAIN:
+            return values
+        values, name, _ = self._processor.process(values, source.gguf_name)
+        if name != source.gguf_name:
+            raise UserError(f"{self._path}: tensor {source.gguf_name} is packed in a way that is not supported")
+        return values
+
+    def _scales(self, blocks: np.ndarray[Any, Any], source: _Source) -> np.ndarray[Any, Any]:
+        """A block of either type begins with its scale; rows are put in order as those of weights are."""
+        groups = source.shape[1] // GROUP
+        stored = blocks.reshape(len(blocks), groups, -1)[..., :2].copy().view("<f2")[..., 0].astype(np.float32)
+        return self._in_order(np.repeat(stored, GROUP, axis=1), source)[:, ::GROUP]
+
+
+def _pack(values: np.ndarray[Any, Any], scales: np.ndarray[Any, Any], bits: int) -> bytes:
+    """The integers of which gguf has made the weights, from 0 on, the first in the lowest bits."""
+    groups, steps = values.reshape(len(values), -1, GROUP), scales[..., None]
+    integers = np.rint(groups / np.where(steps == 0, np.float32(1), steps))
+    half = 1 << (bits - 1)
+    assert bool((integers * steps == groups).all() and (integers >= -half).all() and (integers < half).all())
+    unsigned = (integers + half).astype(np.uint8).reshape(len(values), -1)
+    return (unsigned[:, ::2] | unsigned[:, 1::2] << 4 if bits == 4 else unsigned).tobytes()
 
 
 def _write_tokenizer(path: Path, reader: GGUFReader, out: Path) -> None:

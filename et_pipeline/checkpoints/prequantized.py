@@ -1,6 +1,7 @@
 """Checkpoints that somebody has quantized already: the float weights that they stand for, one tensor at a time.
 
-bitsandbytes, GPTQ, AWQ, torchao and compressed-tensors keep a linear's weight as several tensors. `find` says from the
+bitsandbytes, GPTQ, AWQ, torchao and compressed-tensors keep a linear's weight as several tensors; what was Q4_0 or Q8_0
+in a GGUF file is kept in compressed-tensors' form (`gguf`). `find` says from the
 headers which weights are stored so, and what the checkpoint would hold without that; it needs no torch. `decode` makes
 one weight: integers and scales where all of them have a zero point in the middle, as ours do, and floats otherwise.
 """
@@ -166,7 +167,8 @@ def find(folder: Path, config: Mapping[str, Any]) -> Contents:
         for name in [f"{name.removesuffix('weight')}bias" for name in finder.packed]
         if name in whole and not any(finder.raw(name))
     }
-    return Contents(whole, finder.packed, idle, f"{method} ({finder.words})" if finder.packed else None)
+    origin = settings.get("converted_from", method)
+    return Contents(whole, finder.packed, idle, f"{origin} ({finder.words})" if finder.packed else None)
 
 
 class _Finder:
@@ -428,7 +430,8 @@ def decode(packed: Packed, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
 
     Returns:
         [outputs, inputs]: an `IntxUnpackedToInt8Tensor` with the very integers and with float32 scales, of int4 or
-        int8, if each scale is for equally many neighbouring inputs, and zero points are 0; float32 otherwise.
+        int8, if each scale is for equally many neighbouring inputs, and zero points are 0; float32 otherwise. No scale
+        is 0: integers that stand for 0 in that way are 0 with a scale of 1. Some may be negative.
 
     Raises:
         UserError: the tensors hold what cannot be.
@@ -569,7 +572,11 @@ def _weight(
     if index is not None and width % groups == 0 and torch.equal(index, _neighbours(width, groups).to(index.dtype)):
         index = None
     scales = scales.float()
-    if index is None and (zeros is None or not zeros.any()) and bool((scales > 0).all()):
+    if index is None and (zeros is None or not zeros.any()):
+        empty = scales == 0
+        if bool(empty.any()):
+            integers = integers.masked_fill(empty.repeat_interleave(width // groups, 1), 0)
+            scales = scales.masked_fill(empty, 1)
         return IntxUnpackedToInt8Tensor(
             qdata=integers.contiguous(),
             scale=scales.contiguous(),

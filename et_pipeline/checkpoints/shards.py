@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 CHECKSUMS = "SHA256SUMS"
 SHARD_BYTES = 2_000_000_000
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8}
 _TEMPORARY = ".tmp"
 
 
 class NewTensor(NamedTuple):
-    """A tensor to be written; `dtype` is F32, F16 or BF16."""
+    """A tensor to be written; `dtype` is F32, F16, BF16, I32 or I64."""
 
     name: str
     shape: tuple[int, ...]

@@ -112,19 +112,30 @@ def load_sample(
 
     tensors = {}
     for name, info in read_layout(folder).items():
-        found = _LAYER.search(name)
-        if found is None or int(found[1]) in layers:
+        own = _renumbered(name, layers)
+        if own is not None:
             with safe_open(folder / info.file, framework="pt") as file:
-                own = name
-                if found is not None:
-                    start, end = found.span(1)
-                    own = f"{name[:start]}{layers.index(int(found[1]))}{name[end:]}"
                 tensors[own] = file.get_tensor(name)
     save_file(tensors, scratch / "model.safetensors", {"format": "pt"})
     del tensors
-    config = sampled_config(folder, layers)
+    config, content = sampled_config(folder, layers), read_config(folder)
+    if "quantization_config" in content:
+        config.quantization_config = _renumbered(content["quantization_config"], layers)
     config.save_pretrained(scratch)
     return _from_pretrained(scratch), _transformers(converted)
+
+
+def _renumbered(value: Any, layers: list[int]) -> Any:
+    """A name, or all in a configuration, as a model of these layers has them; None for a name of another layer."""
+    if isinstance(value, dict):
+        return {key: _renumbered(each, layers) for key, each in value.items()}
+    if isinstance(value, list):
+        return [own for own in (_renumbered(each, layers) for each in value) if own is not None]
+    found = _LAYER.search(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    number, (start, end) = int(found[1]), found.span(1)
+    return f"{value[:start]}{layers.index(number)}{value[end:]}" if number in layers else None
 
 
 def stream_sample(folder: Path, layers: list[int]) -> PreTrainedModel:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,18 +63,14 @@ def examine(
         context: the longest context that is meant; see `freeze_rope`.
     """
 
-    def ask(compute: Callable[[Sequence[list[int]], int], list[torch.Tensor]]) -> list[torch.Tensor]:
-        return [*compute(sequences, 0), *(compute([far], FAR_END) if far else [])]
-
     def by(model: PreTrainedModel) -> list[torch.Tensor]:
-        return ask(partial(eager_logits, model, context))
+        end = eager_logits(model, context, [far], FAR_END) if far else []
+        return [*eager_logits(model, context, sequences), *end]
 
     note = None
     if gguf is not None:
         try:
-            with tempfile.TemporaryDirectory() as scratch:
-                file = gguf if original is None else llama_cpp.as_floats(gguf, Path(scratch))
-                theirs = ask(partial(llama_cpp.logits, file, context))
+            theirs = llama_cpp.logits(gguf, context, sequences, far, FAR_END, as_floats=original is not None)
         except llama_cpp.Unavailable as error:
             note = str(error)
         else:

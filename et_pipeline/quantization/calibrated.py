@@ -76,7 +76,7 @@ def quantize_calibrated(
                     elif q.algorithm != "gptq":
                         quantize_module(walk.names[linear], linear, q)
                 for linear, weight in before.items():
-                    requantized.add(weight, linear.weight)
+                    requantized.add(weight, linear.weight, linear not in left)
         shards.close()
     return requantized.figures()
 

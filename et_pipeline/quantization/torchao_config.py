@@ -46,7 +46,7 @@ DYNAMIC = ("8da4w", "8da8w")
 _EMBEDDING_DTYPES = {4: _INT4, 8: torch.int8}
 
 
-def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
+def quantize_module(name: str, module: nn.Module, q: Quantization) -> bool:
     """Quantize one module that holds its float weights; modules of other kinds stay as they are.
 
     Weights are rounded to the nearest step; integers that came with the checkpoint stay if they fit (`keep`). `8da4w`
@@ -58,29 +58,35 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> None:
         module: a linear or embedding is changed in place.
         q: what to do.
 
+    Returns:
+        Whether integers stay.
+
     Raises:
         UserError: a row is not a whole number of groups.
     """
     if not isinstance(module, (nn.Linear, nn.Embedding)):
-        return
+        return False
     config = _config(module, q)
     if config is None:
         if isinstance(module.weight, IntxUnpackedToInt8Tensor):
             module.weight = nn.Parameter(floats(module.weight), requires_grad=False)
-        return
+        return False
     if isinstance(module, nn.Linear):
         _check_groups(f"linear layer {name}", module.in_features, q.group_size, "recipe.group_size")
     else:
         _check_groups(f"embedding {name}", module.embedding_dim, q.embedding_group_size, "recipe.embedding_group_size")
-    if not keep(module, q):
-        _quantize_rows(module, config)
+    if keep(module, q):
+        return True
+    _quantize_rows(module, config)
+    return False
 
 
 def keep(module: nn.Module, q: Quantization) -> bool:
     """Keep the integers that a module's weight had in its checkpoint, if the recipe's form can hold them.
 
     It can if they have no more bits, and if each of the recipe's groups lies within one of theirs. Scales are rounded
-    to what the recipe stores: those of groups to bfloat16, by at most 1/256 of themselves.
+    to what the recipe stores: those of groups to bfloat16, by at most 1/256 of themselves. Negative ones stay only
+    where XNNPACK does not compute (see `_turn`): in embeddings, and in groups of weight-only linears.
 
     Args:
         module: a linear or embedding; changed in place if its integers stay.
@@ -101,6 +107,8 @@ def keep(module: nn.Module, q: Quantization) -> bool:
     row.weight = nn.Parameter(torch.ones(1, stored.shape[1]), requires_grad=False)
     _quantize_rows(row, _config(module, q))
     made: Any = row.weight
+    if isinstance(module, nn.Linear) and (q.scheme in DYNAMIC or not q.group_size):
+        stored = _turn(stored)
     scale = stored.scale.repeat_interleave(block // size, 1).to(made.scale.dtype)
     module.weight = nn.Parameter(
         IntxUnpackedToInt8Tensor(
@@ -112,6 +120,31 @@ def keep(module: nn.Module, q: Quantization) -> bool:
         requires_grad=False,
     )
     return True
+
+
+def _turn(weight: Any) -> Any:
+    """A weight with positive scales, for XNNPACK takes no others: with a scale, the integers of its group turn.
+
+    GGUF's Q4_0 has the largest weight of a group as -8 steps, so half of its scales are negative, and 8 is no integer
+    of 4 bits. That weight becomes 7, and the scale the one with the least squares of errors.
+    """
+    turned = weight.scale < 0
+    if not bool(turned.any()):
+        return weight
+    size = weight.block_size[-1]
+    integers, scale = weight.qdata.clone(), weight.scale.clone()
+    highest = 7 if weight.target_dtype is _INT4 else 127
+    step = max(1, BLOCK_WEIGHTS // integers.shape[1])
+    for start in range(0, len(integers), step):
+        here = turned[start : start + step]
+        groups = integers[start : start + step].unflatten(1, (-1, size))
+        wanted = -groups[here].float()
+        got = wanted.clamp(max=highest)
+        fit = 1 + ((wanted - got) * got).sum(-1) / got.square().sum(-1).clamp(min=1)
+        groups[here] = got.to(torch.int8)
+        scale[start : start + step][here] *= -fit
+    attributes = {name: getattr(weight, name) for name in weight.tensor_attribute_names}
+    return IntxUnpackedToInt8Tensor(qdata=integers, scale=scale, zero_point=weight.zero_point, **attributes)
 
 
 def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
@@ -186,17 +219,27 @@ class Requantized:
         # Count of weights, sum of squared errors, sum of squares; by whether the integers stayed.
         self._sums = {kept: [0, 0.0, 0.0] for kept in (True, False)}
 
-    def add(self, before: Any, after: Any) -> None:
-        """Count a weight of the checkpoint, [outputs, inputs], and what the recipe has made of it."""
-        kept = all(isinstance(each, IntxUnpackedToInt8Tensor) for each in (before, after))
-        sums = self._sums[kept and after.qdata.data_ptr() == before.qdata.data_ptr()]
-        sums[0] += before.numel()
+    def add(self, before: Any, after: Any, stayed: bool) -> None:
+        """Count a weight of the checkpoint, [outputs, inputs], and what the recipe has made of it.
+
+        Args:
+            before: as it was read.
+            after: as it is written.
+            stayed: whether the recipe took the integers; those that `_turn` could not turn did not stay.
+        """
         step = max(1, BLOCK_WEIGHTS // before.shape[1])
         for start in range(0, len(before), step):
-            was = floats(before, slice(start, start + step))
-            missed = floats(after, slice(start, start + step)) - was
-            for at, values in ((1, missed), (2, was)):
-                sums[at] += float(values.square().sum(dtype=torch.float64))
+            rows = slice(start, start + step)
+            was = floats(before, rows)
+            missed = floats(after, rows) - was
+            same = torch.zeros_like(was, dtype=torch.bool)
+            if stayed:
+                same = before.qdata[rows].abs() == after.qdata[rows].abs()
+            for kept, chosen in ((True, same), (False, ~same)):
+                sums = self._sums[kept]
+                sums[0] += int(chosen.sum())
+                for at, values in ((1, missed), (2, was)):
+                    sums[at] += float((values.square() * chosen).sum(dtype=torch.float64))
 
     def figures(self) -> dict[str, Any]:
         """Counts of weights, and errors relative to the weights (roots of the sums of squares); {} without any."""
@@ -232,9 +275,9 @@ def quantize_checkpoint(
     for done, (name, module) in enumerate(modules, start=1):
         fill(name, module, as_stored=True)
         before = module.weight if f"{name}.weight" in packed else None
-        quantize_module(name, module, q)
+        stayed = quantize_module(name, module, q)
         if before is not None:
-            requantized.add(before, module.weight)
+            requantized.add(before, module.weight, stayed)
         shards.add(name, module)
         if on_module is not None:
             on_module(done, len(modules))

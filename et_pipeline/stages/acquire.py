@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from et_pipeline.worker import Tick, run_stage
 log = logging.getLogger(__name__)
 
 _PARTIAL = ".incomplete"  # huggingface_hub's own word for it
+_GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 BUILTIN = {"tiny_assistant": tiny_assistant.CHECKPOINT}
 _PATTERNS = (
     "config.json",
@@ -158,9 +160,23 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 
 
 def gguf_file(source: str) -> Path | None:
-    """The path of a source that is a .gguf file, whether it exists or not; None if the source is anything else."""
+    """The path of a source that is a .gguf file, whether it exists or not; None if the source is anything else.
+
+    Of a file in parts it is the first one's, as llama.cpp wants it.
+    """
     path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
-    return path.resolve() if path.suffix == ".gguf" and not path.is_dir() else None
+    if path.suffix != ".gguf" or path.is_dir():
+        return None
+    return _gguf_parts(path.absolute())[0]  # not where a link leads: the name counts
+
+
+def _gguf_parts(path: Path) -> list[Path]:
+    """All parts of a GGUF file, by the name of one of them: name-00001-of-00003.gguf and so on."""
+    found = _GGUF_PART.fullmatch(path.name)
+    count = int(found[3]) if found else 0
+    if found is None or not count:
+        return [path]
+    return [path.with_name(f"{found[1]}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
 
 
 def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
@@ -179,11 +195,17 @@ def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 def _convert(path: Path, place: Place) -> Path:
     from et_pipeline.checkpoints import gguf
 
-    if not path.is_file():
-        raise UserError(f"model.source={path} does not exist")
-    gguf.check_magic(path)
-    key = {"sha256": _sha256_files(path.parent, [path], place.tick)[path.name]}
-    return _make("gguf", gguf.__name__, {"file": gguf.GgufFile(path=str(path))}, key, place)
+    parts = _gguf_parts(path)
+    for part in parts:
+        if not part.is_file():
+            beside = next((other for other in parts if other.is_file()), None)
+            raise UserError(
+                f"model.source={part} does not exist{f', and {beside.name} is useless without it' if beside else ''}"
+            )
+        gguf.check_magic(part)
+    key = {"sha256": list(_sha256_files(path.parent, parts, place.tick).values())}
+    file = gguf.GgufFile(path=str(path), more=tuple(str(part) for part in parts[1:]))
+    return _make("gguf", gguf.__name__, {"file": file}, key, place)
 
 
 def _make(kind: str, module: str, config: dict[str, BaseModel], key: dict[str, Any], place: Place) -> Path:

@@ -196,6 +196,7 @@ def test_odd_but_harmless_values_work(changes, folder, plain, tmp_path):
         ({"layer_types": "full"}, 'layer_types="full", expected a list'),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=NaN, expected a number above 0"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps="),
+        ({"rope_parameters": {"rope_theta": 0.0}}, "rope_theta=0.0, expected a number above 0"),
         ({"rope_theta": -1}, "rope_theta=-1, expected"),
         ({"tie_word_embeddings": "yes"}, 'tie_word_embeddings="yes", expected true or false'),
         ({"eos_token_id": 512}, "eos_token_id=512, and the model's tokens are 0 to 511"),

@@ -66,6 +66,25 @@ def test_logits_are_llama_cpps(name, make_checkpoint, tmp_path):
     assert difference(logits(converted(path, tmp_path / "out")), theirs) < bound < ALLOWED_BY_LLAMA_CPP
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "as_floats"),
+    [("attention.layer_norm_rms_epsilon", -1.0, True), ("expert_used_count", 8, False)],
+)
+def test_what_makes_llama_cpp_abort_is_a_reason(key, value, as_floats, make_checkpoint, tmp_path):
+    path = write_family(tmp_path / "model.gguf", make_checkpoint("llama", **WHOLE), "llama", {key: value})
+    with pytest.raises(llama_cpp.Unavailable, match=r"llama\.cpp was ended by SIGABRT over it \(\S+: GGML_ASSERT\("):
+        llama_cpp.logits(path, 256, [IDS], as_floats=as_floats)
+
+
+@pytest.mark.parametrize("as_floats", [True, False])
+def test_the_end_of_a_longer_text_counts(as_floats, make_checkpoint, tmp_path):
+    path = write_family(tmp_path / "model.gguf", make_checkpoint("llama", **WHOLE), "llama")
+    whole = llama_cpp.logits(path, 256, [IDS, IDS[:5]], as_floats=as_floats)
+    found = llama_cpp.logits(path, 256, [IDS[:5]], IDS, 3, as_floats=as_floats)
+    assert [each.shape for each in found] == [whole[1].shape, (3, whole[0].shape[1])]
+    torch.testing.assert_close(found, [whole[1], whole[0][-3:]], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["phi3", "starcoder2"])
 def test_a_window_that_llama_cpp_passes_over_is_the_makers(family, make_checkpoint, tmp_path):
     folder = make_checkpoint(family, sliding_window=16, **WHOLE)
@@ -220,8 +239,7 @@ def test_smollm2_computes_what_llama_cpp_does(tmp_path):
     path = real.smollm2()
     out = converted(path, tmp_path / "out")
     ids = np.random.default_rng(0).integers(100, 40000, 128).tolist()
-    file = llama_cpp.as_floats(path, tmp_path)
-    theirs = llama_cpp.logits(file, 2048, [ids])[0]
+    theirs = llama_cpp.logits(path, 2048, [ids], as_floats=True)[0]
     found = eager_logits(stream_model(out), 2048, [ids])[0]
     assert difference(found, theirs) < 3e-3
     assert torch.nn.functional.cosine_similarity(found.double(), theirs.double()).min() > 0.9999

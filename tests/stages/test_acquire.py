@@ -5,14 +5,16 @@ import json
 import shutil
 import threading
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from gguf import GGMLQuantizationType as Kind
 from make_gguf import write_gguf
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints import random_weights, shards
+from et_pipeline.checkpoints import llama_cpp, random_weights, shards
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Checkpoint, ExportForm
@@ -239,6 +241,49 @@ def test_a_gguf_file_is_converted_once_wherever_it_lies(place, in_process, packe
     assert acquire.hash_files(folder, ignore)
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """The same in three files."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_gguf(folder / "model.gguf", tiny_assistant.CHECKPOINT, Kind.BF16, part=18)
+    return [folder / f"model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("given", [0, 2])
+def test_parts_of_a_gguf_file_are_the_file(given, place, in_process, packed, parts, tmp_path):
+    links = [tmp_path / part.name for part in parts]
+    for link, part in zip(links, parts, strict=True):  # as the hub's cache has them
+        (tmp_path / part.stem).write_bytes(part.read_bytes())
+        link.symlink_to(tmp_path / part.stem)
+    assert acquire.gguf_file(str(links[given])) == links[0]
+    found = acquire.resolve(Checkpoint(source=str(links[given])), 0, place)
+    whole = acquire.resolve(Checkpoint(source=str(packed)), 0, place)
+    assert acquire.hash_files(found, ignore) == acquire.hash_files(whole, ignore)
+    theirs = [llama_cpp.logits(path, 256, [[1, 5, 9]], as_floats=True)[0] for path in (links[0], packed)]
+    assert torch.equal(*theirs)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_parts_that_do_not_belong_together_are_refused(place, packed, parts, tmp_path):
+    def refused(path, sentence):
+        with pytest.raises(UserError, match=sentence):
+            acquire.resolve(Checkpoint(source=str(path)), 0, place)
+
+    first, second, third = (Path(shutil.copy(part, tmp_path)) for part in parts)
+    third.unlink()
+    refused(second, r"model-00003-of-00003\.gguf does not exist, and model-00001-of-00003\.gguf is useless without it")
+    shutil.copy(second, third)
+    refused(first, r"model-00003-of-00003\.gguf is by its metadata part 2 of 3 of a model, and by its name part 3 of 3")
+    shutil.copy(packed, third)
+    refused(first, r"model-00003-of-00003\.gguf is by its metadata part 1 of 1")
+    first.rename(tmp_path / "model.gguf")
+    refused(tmp_path / "model.gguf", r"part 1 of 3 of a model, and by its name part 1 of 1; .*--merge")
+    write_gguf(tmp_path / "other.gguf", tiny_assistant.CHECKPOINT, Kind.BF16, part=17)
+    shutil.copy(tmp_path / "other-00001-of-00003.gguf", first)
+    shutil.copy(parts[2], third)
+    refused(first, r"37 different tensors in 37, but its split\.tensors\.count is 38")
+
+
 @pytest.mark.parametrize("kept", [4, 1000, -1])
 def test_a_cut_gguf_file_leaves_nothing(place, packed, tmp_path, kept):
     cut = tmp_path / "cut.gguf"
@@ -265,14 +310,25 @@ def test_random_weights_become_a_bundle(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_built_in_model_passes_its_gate_as_a_gguf_file_too(command, packed):
+@pytest.mark.parametrize("kind", ["BF16", "Q4_0"])
+def test_the_built_in_model_passes_its_gate_as_a_gguf_file_too(kind, command, tmp_path):
     """The gate scores its answers: names, order of rotary halves, tokenizer and template must all be right."""
+    path = write_gguf(tmp_path / "model.gguf", tiny_assistant.CHECKPOINT, Kind[kind])
     code, _, err = command(
         "model=custom",
-        f"model.source={packed}",
+        f"model.source={path}",
         "model.max_context=512",
         "task=assistant",
         *QUICK,
         "verify.items_per_task=20",
     )
     assert code == 0, err
+    (made,) = tmp_path.rglob("manifest.json")
+    manifest = json.loads(made.read_text())
+    assert manifest["quality"]["witness"]["name"] == "llama.cpp"
+    source = manifest["programs"][0]["source_quantization"]
+    if kind == "BF16":
+        assert source is None
+    else:
+        assert source["form"] == "GGUF (4 bits in groups of 32)"
+        assert source["kept"]["weights"] > 50 * source["requantized"]["weights"] > 0
