@@ -40,6 +40,8 @@ class Facts(BaseModel):
         chat: the compiled chat template.
         pooling: how an encoder makes an embedding of a text; None for a model that answers.
         normalization: what is done to each text before the bundle's tokenizer gets it.
+        lstrip: tokens before which white space is left out then.
+        rstrip: tokens behind which it is.
         parity: of that tokenizer with the original's; None before it was compared, and of an encoder.
         sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
     """
@@ -66,11 +68,18 @@ class Facts(BaseModel):
     licence: str | None
     stored: str | None = None
     normalization: Form | None = None
+    lstrip: tuple[str, ...] = ()
+    rstrip: tuple[str, ...] = ()
     parity: manifest.TokenizerParity | None = None
 
     def write(self, folder: Path) -> None:
         """Write `facts.json` into a folder."""
         (folder / FILE).write_text(self.model_dump_json(indent=2))
+
+    @property
+    def fed_bos_id(self) -> int | None:
+        """The begin-of-text token where callers put it before a conversation: a chat template has it already."""
+        return self.bos_id if self.chat.is_plain and self.adds_bos else None
 
     def manifest_tokenizer(self) -> manifest.Tokenizer:
         """The tokenizer as the manifest describes it."""
@@ -81,6 +90,8 @@ class Facts(BaseModel):
             adds_bos=self.adds_bos,
             special_tokens=list(self.special_tokens),
             normalization=self.normalization,
+            lstrip=list(self.lstrip),
+            rstrip=list(self.rstrip),
             parity=self.parity,
         )
 
@@ -88,7 +99,7 @@ class Facts(BaseModel):
         """The chat as the manifest describes it."""
         return manifest.Chat(
             segments=self.chat,
-            add_bos=self.chat.is_plain and self.adds_bos,
+            add_bos=self.fed_bos_id is not None,
             sampling=manifest.Sampling.model_validate(self.sampling),
             system_prompt=system_prompt,
         )

@@ -371,7 +371,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     """Read and check all of the checkpoint but its weights; write `facts.json`, and the tokenizer for phones.
 
     Returns:
-        `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over.
+        `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over, and on each that a
+        runtime which phones have makes otherwise.
 
     Raises:
         UserError: as `glance`; or tensors do not fit the config, or phones would read the tokenizer otherwise.
@@ -379,14 +380,21 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     folder = inputs["checkpoint"]
     facts = glance(folder, form)
     prepare_model(folder)
+    warnings = [*unused_files(folder), *config_warnings(folder)]
     if facts.pooling is None:
-        mended = tokenizer.mend(folder / tokenizer.FILE, facts.vocab_size, out, facts.chat.start_to_user)
+        path = folder / tokenizer.FILE
+        mended = tokenizer.mend(path, facts.vocab_size, out, facts.chat, facts.fed_bos_id)
         tokenizer.save(mended.content, out / tokenizer.FILE)
-        parity = TokenizerParity(runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences)
-        facts = facts.model_copy(update={"normalization": mended.normalization, "parity": parity})
+        older = mended.in_android()
+        warnings += [f"{path}: {sentence}" for sentence in older]
+        parity = TokenizerParity(
+            runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences, android=older
+        )
+        update = {"normalization": mended.normalization, "lstrip": mended.lstrip, "rstrip": mended.rstrip}
+        facts = facts.model_copy(update={**update, "parity": parity})
     facts.write(out)
     tick(1, 1)
-    return {"parameters": facts.parameters, "warnings": [*unused_files(folder), *config_warnings(folder)]}
+    return {"parameters": facts.parameters, "warnings": warnings}
 
 
 def unused_files(folder: Path) -> list[str]:
