@@ -122,6 +122,11 @@ class Tokenizer(Model):
     file: FileName = Field(description="Path of the tokenizer inside the bundle.")
     kind: Literal["hf-json"] = Field(default="hf-json", description="'hf-json': a Hugging Face tokenizer.json.")
     bos_id: int | None = Field(default=None, ge=0, description="Id of the begin-of-text token; null if it has none.")
+    bos_token: str | None = Field(
+        default=None,
+        description="Text of that token: before a text it is encoded as the token. Android's library of ExecuTorch 1.3 "
+        "has an option for it that does nothing.",
+    )
     eos_ids: list[Annotated[int, Field(ge=0)]] = Field(
         description="Ids at which generation stops; never shown or fed. Of an embedding: none."
     )

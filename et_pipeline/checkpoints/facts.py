@@ -34,6 +34,7 @@ class Facts(BaseModel):
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
         tied_head: the checkpoint has no head of its own.
+        bos_token: the text of `bos_id`.
         eos_ids: tokens that end an answer.
         adds_bos: the tokenizer puts BOS before plain text.
         special_tokens: texts that are never shown.
@@ -59,6 +60,7 @@ class Facts(BaseModel):
     max_position: int
     tied_head: bool
     bos_id: int | None
+    bos_token: str | None = None
     eos_ids: tuple[int, ...]
     adds_bos: bool
     special_tokens: tuple[str, ...]
@@ -86,6 +88,7 @@ class Facts(BaseModel):
         return manifest.Tokenizer(
             file=TOKENIZER,
             bos_id=self.bos_id,
+            bos_token=self.bos_token,
             eos_ids=list(self.eos_ids),
             adds_bos=self.adds_bos,
             special_tokens=list(self.special_tokens),
@@ -168,6 +171,7 @@ def read_facts(folder: Path) -> Facts:
         ),
         tied_head="lm_head.weight" not in layout,
         bos_id=bos_id,
+        bos_token=None if bos_id is None else tokenizer.id_to_token(bos_id),
         eos_ids=()
         if encodes
         else _eos_ids(folder, (generation, text, config), named, stop_token(chat, specials), tokenizer, vocab_size),

@@ -54,7 +54,8 @@ class Mended(NamedTuple):
         rstrip: added tokens behind which it has to.
         sentences: what was changed.
         strings: how many texts were compared.
-        unmerged: words that the model has as one token and that no merges make; Android's 1.3 splits them.
+        unmerged: words that are one token of the vocabulary, and that no merges make.
+        android: what Android's library of ExecuTorch 1.3 still makes otherwise, a sentence each.
     """
 
     content: dict[str, Any]
@@ -64,16 +65,7 @@ class Mended(NamedTuple):
     sentences: list[str]
     strings: int
     unmerged: list[str]
-
-    def in_android(self) -> list[str]:
-        """What Android's library of ExecuTorch 1.3 makes otherwise, a sentence each."""
-        if not self.unmerged:
-            return []
-        words = ", ".join(repr(word) for word in self.unmerged[:SHOWN])
-        return [
-            f"Android's library of ExecuTorch 1.3 does not know ignore_merges: {len(self.unmerged)} words of the "
-            f"vocabulary that no merges make, such as {words}, come in more tokens there; 1.5 makes one of each"
-        ]
+    android: list[str]
 
 
 class _Difference(NamedTuple):
@@ -106,7 +98,7 @@ def mend(path: Path, vocab_size: int, scratch: Path, chat: ChatFormat = PLAIN, b
         vocab_size: tokens that the model has.
         scratch: folder for files to try.
         chat: the compiled chat template.
-        bos_id: the token that callers have put before a text; None: they have none put there.
+        bos_id: the token that callers put before a text; None: they put none there.
 
     Raises:
         UserError: there is none; names the texts that differ.
@@ -166,8 +158,32 @@ def mend(path: Path, vocab_size: int, scratch: Path, chat: ChatFormat = PLAIN, b
             f"{len(differences)} of {len(expected)} texts: {shown}. No form of the file that it reads alike was found; "
             "use a model with a byte-level BPE tokenizer, or one like Llama's"
         )
-    merged_only = unmerged if original["model"].get("ignore_merges") else []
-    return Mended(content, *duties, sentences, len(expected), merged_only)
+    return Mended(content, *duties, sentences, len(expected), unmerged, _in_android(content, unmerged))
+
+
+def _in_android(content: dict[str, Any], unmerged: Sequence[str]) -> list[str]:
+    """What Android's library of ExecuTorch 1.3 makes otherwise, where no form of the file helps, a sentence each."""
+    said = []
+    if unmerged and content["model"].get("ignore_merges"):
+        words = ", ".join(repr(word) for word in unmerged[:SHOWN])
+        said.append(
+            f"Android's library of ExecuTorch 1.3 does not know ignore_merges: {len(unmerged)} words of the "
+            f"vocabulary that no merges make, such as {words}, come in more tokens there; 1.5 makes one of each"
+        )
+    added = [token["content"] for token in content["added_tokens"]]
+    if longer := extensions(added):
+        names = ", ".join(longer[:SHOWN])
+        said.append(
+            f"Android's library of ExecuTorch 1.3 takes the shorter of two added tokens that begin alike: {names} "
+            "are others there; 1.5 takes the longer one"
+        )
+    return said
+
+
+def extensions(tokens: Sequence[str]) -> list[str]:
+    """Those that begin with another."""
+    known = set(tokens)
+    return [token for token in tokens if any(token[:end] in known for end in range(1, len(token)))]
 
 
 class _Duties(NamedTuple):
@@ -287,11 +303,12 @@ def _compare(
         rights = (back, given, _BYTES.sub(_character, back))
         if not any(said.endswith(right) and said.lstrip(" ") == right.lstrip(" ") for right in rights):
             differences.append(_Difference(text, back, said))
-    if bos_id is not None:
-        word = "Hello"
-        right = [bos_id, *again.encode(word, add_special_tokens=False).ids]
-        if (started := _encode(phone, word, 1)) != right:
-            differences.append(_Difference(f"{word} with the begin-of-text token", right, started))
+    if bos_id is not None:  # put there as text: Android's 1.3 has an option for it, and does nothing
+        for word in ("Hello", " two  words\n", "模型"):
+            begun = f"{again.id_to_token(bos_id)}{word}"
+            right = [bos_id, *again.encode(word, add_special_tokens=False).ids]
+            if (started := _encode(phone, normalize(begun, *duties))) != right:
+                differences.append(_Difference(begun, right, started))
     # A model may say what no text becomes, such as a single byte.
     for token, number in again.get_vocab().items():
         said = _decode(phone, [number])
@@ -324,9 +341,9 @@ def _unloadable(content: dict[str, Any], scratch: Path) -> str:
     return f"its model ({content['model'].get('type')})"
 
 
-def _encode(phone: Any, text: str, bos: int = 0) -> list[int] | str:
+def _encode(phone: Any, text: str) -> list[int] | str:
     try:
-        return list(phone.encode(text, bos, 0))
+        return list(phone.encode(text, 0, 0))
     except (RuntimeError, ValueError) as error:
         return reason(error)
 

@@ -385,10 +385,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
         path = folder / tokenizer.FILE
         mended = tokenizer.mend(path, facts.vocab_size, out, facts.chat, facts.fed_bos_id)
         tokenizer.save(mended.content, out / tokenizer.FILE)
-        older = mended.in_android()
-        warnings += [f"{path}: {sentence}" for sentence in older]
+        warnings += [f"{path}: {sentence}" for sentence in mended.android]
         parity = TokenizerParity(
-            runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences, android=older
+            runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences, android=mended.android
         )
         update = {"normalization": mended.normalization, "lstrip": mended.lstrip, "rstrip": mended.rstrip}
         facts = facts.model_copy(update={**update, "parity": parity})

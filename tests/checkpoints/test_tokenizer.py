@@ -97,7 +97,7 @@ def test_words_that_android_splits_are_named(tmp_path):
     found = mend(path, 128256, tmp_path)
     assert len(found.unmerged) == 588
     assert {" Việt", " nhiều", " характер"} <= set(found.unmerged)
-    (sentence,) = found.in_android()
+    (sentence,) = found.android
     assert "588 words" in sentence
     assert "' việc'" in sentence
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -392,16 +392,15 @@ def placed(single, **parts):
     return tokenizer
 
 
-def test_the_begin_of_text_token_alone_is_put_before_a_text(tmp_path):
+@pytest.mark.parametrize("single", ["<s> $A", "<s> $A </s>"])
+def test_the_begin_of_text_token_is_put_before_a_text_as_text(single, tmp_path):
     path = tmp_path / "original.json"
-    begins = placed("<s> $A")
-    begins.save(str(path))
-    assert mend(path, 1000, tmp_path, bos_id=begins.token_to_id("<s>")).sentences == []
-    ends = placed("<s> $A </s>")
-    ends.save(str(path))
-    assert mend(path, 1000, tmp_path).sentences == []  # behind a chat template nobody asks for them
-    with pytest.raises(UserError, match="'Hello with the begin-of-text token' becomes"):
-        mend(path, 1000, tmp_path, bos_id=ends.token_to_id("<s>"))
+    tokenizer = placed(single)
+    tokenizer.save(str(path))
+    bos_id = tokenizer.token_to_id("<s>")
+    assert mend(path, 1000, tmp_path, bos_id=bos_id).sentences == []
+    with pytest.raises(UserError, match="'ĠHello' becomes"):  # no added token
+        mend(path, 1000, tmp_path, bos_id=tokenizer.token_to_id("Ġ"))
 
 
 def unigram():
