@@ -109,6 +109,11 @@ class TokenizerParity(Model):
         description="What was changed in the bundle's tokenizer so that they are the same, a sentence each; empty: it "
         "is the original's.",
     )
+    android: list[str] = Field(
+        default=[],
+        description="What the older tokenizer in Android's library of ExecuTorch 1.3 still makes otherwise, a sentence "
+        "each.",
+    )
 
 
 class Tokenizer(Model):
@@ -117,6 +122,11 @@ class Tokenizer(Model):
     file: FileName = Field(description="Path of the tokenizer inside the bundle.")
     kind: Literal["hf-json"] = Field(default="hf-json", description="'hf-json': a Hugging Face tokenizer.json.")
     bos_id: int | None = Field(default=None, ge=0, description="Id of the begin-of-text token; null if it has none.")
+    bos_token: str | None = Field(
+        default=None,
+        description="Text of that token: before a text it is encoded as the token. Android's library of ExecuTorch 1.3 "
+        "has an option for it that does nothing.",
+    )
     eos_ids: list[Annotated[int, Field(ge=0)]] = Field(
         description="Ids at which generation stops; never shown or fed. Of an embedding: none."
     )
@@ -129,6 +139,14 @@ class Tokenizer(Model):
         default=None,
         description="Unicode normalization to apply to each text before it is encoded, because the tokenizer's file "
         "leaves it to the caller; null: none. It may be applied to a whole prompt.",
+    )
+    lstrip: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        description="Added tokens that take the white space before them with them, which the runtime's tokenizer does "
+        "not know: leave it out of each text before it is encoded, and before the normalization.",
+    )
+    rstrip: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[], description="The same of white space behind these added tokens."
     )
     parity: TokenizerParity | None = Field(default=None, description="Null in a bundle of an older version.")
 

@@ -54,12 +54,15 @@ class Facts(BaseModel):
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
         tied_head: the checkpoint has no head of its own.
+        bos_token: the text of `bos_id`.
         eos_ids: tokens that end an answer.
         adds_bos: the tokenizer puts BOS before plain text.
         special_tokens: texts that are never shown.
         chat: the compiled chat template.
         pooling: how an encoder makes an embedding of a text; None for a model that answers.
         normalization: what is done to each text before the bundle's tokenizer gets it.
+        lstrip: tokens before which white space is left out then.
+        rstrip: tokens behind which it is.
         parity: of that tokenizer with the original's; None before it was compared, and of an encoder.
         sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
     """
@@ -78,6 +81,7 @@ class Facts(BaseModel):
     max_position: int
     tied_head: bool
     bos_id: int | None
+    bos_token: str | None = None
     eos_ids: tuple[int, ...]
     adds_bos: bool
     special_tokens: tuple[str, ...]
@@ -87,21 +91,31 @@ class Facts(BaseModel):
     licence: str | None
     stored: str | None = None
     normalization: Form | None = None
+    lstrip: tuple[str, ...] = ()
+    rstrip: tuple[str, ...] = ()
     parity: manifest.TokenizerParity | None = None
 
     def write(self, folder: Path) -> None:
         """Write `facts.json` into a folder."""
         (folder / FILE).write_text(self.model_dump_json(indent=2))
 
+    @property
+    def fed_bos_id(self) -> int | None:
+        """The begin-of-text token where callers put it before a conversation: a chat template has it already."""
+        return self.bos_id if self.chat.is_plain and self.adds_bos else None
+
     def manifest_tokenizer(self) -> manifest.Tokenizer:
         """The tokenizer as the manifest describes it."""
         return manifest.Tokenizer(
             file=TOKENIZER,
             bos_id=self.bos_id,
+            bos_token=self.bos_token,
             eos_ids=list(self.eos_ids),
             adds_bos=self.adds_bos,
             special_tokens=list(self.special_tokens),
             normalization=self.normalization,
+            lstrip=list(self.lstrip),
+            rstrip=list(self.rstrip),
             parity=self.parity,
         )
 
@@ -109,7 +123,7 @@ class Facts(BaseModel):
         """The chat as the manifest describes it."""
         return manifest.Chat(
             segments=self.chat,
-            add_bos=self.chat.is_plain and self.adds_bos,
+            add_bos=self.fed_bos_id is not None,
             sampling=manifest.Sampling.model_validate(self.sampling),
             system_prompt=system_prompt,
         )
@@ -183,6 +197,7 @@ def read_facts(folder: Path) -> Facts:
         ),
         tied_head="lm_head.weight" not in layout,
         bos_id=bos_id,
+        bos_token=None if bos_id is None else tokenizer.id_to_token(bos_id),
         eos_ids=()
         if encodes
         else _eos_ids(folder, (generation, text, config), named, stop_token(chat, specials), tokenizer, vocab_size),

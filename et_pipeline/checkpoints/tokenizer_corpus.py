@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from et_pipeline.chat_template import ChatFormat
 
 SENTENCES = (
     "The train to the coast leaves at a quarter past nine, doesn't it?",
@@ -177,6 +181,10 @@ SPECIAL = (
 )
 _RUNS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33)
 LONG = 10_000  # characters
+FLAGS = ("special", "normalized", "single_word", "lstrip", "rstrip")  # of an added token
+MOST_TOKENS = 60  # of a kind
+MOST_WORDS = 1000
+ANSWER = "Fine, thanks."
 
 
 def corpus() -> list[str]:
@@ -205,3 +213,58 @@ def corpus() -> list[str]:
     mixed = "".join((*SENTENCES, *CODE, *EMOJI))
     texts.append((mixed * (LONG // len(mixed) + 1))[:LONG])
     return list(dict.fromkeys(texts))
+
+
+def of_tokens(added: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Texts made of a tokenizer's own added tokens: beside white space and words, in other letters, side by side.
+
+    Args:
+        added: `added_tokens` of a tokenizer.json; if they are many, some of each kind are taken, spread over all.
+    """
+    kinds: dict[tuple[bool, ...], list[str]] = {}
+    for each in added:
+        kinds.setdefault(tuple(bool(each.get(flag)) for flag in FLAGS), []).append(each["content"])
+    tokens = [each["content"] for each in added]
+    chosen = [token for same in kinds.values() for token in same[:: -(-len(same) // MOST_TOKENS)]]
+    texts: list[str] = []
+    for token, following in zip(chosen, [*chosen[1:], *chosen[:1]], strict=True):
+        for space in ("", " ", "\n", "\t", "\u00a0", " \n "):
+            texts += [f"a{space}{token}{space}b", f"{token}{space}{token}", f"{token}{space}{following}"]
+            texts += [f"{space}{token}", f"{token}{space}"]
+        texts += [f"a {token}b", f"a{token} b", f".{token}.", f"_{token}_", f"a{token[:-1]} {token[-1:]}b"]
+        texts += [f"a {each} b{each}c" for each in (token.upper(), token.lower(), token.title())]
+    # What white space alone keeps from being another token.
+    longer = [(token, other) for token in chosen for other in tokens if other != token and other.startswith(token)]
+    texts += [f"a {token} {other[len(token) :]} {other}" for token, other in longer[:MOST_TOKENS]]
+    return list(dict.fromkeys(texts))
+
+
+def of_words(words: Sequence[str]) -> list[str]:
+    """Texts in which words stand alone, first and behind a space."""
+    return [f"{word} {word}" for word in words[:: -(-len(words) // MOST_WORDS) or 1]]
+
+
+def conversations(chat: ChatFormat) -> list[str]:
+    """Texts of whole conversations of one to three turns, with a system message and without, as they are fed."""
+    said = ("Hello", "  two  lines\n\nof text ", "Wie spät ist es?\n", "def f(x):\n    return x", "模型 🙂 e\u0301")
+    texts = []
+    for turns in (1, 2, 3):
+        for shift in range(len(said)):
+            messages = [{"role": "user", "content": said[shift]}]
+            for turn in range(1, turns):
+                messages.append({"role": "assistant", "content": said[(shift + turn + 2) % len(said)]})
+                messages.append({"role": "user", "content": said[(shift + turn) % len(said)]})
+            texts.append(chat.render(messages))
+            if chat.supports_system:
+                texts.append(chat.render([{"role": "system", "content": said[shift - 1]}, *messages]))
+    return list(dict.fromkeys(texts))
+
+
+def next_turns(chat: ChatFormat) -> list[tuple[str, str]]:
+    """A conversation up to its last turn in full, and what of it is fed for that turn."""
+    pairs = []
+    for text in ("Hello", "two\nlines", "模型 🙂"):
+        first = {"role": "user", "content": "How are you?"}
+        messages = [first, {"role": "assistant", "content": ANSWER}, {"role": "user", "content": text}]
+        pairs.append((chat.render(messages), chat.next_turn(text)))
+    return pairs

@@ -83,7 +83,7 @@ class DeployedModel(TemplateLM):
         if add_special_tokens is None:
             begin = self.encoder.id_to_token(self.prefix_token_id)
             add_special_tokens = begin is None or not string.startswith(begin)
-        given = normalize(string, self.special.normalization)
+        given = normalize(string, self.special.normalization, self.special.lstrip, self.special.rstrip)
         return self.encoder.encode(given, add_special_tokens=add_special_tokens).ids
 
     def _loglikelihood_tokens(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, Self
 
 import torch
@@ -104,6 +105,8 @@ class ChatSession:
         sampling: bundle.Sampling = GREEDY,
         seed: int = 0,
         normalization: Form | None = None,
+        lstrip: Sequence[str] = (),
+        rstrip: Sequence[str] = (),
     ) -> None:
         """Makes an empty conversation.
 
@@ -119,6 +122,8 @@ class ChatSession:
             sampling: How the next token is chosen.
             seed: Of the sampling.
             normalization: What is done to each text before the tokenizer gets it.
+            lstrip: Tokens before which white space is left out then.
+            rstrip: Tokens behind which it is.
         """
         self._program = program
         self._tokenizer = tokenizer
@@ -129,7 +134,7 @@ class ChatSession:
         self._first_ids = list(first_ids)
         self._system_prompt = system_prompt
         self._sampling = sampling
-        self._normalization = normalization
+        self._normalized = partial(normalize, form=normalization, lstrip=lstrip, rstrip=rstrip)
         self._generator = torch.Generator().manual_seed(seed)
         self.last: Answer | None = None
         self.reset()
@@ -161,6 +166,8 @@ class ChatSession:
             sampling=sampling or chat.sampling,
             seed=seed,
             normalization=info.normalization,
+            lstrip=info.lstrip,
+            rstrip=info.rstrip,
         )
 
     @property
@@ -251,8 +258,7 @@ class ChatSession:
             before, new_text = self._first_ids, self._segments.render(messages)
         else:
             before, new_text = self._pending, self._segments.next_turn(text)
-        fed = normalize(new_text, self._normalization)
-        return [*before, *self._tokenizer.encode(fed, add_special_tokens=False).ids]
+        return [*before, *self._tokenizer.encode(self._normalized(new_text), add_special_tokens=False).ids]
 
 
 def greedy_answer(

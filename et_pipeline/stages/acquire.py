@@ -393,7 +393,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     """Read and check all of the checkpoint but its weights; write `facts.json`, and the tokenizer for phones.
 
     Returns:
-        `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over.
+        `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over, and on each that a
+        runtime which phones have makes otherwise.
 
     Raises:
         UserError: as `glance`; or tensors do not fit the config, or phones would read the tokenizer otherwise.
@@ -403,15 +404,20 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     config = prepare_model(folder).model.config
     # As the family's own class has it, with what it fills in where config.json says nothing.
     facts = facts.model_copy(update={"windows": layer_windows(config.to_dict(), facts.layers)})
-    if facts.pooling is None:
-        mended = tokenizer.mend(folder / tokenizer.FILE, facts.vocab_size, out, facts.chat.start_to_user)
-        tokenizer.save(mended.content, out / tokenizer.FILE)
-        parity = TokenizerParity(runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences)
-        facts = facts.model_copy(update={"normalization": mended.normalization, "parity": parity})
-    facts.write(out)
-    tick(1, 1)
     warnings = [*unused_files(folder), *config_warnings(folder)]
     warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
+    if facts.pooling is None:
+        path = folder / tokenizer.FILE
+        mended = tokenizer.mend(path, facts.vocab_size, out, facts.chat, facts.fed_bos_id)
+        tokenizer.save(mended.content, out / tokenizer.FILE)
+        warnings += [f"{path}: {sentence}" for sentence in mended.android]
+        parity = TokenizerParity(
+            runtime=tokenizer.runtime(), strings=mended.strings, mended=mended.sentences, android=mended.android
+        )
+        update = {"normalization": mended.normalization, "lstrip": mended.lstrip, "rstrip": mended.rstrip}
+        facts = facts.model_copy(update={**update, "parity": parity})
+    facts.write(out)
+    tick(1, 1)
     return {"parameters": facts.parameters, "warnings": warnings}
 
 

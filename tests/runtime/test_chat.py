@@ -123,6 +123,14 @@ def test_a_stopped_answer_goes_on_being_part_of_the_chat():
     assert program.cache == [*before, *ids(CHATML.next_turn("more") + "ok")]
 
 
+def test_white_space_that_tokens_take_with_them_is_not_fed():
+    session, program = session_of("One.", "Two.", lstrip=["<|im_end|>"], rstrip=["<|im_start|>", "user"])
+    for question in ("a user  <|im_end|>", "more"):
+        list(session.ask(question))
+    assert program.prefilled[0] == ids("<|im_start|>usera user<|im_end|><|im_end|>\n<|im_start|>assistant\n")
+    assert program.prefilled[1] == ids("<|im_end|>\n<|im_start|>usermore<|im_end|>\n<|im_start|>assistant\n")
+
+
 def test_the_first_ids_are_fed_once():
     session, program = session_of("b", "d", segments=PLAIN, first_ids=[299])
     list(session.ask("a"))

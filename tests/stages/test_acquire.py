@@ -129,6 +129,25 @@ def test_run_writes_the_facts(tiny_llama, tmp_path):
     assert figures["parameters"] == facts.parameters
 
 
+def test_what_the_tokenizer_leaves_to_the_caller_and_what_android_makes_otherwise_is_told(place, tmp_path):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_assistant.CHECKPOINT, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for token in content["added_tokens"]:
+        token["rstrip"] = token["content"] == "<|user|>"
+    rare = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    content["model"]["merges"] = [merge for merge in content["model"]["merges"] if "".join(merge) != rare]
+    content["model"]["ignore_merges"] = True
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (warning,) = acquire.run({"checkpoint": folder}, tmp_path, ignore, form=FORM)["warnings"]
+    assert "does not know ignore_merges: 1 words of the vocabulary" in warning
+    told = Facts.read(tmp_path).manifest_tokenizer()
+    assert (told.lstrip, told.rstrip, told.bos_token) == ([], ["<|user|>"], "<|begin|>")
+    assert told.parity.mended == ["white space behind <|user|> is left out by the caller"]
+    assert warning.endswith(told.parity.android[0])
+
+
 def test_random_weights_are_made_once_per_architecture_and_seed(place, in_process):
     ticks = []
     folder = acquire.resolve(RANDOM, 0, dataclasses.replace(place, tick=lambda *tick: ticks.append(tick)))

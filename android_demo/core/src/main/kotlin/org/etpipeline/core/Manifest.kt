@@ -114,17 +114,25 @@ data class Program(
 }
 
 @Serializable
-data class TokenizerParity(val runtime: String, val strings: Int, val mended: List<String> = emptyList())
+data class TokenizerParity(
+    val runtime: String,
+    val strings: Int,
+    val mended: List<String> = emptyList(),
+    val android: List<String> = emptyList(),
+)
 
 @Serializable
 data class Tokenizer(
     val file: String,
     val kind: String = "hf-json",
     @SerialName("bos_id") val bosId: Long? = null,
+    @SerialName("bos_token") val bosToken: String? = null,
     @SerialName("eos_ids") val eosIds: List<Long>,
     @SerialName("adds_bos") val addsBos: Boolean,
     @SerialName("special_tokens") val specialTokens: List<String> = emptyList(),
     val normalization: String? = null,
+    val lstrip: List<String> = emptyList(),
+    val rstrip: List<String> = emptyList(),
     val parity: TokenizerParity? = null,
 ) {
     companion object {

@@ -202,6 +202,8 @@ private fun checkTokenizer(tokenizer: Tokenizer) {
         "tokenizer.normalization",
         "must be one of ${Tokenizer.NORMALIZATIONS.joinToString()}",
     )
+    rule(tokenizer.lstrip.none { it.isEmpty() }, "tokenizer.lstrip", "must not be empty texts")
+    rule(tokenizer.rstrip.none { it.isEmpty() }, "tokenizer.rstrip", "must not be empty texts")
     tokenizer.parity?.let { rule(it.strings >= 1, "tokenizer.parity.strings", "must be at least 1") }
 }
 

@@ -89,7 +89,9 @@ class ReadManifestTest {
         var text = edited("version", "4")
         for (field in VERSION_5) text = edited(field, null, text)
         val unseen = now.quality.copy(witness = null)
-        val plain = now.tokenizer.copy(normalization = null, parity = null)
+        val plain = now.tokenizer.copy(
+            bosToken = null, normalization = null, lstrip = emptyList(), rstrip = emptyList(), parity = null,
+        )
         val fourth = now.copy(version = 4, quality = unseen, tokenizer = plain)
         assertEquals(fourth, readManifest(text))
         text = edited("version", "3", text)
@@ -281,6 +283,8 @@ class ReadManifestTest {
             "quality.witness.name" to "\"us\"",
             "quality.witness.agreement.top1" to "1.1",
             "tokenizer.normalization" to "\"NFZ\"",
+            "tokenizer.lstrip" to "[\"\"]",
+            "tokenizer.rstrip" to "[\"\"]",
             "tokenizer.parity.strings" to "0",
             "quality.gate.passed" to "false",
             "speed.0.threads" to "0",
@@ -350,6 +354,8 @@ class ReadManifestTest {
             "recipe", "hexagon", "signature", "notice", "twin", "delegated_operators", "fallback_reasons", "memory",
             "quality", "speed", "stages",
         ).map { "programs.0.$it" } + "quality.greedy"
-        val VERSION_5 = listOf("quality.witness", "tokenizer.normalization", "tokenizer.parity")
+        val VERSION_5 =
+            listOf("quality.witness") +
+                listOf("bos_token", "normalization", "lstrip", "rstrip", "parity").map { "tokenizer.$it" }
     }
 }

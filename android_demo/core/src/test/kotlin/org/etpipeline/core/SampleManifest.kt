@@ -47,9 +47,13 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
             "stages": {}
           }],
           "tokenizer": {
-            "file": "tokenizer.json", "kind": "hf-json", "bos_id": 1, "eos_ids": [2], "adds_bos": false,
+            "file": "tokenizer.json", "kind": "hf-json", "bos_id": 1, "bos_token": "<|begin|>", "eos_ids": [2], "adds_bos": false,
             "special_tokens": ["<|begin|>", "<|end|>"], "normalization": "NFC",
-            "parity": {"runtime": "pytorch_tokenizers 1.5.0", "strings": 600, "mended": ["NFC is left to the caller"]}
+            "lstrip": ["<|begin|>"], "rstrip": ["<|end|>"],
+            "parity": {
+              "runtime": "pytorch_tokenizers 1.5.0", "strings": 600, "mended": ["NFC is left to the caller"],
+              "android": ["ignore_merges is not known"]
+            }
           },
           "chat": {
             "segments": {

@@ -42,6 +42,7 @@ val QAIRT_VERSION: String? = null
  *   the budget is enforced by counting.
  * - The native runner forgets a `stop()` that comes before its second token: each further callback asks again.
  * - It puts no text, and says nothing, from the first byte that is no UTF-8 to the end of that generation.
+ * - `numBos` puts nothing before a prompt: its text does.
  * - `LlmModuleConfig.dataPath` is "" unless set, and loading fails then.
  * - Loading a second program with `Module` or `LlmModule` replaces the process's thread pool, and a model that was
  *   loaded before crashes at its next token: one engine at a time, in a process.
@@ -51,7 +52,10 @@ val QAIRT_VERSION: String? = null
  * @param maxContext length of the context in tokens, as the manifest says.
  * @param specialTokens of the manifest's tokenizer: an answer that the model ends itself ends with one.
  * @param weights the `.ptd` file with the program's weights, if they are not in the program.
+ * @param bosToken of the manifest's tokenizer: the text that begins a prompt which asks for it.
  * @param normalization of the manifest's tokenizer: Unicode's form of prompts that its file leaves to the caller.
+ * @param lstrip of the manifest's tokenizer: tokens before which white space of a prompt is left out.
+ * @param rstrip of the manifest's tokenizer: tokens behind which it is.
  */
 class ExecuTorchEngine(
     private val program: File,
@@ -59,7 +63,10 @@ class ExecuTorchEngine(
     private val maxContext: Int,
     private val specialTokens: Collection<String> = emptyList(),
     private val weights: File? = null,
+    private val bosToken: String? = null,
     private val normalization: String? = null,
+    private val lstrip: List<String> = emptyList(),
+    private val rstrip: List<String> = emptyList(),
 ) : LlmEngine {
     private val thread = Executors.newSingleThreadExecutor { Thread(it, "llm") }
     private val dispatcher = thread.asCoroutineDispatcher()
@@ -74,6 +81,20 @@ class ExecuTorchEngine(
 
     override val uses: Long get() = counter.get()
 
+    /** The prompt as the tokenizer's file wants it. */
+    private fun prepared(prompt: String): String {
+        var text = prompt
+        for (token in lstrip) {
+            val parts = text.split(token)
+            text = (parts.dropLast(1).map { it.trimEnd(*WHITE_SPACE) } + parts.last()).joinToString(token)
+        }
+        for (token in rstrip) {
+            val parts = text.split(token)
+            text = (parts.take(1) + parts.drop(1).map { it.trimStart(*WHITE_SPACE) }).joinToString(token)
+        }
+        return normalization?.let { Normalizer.normalize(text, Normalizer.Form.valueOf(it)) } ?: text
+    }
+
     override suspend fun load(): Long = onThread {
         if (module != null) return@onThread 0
         val started = System.nanoTime()
@@ -87,7 +108,7 @@ class ExecuTorchEngine(
         onPiece: (String) -> Boolean,
     ): Generation {
         require(prompt.isNotEmpty() && request.maxNewTokens > 0) { "nothing to do" }
-        val text = normalization?.let { Normalizer.normalize(prompt, Normalizer.Form.valueOf(it)) } ?: prompt
+        val text = prepared(if (request.addBos) checkNotNull(bosToken) { "there is no bosToken" } + prompt else prompt)
         val ticket = asked.incrementAndGet()
         return onThread {
             counter.incrementAndGet()
@@ -144,7 +165,7 @@ class ExecuTorchEngine(
             .echo(false)
             .seqLen(most)
             .temperature(request.temperature)
-            .numBos(if (request.addBos) 1 else 0)
+            .numBos(0)
             .numEos(0)
             .build()
         val before = position
@@ -274,6 +295,10 @@ class ExecuTorchEngine(
 
     private companion object {
         const val INVALID_ARGUMENT = 18
+
+        /** Unicode's White_Space: what Hugging Face's tokenizers leave out beside such tokens. */
+        val WHITE_SPACE = ("\t\n\u000b\u000c\r \u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000".toList() +
+            ('\u2000'..'\u200a')).toCharArray()
     }
 }
 

@@ -179,6 +179,9 @@ private fun executorchEngine(bundle: StoredBundle, program: Program): LlmEngine 
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
         weights = program.weights.singleOrNull()?.let { File(bundle.folder, it) },
+        bosToken = manifest.tokenizer.bosToken,
         normalization = manifest.tokenizer.normalization,
+        lstrip = manifest.tokenizer.lstrip,
+        rstrip = manifest.tokenizer.rstrip,
     )
 }

@@ -58,8 +58,14 @@ class EngineContractTest {
         weights: File? = this.weights,
         normalization: String? = null,
     ): ExecuTorchEngine =
-        ExecuTorchEngine(pte, tokenizer, program.maxContext, manifest.tokenizer.specialTokens, weights, normalization)
-            .also { opened += it }
+        ExecuTorchEngine(
+            pte,
+            tokenizer,
+            program.maxContext,
+            manifest.tokenizer.specialTokens,
+            weights,
+            normalization = normalization,
+        ).also { opened += it }
 
     private class Said(val text: String, val generation: Generation)
 

@@ -34,7 +34,10 @@ suspend fun ask(folder: File, question: String): String {
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
         weights = program.weights.singleOrNull()?.let { File(folder, it) },
+        bosToken = manifest.tokenizer.bosToken,
         normalization = manifest.tokenizer.normalization,
+        lstrip = manifest.tokenizer.lstrip,
+        rstrip = manifest.tokenizer.rstrip,
     )
     engine.use {
         val chat = ChatSession(it, manifest.chat, manifest.tokenizer.specialTokens)
