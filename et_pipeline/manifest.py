@@ -3,9 +3,10 @@
 These classes are the contract with the Android app. The JSON Schema in `manifest.schema.json` is made from them
 (`python -m et_pipeline.manifest`), and their descriptions are what an app developer reads. Readers refuse fields that
 they do not know, so any change of the fields raises `VERSION`. Version 2 only added to version 1 (weights beside a
-program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), and version 4
-to version 3 (quality on a text, and what is left of a source's own quantization), and version 5 to version 4 (the
-witness of the original, and what was done to the tokenizer), so bundles of all of them are read.
+program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), version 4 to
+version 3 (quality on a text, and what is left of a source's own quantization), version 5 to version 4 (the witness of
+the original, and what was done to the tokenizer), and version 6 to version 5 (white space that the caller leaves out),
+so bundles of all of them are read.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from et_pipeline.chat_template import ChatFormat
 from et_pipeline.errors import UserError
 
 FORMAT: Final = "et_pipeline.bundle"
-VERSION: Final = 5
-READABLE: Final = (1, 2, 3, 4, 5)
+VERSION: Final = 6
+READABLE: Final = (1, 2, 3, 4, 5, 6)
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 MAX_MANIFEST_BYTES = 16 * 2**20  # far above any real one; a reader must not be made to load gigabytes of JSON
@@ -557,7 +558,7 @@ class Manifest(Model):
     """Everything an app needs to know about a bundle without opening a .pte file."""
 
     format: Literal["et_pipeline.bundle"] = Field(default=FORMAT, description="Always 'et_pipeline.bundle'.")
-    version: Literal[1, 2, 3, 4, 5] = Field(
+    version: Literal[1, 2, 3, 4, 5, 6] = Field(
         default=VERSION,
         description="Version of this format; refuse one that you do not know. Each only adds to the last.",
     )

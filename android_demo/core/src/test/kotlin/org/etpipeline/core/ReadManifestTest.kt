@@ -72,10 +72,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("6", 5), problemOf { readManifest(edited("version", "6")) })
+        assertEquals(Problem.NewerManifest("7", 6), problemOf { readManifest(edited("version", "7")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 7, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("7", 5), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 8, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("8", 6), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }

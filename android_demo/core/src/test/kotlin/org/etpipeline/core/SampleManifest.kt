@@ -25,7 +25,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     return """
         {
           "format": "et_pipeline.bundle",
-          "version": 5,
+          "version": 6,
           "what": {
             "task": "text-generation",
             "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
