@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
 from et_pipeline.checkpoints.config import put_right, read_config
 from et_pipeline.checkpoints.hub import network_errors
-from et_pipeline.checkpoints.reader import INDEX, SINGLE
+from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
 

@@ -9,7 +9,8 @@ import yaml
 from et_pipeline import CONF, tiny_assistant
 from et_pipeline.architecture import FAMILIES, check_context, layer_windows, longest_context, read_architecture
 from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.reader import build_skeleton, read_layout
+from et_pipeline.checkpoints.layout import read_layout
+from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
 
 # As published, or counted over the tensors of the published checkpoints; a tied head once.

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from et_pipeline.checkpoints import gguf_keys
-from et_pipeline.checkpoints.reader import build_skeleton
 from et_pipeline.checkpoints.shards import NewTensor, encode, write_checkpoint
+from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.checkpoints.tokenizer import SPACE
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen, first_line

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.checkpoints.config import is_tied
-from et_pipeline.checkpoints.reader import HEAD, TensorInfo, has_copied_head, read_layout
+from et_pipeline.checkpoints.layout import HEAD, TensorInfo, has_copied_head, read_layout
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:

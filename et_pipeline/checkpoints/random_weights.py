@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints.reader import build_skeleton
 from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
+from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen
 from et_pipeline.worker import Tick

@@ -1,173 +1,25 @@
-"""Read a Hugging Face checkpoint one module at a time.
-
-The safetensors header is an 8-byte little-endian length, that many bytes of JSON, then the tensors' bytes
-(https://huggingface.co/docs/safetensors). `read_layout` looks at headers only and needs neither torch nor transformers,
-so `plan` and `acquire` can check a folder in milliseconds.
-"""
+"""Read a Hugging Face checkpoint one module at a time."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import re
-import struct
-from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
-from et_pipeline.checkpoints.config import culprit, read_config, reason, unknown_keys
+from et_pipeline.checkpoints import prequantized
+from et_pipeline.checkpoints.config import read_config
+from et_pipeline.checkpoints.layout import TensorInfo, read_layout
+from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-HEAD = "lm_head.weight"
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-
-_MAX_HEADER = 100_000_000  # safetensors' own limit
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bidirectional_attention")
-
-
-class TensorInfo(NamedTuple):
-    """Where a tensor lies and what it is; `dtype` is safetensors' name for it, such as BF16."""
-
-    file: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def read_layout(folder: Path) -> dict[str, TensorInfo]:
-    """List every tensor of a checkpoint from the safetensors headers, without reading weights.
-
-    Args:
-        folder: a folder in Hugging Face layout, with one safetensors file or an index over several.
-
-    Returns:
-        Tensor name to its file (relative to `folder`), shape and dtype.
-
-    Raises:
-        UserError: no safetensors, a pickle checkpoint, a broken or truncated file, or an index that does not match.
-    """
-    index = folder / INDEX
-    if (folder / SINGLE).is_file():  # before an index beside it, as transformers does
-        named, files = {}, [SINGLE]
-    elif index.is_file():
-        named = _read_index(index)
-        files = sorted(set(named.values()))
-    elif any((folder / name).is_file() for name in PICKLES):
-        raise UserError(
-            f"{folder} holds a pickle checkpoint (pytorch_model.bin), which can run code when it is read: "
-            "convert it to safetensors first (model.save_pretrained(folder) of transformers writes them)"
-        )
-    else:
-        raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}: point model.source at a checkpoint folder")
-    layout: dict[str, TensorInfo] = {}
-    for file in files:
-        for name, info in _read_header(folder, file).items():
-            if name in layout:
-                raise UserError(f"{folder}: tensor {name} is in both {layout[name].file} and {file}")
-            layout[name] = info
-    for name, file in named.items():
-        if name not in layout or layout[name].file != file:
-            raise UserError(f"{index} says that {file} holds {name}, but it does not: download the checkpoint again")
-    return layout
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        named = json.loads(path.read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a safetensors index ({error!r}): download the checkpoint again") from error
-    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
-        raise UserError(f"{path} is not a safetensors index: its weight_map does not name files")
-    for file in set(named.values()):
-        if Path(file).name != file or not file.endswith(".safetensors"):
-            raise UserError(f"{path} names {file!r}, which is not a safetensors file of the same folder")
-    return named
-
-
-def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
-    """Read and check one header; nothing is read or allocated on the word of a length that was not checked."""
-    path = folder / file
-    if not path.is_file():
-        raise UserError(f"{path} is missing: download the checkpoint again")
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        if len(prefix) < 8:
-            raise UserError(f"{path} is truncated: {size} bytes are too few for a safetensors file")
-        (length,) = struct.unpack("<Q", prefix)
-        if length > _MAX_HEADER:
-            raise UserError(f"{path} is not a safetensors file: its header claims {length} bytes")
-        if length > size - 8:
-            raise UserError(f"{path} is truncated: its header needs {length} bytes, and the file has {size - 8} left")
-        raw = stream.read(length)
-    try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise UserError(f"{path} is not a safetensors file: its header is no JSON") from error
-    if not isinstance(header, dict):
-        raise UserError(f"{path} is not a safetensors file: its header is no JSON object")
-    header.pop("__metadata__", None)
-    data = size - 8 - length
-    needed = 0
-    layout = {}
-    for name, entry in header.items():
-        info, end = _read_entry(path, file, name, entry)
-        layout[name] = info
-        needed = max(needed, end)
-    if needed > data:
-        raise UserError(f"{path} is truncated: its tensors need {needed} bytes, and the file has {data}")
-    if needed < data:
-        raise UserError(f"{path} is damaged: {data - needed} bytes follow its last tensor")
-    return layout
-
-
-def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInfo, int]:
-    """Check one tensor's entry; returns it with the offset of its end."""
-    try:
-        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sound = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and isinstance(dtype, str)
-    except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound or end < start:
-        raise UserError(f"{path} is damaged: the header entry of tensor {name} makes no sense")
-    expected = math.prod(shape) * _DTYPE_BYTES[dtype] if dtype in _DTYPE_BYTES else None
-    if expected is not None and end - start != expected:
-        raise UserError(
-            f"{path} is damaged: tensor {name} ({dtype} {list(shape)}) has {end - start} bytes instead of {expected}"
-        )
-    return TensorInfo(file, shape, dtype), end
-
-
-def has_copied_head(folder: Path, layout: Mapping[str, TensorInfo]) -> bool:
-    """Whether a checkpoint's head is, byte by byte, its embedding."""
-    names = [name for name in layout if name.endswith("embed_tokens.weight")]
-    if HEAD not in layout or len(names) != 1:
-        return False
-    head, embedding = layout[HEAD], layout[names[0]]
-    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
-        return False
-    return all(a == b for a, b in zip(_pieces(folder, HEAD, head), _pieces(folder, names[0], embedding), strict=True))
-
-
-def _pieces(folder: Path, name: str, info: TensorInfo) -> Iterator[bytes]:
-    """A tensor's bytes, 16 MiB at a time."""
-    with (folder / info.file).open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        start, end = json.loads(stream.read(length))[name]["data_offsets"]
-        stream.seek(8 + length + start)
-        for at in range(start, end, 1 << 24):
-            yield stream.read(min(1 << 24, end - at))
 
 
 class _Source(NamedTuple):
@@ -257,7 +109,6 @@ def prepare(folder: Path) -> Prepared:
     """
     from safetensors import SafetensorError, safe_open
 
-    from et_pipeline.checkpoints import prequantized
     from et_pipeline.models.fused import fused_rows
 
     stored = read_layout(folder)
@@ -315,135 +166,6 @@ def prepare(folder: Path) -> Prepared:
 
     packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
     return Prepared(model, modules, fill, packed)
-
-
-def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Build the model of a config.json on the meta device: an encoder alone, any other with a head of its own.
-
-    Args:
-        folder: only config.json is read.
-        as_stored: name and shape the tensors as a checkpoint does; otherwise fused linears are split, as everything
-            that computes with the model wants them.
-
-    Returns:
-        The model, and for a tied head {head's tensor name: the embedding's tensor name to fill it from}.
-
-    Raises:
-        UserError: config.json is missing, unreadable, or of an unknown family.
-    """
-    from et_pipeline.models.families import adapt
-
-    config = transformers_config(folder)
-    text = config.get_text_config()
-    was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
-    # Embedding and head are quantized differently, so they cannot stay one tensor.
-    config.tie_word_embeddings = text.tie_word_embeddings = False
-    encodes = config.model_type in ENCODERS
-    model = _empty_model(folder, config)
-    if encodes:
-        model.pooler = None
-        return model, {}
-    tied = {}
-    if was_tied:
-        names = {id(module): name for name, module in model.named_modules()}
-        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-        tied[f"{names[id(head)]}.weight"] = f"{names[id(embedding)]}.weight"
-    if not as_stored:
-        adapt(model)
-    return model, tied
-
-
-def transformers_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of a checkpoint as the class of its family in transformers.
-
-    Raises:
-        UserError: config.json is missing, unreadable, or of an unknown family.
-    """
-    from transformers import PreTrainedConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    content = read_config(folder)
-    where, kind = folder / "config.json", content.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise UserError(
-            f"{where} is not a model config that transformers {metadata.version('transformers')} knows: it has "
-            f"model_type={kind!r}; code of the checkpoint's own is never run"
-        )
-    content.pop("quantization_config", None)  # its weights become floats before they get into the model
-    for values in (content, content.get("text_config", {})):
-        _drop_unread(values)
-
-    def build(values: dict[str, Any]) -> Any:
-        made: Any = CONFIG_MAPPING[kind].from_dict(values)
-        if not isinstance(made.get_text_config(), PreTrainedConfig):
-            raise ValueError(f"{kind} has no such part")
-        return made
-
-    try:
-        config = build(dict(content))
-    except Exception as error:
-        found = culprit(content, build)
-        raise UserError(f"{where} is not a model config: {f'{found}: ' if found else ''}{reason(error)}") from error
-    text = config.get_text_config()
-    if getattr(text, "pad_token_id", None) is not None and not 0 <= text.pad_token_id < text.vocab_size:
-        text.pad_token_id = None  # the family's usual one, which this vocabulary does not have
-    return config
-
-
-def _drop_unread(values: dict[str, Any]) -> None:
-    """Take out what our decoder reads of every config, where the family's own model does not read it.
-
-    transformers' config keeps any key, and its caches believe these too.
-    """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    kind = values.get("model_type")
-    if kind in CONFIG_MAPPING:
-        for key in {*_DECODERS} - {field.name for field in dataclasses.fields(CONFIG_MAPPING[kind])}:
-            values.pop(key, None)
-
-
-def config_warnings(folder: Path) -> list[str]:
-    """Keys of config.json that mean nothing to its family's class, a sentence for all of them."""
-    config, content = transformers_config(folder), read_config(folder)
-    parts = [(config, content)]
-    if "text_config" in content:
-        parts.append((config.get_text_config(), content["text_config"]))
-    names = []
-    for own, given in parts:
-        known = {field.name for field in dataclasses.fields(own)} | set(own.attribute_map)
-        names += unknown_keys(given, frozenset(known))
-    if not names:
-        return []
-    return [
-        f"{folder / 'config.json'} has {', '.join(names)}, which transformers' {config.model_type} does not know; "
-        "that is passed over, as transformers does"
-    ]
-
-
-def _empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
-    import torch
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    encodes = config.model_type in ENCODERS
-    kind, what = (AutoModel, "encoder") if encodes else (AutoModelForCausalLM, "text-generation model")
-
-    def build(configured: PreTrainedConfig) -> PreTrainedModel:
-        with torch.device("meta"):
-            model: PreTrainedModel = kind.from_config(configured, dtype=torch.float32)
-        return model
-
-    def small(values: dict[str, Any]) -> PreTrainedModel:
-        return build(type(config).from_dict({**values, "num_hidden_layers": 1, "layer_types": None}))
-
-    try:
-        return build(config)
-    except MemoryError:
-        raise
-    except Exception as error:
-        found = culprit(read_config(folder), small)
-        told = f"{found}: " if found else ""
-        raise UserError(f"{folder / 'config.json'}: no {what} can be built from it: {told}{reason(error)}") from error
 
 
 def _check_finite(tensor: torch.Tensor, what: str, first_row: int) -> None:
@@ -523,35 +245,3 @@ def _check_fit(
     for name, info in layout.items():
         if name not in known and not any(pattern.search(name) for pattern in ignored):
             raise UserError(f"{folder / info.file}: tensor {name} has no place in the model that config.json describes")
-
-
-def fill_computed_buffers(model: PreTrainedModel) -> None:
-    """Compute the unsaved buffers of a skeleton (rotary frequencies, embedding scales), as transformers does.
-
-    Raises:
-        UserError: the family has a buffer that its initializer does not set.
-    """
-    import torch
-
-    for module in model.modules():
-        names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
-        for name in names:
-            empty = module._buffers[name]
-            # NaN, or of integers such as positions -1, marks what the family's own initializer does not set.
-            if empty.is_floating_point():
-                module._buffers[name] = torch.full(empty.shape, math.nan, dtype=torch.float32)
-            else:
-                module._buffers[name] = torch.full(empty.shape, -1, dtype=empty.dtype)
-        if names:
-            model._init_weights(module)
-        for name in names:
-            value = module._buffers[name]
-            if value.is_floating_point() and bool(value.isinf().any()):
-                raise UserError(
-                    f"config.json makes {type(module).__name__}.{name} infinite; its rotary settings or sizes are wrong"
-                )
-            if bool(value.isnan().any() if value.is_floating_point() else (value < 0).any()):
-                raise UserError(
-                    f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "
-                    "so this family cannot be loaded"
-                )

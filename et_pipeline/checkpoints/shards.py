@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.cache import sha256_file
-from et_pipeline.checkpoints.reader import INDEX, SINGLE
+from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.errors import UserError
 from et_pipeline.worker import Tick
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.checkpoints.config import read_config, reason
+from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.prequantized import check_method
-from et_pipeline.checkpoints.reader import load_model, read_layout, stream_model, transformers_config
+from et_pipeline.checkpoints.reader import load_model, stream_model
+from et_pipeline.checkpoints.skeleton import transformers_config
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:

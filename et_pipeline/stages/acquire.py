@@ -18,9 +18,10 @@ from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context, layer_windows
 from et_pipeline.checkpoints import hub, tokenizer
 from et_pipeline.checkpoints.facts import Facts, generation_warnings, read_facts
-from et_pipeline.checkpoints.reader import INDEX, SINGLE, config_warnings, read_layout
+from et_pipeline.checkpoints.layout import INDEX, SINGLE, read_layout
 from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
+from et_pipeline.checkpoints.skeleton import config_warnings
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import FILES as POOLING_FILES

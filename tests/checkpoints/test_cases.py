@@ -14,7 +14,8 @@ from et_pipeline.architecture import read_architecture
 from et_pipeline.checkpoints import witness
 from et_pipeline.checkpoints.config import put_right, read_config
 from et_pipeline.checkpoints.facts import Facts, read_facts
-from et_pipeline.checkpoints.reader import load_model, read_layout, stream_model
+from et_pipeline.checkpoints.layout import read_layout
+from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.models.decoder import Decoder
 from et_pipeline.plan import read_model

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 from et_pipeline import manifest, tiny_assistant
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.prequantized import check_method, find, floats, unpack
-from et_pipeline.checkpoints.reader import load_model, prepare, read_layout, stream_model
+from et_pipeline.checkpoints.reader import load_model, prepare, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.plan import read_model
 from et_pipeline.quantization.calibrated import quantize_calibrated

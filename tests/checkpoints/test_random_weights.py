@@ -6,8 +6,9 @@ from safetensors.torch import load_file
 
 from et_pipeline.checkpoints import random_weights
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.random_weights import RandomModel
-from et_pipeline.checkpoints.reader import load_model, read_layout
+from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 
 SHAPE = {

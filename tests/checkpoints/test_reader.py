@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from et_pipeline.checkpoints.reader import SINGLE, load_model, read_layout, stream_model
+from et_pipeline.checkpoints.layout import SINGLE, read_layout
+from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
 
 
@@ -48,7 +49,7 @@ def shard(folder):
 
 def test_layout_needs_neither_torch_nor_transformers(tiny_llama):
     code = (
-        "import sys; from pathlib import Path; from et_pipeline.checkpoints.reader import read_layout;"
+        "import sys; from pathlib import Path; from et_pipeline.checkpoints.layout import read_layout;"
         f"assert read_layout(Path({str(tiny_llama)!r}));"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

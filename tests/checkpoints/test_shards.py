@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from et_pipeline.checkpoints import shards
-from et_pipeline.checkpoints.reader import INDEX, read_layout
+from et_pipeline.checkpoints.layout import INDEX, read_layout
 from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
 from et_pipeline.errors import UserError
 

@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchao.prototype.awq.core import AWQObserver
 
-from et_pipeline.checkpoints.reader import build_skeleton, fill_computed_buffers, load_model
+from et_pipeline.checkpoints.reader import load_model
+from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
 from et_pipeline.quantization import calibrated
 from et_pipeline.quantization.calibrated import _rounded, _Walk, quantize_calibrated

@@ -1,0 +1,158 @@
+"""What the headers of a checkpoint's safetensors files say: needs neither torch nor transformers.
+
+The safetensors header is an 8-byte little-endian length, that many bytes of JSON, then the tensors' bytes
+(https://huggingface.co/docs/safetensors). Only headers are read, so `plan` and `acquire` can check a folder in
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from et_pipeline.errors import UserError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+HEAD = "lm_head.weight"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_MAX_HEADER = 100_000_000  # safetensors' own limit
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor lies and what it is; `dtype` is safetensors' name for it, such as BF16."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_layout(folder: Path) -> dict[str, TensorInfo]:
+    """List every tensor of a checkpoint from the safetensors headers, without reading weights.
+
+    Args:
+        folder: a folder in Hugging Face layout, with one safetensors file or an index over several.
+
+    Returns:
+        Tensor name to its file (relative to `folder`), shape and dtype.
+
+    Raises:
+        UserError: no safetensors, a pickle checkpoint, a broken or truncated file, or an index that does not match.
+    """
+    index = folder / INDEX
+    if (folder / SINGLE).is_file():  # before an index beside it, as transformers does
+        named, files = {}, [SINGLE]
+    elif index.is_file():
+        named = _read_index(index)
+        files = sorted(set(named.values()))
+    elif any((folder / name).is_file() for name in PICKLES):
+        raise UserError(
+            f"{folder} holds a pickle checkpoint (pytorch_model.bin), which can run code when it is read: "
+            "convert it to safetensors first (model.save_pretrained(folder) of transformers writes them)"
+        )
+    else:
+        raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}: point model.source at a checkpoint folder")
+    layout: dict[str, TensorInfo] = {}
+    for file in files:
+        for name, info in _read_header(folder, file).items():
+            if name in layout:
+                raise UserError(f"{folder}: tensor {name} is in both {layout[name].file} and {file}")
+            layout[name] = info
+    for name, file in named.items():
+        if name not in layout or layout[name].file != file:
+            raise UserError(f"{index} says that {file} holds {name}, but it does not: download the checkpoint again")
+    return layout
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        named = json.loads(path.read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a safetensors index ({error!r}): download the checkpoint again") from error
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise UserError(f"{path} is not a safetensors index: its weight_map does not name files")
+    for file in set(named.values()):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(f"{path} names {file!r}, which is not a safetensors file of the same folder")
+    return named
+
+
+def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
+    """Read and check one header; nothing is read or allocated on the word of a length that was not checked."""
+    path = folder / file
+    if not path.is_file():
+        raise UserError(f"{path} is missing: download the checkpoint again")
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise UserError(f"{path} is truncated: {size} bytes are too few for a safetensors file")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > _MAX_HEADER:
+            raise UserError(f"{path} is not a safetensors file: its header claims {length} bytes")
+        if length > size - 8:
+            raise UserError(f"{path} is truncated: its header needs {length} bytes, and the file has {size - 8} left")
+        raw = stream.read(length)
+    try:
+        header = json.loads(raw)
+    except ValueError as error:
+        raise UserError(f"{path} is not a safetensors file: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path} is not a safetensors file: its header is no JSON object")
+    header.pop("__metadata__", None)
+    data = size - 8 - length
+    needed = 0
+    layout = {}
+    for name, entry in header.items():
+        info, end = _read_entry(path, file, name, entry)
+        layout[name] = info
+        needed = max(needed, end)
+    if needed > data:
+        raise UserError(f"{path} is truncated: its tensors need {needed} bytes, and the file has {data}")
+    if needed < data:
+        raise UserError(f"{path} is damaged: {data - needed} bytes follow its last tensor")
+    return layout
+
+
+def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInfo, int]:
+    """Check one tensor's entry; returns it with the offset of its end."""
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        sound = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and isinstance(dtype, str)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound or end < start:
+        raise UserError(f"{path} is damaged: the header entry of tensor {name} makes no sense")
+    expected = math.prod(shape) * _DTYPE_BYTES[dtype] if dtype in _DTYPE_BYTES else None
+    if expected is not None and end - start != expected:
+        raise UserError(
+            f"{path} is damaged: tensor {name} ({dtype} {list(shape)}) has {end - start} bytes instead of {expected}"
+        )
+    return TensorInfo(file, shape, dtype), end
+
+
+def has_copied_head(folder: Path, layout: Mapping[str, TensorInfo]) -> bool:
+    """Whether a checkpoint's head is, byte by byte, its embedding."""
+    names = [name for name in layout if name.endswith("embed_tokens.weight")]
+    if HEAD not in layout or len(names) != 1:
+        return False
+    head, embedding = layout[HEAD], layout[names[0]]
+    if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+        return False
+    return all(a == b for a, b in zip(_pieces(folder, HEAD, head), _pieces(folder, names[0], embedding), strict=True))
+
+
+def _pieces(folder: Path, name: str, info: TensorInfo) -> Iterator[bytes]:
+    """A tensor's bytes, 16 MiB at a time."""
+    with (folder / info.file).open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        start, end = json.loads(stream.read(length))[name]["data_offsets"]
+        stream.seek(8 + length + start)
+        for at in range(start, end, 1 << 24):
+            yield stream.read(min(1 << 24, end - at))

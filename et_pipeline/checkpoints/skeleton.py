@@ -1,0 +1,179 @@
+"""A checkpoint's model without its weights, as config.json describes it, by transformers' own classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from et_pipeline.architecture import ENCODERS
+from et_pipeline.checkpoints.config import culprit, read_config, reason, unknown_keys
+from et_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bidirectional_attention")
+
+
+def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Build the model of a config.json on the meta device: an encoder alone, any other with a head of its own.
+
+    Args:
+        folder: only config.json is read.
+        as_stored: name and shape the tensors as a checkpoint does; otherwise fused linears are split, as everything
+            that computes with the model wants them.
+
+    Returns:
+        The model, and for a tied head {head's tensor name: the embedding's tensor name to fill it from}.
+
+    Raises:
+        UserError: config.json is missing, unreadable, or of an unknown family.
+    """
+    from et_pipeline.models.families import adapt
+
+    config = transformers_config(folder)
+    text = config.get_text_config()
+    was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
+    # Embedding and head are quantized differently, so they cannot stay one tensor.
+    config.tie_word_embeddings = text.tie_word_embeddings = False
+    encodes = config.model_type in ENCODERS
+    model = _empty_model(folder, config)
+    if encodes:
+        model.pooler = None
+        return model, {}
+    tied = {}
+    if was_tied:
+        names = {id(module): name for name, module in model.named_modules()}
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        tied[f"{names[id(head)]}.weight"] = f"{names[id(embedding)]}.weight"
+    if not as_stored:
+        adapt(model)
+    return model, tied
+
+
+def transformers_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a checkpoint as the class of its family in transformers.
+
+    Raises:
+        UserError: config.json is missing, unreadable, or of an unknown family.
+    """
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    content = read_config(folder)
+    where, kind = folder / "config.json", content.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"{where} is not a model config that transformers {metadata.version('transformers')} knows: it has "
+            f"model_type={kind!r}; code of the checkpoint's own is never run"
+        )
+    content.pop("quantization_config", None)  # its weights become floats before they get into the model
+    for values in (content, content.get("text_config", {})):
+        _drop_unread(values)
+
+    def build(values: dict[str, Any]) -> Any:
+        made: Any = CONFIG_MAPPING[kind].from_dict(values)
+        if not isinstance(made.get_text_config(), PreTrainedConfig):
+            raise ValueError(f"{kind} has no such part")
+        return made
+
+    try:
+        config = build(dict(content))
+    except Exception as error:
+        found = culprit(content, build)
+        raise UserError(f"{where} is not a model config: {f'{found}: ' if found else ''}{reason(error)}") from error
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is not None and not 0 <= text.pad_token_id < text.vocab_size:
+        text.pad_token_id = None  # the family's usual one, which this vocabulary does not have
+    return config
+
+
+def _drop_unread(values: dict[str, Any]) -> None:
+    """Take out what our decoder reads of every config, where the family's own model does not read it.
+
+    transformers' config keeps any key, and its caches believe these too.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind = values.get("model_type")
+    if kind in CONFIG_MAPPING:
+        for key in {*_DECODERS} - {field.name for field in dataclasses.fields(CONFIG_MAPPING[kind])}:
+            values.pop(key, None)
+
+
+def config_warnings(folder: Path) -> list[str]:
+    """Keys of config.json that mean nothing to its family's class, a sentence for all of them."""
+    config, content = transformers_config(folder), read_config(folder)
+    parts = [(config, content)]
+    if "text_config" in content:
+        parts.append((config.get_text_config(), content["text_config"]))
+    names = []
+    for own, given in parts:
+        known = {field.name for field in dataclasses.fields(own)} | set(own.attribute_map)
+        names += unknown_keys(given, frozenset(known))
+    if not names:
+        return []
+    return [
+        f"{folder / 'config.json'} has {', '.join(names)}, which transformers' {config.model_type} does not know; "
+        "that is passed over, as transformers does"
+    ]
+
+
+def _empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    encodes = config.model_type in ENCODERS
+    kind, what = (AutoModel, "encoder") if encodes else (AutoModelForCausalLM, "text-generation model")
+
+    def build(configured: PreTrainedConfig) -> PreTrainedModel:
+        with torch.device("meta"):
+            model: PreTrainedModel = kind.from_config(configured, dtype=torch.float32)
+        return model
+
+    def small(values: dict[str, Any]) -> PreTrainedModel:
+        return build(type(config).from_dict({**values, "num_hidden_layers": 1, "layer_types": None}))
+
+    try:
+        return build(config)
+    except MemoryError:
+        raise
+    except Exception as error:
+        found = culprit(read_config(folder), small)
+        told = f"{found}: " if found else ""
+        raise UserError(f"{folder / 'config.json'}: no {what} can be built from it: {told}{reason(error)}") from error
+
+
+def fill_computed_buffers(model: PreTrainedModel) -> None:
+    """Compute the unsaved buffers of a skeleton (rotary frequencies, embedding scales), as transformers does.
+
+    Raises:
+        UserError: the family has a buffer that its initializer does not set.
+    """
+    import torch
+
+    for module in model.modules():
+        names = [name for name in module._non_persistent_buffers_set if module._buffers.get(name) is not None]
+        for name in names:
+            empty = module._buffers[name]
+            # NaN, or of integers such as positions -1, marks what the family's own initializer does not set.
+            if empty.is_floating_point():
+                module._buffers[name] = torch.full(empty.shape, math.nan, dtype=torch.float32)
+            else:
+                module._buffers[name] = torch.full(empty.shape, -1, dtype=empty.dtype)
+        if names:
+            model._init_weights(module)
+        for name in names:
+            value = module._buffers[name]
+            if value.is_floating_point() and bool(value.isinf().any()):
+                raise UserError(
+                    f"config.json makes {type(module).__name__}.{name} infinite; its rotary settings or sizes are wrong"
+                )
+            if bool(value.isnan().any() if value.is_floating_point() else (value < 0).any()):
+                raise UserError(
+                    f"{type(module).__name__}.{name} is an unsaved buffer that its family does not initialize, "
+                    "so this family cannot be loaded"
+                )
