@@ -60,6 +60,7 @@ _ROPE_POSITIVE = (
 _ROPE_LISTS = ("short_factor", "long_factor")
 _ROPE_OTHER = ("rope_type", "type", "truncate", "finetuned")
 _KINDS = ("full_attention", "sliding_attention")
+_PANIC = "PanicException"  # of libraries in Rust, which is no Exception to Python
 # Keys that no class has as its field, and that its model reads all the same.
 _READ = frozenset({"rope_scaling", "rope_theta", "partial_rotary_factor", "head_dim"})
 # Keys that transformers' classes do not have, and that change nothing here.
@@ -318,7 +319,9 @@ def one_sentence(what: str) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         raise UserError(f"{what}: {reason(error)}") from error
 
 

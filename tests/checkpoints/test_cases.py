@@ -551,3 +551,11 @@ def test_a_tensor_that_is_missing_is_named_and_not_made_up(name, folder, tmp_pat
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=rf"{name.replace('.', '[.]')}|without embed_tokens"):
         acquired(folder, tmp_path / "out")
+
+
+def test_a_library_in_rust_that_panics_is_one_sentence(folder, tmp_path):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        acquired(folder, tmp_path / "out")

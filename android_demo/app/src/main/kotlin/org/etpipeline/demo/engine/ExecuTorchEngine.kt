@@ -52,7 +52,8 @@ val QAIRT_VERSION: String? = null
  * @param maxContext length of the context in tokens, as the manifest says.
  * @param specialTokens of the manifest's tokenizer: an answer that the model ends itself ends with one.
  * @param weights the `.ptd` file with the program's weights, if they are not in the program.
- * @param bosToken of the manifest's tokenizer: the text that begins a prompt which asks for it.
+ * @param bosToken of the manifest's tokenizer: the text that begins a prompt which asks for it; null, in bundles of
+ *   older versions: none does, as before.
  * @param normalization of the manifest's tokenizer: Unicode's form of prompts that its file leaves to the caller.
  * @param lstrip of the manifest's tokenizer: tokens before which white space of a prompt is left out.
  * @param rstrip of the manifest's tokenizer: tokens behind which it is.
@@ -108,7 +109,7 @@ class ExecuTorchEngine(
         onPiece: (String) -> Boolean,
     ): Generation {
         require(prompt.isNotEmpty() && request.maxNewTokens > 0) { "nothing to do" }
-        val text = prepared(if (request.addBos) checkNotNull(bosToken) { "there is no bosToken" } + prompt else prompt)
+        val text = prepared(if (request.addBos) bosToken.orEmpty() + prompt else prompt)
         val ticket = asked.incrementAndGet()
         return onThread {
             counter.incrementAndGet()
