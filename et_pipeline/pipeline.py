@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from et_pipeline import cache
+from et_pipeline import cache, forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts, read_tokenizer
 from et_pipeline.errors import StageError, UserError
@@ -68,19 +68,17 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     """
     backend = get_backend(settings.backend.name, settings.backend.soc)
 
+    kind = forms.choose(settings.model.task, settings.backend)
+
     def quantization(s: Settings) -> dict[str, BaseModel]:
         return {"quantization": s.recipe.quantization}
 
     def compiled(s: Settings) -> dict[str, BaseModel]:
-        return {"backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
+        return {"kind": kind, "backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
 
     def export(s: Settings) -> dict[str, BaseModel]:
-        # The form differs between backends, and no other setting of theirs counts here.
-        return {
-            **quantization(s),
-            "form": s.model.form,
-            "backend": Backend(name=s.backend.name, prefill=s.backend.prefill),
-        }
+        # No other setting of a backend counts here.
+        return {**quantization(s), "kind": kind, "form": s.model.form, "backend": Backend(name=s.backend.name)}
 
     if backend.calibrated:
         making = (
@@ -112,7 +110,9 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         _EXPORT_LIBRARIES,
         texts=("evaluation", "text", "gguf"),
     )
-    measure = Stage("measure", ("acquire", "lower"), lambda s: {"measure": s.measure}, ("executorch",), host=True)
+    measure = Stage(
+        "measure", ("acquire", "lower"), lambda s: {"kind": kind, "measure": s.measure}, ("executorch",), host=True
+    )
     return (*making, verify, measure) if backend.timed else (*making, verify)
 
 
@@ -257,10 +257,8 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     result = Result(checkpoint=source)
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
-        one_token = get_backend(settings.backend.name).static and not settings.backend.prefill
-        if one_token and settings.model.task != "embedding":
-            form = settings.model.model_copy(update={"prefill_chunk": 1})
-            settings = settings.model_copy(update={"model": form})
+        sizes = forms.get(forms.choose(settings.model.task, settings.backend)).fit(settings.model)
+        settings = settings.model_copy(update={"model": sizes})
         made = Made(settings)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from et_pipeline.models.external_cache import ExternalCacheDecoder
-    from et_pipeline.models.static_decoder import StaticDecoder
     from et_pipeline.settings import ExportForm
 
 
@@ -265,9 +263,14 @@ def export_decoder(decoder: Decoder) -> ExportedProgram:
     return program
 
 
-def metadata(
-    decoder: Decoder | StaticDecoder | ExternalCacheDecoder, bos_id: int, eos_ids: Sequence[int]
-) -> dict[str, Any]:
+class Sized(Protocol):
+    """A decoder of any form."""
+
+    form: ExportForm
+    config: Any
+
+
+def metadata(decoder: Sized, bos_id: int, eos_ids: Sequence[int]) -> dict[str, Any]:
     """Constant methods that ExecuTorch's LLM runner and Android's `LlmModule` read.
 
     `get_max_seq_len` is mandatory there and means the most tokens of one call; without `enable_dynamic_shape` prefill

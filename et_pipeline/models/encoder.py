@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from et_pipeline.models.pooling import Pooling
-    from et_pipeline.models.static_encoder import StaticEncoder
 
 ONE_TEXT = "et_pipeline_one_text"
 
@@ -148,7 +147,14 @@ def export_encoder(encoder: Encoder) -> ExportedProgram:
     return program
 
 
-def metadata(encoder: Encoder | StaticEncoder) -> dict[str, Any]:
+class Sized(Protocol):
+    """An encoder of any form."""
+
+    max_tokens: int
+    config: Any
+
+
+def metadata(encoder: Sized) -> dict[str, Any]:
     """Constant methods by which a program says what it is."""
     return {
         "get_max_seq_len": encoder.max_tokens,

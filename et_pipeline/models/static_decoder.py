@@ -7,7 +7,7 @@ compilers take: matrix products, softmax, lookups in tables. Rotary angles and m
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
 import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from transformers import PreTrainedModel
 
-    from et_pipeline.models.external_cache import ExternalCacheDecoder
     from et_pipeline.settings import ExportForm
 
 STATIC = "et_pipeline_static"
@@ -177,7 +176,16 @@ def export_static(decoder: StaticDecoder) -> ExportedProgram:
     return program
 
 
-def check_attended(decoder: StaticDecoder | ExternalCacheDecoder) -> None:
+class Attending(Protocol):
+    """A decoder whose attention is `static_attention`."""
+
+    cache: StaticCache
+    config: Any
+    layers: int
+    kinds: list[str]
+
+
+def check_attended(decoder: Attending) -> None:
     """Refuse a family some of whose layers did not come by our attention, with a `UserError`."""
     if decoder.cache.attended != list(range(decoder.layers)):
         raise UserError(
@@ -284,7 +292,7 @@ def _attention(
     scaling: float | None = None,
     softcap: float | None = None,
     masks: dict[str, torch.Tensor] | None = None,
-    decoder: StaticDecoder | ExternalCacheDecoder | None = None,
+    decoder: Attending | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What a transformers attention layer calls: `key` and `value` are the caches, from `Cache.update`."""

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from et_pipeline import cache, manifest
-from et_pipeline.backends import Delegation, get_backend
+from et_pipeline import cache, forms, manifest
+from et_pipeline.backends import Delegation
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts, read_tokenizer
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge, witness
 from et_pipeline.manifest import Manifest
 from et_pipeline.models.pooling import Pooling
-from et_pipeline.plan import RUNTIME_BYTES, kv_cache_bytes
+from et_pipeline.plan import RUNTIME_BYTES
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import Settings
 
@@ -75,8 +75,8 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
     facts = Facts.read(entries["acquire"].folder)
     lowered, verified = entries["lower"].figures, entries["verify"].figures
     delegation = Delegation(**lowered["delegation"])
-    embeds, static = facts.pooling is not None, get_backend(settings.backend.name).static
-    executed = bool(verified["embedding"]["quantized"] if embeds else verified["quantized"])
+    form = forms.get(forms.choose(settings.model.task, settings.backend))
+    executed = bool(verified["embedding"]["quantized"] if form.embeds else verified["quantized"])
     stem = "-".join(filter(None, (settings.backend.name, (settings.backend.soc or "").lower())))
     files = {suffix: f"{stem}.{suffix}" for suffix in ("pte", "ptd")}
     shutil.copyfile(entries["lower"].folder / "model.pte", folder / files["pte"])
@@ -95,22 +95,22 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
         ),
         soc=list(settings.backend.socs),
         hexagon=delegation.hexagon,
-        methods=["prefill_forward", "kv_forward"] if settings.backend.prefill else ["forward"],
-        signature="tokens_cache" if settings.backend.prefill else "tokens_mask" if embeds and static else "tokens",
+        methods=list(form.methods),
+        signature=form.signature,
         max_context=settings.model.max_context,
         prefill_chunk=settings.model.prefill_chunk,
         min_runtime=min_runtime(settings),
         qairt=delegation.qairt,
         notice=delegation.notice,
-        executed=executed and not settings.backend.prefill,
-        twin=executed and settings.backend.prefill,
+        executed=executed and not form.twin,
+        twin=executed and form.twin,
         delegates=delegation.delegates,
         delegated_operators=delegation.delegated_operators,
         fallback_operators=delegation.fallback_operators,
         fallback_reasons=delegation.fallback_reasons,
         memory=_memory(settings, facts, entries),
         quality=_embedding_quality(settings, verified)
-        if embeds
+        if form.embeds
         else manifest.Quality(
             agreement=manifest.Comparison(quantized=verified["quantized"], original=verified["original"])
             if executed
@@ -128,13 +128,8 @@ def _program(part: Part, source: Path, folder: Path) -> manifest.ProgramInfo:
 
 def _memory(settings: Settings, facts: Facts, entries: Mapping[str, cache.Entry]) -> manifest.Memory:
     weights = entries["lower"].figures["bytes"]
-    kv, form, windows = 0, settings.model.form, facts.windows
-    if get_backend(settings.backend.name).static:  # the whole context in every layer
-        windows = (None,) * facts.layers
-        if settings.backend.name == "qnn":  # in 16-bit integers or floats
-            form = form.model_copy(update={"kv_cache": "fp16"})
-    if facts.pooling is None:
-        kv = kv_cache_bytes(windows, facts.kv_heads, facts.head_dim, form)
+    form = forms.get(forms.choose(settings.model.task, settings.backend))
+    kv = form.kv_cache_bytes(facts, settings.model.form, settings.backend.name)
     resident = entries["measure"].figures["program_rss_bytes"] if "measure" in entries else weights + kv
     return manifest.Memory(
         weights_bytes=weights,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline import forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints import witness
 from et_pipeline.checkpoints.facts import Facts, read_tokenizer
@@ -25,27 +26,23 @@ from et_pipeline.evaluation.embedding import verify_embeddings
 from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity, text_ids, windows
 from et_pipeline.evaluation.reading import examine
 from et_pipeline.evaluation.tasks import Item, accuracy, eager_answers, read_items
+from et_pipeline.forms.base import FEEDINGS
 from et_pipeline.manifest import Agreement
-from et_pipeline.models.decoder import load_program
-from et_pipeline.models.external_cache import CacheDriver, load_programs
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC, load_quantized
 from et_pipeline.runtime.chat import greedy_answer
-from et_pipeline.runtime.program import DrivenProgram, Program, read_metadata
+from et_pipeline.runtime.program import Program
 from et_pipeline.settings import Backend, Evidence, ExportForm, Quantization, Task
 from et_pipeline.tiny_assistant import EVAL
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
     import torch
-    from torch.export import ExportedProgram
     from transformers import PreTrainedModel
 
 CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the last piece is a short one
-FEEDINGS = ("one_piece", "chunked", "token_by_token")
 SAMPLES = 4
 LONG_END = 16  # tokens
-TOKENS = 96  # of a sequence that is fed one token per call
 LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
 FEWEST_SEQUENCES = 4
 LAST_BIT = 2e-7  # relative; float32 has steps of 1.2e-7
@@ -58,6 +55,7 @@ def run(
     out: Path,
     tick: Tick,
     *,
+    kind: forms.Kind,
     quantization: Quantization,
     form: ExportForm,
     task: Task,
@@ -79,8 +77,8 @@ def run(
         the original's), `tasks` (accuracy of them in points) and `samples`. Of an encoder: see
         `verify_embeddings`.
     """
-    facts = Facts.read(inputs["acquire"])
-    if facts.pooling is not None:
+    facts, made_as = Facts.read(inputs["acquire"]), forms.get(kind)
+    if made_as.embeds:
         pte = inputs["lower"] / "model.pte"
         folders = inputs["checkpoint"], inputs["quantize"]
         how_many = form.max_context, verify.sequences
@@ -88,10 +86,9 @@ def run(
     tokenizer = read_tokenizer(inputs["checkpoint"])
     # Any real text serves the comparison of logits; the built-in items are there for every model.
     chosen = get_backend(backend.name)
-    longest = min(form.max_context, TOKENS) if chosen.static else form.prefill_chunk
-    texts = conversations(read_items(EVAL), verify.sequences, facts, tokenizer, longest)
+    texts = conversations(read_items(EVAL), verify.sequences, facts, tokenizer, made_as.sequence_length(form))
     sequences = [text.ids for text in texts]
-    long_text = [] if chosen.static else _long_text(sequences, facts.windows, form)
+    long_text = _long_text(sequences, facts.windows, form) if made_as.long else []
     scored = "evaluation" in inputs and chosen.can_execute
     items = read_items(inputs["evaluation"], verify.items_per_task) if scored else []
     prompts = [tokenizer.encode(facts.chat.render(i.messages), add_special_tokens=False).ids for i in items]
@@ -127,18 +124,14 @@ def run(
     gc.collect()
 
     def load_reference() -> Any:
-        if backend.prefill:
-            return load_programs(inputs["quantize"])
         if chosen.calibrated:
-            return load_program(inputs["quantize"]).module()
+            return made_as.reference(inputs["quantize"])
         # The quantized weights stay mapped to their files.
         return load_quantized(inputs["checkpoint"], inputs["quantize"], quantization)
 
     def reference_logits(reference: Any, sequences: Sequence[list[int]]) -> list[torch.Tensor]:
-        if backend.prefill:
-            return _driven_logits(reference, read_metadata(inputs["lower"] / "twin.pte"), sequences, advance)
         if chosen.calibrated:
-            return [_static_logits(reference, sequence, advance) for sequence in sequences]
+            return made_as.reference_logits(reference, inputs["lower"], sequences, advance)
         advance(len(sequences))
         return eager_logits(reference, form.max_context, sequences, kv_cache=form.kv_cache)
 
@@ -179,15 +172,10 @@ def run(
         nothing |= {"eager": eager, "rounding": None, "long": None, "greedy": None, "samples": []}
         return nothing | {"text": text_figures(None)}
     chosen.prepare()
-    path = inputs["lower"] / "model.pte"
-    size = sum(file.stat().st_size for file in path.parent.glob("model.*"))  # weights may have a file of their own
-    if backend.prefill:
-        program: Program = DrivenProgram(inputs["lower"] / "twin.pte")
-    else:
-        program = Program(path, threads=1 if size < SMALL_BYTES else None)
+    size = sum(file.stat().st_size for file in inputs["lower"].glob("model.*"))  # weights may have their own file
+    program = made_as.open(inputs["lower"], threads=1 if size < SMALL_BYTES else None)
 
-    ways = FEEDINGS[-1:] if chosen.static and not backend.prefill else FEEDINGS
-    fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in ways}
+    fed = {way: [_feed(program, sequence, way, advance) for sequence in sequences] for way in made_as.ways}
     fed = {way: fed[way if way in fed else FEEDINGS[-1]] for way in FEEDINGS}
     answered = []
     for prompt in prompts:
@@ -356,35 +344,6 @@ def _check_memory(facts: Facts, items: int) -> None:
             f"{4 * facts.parameters / 1e9:.0f} GB as float32, and this machine has {witness.memory_bytes() / 1e9:.0f} "
             "GB; set verify.items_per_task=0, which leaves the comparison of logits"
         )
-
-
-def _static_logits(module: torch.nn.Module, sequence: Sequence[int], advance: Callable[[int], None]) -> torch.Tensor:
-    """Logits of every position of an exported program that takes one token per call, [length, vocabulary]."""
-    import torch
-
-    with torch.no_grad():
-        rows = [
-            module(torch.tensor([[token]]), torch.tensor([at])).reshape(-1).float() for at, token in enumerate(sequence)
-        ]
-    advance(1)
-    return torch.stack(rows)
-
-
-def _driven_logits(
-    programs: Mapping[str, ExportedProgram],
-    methods: Mapping[str, Any],
-    sequences: Sequence[Sequence[int]],
-    advance: Callable[[int], None],
-) -> list[torch.Tensor]:
-    """Logits of every position of exported programs whose cache the caller holds, in chunks, [length, vocabulary]."""
-    import torch
-
-    modules = {name: program.module() for name, program in programs.items()}
-    driver = CacheDriver(lambda name, given: modules[name](*given), methods)
-    with torch.no_grad():
-        found = [driver.feed(sequence) for sequence in sequences]
-    advance(len(sequences))
-    return found
 
 
 def _feed(

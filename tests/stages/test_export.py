@@ -2,6 +2,7 @@
 
 import pytest
 
+from et_pipeline import forms
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Backend, Quantization
@@ -26,7 +27,9 @@ def test_a_family_that_computes_in_another_way_is_refused(family, message, make_
         inputs[name].mkdir()
     read_facts(folder).write(inputs["acquire"])
     quantize.run(inputs, inputs["quantize"], lambda *_: None, quantization=FLOATS)
-    settings = {"quantization": FLOATS, "form": FORM, "backend": Backend(name="xnnpack")}
+    backend = Backend(name="xnnpack")
+    kind = forms.choose("text-generation", backend)
+    settings = {"kind": kind, "quantization": FLOATS, "form": FORM, "backend": backend}
     with pytest.raises(UserError, match=message) as caught:
         export.run(inputs, inputs["export"], lambda *_: None, **settings)
     assert "\n" not in str(caught.value)

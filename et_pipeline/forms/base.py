@@ -1,0 +1,116 @@
+"""What a form answers, and what most of them have in common. Importing this needs neither torch nor executorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from et_pipeline.plan import kv_cache_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from et_pipeline.backends.base import Delegation
+    from et_pipeline.checkpoints.facts import Facts
+    from et_pipeline.runtime.program import Program
+    from et_pipeline.settings import Backend, ExportForm, Quantization
+
+METADATA = "metadata.json"
+PTE = "model.pte"
+FEEDINGS = ("one_piece", "chunked", "token_by_token")
+TOKENS = 96  # of a sequence that is fed one token per call
+
+Advance = Callable[[int], None]
+
+
+class Form:
+    """One kind of program: how it is built, fed and described.
+
+    Attributes:
+        embeds: it makes embeddings of texts; otherwise it answers.
+        methods: what a runtime calls.
+        signature: the manifest's word for what these take.
+        executed: which of lower's files this host executes.
+        twin: that one is a twin of the program, which no runtime here executes itself.
+        ways: in which a prompt can be fed to it.
+        long: a text of several calls, beyond each sliding window, is compared too.
+    """
+
+    embeds: ClassVar[bool] = False
+    methods: ClassVar[tuple[str, ...]] = ("forward",)
+    signature: ClassVar[Literal["tokens", "tokens_mask", "tokens_cache"]] = "tokens"
+    executed: ClassVar[str] = PTE
+    twin: ClassVar[bool] = False
+    ways: ClassVar[tuple[str, ...]] = FEEDINGS
+    long: ClassVar[bool] = True
+
+    def fit(self, form: ExportForm) -> ExportForm:
+        """The sizes that the program has where these are asked for."""
+        return form
+
+    def export(
+        self, model: Any, facts: Facts, form: ExportForm, quantization: Quantization, out: Path
+    ) -> dict[str, Any]:
+        """Trace a model and write the program; returns its constant methods."""
+        raise NotImplementedError
+
+    def calibrate(
+        self, backend: Any, exported: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Advance
+    ) -> None:
+        """Quantize an exported program by what texts show; `tick` takes how many have been fed."""
+        from et_pipeline.models.decoder import load_program, save_program
+
+        program = load_program(exported)
+        feed = self.feeder(program, read_methods(exported), texts, tick)
+        save_program(backend.quantize(program, q, feed), out)
+
+    def feeder(self, program: Any, methods: Mapping[str, Any], texts: Sequence[Sequence[int]], tick: Advance) -> Any:
+        """A function that feeds the texts to a call of an exported program."""
+        raise NotImplementedError
+
+    def calibration_length(self, exported: Path) -> int:
+        """Most tokens of one text to calibrate with."""
+        return int(read_methods(exported)["get_max_context_len"])
+
+    def lower(self, backend: Any, folder: Path, methods: Mapping[str, Any], out: Path, settings: Backend) -> Delegation:
+        """Hand a program to its backend and write what phones run; `settings` are the backend's."""
+        from et_pipeline.models.decoder import load_program
+
+        found: Delegation = backend.lower(
+            load_program(folder), methods, out / PTE, external_weights=settings.external_weights
+        )
+        return found
+
+    def sequence_length(self, form: ExportForm) -> int:
+        """Most tokens of a sequence whose logits are compared."""
+        return form.prefill_chunk
+
+    def reference(self, folder: Path) -> Any:
+        """The quantized program before it was lowered, from the folder of `calibrate`."""
+        from et_pipeline.models.decoder import load_program
+
+        return load_program(folder).module()
+
+    def reference_logits(
+        self, reference: Any, lowered: Path, sequences: Sequence[Sequence[int]], advance: Advance
+    ) -> list[torch.Tensor]:
+        """Its logits of every position, [length, vocabulary] each; `lowered` is lower's folder."""
+        raise NotImplementedError
+
+    def open(self, folder: Path, threads: int | None) -> Program:
+        """Load what `lower` wrote, as far as this host can execute it."""
+        from et_pipeline.runtime.program import Program
+
+        return Program(folder / self.executed, threads=threads)
+
+    def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
+        """What the program remembers between calls, in bytes."""
+        return kv_cache_bytes(facts.windows, facts.kv_heads, facts.head_dim, form)
+
+
+def read_methods(folder: Path) -> dict[str, Any]:
+    """The constant methods that `export` wrote."""
+    methods: dict[str, Any] = json.loads((folder / METADATA).read_text())
+    return methods

@@ -1,0 +1,80 @@
+"""A decoder for delegates that take no dynamic shape: one token per call, the whole context in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from et_pipeline.forms.base import FEEDINGS, TOKENS, Advance, Form
+from et_pipeline.plan import kv_cache_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from et_pipeline.checkpoints.facts import Facts
+    from et_pipeline.settings import ExportForm, Quantization
+
+
+class StaticDecoderForm(Form):
+    """See `models.static_decoder`."""
+
+    ways: ClassVar[tuple[str, ...]] = FEEDINGS[-1:]
+    long = False
+
+    def fit(self, form: ExportForm) -> ExportForm:
+        """A prompt goes in token by token."""
+        return form.model_copy(update={"prefill_chunk": 1})
+
+    def export(
+        self, model: Any, facts: Facts, form: ExportForm, quantization: Quantization, out: Path
+    ) -> dict[str, Any]:
+        """Trace the one call that there is."""
+        from et_pipeline.models.decoder import save_program
+        from et_pipeline.models.static_decoder import StaticDecoder, export_static, static_metadata
+
+        # Qualcomm's delegate allocates the cache and leaves what is in that memory.
+        decoder = StaticDecoder(model, form, unclean=quantization.scheme == "fp16")
+        save_program(export_static(decoder), out)
+        return static_metadata(decoder, facts.bos_id or 0, facts.eos_ids)
+
+    def feeder(
+        self, program: Any, methods: Mapping[str, Any], texts: Sequence[Sequence[int]], tick: Advance
+    ) -> Callable[[Any], None]:
+        """Token by token."""
+        import torch
+
+        def feed(call: Any) -> None:
+            for done, text in enumerate(texts):
+                for position, token in enumerate(text):
+                    call(torch.tensor([[token]]), torch.tensor([position]))
+                tick(done + 1)
+
+        return feed
+
+    def sequence_length(self, form: ExportForm) -> int:
+        """So that comparing takes no hours."""
+        return min(form.max_context, TOKENS)
+
+    def reference_logits(
+        self, reference: Any, lowered: Path, sequences: Sequence[Sequence[int]], advance: Advance
+    ) -> list[torch.Tensor]:
+        """One token per call."""
+        import torch
+
+        found = []
+        with torch.no_grad():
+            for sequence in sequences:
+                calls = (reference(torch.tensor([[token]]), torch.tensor([at])) for at, token in enumerate(sequence))
+                found.append(torch.stack([logits.reshape(-1).float() for logits in calls]))
+                advance(1)
+        return found
+
+    def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
+        """All of the context in every layer; Qualcomm's delegate holds it in 16-bit integers or floats."""
+        if backend == "qnn":
+            form = form.model_copy(update={"kv_cache": "fp16"})
+        return kv_cache_bytes((None,) * facts.layers, facts.kv_heads, facts.head_dim, form)
+
+
+FORM = StaticDecoderForm()
