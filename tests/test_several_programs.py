@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from et_pipeline import cli, manifest, pipeline
+from et_pipeline import CONF, manifest, pipeline
+from et_pipeline.cli import pipeline as entry
 from et_pipeline.stages import acquire
 from et_pipeline.worker import StageKilled
 
@@ -16,7 +17,7 @@ BOTH = ("backend=[xnnpack,qnn]", "recipe=[8da4w,16a4w_lpbq]")
 def programs(command, monkeypatch):
     """What would be run: backend, recipe and chips of each program, and the bundle's name."""
     seen = []
-    monkeypatch.setattr(cli, "_run", lambda settings, outputs: seen.extend(settings) or pipeline.Result())
+    monkeypatch.setattr(entry, "_run", lambda settings, outputs: seen.extend(settings) or pipeline.Result())
 
     def of(*arguments):
         seen.clear()
@@ -40,7 +41,7 @@ def test_each_backend_takes_the_recipe_that_it_supports_and_each_npu_gets_a_prog
 
 def test_chips_with_the_same_npu_share_a_program(programs, tmp_path):
     (tmp_path / "device").mkdir()
-    text = (cli.CONF / "device" / "snapdragon_8_elite_gen5.yaml").read_text()
+    text = (CONF / "device" / "snapdragon_8_elite_gen5.yaml").read_text()
     (tmp_path / "device" / "gen5.yaml").write_text(text.replace("SM8850", "SM8845"))
     arguments = ("--config-dir", str(tmp_path), "backend=qnn", "recipe=16a4w", "name=two")
     name, made = programs(*arguments, "device=[snapdragon_8_elite_gen5,gen5]")

@@ -22,8 +22,8 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from et_pipeline import CONF
-from et_pipeline.cli import guarded
 from et_pipeline.errors import UserError
+from et_pipeline.mistakes import guarded
 from et_pipeline.report import progress
 from et_pipeline.report.compare_page import Comparison, Outcome, best, page, pictures
 from et_pipeline.settings import Settings, load_settings

@@ -6,9 +6,9 @@ import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonObject
 
 /**
- * What `manifest.json` says, field by field as `et_pipeline/manifest.schema.json` describes it (there are the units and
- * meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Earlier versions lack some fields
- * of the last, which all have a default. Bundles that embed texts are refused: this app chats.
+ * What `manifest.json` says, field by field as `et_pipeline/manifest/manifest.schema.json` describes it (there are the
+ * units and meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Earlier versions lack some
+ * fields of the last, which all have a default. Bundles that embed texts are refused: this app chats.
  */
 @Serializable
 data class Manifest(

@@ -1,0 +1,134 @@
+"""`et-bundle chat`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from et_pipeline import bundle as bundles
+from et_pipeline.cli.bundle.loading import first_runnable, load_program, load_tokenizer
+from et_pipeline.cli.bundle.options import PathArgument, ThreadsOption
+from et_pipeline.cli.bundle.terminal import console, note, printable
+from et_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from et_pipeline.runtime.chat import ChatSession
+
+
+def chat(
+    path: PathArgument,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System prompt instead of the bundle's own.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="0 answers the same every time; higher varies more. Default: the bundle's own."),
+    ] = None,
+    threads: ThreadsOption = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    keep_packed: Annotated[
+        bool, typer.Option(help="Keep a large model's weights as this processor wants them, to load fast next time.")
+    ] = True,
+    cache: Annotated[
+        Path, typer.Option(envvar="ET_PIPELINE_CACHE", metavar="FOLDER", help="Where they are kept.")
+    ] = Path("~/.cache/et_pipeline"),
+) -> None:
+    """Talk to the model of a bundle in the terminal.
+
+    /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message.
+    """
+    with bundles.open_bundle(path) as (folder, manifest):
+        from et_pipeline.runtime.chat import ChatSession
+
+        form = manifest.chat
+        if form is None:
+            raise UserError(f"{manifest.what.name} embeds texts and cannot chat: use 'et-bundle embed' with it.")
+        info = first_runnable(manifest)
+        sampling = form.sampling
+        if temperature is not None:
+            sampling = sampling.model_copy(update={"temperature": temperature})
+        if system and not form.segments.supports_system:
+            raise UserError(f"{manifest.what.name} takes no system prompt: leave --system out.")
+        tokenizer = load_tokenizer(folder, manifest)
+        session = ChatSession.of_bundle(
+            load_program(folder, info, manifest, tokenizer, threads, cache if keep_packed else None),
+            tokenizer,
+            form,
+            manifest.tokenizer,
+            info.max_context,
+            system_prompt=system,
+            sampling=sampling,
+            seed=int.from_bytes(os.urandom(4)),
+        )
+        _talk(session, manifest.what.name, max_new_tokens)
+
+
+def _talk(session: ChatSession, name: str, max_new_tokens: int) -> None:
+    """The terminal conversation: reads messages, shows answers."""
+    from et_pipeline.runtime.chat import ContextFullError
+
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if terminal:
+        console().print(Text(f"{name} answers. /reset begins a new chat, /quit ends, Ctrl-C stops an answer.", "dim"))
+    for message in _messages(terminal):
+        if message == "/quit":
+            break
+        if message == "/reset":
+            session.reset()
+            note("New chat.")
+            continue
+        if not message:
+            continue
+        try:
+            _show_answer(session, message, max_new_tokens)
+        except ContextFullError as full:
+            if session.is_new:
+                note(f"This message is too long for the model: {full}.")
+                continue
+            note(f"The chat is full: {full}. A new chat begins with your message.")
+            session.reset()
+            try:
+                _show_answer(session, message, max_new_tokens)
+            except ContextFullError as too_long:
+                note(f"This message is too long for the model: {too_long}.")
+                continue
+        if session.last and session.last.end == "context":
+            note("The chat is full: the answer was cut off. A new chat begins with your next message.")
+            session.reset()
+        if terminal and (last := session.last):
+            figures = f"{last.tokens} tokens, first after {last.ttft_s * 1000:.0f} ms, {last.decode_tok_s:.1f} tok/s"
+            console().print(Text(figures, "dim"))
+
+
+def _messages(terminal: bool) -> Iterator[str]:
+    """What the user types, line by line, until the end of input."""
+    if not terminal:
+        for line in sys.stdin:
+            yield line.strip()
+        return
+    import readline  # noqa: F401  gives input() line editing and history
+
+    while True:
+        try:
+            yield input("\n> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+
+
+def _show_answer(session: ChatSession, message: str, max_new_tokens: int) -> None:
+    pieces = session.ask(message, max_new_tokens)
+    try:
+        for piece in pieces:
+            sys.stdout.write(printable(piece))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pieces.close()
+    sys.stdout.write("\n")
+    sys.stdout.flush()

@@ -1,0 +1,63 @@
+"""`et-bundle eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from et_pipeline import bundle as bundles
+from et_pipeline.cli.bundle.loading import first_runnable, load_program, load_tokenizer
+from et_pipeline.cli.bundle.options import JsonOption, PathArgument, ThreadsOption
+from et_pipeline.cli.bundle.terminal import print_json, print_table
+from et_pipeline.errors import UserError
+
+
+def evaluate(
+    path: PathArgument,
+    tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Tasks of lm-evaluation-harness.")],
+    include_path: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Tasks of your own, as the harness's YAML.", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most items of a task; default: all.")] = None,
+    as_json: JsonOption = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Score a bundle on tasks of EleutherAI's lm-evaluation-harness: the program itself, as the phone runs it.
+
+    Needs the extra 'eval'. A token that is scored takes as long as a token of an answer; begin with --limit 20.
+    """
+    with bundles.open_bundle(path) as (folder, manifest):
+        if manifest.chat is None:
+            raise UserError(f"{manifest.what.name} embeds texts, and the harness asks for answers.")
+        try:
+            from et_pipeline.evaluation import harness
+        except ModuleNotFoundError as error:
+            if error.name != "lm_eval":
+                raise
+            raise UserError("et-bundle eval needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
+        info = first_runnable(manifest)
+        tokenizer = load_tokenizer(folder, manifest)
+        program = load_program(folder, info, manifest, tokenizer, threads)
+        model = harness.DeployedModel(program, tokenizer, manifest.tokenizer, info.max_context)
+        found = harness.evaluate(model, tasks.split(","), include_path, limit)
+    results, counts = found["results"], found["n-samples"]
+    if as_json:
+        print_json({task: {**figures, "items": counts[task]["effective"]} for task, figures in results.items()})
+        return
+    rows = [
+        (task, name.split(",")[0], f"{value:.4f}", _stderr(figures, name), str(counts[task]["effective"]))
+        for task, figures in results.items()
+        for name, value in figures.items()
+        if isinstance(value, float) and "_stderr," not in name
+    ]
+    print_table(f"{manifest.what.name}: {info.file}", ("task", "metric", "value", "error", "items"), rows)
+
+
+def _stderr(figures: Mapping[str, Any], name: str) -> str:
+    """The standard error of a metric, where the harness has one."""
+    error = figures.get(name.replace(",", "_stderr,"))
+    return f"{error:.4f}" if isinstance(error, float) else ""

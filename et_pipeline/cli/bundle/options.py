@@ -1,0 +1,15 @@
+"""Arguments and options that several subcommands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PathArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle: a folder or a .zip.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs instead of tables.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads that compute; by default the runtime chooses.", show_default=False)
+]

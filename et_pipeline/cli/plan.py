@@ -1,0 +1,67 @@
+"""`et-pipeline mode=plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from yaml import YAMLError
+
+from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
+from et_pipeline.plan import Survey, survey
+from et_pipeline.report import plots
+from et_pipeline.settings import Device, Recipe, Settings
+
+ALL_DEVICES = "all"
+Option = TypeVar("Option", bound=BaseModel)
+
+
+def forecast(settings: Settings) -> Survey:
+    """Forecast what was asked for, beside every recipe or every device, and draw it where that is wanted."""
+    if settings.plot is not None and settings.plot.suffix != ".svg":
+        raise UserError(f"plot={settings.plot} is not a name ending in .svg, the one format that is drawn")
+    if settings.backend.name != "xnnpack":
+        raise UserError(f"mode=plan forecasts backend=xnnpack, and backend={settings.backend.name} was chosen")
+    every = settings.device.name == ALL_DEVICES
+    recipes = {} if every else _options("recipe", Recipe)
+    backend = get_backend(settings.backend.name)
+    usable = {name: recipe for name, recipe in recipes.items() if backend.supports(recipe.quantization).ok}
+    devices = _options("device", Device) if every else None
+    result = survey(settings, usable, devices)
+    if settings.plot is not None:
+        settings.plot.parent.mkdir(parents=True, exist_ok=True)
+        settings.plot.write_text(plots.survey_svg(result), encoding="utf-8")
+    return result
+
+
+def _options(group: str, kind: type[Option]) -> dict[str, Option]:
+    """Every option of a group that stands for itself, from all folders in which Hydra looks.
+
+    The files are read directly: composing each would take ten times as long as the plan.
+
+    Raises:
+        UserError: a file holds something else.
+    """
+    found: dict[str, Option] = {}
+    for source in HydraConfig.get().runtime.config_sources:
+        for path in sorted((Path(source.path) / group).glob("*.yaml")) if source.path else ():
+            try:
+                config = OmegaConf.load(path)
+                if path.stem in found or "defaults" in config:
+                    continue
+                plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            except (OmegaConfBaseException, YAMLError):  # made to be completed by others, or not asked for
+                continue
+            try:
+                found[path.stem] = kind.model_validate_json(json.dumps(plain))
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, first["loc"]))
+                raise UserError(f"{path} is not a {group}: {key or 'it'}: {first['msg'].lower()}") from error
+    return found
