@@ -301,7 +301,7 @@ def _read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
         if path.is_file():
             try:
                 config |= json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(f"{path} is no JSON object ({error}).") from error
     tokens = {}
     for key, value in config.items():
@@ -326,6 +326,8 @@ def _read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
         raise UserError(
             f"{folder / 'tokenizer_config.json'} has a chat_template of type {type(template).__name__}, expected a text"
         )
+    if template and any("\ud800" <= letter <= "\udfff" for letter in template):
+        raise UserError(f"{folder / 'tokenizer_config.json'} has a chat_template with half a character in it")
     return template or None, tokens
 
 
@@ -438,6 +440,8 @@ def _conversations(words: str, with_system: bool) -> Iterator[list[Message]]:
         "quotes ' \" ` <b>&amp;</b>",
         "tab\tand\u00a0no-break space",
         "7",
+        "two\r\nlines\rof other systems",
+        "a long message, of which nothing may be cut " * 80,
     ]
     for turns in range(1, 5):
         for shift in range(len(awkward) + 1):
@@ -452,6 +456,11 @@ def _conversations(words: str, with_system: bool) -> Iterator[list[Message]]:
                 if index < len(answers):
                     messages.append({"role": "assistant", "content": answers[index]})
             yield messages
+    if not with_system:  # a template that forgets the first of many messages
+        many: list[Message] = [
+            {"role": ("user", "assistant")[turn % 2], "content": f"message {turn}"} for turn in range(25)
+        ]
+        yield many
 
 
 def _prove(chat_format: ChatFormat, render: Render, conversations: Iterable[Sequence[Message]]) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from et_pipeline.architecture import FAMILIES
+from et_pipeline.architecture import ENCODERS, FAMILIES
 from et_pipeline.errors import UserError
 
 FILE = "config.json"
@@ -58,11 +58,22 @@ _ROPE_POSITIVE = (
     "partial_rotary_factor",
 )
 _ROPE_LISTS = ("short_factor", "long_factor")
-_ROPE_OTHER = ("rope_type", "type", "truncate", "finetuned")
+_ROPE_OTHER = ("rope_type", "type", "truncate", "finetuned", "llama_4_scaling_beta")
 _KINDS = ("full_attention", "sliding_attention")
 _PANIC = "PanicException"  # of libraries in Rust, which is no Exception to Python
 # Keys that no class has as its field, and that its model reads all the same.
-_READ = frozenset({"rope_scaling", "rope_theta", "partial_rotary_factor", "head_dim"})
+_READ = frozenset(
+    {
+        "rope_scaling",
+        "rope_theta",
+        "partial_rotary_factor",
+        "head_dim",
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "rope_local_base_freq",
+        "is_causal",
+    }
+)
 # Keys that transformers' classes do not have, and that change nothing here.
 HARMLESS = {
     "model_type": "chooses the class",
@@ -248,6 +259,8 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
     for key in ("id2label", "label2id"):
         if not isinstance(config.get(key) or {}, Mapping):
             raise UserError(f"{where} has {key}={_shown(config[key])}, expected an object")
+    if config.get("is_causal") is False and config.get("model_type") not in ENCODERS:
+        raise UserError(f"{where} has is_causal=false: it attends to later tokens too, so it cannot generate text")
     family = FAMILIES.get(str(config.get("model_type")))
     if isinstance(kinds, list) and (family is None or family.mixed):
         strange = next((kind for kind in kinds if kind not in _KINDS), None)

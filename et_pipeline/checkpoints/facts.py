@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
 
 FILE = "facts.json"
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, which no tokenizer takes
 _MATCHING = ("lstrip", "rstrip", "single_word", "normalized")
 # What transformers' generate() does besides temperature, top_p and top_k, and the value with which it does nothing.
 _ANSWERS = {
@@ -40,6 +42,10 @@ _ANSWERS = {
     "forced_bos_token_id": None,
     "sequence_bias": None,
     "stop_strings": None,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "forced_eos_token_id": None,
+    "penalty_alpha": 0,
 }
 
 
@@ -223,7 +229,7 @@ def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
         if not needed:
             return {}
         raise UserError(f"{path} is missing; a checkpoint in Hugging Face layout has it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
@@ -273,7 +279,7 @@ def _architecture(config: dict[str, Any]) -> str:
 def _token_text(folder: Path, name: str, config: dict[str, Any]) -> str | None:
     value = config.get(name)
     text = value.get("content") if isinstance(value, dict) else value
-    if text is not None and not isinstance(text, str):
+    if text is not None and (not isinstance(text, str) or _SURROGATES.search(text)):
         raise UserError(f"{folder / 'tokenizer_config.json'} has {name}={value!r}, expected a text")
     return text
 
@@ -286,7 +292,7 @@ def _check_added(folder: Path, tokenizer: Any, config: dict[str, Any]) -> None:
         raise UserError(f"{path} has an added_tokens_decoder that is no object of tokens")
     known = tokenizer.get_added_tokens_decoder()
     for number, token in listed.items():
-        own = known.get(int(number)) if str(number).isdigit() else None
+        own = known.get(int(number)) if re.fullmatch("[0-9]{1,9}", str(number)) else None
         if own is None or own.content != token.get("content"):
             fault = f"{token.get('content')!r} is token {number}"
         else:

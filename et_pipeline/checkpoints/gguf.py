@@ -52,6 +52,7 @@ _PLAIN = ("token_embd.weight", "output.weight")
 # How text is cut before byte pairs are merged, in llama.cpp's words. transformers has a table of regular expressions,
 # and takes GPT-2's for every other word; these are the words for which that is right, or right after digits are cut.
 _GPT2_SPLITS = (None, "default", "gpt-2", "gpt2", "mpt", "olmo", "jais", "phi-2")
+_BOS_SPLITS = ("llama3", "llama-v3", "llama-bpe")  # that begin a text with BOS where the file does not say
 _DIGIT_SPLITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
 
@@ -469,7 +470,10 @@ def _write_tokenizer(path: Path, reader: GGUFReader, out: Path) -> None:
     if vocabulary["tokenizer_type"] == "llama":
         content |= _sentencepiece(_value(reader, "tokenizer.ggml.add_space_prefix") is not False)
     tokenizer = Tokenizer.from_str(json.dumps(content))
-    before = config["bos_token"] if config.get("add_bos_token") else None
+    adds = _value(reader, "tokenizer.ggml.add_bos_token")
+    if adds is None:  # llama.cpp's own choice
+        adds = vocabulary["tokenizer_type"] == "llama" or vocabulary.get("pre_tokenizer_type") in _BOS_SPLITS
+    before = config.get("bos_token") if adds else None
     if before is not None:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{before}:0 $A:0", special_tokens=[(before, tokenizer.token_to_id(before))]

@@ -73,7 +73,7 @@ def read_layout(folder: Path) -> dict[str, TensorInfo]:
 def _read_index(path: Path) -> dict[str, str]:
     try:
         named = json.loads(path.read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise UserError(f"{path} is not a safetensors index ({error!r}): download the checkpoint again") from error
     if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
         raise UserError(f"{path} is not a safetensors index: its weight_map does not name files")
@@ -101,7 +101,7 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
         raw = stream.read(length)
     try:
         header = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a safetensors file: its header is no JSON") from error
     if not isinstance(header, dict):
         raise UserError(f"{path} is not a safetensors file: its header is no JSON object")

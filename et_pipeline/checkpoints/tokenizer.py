@@ -351,7 +351,7 @@ def _encode(phone: Any, text: str) -> list[int] | str:
 def _decode(phone: Any, ids: Sequence[int]) -> str:
     try:
         return b"".join(piece(phone, token) for token in ids).decode("utf-8", "replace")
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:
         return f"{_FAILS} ({reason(error)})"
 
 

@@ -17,6 +17,7 @@ from et_pipeline.errors import UserError
 
 MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling"
 PROMPTS = "config_sentence_transformers.json"
+NO_LIMIT = 1_000_000  # tokens; transformers writes 1e30 where it knows none
 FILES = (MODULES, SETTINGS, PROMPTS, f"{POOLING}/config.json")
 _MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _KINDS = ("Transformer", "Pooling", "Normalize")
@@ -69,6 +70,9 @@ def read_max_tokens(folder: Path) -> int | None:
     path = folder / SETTINGS
     settings = _read(path)
     longest = settings.get("max_seq_length") if isinstance(settings, dict) else None
+    limit = (_read(folder / "tokenizer_config.json") or {}).get("model_max_length")
+    if settings is None and isinstance(limit, int) and 0 < limit < NO_LIMIT:  # as sentence-transformers takes it then
+        return limit
     if longest is not None and (type(longest) is not int or longest < 1):
         raise UserError(f"{path} has max_seq_length={longest!r}, expected a positive integer")
     return longest
@@ -111,6 +115,11 @@ def prompt_warnings(folder: Path) -> list[str]:
 
 def _prompts(folder: Path) -> dict[str, Any]:
     settings = _read(folder / PROMPTS)
+    if isinstance(settings, dict) and settings.get("truncate_dim") is not None:
+        raise UserError(
+            f"{folder / PROMPTS} has truncate_dim={settings['truncate_dim']!r}: to give a part of the numbers only is "
+            "not supported; set it to null"
+        )
     prompts = settings.get("prompts") if isinstance(settings, dict) else None
     return {name: text for name, text in prompts.items() if text} if isinstance(prompts, dict) else {}
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from et_pipeline import cache, tiny_assistant
 from et_pipeline.architecture import check_context, layer_windows
-from et_pipeline.checkpoints import hub, tokenizer
-from et_pipeline.checkpoints.facts import Facts, generation_warnings, read_facts
+from et_pipeline.checkpoints import auto_tokenizer, hub, tokenizer
+from et_pipeline.checkpoints.facts import Facts, generation_warnings, read_facts, read_tokenizer
 from et_pipeline.checkpoints.layout import INDEX, SINGLE, read_layout
 from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
@@ -407,6 +407,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     facts = facts.model_copy(update={"windows": layer_windows(config.to_dict(), facts.layers)})
     warnings = [*unused_files(folder), *config_warnings(folder)]
     warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
+    warnings += auto_tokenizer.check(folder, read_tokenizer(folder), facts.chat, facts.pooling is not None)
     if facts.pooling is None:
         path = folder / tokenizer.FILE
         mended = tokenizer.mend(path, facts.vocab_size, out, facts.chat, facts.fed_bos_id)

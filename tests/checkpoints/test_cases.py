@@ -559,3 +559,20 @@ def test_a_library_in_rust_that_panics_is_one_sentence(folder, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         acquired(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"a":' * 100_000 + "1" + "}" * 100_000, '{"temperature": ' + "9" * 5000 + "}", '{"bos_token": "\\ud83d"}'],
+)
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json"])
+def test_small_files_that_python_does_not_read_are_one_sentence(name, content, folder, tmp_path):
+    (folder / name).write_text(content)
+    if "bos_token" in content and name != "tokenizer_config.json":
+        return
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        acquired(folder, tmp_path / "out")
+
+
+def test_a_decoder_that_attends_to_later_tokens_is_refused(folder, tmp_path):
+    refused(edit(folder, is_causal=False), tmp_path / "out", "is_causal=false: it attends to later tokens too")

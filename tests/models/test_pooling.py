@@ -117,3 +117,15 @@ def test_prompts_are_said(write):
     write("config_sentence_transformers.json", {"prompts": {"query": ""}, "default_prompt_name": None})
     assert prompt_warnings(folder) == []
     assert read_pooling(folder).mode == "mean"
+
+
+def test_where_sentence_transformers_says_nothing_the_tokenizer_names_the_longest_text(write):
+    folder = write("tokenizer_config.json", {"model_max_length": 16})
+    assert read_max_tokens(folder) == 16
+    assert read_max_tokens(write("tokenizer_config.json", {"model_max_length": 10**30})) is None
+    assert read_max_tokens(write("sentence_bert_config.json", {"max_seq_length": 32})) == 32
+
+
+def test_a_part_of_the_numbers_is_refused(write):
+    with pytest.raises(UserError, match="truncate_dim=8: to give a part of the numbers only is not supported"):
+        prompt_warnings(write("config_sentence_transformers.json", {"truncate_dim": 8}))
