@@ -58,7 +58,7 @@ def test_upstream_knows_nothing_of_us():
 
 
 def circles():
-    """Modules that reach themselves by imports at the top, those for types alone too, in groups that reach each other."""
+    """Modules that reach themselves by imports at the top or for types, in groups that reach each other."""
     reached = {}
     for module in PATHS:
         seen, waiting = set(), [module]
