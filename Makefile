@@ -107,21 +107,21 @@ format: $(READY) ## Let ruff put the code in order
 	$(BIN)/ruff format .
 
 docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and pictures made from it
-	$(BIN)/python -m et_pipeline.report.docs recipes
+	$(BIN)/python -m et_pipeline.bench.docs recipes
 
 bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size, random weights: an hour, 60 GB of disk
-	$(BIN)/python -m et_pipeline.report.docs full_size
+	$(BIN)/python -m et_pipeline.bench.docs full_size
 
 bench-host: $(READY) ## Beside llama.cpp, onnxruntime-genai and ExecuTorch's exporter on this host: two hours, 12 GB of disk
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
-	$(BIN)/python -m et_pipeline.report.host_bench --json docs/results/host.json
-	$(BIN)/python -m et_pipeline.report.docs
+	$(BIN)/python -m et_pipeline.bench.host --json docs/results/host.json
+	$(BIN)/python -m et_pipeline.bench.docs
 
 bench-quality: $(READY) ## Perplexity and KL beside llama.cpp's types, on the built-in models: an hour
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m et_pipeline.tiny_writer.text build/tiny_writer
-	$(BIN)/python -m et_pipeline.report.quality_bench build/tiny_writer --json docs/results/quality.json
-	$(BIN)/python -m et_pipeline.report.docs
+	$(BIN)/python -m et_pipeline.bench.quality build/tiny_writer --json docs/results/quality.json
+	$(BIN)/python -m et_pipeline.bench.docs
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)
 	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

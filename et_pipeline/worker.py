@@ -24,8 +24,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from et_pipeline.cheap_tracing import quick_yaml
 from et_pipeline.errors import EXIT_USER, StageError, UserError
+from et_pipeline.upstream.yaml_parser import quick_yaml
 
 Tick = Callable[[int, int], None]
 """Progress of a stage: (done, total)."""

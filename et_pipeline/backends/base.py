@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from unittest import mock
 
 from pydantic import BaseModel, ConfigDict
 
@@ -165,28 +163,6 @@ def fallback_operators(plan: Any) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def operator_name(node: Any) -> str:
-    """The name of what a graph's node calls, without its overload, such as aten::index_put."""
-    schema = getattr(node.target, "_schema", None)
-    return str(node.target) if schema is None else str(schema.name)
-
-
-@contextmanager
-def noted_refusals(checker: type[Any], reason: Callable[[Any, Any], str]) -> Iterator[dict[str, str]]:
-    """Note what a partitioner's `checker` says no to, with the `reason` for the checker and the node."""
-    asked = checker.is_node_supported
-    refused: dict[str, str] = {}
-
-    def ask(self: Any, submodules: Any, node: Any) -> bool:
-        supported: bool = asked(self, submodules, node)
-        if not supported and node.op == "call_function":
-            refused[operator_name(node)] = reason(self, node)
-        return supported
-
-    with mock.patch.object(checker, "is_node_supported", ask):
-        yield refused
-
-
 def fallback_reasons(fallback: Mapping[str, int], noted: Mapping[str, str]) -> dict[str, str]:
     """Why operators run outside the delegates, of those where it is known.
 
@@ -196,23 +172,3 @@ def fallback_reasons(fallback: Mapping[str, int], noted: Mapping[str, str]) -> d
     """
     known = {**noted, **_WRITTEN_LATER}
     return {name: known[bare] for name in fallback if (bare := name.partition(".")[0]) in known}
-
-
-@contextmanager
-def shared_weights(delegate: type) -> Iterator[None]:
-    """Within the context, what `delegate` preprocesses shares its weights with the program that it is a part of.
-
-    Upstream copies every partition with its weights; preprocessing only reads them.
-
-    Args:
-        delegate: upstream's class of the delegate, whose `copy_exported_program_for_preprocess` is replaced.
-    """
-    import torch
-
-    def share(cls: type, edge_program: Any, compile_specs: Any) -> Any:
-        held = (edge_program.state_dict, edge_program.constants, dict(edge_program.graph_module.named_buffers()))
-        tensors = [t for each in held for t in each.values() if isinstance(t, torch.Tensor)]
-        return copy.deepcopy(edge_program, {id(t): t for t in tensors})
-
-    with mock.patch.object(delegate, "copy_exported_program_for_preprocess", classmethod(share)):
-        yield

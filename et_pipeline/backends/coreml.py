@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from et_pipeline.backends.base import StaticBackend, noted_refusals
+from et_pipeline.backends.base import StaticBackend
+from et_pipeline.upstream.refusals import noted_refusals
 
 
 class CoreMlBackend(StaticBackend):

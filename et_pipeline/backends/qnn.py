@@ -20,7 +20,6 @@ from functools import cache
 from importlib import metadata as distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest import mock
 
 from et_pipeline.backends.base import (
     Delegation,
@@ -28,10 +27,11 @@ from et_pipeline.backends.base import (
     delegated_operators,
     fallback_operators,
     fallback_reasons,
-    noted_refusals,
-    shared_weights,
 )
 from et_pipeline.errors import StageError, UserError
+from et_pipeline.upstream.block_scales import block_scales_as_compiled
+from et_pipeline.upstream.refusals import noted_refusals
+from et_pipeline.upstream.shared_weights import shared_weights
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -266,7 +266,7 @@ class QnnBackend:
             # comes in gets another range than the one that goes out.
             prepared[name] = prepare_pt2e(program.module(check_guards=False), quantizer)
         first, *others = prepared
-        with torch.no_grad(), _block_scales_as_compiled():
+        with torch.no_grad(), block_scales_as_compiled():
             calibrate(prepared[first])
             for name in others:
                 _observe_alike(prepared[first], prepared[name])
@@ -429,24 +429,3 @@ def _refusals() -> Iterator[None]:
         raise StageError(
             f"Qualcomm's compiler gave up ({str(error).partition('.')[0]}); lower.log of this run has what it said"
         ) from error
-
-
-@contextmanager
-def _block_scales_as_compiled() -> Iterator[None]:
-    """Round the scales of blocks as the compiler does, before weights are rounded by them.
-
-    LPBQ keeps a block's scale as one of 16 multiples of a sixteenth of its channel's largest. Upstream rounds weights
-    by the exact scale and leaves the rest to the compiler, so that the program differs from the eager model.
-    """
-    from executorch.backends.qualcomm.quantizer.observers.per_block_param_observer import PerBlockParamObserver
-
-    exact = PerBlockParamObserver.calculate_qparams
-
-    def rounded(self: Any) -> tuple[Any, Any]:
-        scales, zero_points = exact(self)
-        rows = scales.reshape(len(scales), -1)  # [output channels, blocks]
-        step = rows.amax(1, keepdim=True) / self.num_steps
-        return ((rows / step).round().clamp(1, self.num_steps) * step).reshape(scales.shape), zero_points
-
-    with mock.patch.object(PerBlockParamObserver, "calculate_qparams", rounded):
-        yield

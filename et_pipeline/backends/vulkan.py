@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
-from et_pipeline.backends.base import StaticBackend, operator_name
+from et_pipeline.backends.base import StaticBackend
+from et_pipeline.upstream.refusals import noted_vulkan_refusals
 
 
 class VulkanBackend(StaticBackend):
@@ -23,16 +22,6 @@ class VulkanBackend(StaticBackend):
 
         return VulkanPartitioner({})
 
-    @contextmanager
-    def noted(self) -> Iterator[dict[str, str]]:
-        """See `StaticBackend.noted`: the partitioner's own words, which it would write into a log."""
-        from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanSupportedOperators
-
-        reasons: dict[str, str] = {}
-
-        def note(self: Any, node: Any, reason: str) -> None:
-            if node.op == "call_function":
-                reasons[operator_name(node)] = reason.partition(" for op ")[0]  # what follows are shapes
-
-        with mock.patch.object(VulkanSupportedOperators, "log_skip", note):
-            yield reasons
+    def noted(self) -> AbstractContextManager[dict[str, str]]:
+        """See `StaticBackend.noted`."""
+        return noted_vulkan_refusals()

@@ -27,6 +27,7 @@ from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.checkpoints.tokenizer import SPACE
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen, first_line
+from et_pipeline.upstream.gguf_reader import opened_once
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
@@ -224,19 +225,6 @@ def _trusting(path: Path, part: str) -> Iterator[None]:
         raise UserError(f"{path} is damaged or cut short: its {part} cannot be read ({first_line(error)})") from error
 
 
-@contextmanager
-def _opened_once(reader: GGUFReader) -> Iterator[None]:
-    """Give transformers our reader: to open a file anew takes ten seconds and 300 MB for a large vocabulary."""
-    import gguf
-
-    kept = gguf.GGUFReader
-    gguf.GGUFReader = lambda path: reader  # type: ignore[assignment, misc]
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = kept  # type: ignore[misc]
-
-
 def _value(reader: GGUFReader, key: str) -> Any:
     field = reader.get_field(key)
     return None if field is None else field.contents()
@@ -247,7 +235,7 @@ def _write_config(path: Path, reader: GGUFReader, architecture: str, out: Path) 
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     try:
-        with _opened_once(reader):
+        with opened_once(reader):
             found = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
         config = AutoConfig.for_model(**found)
     except ValueError as error:

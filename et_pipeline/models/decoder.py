@@ -14,7 +14,6 @@ from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
 from et_pipeline.architecture import check_context, longest_context
-from et_pipeline.cheap_tracing import cheap_files, cheap_tracing
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import (
     CACHED,
@@ -29,6 +28,8 @@ from et_pipeline.models.attention import (
 )
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
+from et_pipeline.upstream.cheap import cheap_tracing
+from et_pipeline.upstream.program_files import cheap_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

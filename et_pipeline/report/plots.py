@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
 from xml.sax.saxutils import escape
 
 from et_pipeline.plan import Plan, Survey
-from et_pipeline.report import host_tables as host
 from et_pipeline.report.tables import size, verdict
 
 WIDTH, LABEL, PANEL, GAP, ROW, TOP = 1080, 250, 340, 80, 34, 92
@@ -34,10 +31,10 @@ def survey_svg(survey: Survey) -> str:
         'font-family="system-ui, sans-serif" font-size="13" fill="#222">',
         f"<title>{escape(shown)} on {escape(where)}</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        _text(16, 30, f"{shown} on {where}", 'font-size="18" font-weight="600"'),
-        _text(16, 50, "Forecast from shapes, not measured.", 'fill="#666"'),
-        _text(LABEL, 78, f"App memory at a context of {plans[0].max_context}", 'font-weight="600"'),
-        _text(right, 78, _pace_name(plans[0]), 'font-weight="600"'),
+        words(16, 30, f"{shown} on {where}", 'font-size="18" font-weight="600"'),
+        words(16, 50, "Forecast from shapes, not measured.", 'fill="#666"'),
+        words(LABEL, 78, f"App memory at a context of {plans[0].max_context}", 'font-weight="600"'),
+        words(right, 78, _pace_name(plans[0]), 'font-weight="600"'),
     ]
     for row, plan in enumerate(plans):
         parts += _row(survey, plan, TOP + ROW * row, most, fastest, right)
@@ -47,49 +44,9 @@ def survey_svg(survey: Survey) -> str:
     x = float(LABEL)
     for colour, name in legend:
         parts.append(f'<rect x="{x:.0f}" y="{bottom + 24}" width="12" height="12" fill="{colour}"/>')
-        parts.append(_text(x + 18, bottom + 35, name, 'fill="#444"'))
+        parts.append(words(x + 18, bottom + 35, name, 'fill="#444"'))
         x += 34 + 7.2 * len(name)
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def host_svg(result: Mapping[str, Any]) -> str:
-    """Draw the medians of the host benchmark with the most threads: a block per shape, a bar per contender."""
-    figures = (("Prefill, 128 tokens", host.PREFILL_128), ("Prefill, 512", host.PREFILL_512), ("Decode", host.DECODE))
-    left, panel = 190, (WIDTH - 190) / len(figures)
-    parts: list[str] = []
-    y = 54
-    for shape in result["shapes"]:
-        count = max(shape["read_s"], key=int)
-        title = f"{shape['model']}, {host.thread_words(count)}: tokens per second"
-        parts.append(_text(16, y, title, 'font-size="15" font-weight="600"'))
-        for column, (name, item) in enumerate(figures):
-            x = left + column * panel
-            parts.append(_text(x, y + 24, name, 'font-weight="600"'))
-            rates = [host.rates(each, count, item)[0] for each in shape["contenders"]]
-            for row, (each, rate) in enumerate(zip(shape["contenders"], rates, strict=True)):
-                at = y + 34 + ROW * row
-                if column == 0:
-                    parts.append(_text(left - 12, at + 17, each["name"], 'text-anchor="end"'))
-                wide = (panel - 80) * rate / max(rates)
-                colour = WEIGHTS if each["kind"] == host.OURS else NO_USE
-                parts.append(f'<rect x="{x:.1f}" y="{at + 2}" width="{wide:.1f}" height="{ROW - 12}" fill="{colour}"/>')
-                parts.append(_text(x + wide + 6, at + 17, host.figure(rate), ""))
-        y += 34 + ROW * len(shape["contenders"]) + 44
-    height = y - 30
-    return (
-        "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-                f'height="{height}" font-family="system-ui, sans-serif" font-size="13" fill="#222">',
-                "<title>Speed on the host</title>",
-                f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-                _text(16, 26, f"Medians on {result['machine']}, {result['date']}", 'fill="#666"'),
-                *parts,
-                "</svg>",
-            ]
-        )
-        + "\n"
-    )
 
 
 def _pace_name(plan: Plan) -> str:
@@ -100,7 +57,7 @@ def _row(survey: Survey, plan: Plan, y: int, most: float, fastest: float, right:
     name = plan.device if survey.over == "device" else plan.recipe
     chosen = survey.chosen is not None and plan.recipe == survey.chosen.recipe
     weight = ' font-weight="600"' if chosen else ""
-    parts = [_text(LABEL - 12, y + 19, name if len(name) < 34 else name[:32] + "…", f'text-anchor="end"{weight}')]
+    parts = [words(LABEL - 12, y + 19, name if len(name) < 34 else name[:32] + "…", f'text-anchor="end"{weight}')]
     x = float(LABEL)
     around = plan.resident_bytes - plan.pte_bytes - plan.kv_cache_bytes
     for colour, count in ((WEIGHTS, plan.pte_bytes), (CACHE, plan.kv_cache_bytes), (AROUND, around)):
@@ -113,14 +70,15 @@ def _row(survey: Survey, plan: Plan, y: int, most: float, fastest: float, right:
         'stroke-dasharray="5 4"/>'
     )
     halo = 'stroke="#fff" stroke-width="4" paint-order="stroke"'  # the limit may run through the figure
-    parts.append(_text(x + 6, y + 19, size(plan.resident_bytes), halo))
+    parts.append(words(x + 6, y + 19, size(plan.resident_bytes), halo))
     wide = (WIDTH - right - 20) * plan.pace / fastest
     colour = SPEED if plan.fits else NO_USE
     parts.append(f'<rect x="{right}" y="{y + 4}" width="{wide:.1f}" height="{ROW - 12}" fill="{colour}"/>')
     speed = f"{plan.pace:,.1f}" + ("" if plan.fits else f" ({verdict(plan).plain})")
-    parts.append(_text(right + wide + 6, y + 19, speed, ""))
+    parts.append(words(right + wide + 6, y + 19, speed, ""))
     return parts
 
 
-def _text(x: float, y: float, text: str, style: str) -> str:
+def words(x: float, y: float, text: str, style: str) -> str:
+    """A line of text."""
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'.replace(" >", ">")

@@ -268,11 +268,11 @@ def test_same_bytes_in_any_process(tiny_program, tmp_path):
 def test_passes_left_out_change_no_byte(tiny_program, lower_checkpoint, monkeypatch):
     from executorch.backends.xnnpack._passes import channels_last_tagged_reshape_pass
 
-    from et_pipeline.backends import xnnpack
+    from et_pipeline.upstream import xnnpack_passes
 
     # It would compare a length that is known only at run time.
     layout = channels_last_tagged_reshape_pass.ChannelsLastTaggedReshapePass
     monkeypatch.setattr(layout, "_is_nhwc_tensor", staticmethod(lambda tensor: False))
-    monkeypatch.setattr(xnnpack, "_PLAIN_OPERATORS", frozenset())
+    monkeypatch.setattr(xnnpack_passes, "PLAIN_OPERATORS", frozenset())
     q = tiny_program.quantization.model_dump()
     assert lower_checkpoint(tiny_program.checkpoint, **q).pte.read_bytes() == tiny_program.pte.read_bytes()

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_bundle import PTE, make_gate, make_manifest
 
+from et_pipeline.bench import docs, quality_tables
 from et_pipeline.manifest import Agreement, Comparison, File, Quality, Sample, WaysOfFeeding
-from et_pipeline.report import compare, compare_page, docs, quality_tables
+from et_pipeline.report import compare, compare_page
 from et_pipeline.report.compare_page import Outcome, best, figures, front, method, page, pictures
 
 NUMBERS = st.integers(0, 6).map(float)  # few, so that many are equal

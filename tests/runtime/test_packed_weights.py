@@ -1,5 +1,6 @@
 import json
 import logging
+import platform
 import subprocess
 import sys
 from collections import namedtuple
@@ -10,11 +11,12 @@ import torch
 from et_pipeline import cache
 from et_pipeline.runtime import packed_weights
 from et_pipeline.runtime.program import Program
+from et_pipeline.upstream import packed_cache
 
 TOKENS = torch.randint(2, 512, (1, 16), generator=torch.Generator().manual_seed(0))
 
 pytestmark = pytest.mark.skipif(
-    packed_weights.platform.system() != "Linux" or packed_weights.platform.machine() != "x86_64",
+    platform.system() != "Linux" or platform.machine() != "x86_64",
     reason="packed weights are kept on Linux with x86-64 only",
 )
 
@@ -96,6 +98,7 @@ def test_programs_that_are_loaded_at_the_same_time_share_the_file(tiny_program, 
 import sys, torch
 from pathlib import Path
 from et_pipeline.runtime.program import Program
+from et_pipeline.upstream import packed_cache
 program = Program(Path(sys.argv[1]), threads=1, packed=Path(sys.argv[2]))
 print(program.forward(torch.tensor([[int(token) for token in sys.argv[3].split()]]), 0).numpy().tobytes().hex())
 print(str(Path(sys.argv[2]) / "packed.bin") in Path("/proc/self/maps").read_text(), flush=True)
@@ -138,7 +141,7 @@ def test_an_entry_belongs_to_one_program_on_one_processor(tmp_path, monkeypatch)
 def test_why_nothing_is_kept(tmp_path, monkeypatch, caplog, why):
     root, said = tmp_path, "less than 2000 MB free"
     if why == "release":
-        monkeypatch.setattr(packed_weights.metadata, "version", lambda name: "9.9.0")
+        monkeypatch.setattr(packed_cache.metadata, "version", lambda name: "9.9.0")
         said = "and this is 9.9.0"
     elif why == "path":
         root, said = tmp_path / ("a" * 200), "too long a path"

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from et_pipeline.bench import contenders, peer_files, quality_tables
+from et_pipeline.bench import quality as quality_bench
+from et_pipeline.bench.quality import RECIPES, Model, Passage, Text
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.perplexity import windows
-from et_pipeline.report import contenders, quality_bench, quality_tables
-from et_pipeline.report.quality_bench import RECIPES, Model, Passage, Text
 
 RESULT = {
     "date": "2026-01-02",
@@ -57,7 +58,7 @@ def test_transformers_reads_the_same_model_from_the_file(family, make_checkpoint
 
     # The width of a head that its reader takes for granted in this family.
     checkpoint = make_checkpoint(family, tie_word_embeddings=True, **({"head_dim": 128} if family == "qwen3" else {}))
-    contenders.write_gguf(checkpoint, tmp_path / "whole.gguf", exact=True)
+    peer_files.write_gguf(checkpoint, tmp_path / "whole.gguf", exact=True)
     tokens = torch.arange(3, 40)[None]
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)(tokens).logits
@@ -69,7 +70,7 @@ def test_qwen3_keeps_its_rows_and_says_how_wide_a_head_is(make_checkpoint, tmp_p
     from safetensors.torch import load_file
 
     checkpoint = make_checkpoint("qwen3", num_hidden_layers=1, head_dim=64)
-    contenders.write_gguf(checkpoint, tmp_path / "whole.gguf", exact=True)
+    peer_files.write_gguf(checkpoint, tmp_path / "whole.gguf", exact=True)
     reader = gguf.GGUFReader(tmp_path / "whole.gguf")
     stored = load_file(checkpoint / "model.safetensors")
     written = {tensor.name: tensor for tensor in reader.tensors}
@@ -83,7 +84,7 @@ def test_qwen3_keeps_its_rows_and_says_how_wide_a_head_is(make_checkpoint, tmp_p
 
 def test_types_are_counted_by_weights(make_checkpoint, tmp_path):
     checkpoint = make_checkpoint("llama", num_hidden_layers=1, tie_word_embeddings=True)
-    contenders.write_gguf(checkpoint, tmp_path / "half.gguf")
+    peer_files.write_gguf(checkpoint, tmp_path / "half.gguf")
     shares = quality_bench.tensor_types(tmp_path / "half.gguf")
     assert list(shares) == ["F16", "F32"]  # norms are never halved
     assert math.fsum(shares.values()) == pytest.approx(1)

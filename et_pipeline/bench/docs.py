@@ -1,6 +1,6 @@
 """The figures that the documentation quotes: measured by a command, kept as JSON, and put into the pages from there.
 
-`python -m et_pipeline.report.docs recipes` (or `full_size`, an hour for three models of up to 7B, `forecast`, an hour
+`python -m et_pipeline.bench.docs recipes` (or `full_size`, an hour for three models of up to 7B, `forecast`, an hour
 for thirteen exports, or `qnn`, an hour on Qualcomm's simulator) runs that experiment, writes
 `docs/results/<experiment>.json`, and renders; without a name it only renders. A folder of `make compare` instead of a
 name keeps that comparison's figures.
@@ -21,9 +21,9 @@ from typing import Any
 
 from rich.console import Console
 
+from et_pipeline.bench import forecast, host_picture, host_tables, quality_tables
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
-from et_pipeline.report import forecast, host_tables, plots, quality_tables
 from et_pipeline.report.compare_page import Comparison
 from et_pipeline.report.tables import closing, markdown, size
 from et_pipeline.stages.bundle import host
@@ -95,7 +95,7 @@ def render(root: Path) -> dict[Path, str]:
         if experiment == "recipes":
             pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
     measured = json.loads((root / RESULTS / "host.json").read_text(encoding="utf-8"))
-    pages[root / HOST_PICTURE] = plots.host_svg(measured)
+    pages[root / HOST_PICTURE] = host_picture.host_svg(measured)
     compared = json.loads((root / RESULTS / "compare.json").read_text(encoding="utf-8"))
     quality = json.loads((root / RESULTS / "quality.json").read_text(encoding="utf-8"))
     for path, text in pages.items():
@@ -317,7 +317,7 @@ def forecast_table(root: Path) -> str:
     dates = sorted({each["date"] for each in results["forecast"]["exports"]})
     return markdown(rows) + (
         f"\n\nMeasured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {' and '.join(machines)} with "
-        "`python -m et_pipeline.report.docs forecast`; models of the table above as it says.\n"
+        "`python -m et_pipeline.bench.docs forecast`; models of the table above as it says.\n"
     )
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from et_pipeline.report import forecast
+from et_pipeline.bench import forecast
 
 COST = {"wall_s": 2.0, "cpu_s": 1.5, "peak_rss_bytes": 600_000_000}
 

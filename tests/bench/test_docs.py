@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from et_pipeline.report import docs
+from et_pipeline.bench import docs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def commands():

@@ -1,6 +1,6 @@
 """Our programs beside llama.cpp, onnxruntime-genai and ExecuTorch's own exporter, on this host.
 
-`python -m et_pipeline.report.host_bench` makes each contender's file from the same random weights, unless an earlier
+`python -m et_pipeline.bench.host` makes each contender's file from the same random weights, unless an earlier
 run did, and measures them in one run: every contender waits in a process of its own, and they are asked in turn, round
 after round, so that what else happens on the machine meets all of them. `--help` lists what can be chosen.
 """
@@ -24,11 +24,8 @@ from typing import Any, NamedTuple
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF
-from et_pipeline.errors import EXIT_USER, UserError
-from et_pipeline.pipeline import run
-from et_pipeline.report import contenders, progress
-from et_pipeline.report.contenders import Shape
-from et_pipeline.report.host_tables import (
+from et_pipeline.bench import contenders
+from et_pipeline.bench.host_tables import (
     DEEP,
     ITEMS,
     LLAMA_CPP,
@@ -41,6 +38,10 @@ from et_pipeline.report.host_tables import (
     Item,
     tables,
 )
+from et_pipeline.bench.peer_files import Shape
+from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.pipeline import run
+from et_pipeline.report import progress
 from et_pipeline.settings import Settings, load_settings
 from et_pipeline.stages.acquire import Place, prepare
 from et_pipeline.stages.bundle import host
@@ -71,7 +72,7 @@ class Child:
         self._log = log
         with log.open("ab") as noise:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "et_pipeline.report.contenders", "run"],
+                [sys.executable, "-m", "et_pipeline.bench.engines"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=noise,
@@ -221,13 +222,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         result = bench(_parser().parse_args(arguments))
     except UserError as error:
-        sys.stderr.write(f"host_bench: {error}\n")
+        sys.stderr.write(f"bench.host: {error}\n")
         sys.exit(EXIT_USER)
     sys.stdout.write(tables(result))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="host_bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.host", description=__doc__)
     parser.add_argument("--shapes", default="S,M", help="of S (SmolLM2-135M) and M (Llama-3.2-1B); all by default")
     parser.add_argument("--threads", default="2,1", help="numbers of threads, one after the other")
     parser.add_argument("--rounds", type=int, default=10, help="how often each figure is measured")
@@ -267,7 +268,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": host(),
-        "command": "python -m et_pipeline.report.host_bench",
+        "command": "python -m et_pipeline.bench.host",
         "rounds": options.rounds,
         "others_cpu_share": round(max(0.0, others), 3),
         "versions": {name: version for name in _LIBRARIES if (version := _version(name))},

@@ -1,6 +1,6 @@
 """What quantization costs, beside llama.cpp: the built-in models on held-out text, ours through the .pte.
 
-`python -m et_pipeline.report.quality_bench FOLDER` makes every program and file from the same checkpoints, and compares
+`python -m et_pipeline.bench.quality FOLDER` makes every program and file from the same checkpoints, and compares
 each with transformers in fp32 on the same tokens. FOLDER holds the texts of `tiny_writer.text`. Before any
 type of llama.cpp counts, its file in fp32 has to give transformers' logits.
 """
@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF, tiny_assistant
+from et_pipeline.bench import contenders, engines, peer_files
+from et_pipeline.bench.host_tables import LLAMA_CPP, OURS
+from et_pipeline.bench.quality_tables import tables
 from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation.agreement import merge
@@ -28,9 +31,7 @@ from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, 
 from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import BUILTIN, resolve
 from et_pipeline.pipeline import run
-from et_pipeline.report import contenders, progress
-from et_pipeline.report.host_tables import LLAMA_CPP, OURS
-from et_pipeline.report.quality_tables import tables
+from et_pipeline.report import progress
 from et_pipeline.runtime.program import quiet
 from et_pipeline.settings import Settings, load_settings
 from et_pipeline.stages.bundle import host
@@ -53,7 +54,7 @@ UNCALIBRATED = ("8da8w",)  # has no calibration that could be given another text
 TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 COMMAND = "make bench-quality"
 CONVERSATIONS = 200
-TOKENS, WINDOW, STRIDE = 8192, contenders.LlamaCpp.BATCH, 256
+TOKENS, WINDOW, STRIDE = 8192, engines.LlamaCpp.BATCH, 256
 FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
 SAME = 1e-5  # relative difference of the original's perplexity as the pipeline and as this module computes it
 Logits = Callable[[list[int]], "torch.Tensor"]
@@ -219,7 +220,7 @@ def measure_peer(model: Model, text: Text, parameters: int) -> tuple[list[dict[s
     rows = []
     with tempfile.TemporaryDirectory() as made:
         whole = Path(made) / "whole.gguf"
-        contenders.write_gguf(model.checkpoint, whole, exact=True)
+        peer_files.write_gguf(model.checkpoint, whole, exact=True)
         exact = text.score(_through_llama_cpp(whole))
         if exact["cosine"] < FAITHFUL:
             raise UserError(
@@ -229,7 +230,7 @@ def measure_peer(model: Model, text: Text, parameters: int) -> tuple[list[dict[s
         for kind in TYPES:
             path = whole.with_name(f"{kind}.gguf")
             with quiet():
-                contenders.quantize_gguf(whole, path, kind)
+                peer_files.quantize_gguf(whole, path, kind)
             row = _row(f"{LLAMA_CPP} {kind}", path, parameters) | {"types": tensor_types(path)}
             rows.append(row | text.score(_through_llama_cpp(path)))
     return rows, exact
@@ -239,7 +240,7 @@ def _through_llama_cpp(path: Path) -> Logits:
     import torch
 
     with quiet():
-        engine = contenders.LlamaCpp(path, threads=1, context=WINDOW)
+        engine = engines.LlamaCpp(path, threads=1, context=WINDOW)
     return lambda tokens: torch.from_numpy(engine.every_logits(tokens))
 
 
@@ -291,7 +292,7 @@ def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
         "machine": host(),
         "command": "make bench-quality"
         if list(recipes) == list(RECIPES)
-        else f"quality_bench --only {','.join(recipes)}",
+        else f"et_pipeline.bench.quality --only {','.join(recipes)}",
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "models": results,
     }
@@ -299,7 +300,7 @@ def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="quality_bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.quality", description=__doc__)
     parser.add_argument("texts", type=Path, help="the folder that `python -m et_pipeline.tiny_writer.text` has written")
     parser.add_argument("--only", default=",".join(RECIPES), help="recipes of ours, the others are left out")
     parser.add_argument("--json", type=Path, default=None, help="keep the figures in this file")
@@ -307,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         result = bench(options.texts, options.only.split(","))
     except UserError as error:
-        sys.stderr.write(f"quality_bench: {error}\n")
+        sys.stderr.write(f"bench.quality: {error}\n")
         sys.exit(EXIT_USER)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

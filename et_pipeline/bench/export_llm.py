@@ -1,6 +1,6 @@
 """ExecuTorch's own exporter on LLaMA-2-7B, under a memory limit that protects the machine: where it ends.
 
-`python -m et_pipeline.report.export_llm [layers ...]` writes `docs/results/export_llm.json`: for each number of layers
+`python -m et_pipeline.bench.export_llm [layers ...]` writes `docs/results/export_llm.json`: for each number of layers
 (4 and all 32 unless said otherwise) what `executorch.extension.llm.export.export_llm` took for the same recipe and
 context as `experiment=full_size`. Weights are zeros, which cost as much memory and time as any others.
 """
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from et_pipeline.report.docs import RESULTS, ROOT
+from et_pipeline.bench.docs import RESULTS, ROOT
 from et_pipeline.stages.bundle import host
 
 LIMIT_SHARE = 0.65  # of the machine's memory; others work on it too
