@@ -376,6 +376,7 @@ def test_full_disk_in_a_stage(tmp_path):
 SMALL = ["model.architecture.vocab_size=2048", "model.architecture.num_hidden_layers=1"]
 
 
+@pytest.mark.slow
 def test_too_little_room_for_random_weights(tmp_path):
     """Real disks: a gigabyte for a 7B model; then five megabytes for ten, and the same again once there is room."""
     small = tmp_path / "small"

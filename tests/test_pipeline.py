@@ -55,7 +55,10 @@ def test_a_checkpoint_of_another_task_is_refused(family, overrides, sentence, ma
     assert re.search(sentence, err)
 
 
-@pytest.mark.parametrize(("backend", "recipe"), [("portable", "fp32"), ("vulkan", "int8_weight_only")])
+@pytest.mark.parametrize(
+    ("backend", "recipe"),
+    [("portable", "fp32"), pytest.param("vulkan", "int8_weight_only", marks=pytest.mark.slow)],
+)
 def test_an_encoder_for_a_backend_that_wants_padding(backend, recipe, make_checkpoint, command):
     source = f"model.source={make_checkpoint('bert', num_hidden_layers=1)}"
     arguments = ("model=custom_embedding", source, "model.max_context=128", f"backend={backend}", f"recipe={recipe}")

@@ -45,7 +45,10 @@ def test_portable_kernels_equal_eager(make_checkpoint, tmp_path):
     assert compare(found, expected).min_cosine >= 1 - 1e-9
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("coreml", "int4_weight_only"), ("vulkan", "int8_weight_only")])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("coreml", "int4_weight_only"), pytest.param("vulkan", "int8_weight_only", marks=pytest.mark.slow)],
+)
 def test_a_decoder_lowers_for_other_hardware(make_checkpoint, tmp_path, name, scheme):
     made, backend = decoder(make_checkpoint, scheme), get_backend(name)
     assert backend.supports(quantization(scheme)).ok
