@@ -65,7 +65,7 @@ class BadBundlesTest {
 
     @Test
     fun `a wrong manifest is refused`() = refused(
-        "newer" to (good.edited("version", "6").source() to Problem.NewerManifest("6", 5)),
+        "newer" to (good.edited("version", "99").source() to Problem.NewerManifest("99", Manifest.VERSION)),
         "of a model that embeds texts" to
             (good.edited("what.task", "\"embedding\"").source() to Problem.NoChatModel::class),
         "no JSON" to (manifest("{\"format\": ") to Problem.BadManifest::class),
