@@ -80,7 +80,6 @@ def test_a_class_that_puts_a_space_before_a_text_is_refused(folder):
 
 
 def test_another_bos_token_in_the_template_is_refused(folder):
-    (folder / "chat_template.jinja").write_text("{{ bos_token }}" + CHATML.replace("<|im_start|>", "<s>"))
     (folder / "chat_template.jinja").write_text("{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}")
     write(folder, bos_token="<s>")
     assert checked(folder) == []
