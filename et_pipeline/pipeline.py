@@ -26,6 +26,7 @@ from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Backend, Calibration, Evidence, Settings
 from et_pipeline.stages import acquire, bundle
+from et_pipeline.stages.results import Acquired
 from et_pipeline.worker import StageKilled, Tick, run_stage
 
 log = logging.getLogger(__name__)
@@ -181,21 +182,7 @@ def check(settings: Settings) -> None:
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
-    if settings.backend.prefill and name != "qnn":
-        raise UserError(f"backend.prefill=true is for backend=qnn; leave it out with backend={name}")
-    if settings.backend.prefill and settings.model.task == "embedding":
-        raise UserError("backend.prefill=true is for models that answer; model.task=embedding takes a text in one call")
-    if settings.backend.prefill and recipe.scheme == "fp16":
-        raise UserError(
-            "backend.prefill=true hands on caches of 16-bit integers, and recipe.scheme=fp16 has none; use recipe=16a4w"
-        )
-    if settings.backend.prefill and settings.model.prefill_chunk == 1:
-        raise UserError("backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32")
-    if backend.static and settings.model.kv_cache != "fp32":
-        raise UserError(
-            f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={name} has a cache of its own "
-            "kind, so leave it at fp32"
-        )
+    forms.get(forms.choose(settings.model.task, settings.backend)).check(settings)
 
 
 def _check_algorithm(settings: Settings) -> None:
@@ -330,14 +317,14 @@ def _make(
         given = {"checkpoint": source}
         if "transformers" in sys.modules:  # who has it, as in a notebook, need not wait for another process to load it
             started, cpu = time.monotonic(), time.process_time()
-            figures = acquire.run(given, out, _no_tick, form=form)
+            figures = acquire.run(given, out, _no_tick, form=form).model_dump(mode="json")
             wall_s, cpu_s = time.monotonic() - started, time.process_time() - cpu
             return figures, {"wall_s": round(wall_s, 2), "cpu_s": round(cpu_s, 2), "peak_rss_bytes": 0}
         return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, logs / "acquire.log", _no_tick)
 
     entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
     _finish(made, "acquire", entry, reused, face)
-    for warning in entry.figures["warnings"]:
+    for warning in Acquired.model_validate(entry.figures).warnings:
         log.warning(warning)
     facts = Facts.read(entry.folder)
     _check_task(settings, facts)

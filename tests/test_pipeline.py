@@ -85,8 +85,9 @@ def test_the_content_of_a_text_is_part_of_its_stages_key(monkeypatch, command, t
     cost = {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
 
     def run_stage(module, inputs, out, config, *_):
-        done = acquire.run(inputs, out, lambda *_: None, **config) if module == acquire.__name__ else {}
-        return done, cost
+        if module != acquire.__name__:
+            return {}, cost
+        return acquire.run(inputs, out, lambda *_: None, **config).model_dump(), cost
 
     monkeypatch.setattr("et_pipeline.pipeline.run_stage", run_stage)
     texts = tmp_path / "texts"

@@ -16,7 +16,7 @@ from et_pipeline.worker import StageCrash, StageKilled, run_stage
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Write a stage module that a child process can import, and run it."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
 
     def run(body):
         source = (

@@ -27,15 +27,16 @@ from et_pipeline.bench.quality_tables import tables
 from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation.agreement import merge
+from et_pipeline.evaluation.evidence import conversations
 from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, text_ids, windows
 from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import BUILTIN, resolve
+from et_pipeline.evaluation.verified import Verified
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.runtime.program import quiet
 from et_pipeline.settings import Settings, load_settings
 from et_pipeline.stages.bundle import host
-from et_pipeline.stages.verify import conversations
 
 if TYPE_CHECKING:
     import torch
@@ -121,12 +122,15 @@ def measure_ours(
             (made,) = run([settings_of(model, name)], face, logs).programs
         finally:
             face.close()
-        figures = made.entries["verify"].figures
-        if model.text is None:
-            near, original = figures["original"]["token_by_token"], figures["perplexity"]["original"]
-            found = {"perplexity": figures["perplexity"]["deployed"], "kl": near["kl"], "top1": near["top1"]}
+        figures = Verified.model_validate(made.entries["verify"].figures)
+        if figures.text is None:
+            assert figures.original is not None
+            assert figures.perplexity is not None
+            near, original = figures.original.token_by_token, figures.perplexity.original
+            found = {"perplexity": figures.perplexity.deployed, "kl": near.kl, "top1": near.top1}
         else:
-            found, original = figures["text"]["deployed"], figures["text"]["original"]
+            assert figures.text.deployed is not None
+            found, original = figures.text.deployed.model_dump(), figures.text.original
         rows.append(_row(f"{OURS} `{name}`", made.entries["lower"].folder / "model.pte", parameters) | found)
     return rows, original
 

@@ -24,6 +24,7 @@ from et_pipeline.checkpoints.prequantized import check_method
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.checkpoints.skeleton import transformers_config
 from et_pipeline.errors import UserError
+from et_pipeline.manifest.quality import WitnessName
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +46,12 @@ class Whose:
     """Whose code reads the original.
 
     Attributes:
-        name: `transformers`, `sentence-transformers`, `llama.cpp`, `gguf` or `et_pipeline`.
+        name: see `manifest.Witness`.
         version: its version.
         note: why it is not a better one; None if there is none.
     """
 
-    name: str
+    name: WitnessName
     version: str
     note: str | None = None
 

@@ -116,7 +116,7 @@ def greedy_agreement(found: Sequence[Sequence[int]], reference: Sequence[Sequenc
 def eager_logits(
     model: PreTrainedModel,
     context: int,
-    sequences: Sequence[list[int]],
+    sequences: Sequence[Sequence[int]],
     last: int = 0,
     kv_cache: KvCache = "fp32",
 ) -> list[torch.Tensor]:
@@ -139,7 +139,7 @@ def eager_logits(
     freeze_rope(model, context)
     longest = max(len(sequence) for sequence in sequences)
     # Attention is causal: what is padded behind the end changes nothing before it.
-    tokens = torch.tensor([sequence + [0] * (longest - len(sequence)) for sequence in sequences])
+    tokens = torch.tensor([[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences])
     with torch.no_grad():
         cache = None if kv_cache == "fp32" else RoundedCache(model.config, kv_cache)
         found = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=last)

@@ -1,20 +1,24 @@
-"""How good a deployed model that embeds texts is: agreement with eager models, the order of similarities, the gate."""
+"""A model that embeds texts: its program against the quantized eager model and the original, step by step.
+
+The eager models are transformers' own, fed all texts in one padded batch; the program gets each text by itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from et_pipeline import manifest
-from et_pipeline.backends import get_backend
-from et_pipeline.evaluation.gate import witness_checks
-from et_pipeline.settings import Gate, Quantization
+from et_pipeline.checkpoints import witness
+from et_pipeline.evaluation.reading import ALLOWED, witnessed
+from et_pipeline.evaluation.subject import Advance, Subject
+from et_pipeline.evaluation.verified import VerifiedEmbedding, Witnessed
+from et_pipeline.models.pooling import Pooling
+from et_pipeline.settings import Evidence as Asked
+from et_pipeline.settings import Task
 
 if TYPE_CHECKING:
     import torch
-
-    from et_pipeline.checkpoints.facts import Facts
 
 SAMPLES = ((0, 1), (0, 2), (3, 4), (3, 6), (9, 10), (18, 19))  # pairs of texts whose similarity the manifest holds
 
@@ -58,7 +62,99 @@ TEXTS = (
 )
 
 
-def compare(found: torch.Tensor, reference: torch.Tensor) -> manifest.EmbeddingAgreement:
+class Evidence(NamedTuple):
+    """The texts, and each as token ids of the program's call."""
+
+    texts: tuple[str, ...]
+    ids: list[list[int]]
+    steps: int
+
+
+class Original(NamedTuple):
+    """Embeddings [N, dimension] of the original."""
+
+    embeddings: torch.Tensor
+    witness: Witnessed
+
+
+def gather(subject: Subject, asked: Asked, task: Task, held_out: Path | None, path: Path | None) -> Evidence:
+    """The built-in texts, as many as are asked for; a longer one than the program takes is cut."""
+    from et_pipeline.runtime.embedding import for_one_text
+
+    texts = TEXTS[: max(3, asked.sequences)]
+    tokenizer = for_one_text(subject.tokenizer, subject.form.max_context)
+    return Evidence(texts, [tokenizer.encode(text).ids for text in texts], 3 * len(texts))
+
+
+def original(subject: Subject, evidence: Evidence, advance: Advance) -> Original:
+    """Ask the witness for the original's embeddings, and compare our reading of it with them."""
+    from et_pipeline.checkpoints.reader import stream_model
+    from et_pipeline.models.encoder import embed_batch
+
+    ours = embed_batch(stream_model(subject.checkpoint), evidence.ids, subject.facts.pooling or Pooling())
+    advance(len(evidence.ids))
+    try:
+        embed, whose = witness.load_encoder(subject.checkpoint)
+    except witness.NoWitness as error:
+        return Original(ours, witnessed(witness.ours(str(error))))
+    theirs = embed(evidence.ids)
+    return Original(theirs, witnessed(whose, near(ours, theirs), theirs.abs().max().item(), ALLOWED))
+
+
+def quantized(subject: Subject, evidence: Evidence, advance: Advance) -> torch.Tensor:
+    """Embeddings [N, dimension] of the quantized model before it is lowered."""
+    import torch
+
+    from et_pipeline.models.encoder import embed_batch
+
+    pooling = subject.facts.pooling or Pooling()
+    model = subject.load_quantized()
+    return torch.stack(
+        subject.quantized_outputs(model, evidence.ids, advance, lambda model, ids: [*embed_batch(model, ids, pooling)])
+    )
+
+
+def program(subject: Subject, evidence: Evidence, advance: Advance) -> torch.Tensor:
+    """Embeddings [N, dimension] of the .pte."""
+    import torch
+
+    from et_pipeline.runtime.embedding import embed
+
+    opened = subject.open_program()
+    found = []
+    for ids in evidence.ids:
+        found.append(embed(opened, ids))
+        advance(1)
+    return torch.stack(found)
+
+
+def compare(
+    subject: Subject,
+    evidence: Evidence,
+    theirs: Original,
+    eager: torch.Tensor,
+    deployed: torch.Tensor | None,
+    task: Task,
+    advance: Advance,
+) -> VerifiedEmbedding:
+    """Hold what the three computed against each other; `deployed` is None where this host cannot execute it."""
+    found = VerifiedEmbedding(witness=theirs.witness, eager=near(eager, theirs.embeddings))
+    if deployed is None:
+        return found
+    comparison = manifest.EmbeddingComparison(
+        quantized=near(deployed, eager), original=near(deployed, theirs.embeddings)
+    )
+    samples = [
+        manifest.Similarity(
+            first=evidence.texts[one], second=evidence.texts[other], cosine=cosine(deployed[one], deployed[other])
+        )
+        for one, other in SAMPLES
+        if other < len(evidence.texts)
+    ]
+    return found.model_copy(update={"agreement": comparison, "samples": samples})
+
+
+def near(found: torch.Tensor, reference: torch.Tensor) -> manifest.EmbeddingAgreement:
     """Compare embeddings of texts with a reference, in float64.
 
     Whether a search still finds the same is asked by Spearman's rank correlation of all pairs' similarities, the
@@ -109,140 +205,8 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     return (ends - (count - 1) / 2)[place]
 
 
-def verify_embeddings(
-    checkpoint: Path,
-    saved: Path,
-    pte: Path,
-    quantization: Quantization,
-    backend: str,
-    facts: Facts,
-    max_tokens: int,
-    count: int,
-    tick: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """Embed the built-in texts by the program, the quantized eager model and the original, and compare.
-
-    The eager models are transformers' own, fed all texts in one padded batch; the program gets each text by itself.
-    Where the backend quantizes an exported program, that is the quantized eager model.
-
-    Args:
-        checkpoint: folder of the original.
-        saved: folder of the quantized weights, or of the quantized program.
-        pte: the program.
-        quantization: that made the weights.
-        backend: name of the backend that the program is for.
-        facts: about the checkpoint.
-        max_tokens: the longest text; a longer one is cut.
-        count: most texts to compare.
-        tick: takes progress.
-
-    Returns:
-        `embedding` (agreement of the program with `quantized` and `original`, and of the quantized eager model with
-        the original in `eager`), `similarities`, samples for the manifest, and `witness`, as in `reading.Reading`.
-        Where this host cannot execute the program, the first two are None, and there are no samples.
-    """
-    import torch
-
-    from et_pipeline.checkpoints.facts import read_tokenizer
-    from et_pipeline.checkpoints.reader import stream_model
-    from et_pipeline.models.decoder import load_program
-    from et_pipeline.models.encoder import embed_batch, padding_id
-    from et_pipeline.models.pooling import Pooling
-    from et_pipeline.quantization.torchao_config import load_quantized
-    from et_pipeline.runtime.embedding import embed, for_one_text, padded
-    from et_pipeline.runtime.program import Program
-
-    texts = TEXTS[: max(3, count)]
-    pooling = facts.pooling or Pooling()
-    tokenizer = for_one_text(read_tokenizer(checkpoint), max_tokens)
-    ids = [tokenizer.encode(text).ids for text in texts]
-    total = 3 * len(ids)
-    model = stream_model(checkpoint)
-    original, reading = _original(checkpoint, embed_batch(model, ids, pooling), ids)
-    tick(len(ids), total)
-    chosen = get_backend(backend)
-    if chosen.calibrated:
-        module, pad = load_program(saved).module(), padding_id(model)
-        with torch.no_grad():
-            quantized = torch.cat([module(*padded(each, max_tokens, pad)) for each in ids])
-    else:
-        quantized = embed_batch(load_quantized(checkpoint, saved, quantization), ids, pooling)
-    eager = compare(quantized, original).model_dump()
-    tick(2 * len(ids), total)
-    if not chosen.can_execute:
-        return {
-            "embedding": {"quantized": None, "original": None, "eager": eager},
-            "similarities": [],
-            "witness": reading,
-        }
-    chosen.prepare()
-    program = Program(pte)
-    found = torch.stack([embed(program, each) for each in ids])
-    tick(total, total)
-    return {
-        "embedding": {
-            "quantized": compare(found, quantized).model_dump(),
-            "original": compare(found, original).model_dump(),
-            "eager": eager,
-        },
-        "similarities": [
-            {"first": texts[one], "second": texts[other], "cosine": cosine(found[one], found[other])}
-            for one, other in SAMPLES
-            if other < len(texts)
-        ],
-        "witness": reading,
-    }
-
-
-def _original(checkpoint: Path, read: torch.Tensor, ids: list[list[int]]) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Embeddings of the original by the witness, and how far those of our reading are from them.
-
-    Args:
-        checkpoint: folder of the original.
-        read: the embeddings of our reading.
-        ids: token ids of each text.
-
-    Returns:
-        [N, dimension], and figures as in `reading.Reading`.
-    """
-    from et_pipeline.checkpoints import witness
-    from et_pipeline.evaluation.reading import ALLOWED, figures
-
-    try:
-        embed, whose = witness.load_encoder(checkpoint)
-    except witness.NoWitness as error:
-        return read, figures(witness.ours(str(error)))
-    original = embed(ids)
-    return original, figures(whose, compare(read, original), original.abs().max().item(), ALLOWED)
-
-
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     """The similarity of two texts by their embeddings."""
     from torch.nn import functional
 
     return functional.cosine_similarity(a.double(), b.double(), dim=0).clamp(-1, 1).item()
-
-
-def judge_embeddings(figures: Mapping[str, Any], witness: Mapping[str, Any], gate: Gate) -> manifest.Gate:
-    """Apply a recipe's thresholds to what `verify_embeddings` measured.
-
-    Args:
-        figures: its `embedding`. The mean counts for `quantized`: where activations are rounded at run time, a single
-            short text may go either way, in the eager model too.
-        witness: its `witness`.
-        gate: the thresholds.
-    """
-    quantized, original = figures["quantized"], figures["original"]
-    if quantized is None:  # the program could not be executed: what can be said is said of the eager model
-        asked, whose, original = [], " of quantized eager", figures["eager"]
-    else:
-        asked, whose = [("cosine to quantized eager", quantized["cosine"], gate.min_cosine_quantized)], ""
-    asked += [
-        (f"lowest cosine{whose} to original", original["min_cosine"], gate.min_cosine_original),
-        (f"rank correlation{whose} with original", original["rank_correlation"], gate.min_rank_original),
-    ]
-    checks = witness_checks(witness) + [
-        manifest.Check(name=name, value=value, threshold=threshold, passed=value >= threshold)
-        for name, value, threshold in asked
-    ]
-    return manifest.Gate(thresholds=gate.model_dump(), checks=checks, passed=all(check.passed for check in checks))

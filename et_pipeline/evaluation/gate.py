@@ -2,64 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from et_pipeline import manifest
+from et_pipeline.evaluation.verified import Verified, VerifiedEmbedding, Witnessed
 from et_pipeline.settings import Gate
 
 
-def judge(figures: Mapping[str, Any], gate: Gate) -> manifest.Gate:
-    """Apply a recipe's thresholds to what `verify` measured.
+def judge(found: Verified, gate: Gate) -> manifest.Gate:
+    """Apply a recipe's thresholds to the figures of a model that answers.
 
     A program with activations quantized at run time need not agree with the quantized eager model better than that
     agrees with itself, its inputs changed in the last bit: where twice that distance is more than the recipe's
     threshold allows, it is the threshold.
-
-    Args:
-        figures: `verify`'s figures: agreement with the `quantized` and the `original` eager model per way of feeding,
-            agreement of the quantized eager model with itself in `rounding`, that at the end of a long text in `long`,
-            how far our reading of the original is from the `witness`, and accuracy in points per task in `tasks`.
-        gate: the thresholds.
     """
-    checks = []
-
-    def at_least(name: str, value: float, threshold: float) -> None:
-        checks.append(manifest.Check(name=name, value=value, threshold=threshold, passed=value >= threshold))
-
-    def at_most(name: str, value: float, threshold: float) -> None:
-        checks.append(manifest.Check(name=name, value=value, threshold=threshold, passed=value <= threshold))
-
-    checks.extend(witness_checks(figures["witness"]))
-    rounding = figures["rounding"] or {"cosine": 1.0, "top1": 1.0}
-    min_cosine = min(gate.min_cosine_quantized, 1 - 2 * (1 - rounding["cosine"]))
-    min_top1 = min(gate.min_top1_quantized, 1 - 2 * (1 - rounding["top1"]))
-    for way, agreement in figures["quantized"].items():
-        at_least(f"cosine to quantized eager, {way}", agreement["cosine"], min_cosine)
-        at_least(f"top-1 with quantized eager, {way}", agreement["top1"], min_top1)
-    if figures["long"] is not None:
-        at_least("cosine to quantized eager, end of a long text", figures["long"]["cosine"], min_cosine)
-    for way, agreement in figures["original"].items():
-        at_least(f"top-1 with original, {way}", agreement["top1"], gate.min_top1_original)
-        at_most(f"KL to original, {way}", agreement["kl"], gate.max_kl_original)
-    if not figures["original"]:  # the program could not be executed: what can be said is said of the eager model
-        at_least("top-1 of quantized eager with original", figures["eager"]["top1"], gate.min_top1_original)
-        at_most("KL of quantized eager to original", figures["eager"]["kl"], gate.max_kl_original)
-    for task, score in figures["tasks"].items():
-        at_most(f"accuracy drop in points, {task}", score["original"] - score["deployed"], gate.max_task_drop)
-    return manifest.Gate(thresholds=gate.model_dump(), checks=checks, passed=all(check.passed for check in checks))
+    checks = witness_checks(found.witness)
+    min_cosine, min_top1 = gate.min_cosine_quantized, gate.min_top1_quantized
+    if found.rounding is not None:
+        min_cosine = min(min_cosine, 1 - 2 * (1 - found.rounding.cosine))
+        min_top1 = min(min_top1, 1 - 2 * (1 - found.rounding.top1))
+    if found.agreement is None:  # the program could not be executed: what can be said is said of the eager model
+        checks += _to_original(found.eager, " of quantized eager", "", gate)
+    else:
+        for way, near in found.agreement.quantized:
+            checks.append(_at_least(f"cosine to quantized eager, {way}", near.cosine, min_cosine))
+            checks.append(_at_least(f"top-1 with quantized eager, {way}", near.top1, min_top1))
+        if found.long is not None:
+            checks.append(_at_least("cosine to quantized eager, end of a long text", found.long.cosine, min_cosine))
+        for way, near in found.agreement.original:
+            checks += _to_original(near, "", f", {way}", gate)
+    for task, score in found.tasks.items():
+        checks.append(_at_most(f"accuracy drop in points, {task}", score.original - score.deployed, gate.max_task_drop))
+    return _verdict(checks, gate)
 
 
-def witness_checks(figures: Mapping[str, Any]) -> list[manifest.Check]:
+def judge_embeddings(found: VerifiedEmbedding, gate: Gate) -> manifest.Gate:
+    """Apply a recipe's thresholds to the figures of a model that embeds texts.
+
+    The mean counts for the quantized eager model: where activations are rounded at run time, a single short text may go
+    either way, in the eager model too.
+    """
+    checks = witness_checks(found.witness)
+    if found.agreement is None:  # the program could not be executed: what can be said is said of the eager model
+        original, whose = found.eager, " of quantized eager"
+    else:
+        original, whose = found.agreement.original, ""
+        near = found.agreement.quantized
+        checks.append(_at_least("cosine to quantized eager", near.cosine, gate.min_cosine_quantized))
+    checks.append(_at_least(f"lowest cosine{whose} to original", original.min_cosine, gate.min_cosine_original))
+    checks.append(
+        _at_least(f"rank correlation{whose} with original", original.rank_correlation, gate.min_rank_original)
+    )
+    return _verdict(checks, gate)
+
+
+def witness_checks(found: Witnessed) -> list[manifest.Check]:
     """Whether the original was read as it is meant (see `evaluation.reading`); nothing where there is no witness."""
-    if figures["difference"] is None:
+    if found.difference is None or found.allowed is None:
         return []
-    name = f"difference of our reading of the original from {figures['name']}"
-    value, threshold = figures["difference"], figures["allowed"]
-    return [manifest.Check(name=name, value=value, threshold=threshold, passed=value <= threshold)]
+    return [_at_most(f"difference of our reading of the original from {found.name}", found.difference, found.allowed)]
 
 
-def witness(figures: Mapping[str, Any]) -> manifest.Witness:
-    """Whose code the original's figures come from, for the manifest."""
-    shown = {name: value for name, value in figures.items() if name not in ("difference", "allowed")}
-    return manifest.Witness.model_validate(shown)
+def _to_original(near: manifest.Agreement, whose: str, way: str, gate: Gate) -> list[manifest.Check]:
+    return [
+        _at_least(f"top-1{whose} with original{way}", near.top1, gate.min_top1_original),
+        _at_most(f"KL{whose} to original{way}", near.kl, gate.max_kl_original),
+    ]
+
+
+def _at_least(name: str, value: float, threshold: float) -> manifest.Check:
+    return manifest.Check(name=name, value=value, threshold=threshold, passed=value >= threshold)
+
+
+def _at_most(name: str, value: float, threshold: float) -> manifest.Check:
+    return manifest.Check(name=name, value=value, threshold=threshold, passed=value <= threshold)
+
+
+def _verdict(checks: Sequence[manifest.Check], gate: Gate) -> manifest.Gate:
+    return manifest.Gate(
+        thresholds=gate.model_dump(), checks=list(checks), passed=all(check.passed for check in checks)
+    )

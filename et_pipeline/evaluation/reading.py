@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from et_pipeline.checkpoints import llama_cpp, witness
 from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.evaluation.agreement import compare, eager_logits, merge
+from et_pipeline.evaluation.verified import Witnessed
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +34,11 @@ class Reading(NamedTuple):
 
     Attributes:
         logits: the original's, of each sequence [length, vocabulary]; the witness's where it has the whole model.
-        figures: `name`, `version`, `layers`, `note` and `agreement` as in `manifest.Witness`; `difference`, the largest
-            of a logit as a share of the largest logit, and how much is `allowed`. The last three are None without a
-            witness.
+        witness: whose they are, and how far a logit of our reading is from them.
     """
 
     logits: list[torch.Tensor]
-    figures: dict[str, Any]
+    witness: Witnessed
 
 
 def examine(
@@ -83,7 +82,7 @@ def examine(
         model, whose = original
         theirs = by(model)
         if whose.name == "et_pipeline":
-            return Reading(theirs[: len(sequences)], figures(whose))
+            return Reading(theirs[: len(sequences)], witnessed(whose))
         return _reading(theirs, theirs, by(stream_model(folder)), replace(whose, note=note), ALLOWED, sequences)
     whole = eager_logits(stream_model(folder), context, sequences)
     chosen = witness.sample_layers(layers)
@@ -93,7 +92,7 @@ def examine(
             theirs = by(model)
             del model
     except witness.NoWitness as error:
-        return Reading(whole, figures(witness.ours(str(error))))
+        return Reading(whole, witnessed(witness.ours(str(error))))
     mine = by(witness.stream_sample(folder, chosen))
     return _reading(whole, theirs, mine, replace(whose, note=note), ALLOWED, sequences, chosen)
 
@@ -109,17 +108,17 @@ def _reading(
 ) -> Reading:
     agreement = merge([compare(a, b) for a, b in zip(mine, theirs, strict=True)])
     largest = max(each.abs().max().item() for each in theirs)
-    return Reading(list(logits[: len(sequences)]), figures(whose, agreement, largest, allowed, layers))
+    return Reading(list(logits[: len(sequences)]), witnessed(whose, agreement, largest, allowed, layers))
 
 
-def figures(
+def witnessed(
     whose: Whose,
     agreement: Agreement | EmbeddingAgreement | None = None,
-    largest: float = 0.0,
+    largest: float = 1.0,
     allowed: float | None = None,
     layers: list[int] | None = None,
-) -> dict[str, Any]:
-    """The figures of a `Reading`.
+) -> Witnessed:
+    """The outcome of a comparison with the witness.
 
     Args:
         whose: the witness.
@@ -128,12 +127,12 @@ def figures(
         allowed: how large a difference may be, as a share of that.
         layers: those that were compared; None for all.
     """
-    return {
-        "name": whose.name,
-        "version": whose.version,
-        "note": whose.note,
-        "layers": layers,
-        "agreement": None if agreement is None else agreement.model_dump(),
-        "difference": None if agreement is None else agreement.max_abs_diff / largest,
-        "allowed": allowed,
-    }
+    return Witnessed(
+        name=whose.name,
+        version=whose.version,
+        note=whose.note,
+        layers=layers,
+        agreement=agreement,
+        difference=None if agreement is None else agreement.max_abs_diff / largest,
+        allowed=allowed,
+    )

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen
 
 if TYPE_CHECKING:
@@ -33,9 +34,16 @@ class Kind(Frozen):
 
 
 def choose(task: str, backend: Backend) -> Kind:
-    """The form of a program for a task on a backend."""
+    """The form of a program for a task on a backend.
+
+    Raises:
+        UserError: there is none.
+    """
     shape = "static" if get_backend(backend.name).static else "dynamic"
-    return Kind(name=FORMS[task, "prefill" if backend.prefill else shape])
+    name = FORMS.get((task, "prefill" if backend.prefill else shape))
+    if name is None:
+        raise UserError("backend.prefill=true is for models that answer; model.task=embedding takes a text in one call")
+    return Kind(name=name)
 
 
 def get(kind: Kind) -> Form:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import BaseModel
+
+from et_pipeline import manifest
+from et_pipeline.evaluation.gate import judge
+from et_pipeline.evaluation.verified import Verified
 from et_pipeline.plan import kv_cache_bytes
+from et_pipeline.runtime.speed import Speed, measure_speed
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +24,7 @@ if TYPE_CHECKING:
     from et_pipeline.backends.base import Delegation
     from et_pipeline.checkpoints.facts import Facts
     from et_pipeline.runtime.program import Program
-    from et_pipeline.settings import Backend, ExportForm, Quantization
+    from et_pipeline.settings import Backend, ExportForm, Measure, Quantization, Settings
 
 METADATA = "metadata.json"
 PTE = "model.pte"
@@ -36,6 +45,8 @@ class Form:
         twin: that one is a twin of the program, which no runtime here executes itself.
         ways: in which a prompt can be fed to it.
         long: a text of several calls, beyond each sliding window, is compared too.
+        verified: what `verify` finds out.
+        measured: what `measure` finds out.
     """
 
     embeds: ClassVar[bool] = False
@@ -45,6 +56,11 @@ class Form:
     twin: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = FEEDINGS
     long: ClassVar[bool] = True
+    verified: ClassVar[type[BaseModel]] = Verified
+    measured: ClassVar[type[BaseModel]] = Speed
+
+    def check(self, settings: Settings) -> None:
+        """Refuse, with a `UserError`, settings that a program of this form cannot have."""
 
     def fit(self, form: ExportForm) -> ExportForm:
         """The sizes that the program has where these are asked for."""
@@ -93,11 +109,50 @@ class Form:
 
         return load_program(folder).module()
 
-    def reference_logits(
+    def reference_outputs(
         self, reference: Any, lowered: Path, sequences: Sequence[Sequence[int]], advance: Advance
     ) -> list[torch.Tensor]:
         """Its logits of every position, [length, vocabulary] each; `lowered` is lower's folder."""
         raise NotImplementedError
+
+    def comparison(self) -> ModuleType:
+        """The steps of `verify`."""
+        return import_module("et_pipeline.evaluation.answers")
+
+    def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
+        """Time it with ExecuTorch's own LLM runner."""
+        return measure_speed(pte, tokenizer, asked.prompt_tokens, asked.decode_tokens, asked.rounds, asked.threads)
+
+    def quality(self, found: Any, settings: Settings) -> manifest.Quality:
+        """The manifest's part on what `verify` found out."""
+        asked, text = settings.verify, None
+        if found.text is not None:
+            source = manifest.portable_source(asked.text or "")
+            text = manifest.TextQuality(source=source, window=asked.window, stride=asked.stride, **dict(found.text))
+        return manifest.Quality(
+            agreement=found.agreement,
+            greedy=found.greedy,
+            tasks=found.tasks,
+            perplexity=found.perplexity,
+            text=text,
+            witness=found.witness.for_manifest(),
+            gate=judge(found, settings.recipe.gate),
+        )
+
+    def description(
+        self, settings: Settings, facts: Facts, found: Any, speed: Any | None, where: str
+    ) -> dict[str, Any]:
+        """What else the manifest says of it, by its keys; `speed` was measured on the machine `where`."""
+        threads = settings.measure.threads
+        return {
+            "chat": facts.manifest_chat(settings.task.system_prompt),
+            "speed": [] if speed is None else [manifest.Speed(where=where, threads=threads, **dict(speed))],
+            "samples": found.samples,
+        }
+
+    def write_tokenizer(self, checkpoint: Path, acquired: Path, out: Path, form: ExportForm) -> None:
+        """Give a bundle the tokenizer that phones read like the checkpoint's; `acquired` is acquire's folder."""
+        shutil.copyfile(acquired / out.name, out)
 
     def open(self, folder: Path, threads: int | None) -> Program:
         """Load what `lower` wrote, as far as this host can execute it."""

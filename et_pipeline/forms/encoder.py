@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline import manifest
+from et_pipeline.checkpoints.facts import read_tokenizer
+from et_pipeline.errors import UserError
+from et_pipeline.evaluation.gate import judge_embeddings
+from et_pipeline.evaluation.verified import VerifiedEmbedding
 from et_pipeline.forms.base import Form
 from et_pipeline.models.pooling import Pooling
+from et_pipeline.runtime.embedding import EmbeddingSpeed, for_one_text, measure_embedding
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from et_pipeline.checkpoints.facts import Facts
-    from et_pipeline.settings import ExportForm, Quantization
+    from et_pipeline.settings import ExportForm, Measure, Quantization, Settings
 
 
 class EncoderForm(Form):
     """See `models.encoder`."""
 
     embeds = True
+    verified = VerifiedEmbedding
+    measured = EmbeddingSpeed
 
     def export(
         self, model: Any, facts: Facts, form: ExportForm, quantization: Quantization, out: Path
@@ -32,6 +44,47 @@ class EncoderForm(Form):
     def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
         """It remembers nothing."""
         return 0
+
+    def check(self, settings: Settings) -> None:
+        """It remembers nothing."""
+        kept = settings.model.kv_cache
+        if kept != "fp32":
+            raise UserError(
+                f"model.kv_cache={kept} is for models that answer; model.task=embedding keeps no cache, so leave it at "
+                "fp32"
+            )
+
+    def comparison(self) -> ModuleType:
+        """The steps of `verify`."""
+        return import_module("et_pipeline.evaluation.embedding")
+
+    def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
+        """Time the call that embeds a text."""
+        return measure_embedding(pte, asked.prompt_tokens, asked.rounds, asked.threads)
+
+    def quality(self, found: Any, settings: Settings) -> manifest.Quality:
+        """The manifest's part on what `verify` found out."""
+        gate = judge_embeddings(found, settings.recipe.gate)
+        return manifest.Quality(embedding=found.agreement, witness=found.witness.for_manifest(), gate=gate)
+
+    def description(
+        self, settings: Settings, facts: Facts, found: Any, speed: Any | None, where: str
+    ) -> dict[str, Any]:
+        """Its vectors, and how fast they come."""
+        pooling, threads = facts.pooling or Pooling(), settings.measure.threads
+        embedding = manifest.Embedding(
+            dimension=facts.hidden_size,
+            pooling=pooling.mode,
+            normalised=pooling.normalised,
+            max_tokens=settings.model.max_context,
+            speed=[] if speed is None else [manifest.EmbeddingSpeed(where=where, threads=threads, **dict(speed))],
+            samples=found.samples,
+        )
+        return {"chat": None, "embedding": embedding}
+
+    def write_tokenizer(self, checkpoint: Path, acquired: Path, out: Path, form: ExportForm) -> None:
+        """Give a bundle a tokenizer that gives ids as the program takes them."""
+        for_one_text(read_tokenizer(checkpoint), form.max_context).save(str(out))
 
 
 FORM = EncoderForm()

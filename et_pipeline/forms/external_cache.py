@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline.errors import UserError
 from et_pipeline.forms.base import FEEDINGS, PTE, Advance, read_methods
 from et_pipeline.forms.static_decoder import StaticDecoderForm
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from et_pipeline.backends.base import Delegation
     from et_pipeline.checkpoints.facts import Facts
     from et_pipeline.runtime.program import Program
-    from et_pipeline.settings import Backend, ExportForm, Quantization
+    from et_pipeline.settings import Backend, ExportForm, Quantization, Settings
 
 
 class ExternalCacheForm(StaticDecoderForm):
@@ -26,6 +27,22 @@ class ExternalCacheForm(StaticDecoderForm):
     executed = "twin.pte"
     twin = True
     ways = FEEDINGS
+
+    def check(self, settings: Settings) -> None:
+        """Chunks and caches of integers are needed; a `UserError` says what to change."""
+        super().check(settings)
+        name = settings.backend.name
+        if name != "qnn":
+            raise UserError(f"backend.prefill=true is for backend=qnn; leave it out with backend={name}")
+        if settings.recipe.scheme == "fp16":
+            raise UserError(
+                "backend.prefill=true hands on caches of 16-bit integers, and recipe.scheme=fp16 has none; use "
+                "recipe=16a4w"
+            )
+        if settings.model.prefill_chunk == 1:
+            raise UserError(
+                "backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32"
+            )
 
     def fit(self, form: ExportForm) -> ExportForm:
         """As they are: it takes chunks."""
@@ -79,7 +96,7 @@ class ExternalCacheForm(StaticDecoderForm):
 
         return load_programs(folder)
 
-    def reference_logits(
+    def reference_outputs(
         self, reference: Any, lowered: Path, sequences: Sequence[Sequence[int]], advance: Advance
     ) -> list[torch.Tensor]:
         """In chunks."""

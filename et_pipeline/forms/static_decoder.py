@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from et_pipeline.errors import UserError
 from et_pipeline.forms.base import FEEDINGS, TOKENS, Advance, Form
 from et_pipeline.plan import kv_cache_bytes
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from et_pipeline.checkpoints.facts import Facts
-    from et_pipeline.settings import ExportForm, Quantization
+    from et_pipeline.settings import ExportForm, Quantization, Settings
 
 
 class StaticDecoderForm(Form):
@@ -21,6 +22,14 @@ class StaticDecoderForm(Form):
 
     ways: ClassVar[tuple[str, ...]] = FEEDINGS[-1:]
     long = False
+
+    def check(self, settings: Settings) -> None:
+        """The delegate keeps a cache of its own kind."""
+        if settings.model.kv_cache != "fp32":
+            raise UserError(
+                f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={settings.backend.name} has "
+                "a cache of its own kind, so leave it at fp32"
+            )
 
     def fit(self, form: ExportForm) -> ExportForm:
         """A prompt goes in token by token."""
@@ -56,7 +65,7 @@ class StaticDecoderForm(Form):
         """So that comparing takes no hours."""
         return min(form.max_context, TOKENS)
 
-    def reference_logits(
+    def reference_outputs(
         self, reference: Any, lowered: Path, sequences: Sequence[Sequence[int]], advance: Advance
     ) -> list[torch.Tensor]:
         """One token per call."""

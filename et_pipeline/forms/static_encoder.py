@@ -12,6 +12,8 @@ from et_pipeline.models.pooling import Pooling
 from et_pipeline.runtime.embedding import padded
 
 if TYPE_CHECKING:
+    import torch
+
     from et_pipeline.checkpoints.facts import Facts
     from et_pipeline.settings import ExportForm, Quantization
 
@@ -44,6 +46,23 @@ class StaticEncoderForm(EncoderForm):
                 tick(done + 1)
 
         return feed
+
+    def reference_outputs(
+        self, reference: Any, lowered: Path, sequences: Sequence[Sequence[int]], advance: Advance
+    ) -> list[torch.Tensor]:
+        """Its embedding of each text, [dimension] each."""
+        import torch
+
+        from et_pipeline.runtime.program import read_metadata
+
+        methods = read_metadata(lowered / self.executed)
+        longest, pad = methods["get_max_context_len"], methods["get_pad_id"]
+        found = []
+        with torch.no_grad():
+            for ids in sequences:
+                found.append(reference(*padded(list(ids), longest, pad))[0])
+                advance(1)
+        return found
 
 
 FORM = StaticEncoderForm()

@@ -128,10 +128,13 @@ class Gate(Model):
         return self
 
 
+WitnessName = Literal["transformers", "sentence-transformers", "llama.cpp", "gguf", "et_pipeline"]
+
+
 class Witness(Model):
     """Whose code said what the original model computes, which is what everything is compared with."""
 
-    name: Literal["transformers", "sentence-transformers", "llama.cpp", "gguf", "et_pipeline"] = Field(
+    name: WitnessName = Field(
         description="'transformers' or 'sentence-transformers': its own loading of the source; 'llama.cpp': the same "
         "file in it; 'gguf': the gguf library's decoding of the file, in transformers' model; 'et_pipeline': our own "
         "reading, as nothing else could be had."

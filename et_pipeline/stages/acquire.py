@@ -27,6 +27,7 @@ from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import FILES as POOLING_FILES
 from et_pipeline.models.pooling import prompt_warnings
 from et_pipeline.settings import Checkpoint, ExportForm, closest
+from et_pipeline.stages.results import Acquired
 from et_pipeline.worker import Tick, run_stage
 
 log = logging.getLogger(__name__)
@@ -390,12 +391,8 @@ def glance(folder: Path, form: ExportForm) -> Facts:
     return facts
 
 
-def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> dict[str, Any]:
+def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> Acquired:
     """Read and check all of the checkpoint but its weights; write `facts.json`, and the tokenizer for phones.
-
-    Returns:
-        `parameters`, and `warnings`: a sentence on each thing in the folder that is passed over, and on each that a
-        runtime which phones have makes otherwise.
 
     Raises:
         UserError: as `glance`; or tensors do not fit the config, or phones would read the tokenizer otherwise.
@@ -420,7 +417,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
         facts = facts.model_copy(update={**update, "parity": parity})
     facts.write(out)
     tick(1, 1)
-    return {"parameters": facts.parameters, "warnings": warnings}
+    return Acquired(parameters=facts.parameters, warnings=warnings)
 
 
 def unused_files(folder: Path) -> list[str]:

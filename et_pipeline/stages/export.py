@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from et_pipeline import forms
 from et_pipeline.architecture import ENCODERS, FAMILIES
@@ -18,6 +17,7 @@ from et_pipeline.errors import UserError
 from et_pipeline.forms.base import METADATA
 from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import Backend, ExportForm, Quantization
+from et_pipeline.stages.results import Exported
 from et_pipeline.worker import Tick
 
 
@@ -30,7 +30,7 @@ def run(
     quantization: Quantization,
     form: ExportForm,
     backend: Backend,
-) -> dict[str, Any]:
+) -> Exported:
     """Trace the model with torch.export: quantized, or as it was if the backend quantizes the program."""
     if get_backend(backend.name).calibrated:
         model = load_model(inputs["checkpoint"])
@@ -40,7 +40,7 @@ def run(
     with _tried(facts.family):
         methods = forms.get(kind).export(model, facts, form, quantization, out)
     (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True))
-    return {"bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file())}
+    return Exported(bytes=sum(file.stat().st_size for file in out.rglob("*") if file.is_file()))
 
 
 @contextmanager

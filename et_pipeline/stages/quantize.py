@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from et_pipeline import forms
 from et_pipeline.backends import get_backend
@@ -12,6 +11,7 @@ from et_pipeline.evaluation import calibration
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.settings import Backend, Quantization
+from et_pipeline.stages.results import Quantized
 from et_pipeline.worker import Tick
 
 CALIBRATION_LENGTH = 512  # tokens of one text
@@ -25,7 +25,7 @@ def run(
     quantization: Quantization,
     backend: Backend | None = None,
     kind: forms.Kind | None = None,
-) -> dict[str, Any]:
+) -> Quantized:
     """Quantize by the recipe: the checkpoint, unless `backend` quantizes what was exported.
 
     Raises:
@@ -40,7 +40,7 @@ def run(
     else:
         _calibrate(inputs, out, tick, quantization, backend, kind)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return {"bytes": size, "requantized": requantized}
+    return Quantized(bytes=size, **requantized)
 
 
 def _calibrate(

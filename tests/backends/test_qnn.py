@@ -302,7 +302,7 @@ def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
 
     def run_stage(module, inputs, out, config, *rest):
         if module == acquire.__name__:
-            return acquire.run(inputs, out, lambda *_: None, **config), {
+            return acquire.run(inputs, out, lambda *_: None, **config).model_dump(), {
                 "wall_s": 0.0,
                 "cpu_s": 0.0,
                 "peak_rss_bytes": 0,

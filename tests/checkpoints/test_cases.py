@@ -110,7 +110,7 @@ def test_a_stale_index_beside_new_weights(folder, tmp_path):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     assert {info.file for info in read_layout(folder).values()} == {"model.safetensors"}
     torch.testing.assert_close(our_logits(folder), transformers_logits(folder), rtol=1e-4, atol=1e-4)
-    (warning,) = acquired(folder, tmp_path / "out")["warnings"]
+    (warning,) = acquired(folder, tmp_path / "out").warnings
     assert "model-00001-of-00001.safetensors, model.safetensors.index.json" in warning
 
 
@@ -328,7 +328,7 @@ def test_a_model_that_sees_says_what_is_not_supported(prefix, folder, tmp_path):
 def test_an_adapter_beside_a_full_model_is_said(folder, tmp_path):
     save_file({"base_model.model.x.lora_A.weight": torch.zeros(2, 2)}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text("{}")
-    (warning,) = acquired(folder, tmp_path / "out")["warnings"]
+    (warning,) = acquired(folder, tmp_path / "out").warnings
     assert "adapter_config.json, adapter_model.safetensors beside the model, and nothing of that is used" in warning
     assert "merge the adapter into the model first" in warning
 
@@ -338,14 +338,14 @@ def test_files_and_keys_that_nobody_knows_are_named(folder, tmp_path):
     (folder / "README.md").write_text("")
     (folder / "vocab.json").write_text("{}")
     edit(folder, alibi=True, rms_norm_epsilon=1e-5, _name_or_path="x", use_cache=False)
-    files, keys = acquired(folder, tmp_path / "out")["warnings"]
+    files, keys = acquired(folder, tmp_path / "out").warnings
     assert "holds modeling_other.py beside the model" in files
     assert "config.json has alibi, rms_norm_epsilon, which transformers' llama does not know" in keys
 
 
 def test_a_rotary_setting_that_nobody_knows_is_named(folder, tmp_path):
     edit(folder, rope_parameters={"rope_type": "linear", "factor": 2.0, "factr": 4.0, "rope_theta": 1e4})
-    (keys,) = acquired(folder, tmp_path / "out")["warnings"]
+    (keys,) = acquired(folder, tmp_path / "out").warnings
     assert "config.json has rope_parameters.factr, which transformers' llama does not know" in keys
 
 
@@ -413,7 +413,7 @@ def test_an_adapter_beside_a_full_model_is_not_the_witnesses(folder, plain, monk
 def test_families_have_no_unknown_keys(make_checkpoint, tmp_path):
     """Transformers' own files say nothing."""
     for family in ("llama", "qwen3", "gemma2", "mistral"):
-        assert acquired(make_checkpoint(family), tmp_path / family)["warnings"] == []
+        assert acquired(make_checkpoint(family), tmp_path / family).warnings == []
 
 
 BESIDE = (
@@ -516,7 +516,7 @@ def test_tokens_of_tokenizer_config_are_those_of_the_tokenizer(number, change, m
 def test_settings_of_answers_that_are_not_used_are_said(folder, tmp_path):
     """Qwen2.5's repetition_penalty."""
     edit(folder, "generation_config.json", eos_token_id=1, repetition_penalty=1.1, no_repeat_ngram_size=0, num_beams=1)
-    (warning,) = acquired(folder, tmp_path / "out")["warnings"]
+    (warning,) = acquired(folder, tmp_path / "out").warnings
     assert warning.endswith("generation_config.json has repetition_penalty=1.1, and answers are made without that")
 
 

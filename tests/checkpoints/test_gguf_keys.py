@@ -91,8 +91,8 @@ def test_a_window_that_llama_cpp_passes_over_is_the_makers(family, make_checkpoi
     path = write_family(tmp_path / "model.gguf", folder, family)
     out = converted(path, tmp_path / "out")
     assert difference(logits(out), logits(folder)) < 1e-5
-    figures = examine(out, path, witness.load_original(out, converted=True), 2, [IDS], [], 256).figures
-    assert (figures["name"], figures["note"]) == ("gguf", f"llama.cpp passes over {family}'s sliding window")
+    found = examine(out, path, witness.load_original(out, converted=True), 2, [IDS], [], 256).witness
+    assert (found.name, found.note) == ("gguf", f"llama.cpp passes over {family}'s sliding window")
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_a_mistake_of_the_gguf_reader_fails_the_verdict(name, make_checkpoint, t
     path = write_family(tmp_path / "model.gguf", make_checkpoint(family, **settings), architecture, keys)
     mutate(monkeypatch)
     out = converted(path, tmp_path / "out")
-    figures = examine(out, path, witness.load_original(out, converted=True), 2, [IDS], [], 256).figures
-    assert figures["name"] == "llama.cpp"
-    (check,) = witness_checks(figures)
+    found = examine(out, path, witness.load_original(out, converted=True), 2, [IDS], [], 256).witness
+    assert found.name == "llama.cpp"
+    (check,) = witness_checks(found)
     assert not check.passed, f"{check.value:.2g}"
 
 

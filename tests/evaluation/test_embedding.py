@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from et_pipeline.evaluation.embedding import SAMPLES, TEXTS, compare, cosine, judge_embeddings
+from et_pipeline.evaluation.embedding import SAMPLES, TEXTS, cosine, near
+from et_pipeline.evaluation.gate import judge_embeddings
+from et_pipeline.evaluation.verified import VerifiedEmbedding, Witnessed
+from et_pipeline.manifest import EmbeddingAgreement, EmbeddingComparison
 from et_pipeline.settings import Gate
 
 GATE = Gate(
@@ -20,7 +23,7 @@ def embeddings(count=9, size=16):
 
 
 def test_equal_embeddings_agree_fully():
-    found = compare(embeddings(), embeddings())
+    found = near(embeddings(), embeddings())
     assert (found.texts, found.max_abs_diff) == (9, 0)
     assert [found.cosine, found.min_cosine, found.rank_correlation] == pytest.approx([1, 1, 1])
 
@@ -32,21 +35,21 @@ def test_rank_correlation_is_that_of_scipy():
     similar = [[cosine(each[a], each[b]) for a, b in pairs] for each in (found, reference)]
     expected = stats.spearmanr(*similar).statistic
     assert expected < 0.9
-    assert compare(found, reference).rank_correlation == pytest.approx(expected)
+    assert near(found, reference).rank_correlation == pytest.approx(expected)
 
 
 def test_equal_similarities_share_their_rank():
     reference = torch.eye(4)  # all similarities are 0
     reference[1, 0] = 1  # but one
     found = reference.clone()
-    assert compare(found, reference).rank_correlation == pytest.approx(1)
+    assert near(found, reference).rank_correlation == pytest.approx(1)
 
 
 def test_one_bad_text_shows_in_the_lowest_cosine():
     reference = embeddings()
     found = reference.clone()
     found[3] = -found[3]
-    made = compare(found, reference)
+    made = near(found, reference)
     assert made.min_cosine == pytest.approx(-1)
     assert made.cosine == pytest.approx(7 / 9)
     assert made.rank_correlation < 0.9
@@ -55,7 +58,7 @@ def test_one_bad_text_shows_in_the_lowest_cosine():
 @pytest.mark.parametrize("found", [embeddings(8), embeddings()[:, :8], embeddings() * float("nan"), embeddings(2)])
 def test_what_cannot_be_compared(found):
     with pytest.raises(ValueError, match=r"cannot be compared|not finite"):
-        compare(found, embeddings(len(found)) if len(found) == 2 else embeddings())
+        near(found, embeddings(len(found)) if len(found) == 2 else embeddings())
 
 
 def test_the_texts_differ_and_the_samples_are_among_them():
@@ -63,12 +66,15 @@ def test_the_texts_differ_and_the_samples_are_among_them():
     assert max(max(pair) for pair in SAMPLES) < len(TEXTS)
 
 
-WITNESS = {"name": "sentence-transformers", "difference": 1e-6, "allowed": 1e-4}
+def verified(difference=1e-6, **changes):
+    perfect = {"texts": 9, "cosine": 1.0, "min_cosine": 1.0, "max_abs_diff": 0.0, "rank_correlation": 1.0}
+    sides = {side: EmbeddingAgreement(**perfect | changes.get(side, {})) for side in ("quantized", "original")}
+    witness = Witnessed(name="sentence-transformers", version="5", difference=difference, allowed=1e-4)
+    return VerifiedEmbedding(witness=witness, eager=sides["original"], agreement=EmbeddingComparison(**sides))
 
 
 def test_a_reading_that_the_witness_does_not_share_fails():
-    figures = {name: {"cosine": 1.0, "min_cosine": 1.0, "rank_correlation": 1.0} for name in ("quantized", "original")}
-    assert not judge_embeddings(figures, WITNESS | {"difference": 2e-4}, GATE).passed
+    assert not judge_embeddings(verified(difference=2e-4), GATE).passed
 
 
 @pytest.mark.parametrize(
@@ -85,8 +91,6 @@ def test_a_reading_that_the_witness_does_not_share_fails():
     ],
 )
 def test_each_threshold_decides(side, figure, value, passed):
-    figures = {name: {"cosine": 1.0, "min_cosine": 1.0, "rank_correlation": 1.0} for name in ("quantized", "original")}
-    figures[side][figure] = value
-    judged = judge_embeddings(figures, WITNESS, GATE)
+    judged = judge_embeddings(verified(**{side: {figure: value}}), GATE)
     assert judged.passed is passed
     assert len(judged.checks) == 4

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.checkpoints import prequantized, reader, witness
 from et_pipeline.checkpoints.reader import load_model, stream_model
-from et_pipeline.evaluation.gate import witness as in_manifest
 from et_pipeline.evaluation.gate import witness_checks
 from et_pipeline.evaluation.reading import ALLOWED, examine
 from et_pipeline.models import fused
@@ -50,9 +49,9 @@ def test_our_reading_is_transformers_own(name, checkpoint):
     family, settings = FAMILIES[name]
     folder = checkpoint(family, **settings)
     reading = read(folder)
-    assert (reading.figures["name"], reading.figures["layers"]) == ("transformers", None)
-    assert reading.figures["difference"] < ALLOWED / 10
-    assert in_manifest(reading.figures).agreement.positions == sum(map(len, SEQUENCES)) + 16
+    assert (reading.witness.name, reading.witness.layers) == ("transformers", None)
+    assert reading.witness.difference < ALLOWED / 10
+    assert reading.witness.for_manifest().agreement.positions == sum(map(len, SEQUENCES)) + 16
     with torch.no_grad():
         own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.tensor([SEQUENCES[2]])).logits
     if "rope_type" not in str(settings):  # such frequencies are chosen for the context, not for the text
@@ -80,9 +79,9 @@ def test_each_tensor_is_transformers_own(name, checkpoint):
 def test_where_it_does_not_fit_layers_are_compared(name, checkpoint):
     family, settings = FAMILIES[name]
     count = settings.get("num_hidden_layers", 2)
-    figures = read(checkpoint(family, **settings), whole=False, layers=count).figures
-    assert (figures["name"], figures["layers"]) == ("transformers", witness.sample_layers(count))
-    assert figures["difference"] < ALLOWED / 10
+    found = read(checkpoint(family, **settings), whole=False, layers=count).witness
+    assert (found.name, found.layers) == ("transformers", witness.sample_layers(count))
+    assert found.difference < ALLOWED / 10
 
 
 def test_the_logits_are_of_the_whole_model_where_layers_are_compared(checkpoint):
@@ -97,15 +96,15 @@ def test_the_logits_are_of_the_whole_model_where_layers_are_compared(checkpoint)
 @pytest.mark.parametrize("name", ["nf4 nested", "int8", "torchao int4", "compressed", "compressed int8", "gptq", "awq"])
 def test_quantized_checkpoints_have_their_tools_as_witness_where_these_are_installed(name, whole, checkpoint, tmp_path):
     folder = FORMS[name](checkpoint("llama", tie_word_embeddings=True), tmp_path / "made")
-    figures = read(folder, whole).figures
+    found = read(folder, whole).witness
     if name in ("gptq", "awq"):  # what reads them is not among the dependencies of tests
-        assert (figures["name"], figures["difference"]) == ("et_pipeline", None)
-        assert " requires " in in_manifest(figures).note
+        assert (found.name, found.difference) == ("et_pipeline", None)
+        assert " requires " in found.note
     elif name == "torchao int4" and not whole:  # its forms stand in the files' headers, under the layers' names
-        assert (figures["name"], figures["difference"]) == ("et_pipeline", None)
+        assert (found.name, found.difference) == ("et_pipeline", None)
     else:
-        assert (figures["name"], figures["note"]) == ("transformers", None)
-        assert figures["difference"] < ALLOWED / 10
+        assert (found.name, found.note) == ("transformers", None)
+        assert found.difference < ALLOWED / 10
 
 
 # Mistakes of a reader. Each is a change of what it makes, on a checkpoint where that matters.
@@ -226,8 +225,8 @@ def test_a_mistake_of_the_reader_fails_the_verdict(name, checkpoint, monkeypatch
     folder = checkpoint(family, **settings)
     original = witness.load_original(folder)
     with mutate(monkeypatch, tmp_path):
-        figures = examine(folder, None, original, 2, SEQUENCES, FAR, CONTEXT).figures
-    (check,) = witness_checks(figures)
+        found = examine(folder, None, original, 2, SEQUENCES, FAR, CONTEXT).witness
+    (check,) = witness_checks(found)
     assert not check.passed, f"{check.value:.2g}"
 
 
@@ -235,9 +234,9 @@ def test_a_head_that_is_tied_against_the_file_fails_the_verdict(checkpoint, monk
     folder = Path(shutil.copytree(checkpoint("llama", tie_word_embeddings=False), tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(config))
-    assert read(folder).figures["difference"] < ALLOWED / 10
+    assert read(folder).witness.difference < ALLOWED / 10
     monkeypatch.setattr(prequantized, "has_copied_head", lambda *_: True)
-    (check,) = witness_checks(read(folder).figures)
+    (check,) = witness_checks(read(folder).witness)
     assert not check.passed
 
 

@@ -126,7 +126,7 @@ def test_run_writes_the_facts(tiny_llama, tmp_path):
     assert (facts.family, facts.layers, facts.kv_heads, facts.head_dim, facts.tied_head) == ("llama", 2, 2, 32, True)
     assert facts.eos_ids == (1,)
     assert facts.chat.is_plain
-    assert figures["parameters"] == facts.parameters
+    assert figures.parameters == facts.parameters
 
 
 def test_what_the_tokenizer_leaves_to_the_caller_and_what_android_makes_otherwise_is_told(place, tmp_path):
@@ -140,7 +140,7 @@ def test_what_the_tokenizer_leaves_to_the_caller_and_what_android_makes_otherwis
     content["model"]["merges"] = [merge for merge in content["model"]["merges"] if "".join(merge) != rare]
     content["model"]["ignore_merges"] = True
     path.write_text(json.dumps(content), encoding="utf-8")
-    (warning,) = acquire.run({"checkpoint": folder}, tmp_path, ignore, form=FORM)["warnings"]
+    (warning,) = acquire.run({"checkpoint": folder}, tmp_path, ignore, form=FORM).warnings
     assert "does not know ignore_merges: 1 words of the vocabulary" in warning
     told = Facts.read(tmp_path).manifest_tokenizer()
     assert (told.lstrip, told.rstrip, told.bos_token) == ([], ["<|user|>"], "<|begin|>")
@@ -157,7 +157,7 @@ def test_random_weights_are_made_once_per_architecture_and_seed(place, in_proces
     wider = Checkpoint(source="random", architecture={**SMALL, "intermediate_size": 192})
     assert len({folder, acquire.resolve(RANDOM, 1, place), acquire.resolve(wider, 0, place)}) == 3
     figures = acquire.run({"checkpoint": folder}, place.root, ignore, form=FORM)
-    assert figures["parameters"] == Facts.read(place.root).parameters
+    assert figures.parameters == Facts.read(place.root).parameters
 
 
 def test_random_weights_are_made_in_a_process_of_their_own(place):

@@ -6,12 +6,14 @@ from torch import nn
 
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare, eager_logits
+from et_pipeline.evaluation.answers import nudged
+from et_pipeline.evaluation.evidence import LONG_END, far_text, long_text
+from et_pipeline.evaluation.on_text import score
 from et_pipeline.evaluation.perplexity import windows
 from et_pipeline.models.decoder import Decoder
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm
-from et_pipeline.stages.verify import LONG_END, _far_text, _long_text, _nudged, _on_text
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ from et_pipeline.stages.verify import LONG_END, _far_text, _long_text, _nudged, 
     ],
 )
 def test_a_long_text_fills_windows_and_takes_several_calls(windows, context, chunk, length):
-    text = _long_text([[1, 2, 3], [4, 5]], windows, ExportForm(max_context=context, prefill_chunk=chunk))
+    text = long_text([[1, 2, 3], [4, 5]], windows, ExportForm(max_context=context, prefill_chunk=chunk))
     assert len(text) == length
     assert text[:7] == [1, 2, 3, 4, 5, 1, 2][:length]
 
@@ -37,7 +39,7 @@ def test_a_long_text_fills_windows_and_takes_several_calls(windows, context, chu
     [((None,), 2048, 256), ((None,), 64, 64), ((512, None), 2048, 768), ((4096,), 2048, 256), ((1024,), 1100, 1100)],
 )
 def test_a_far_text_goes_beyond_each_window(windows, context, length):
-    text = _far_text([[1, 2, 3], [4, 5]], windows, ExportForm(max_context=context, prefill_chunk=8))
+    text = far_text([[1, 2, 3], [4, 5]], windows, ExportForm(max_context=context, prefill_chunk=8))
     assert len(text) == length
     assert text[:7] == [1, 2, 3, 4, 5, 1, 2]
 
@@ -47,11 +49,11 @@ def test_nudged_changes_the_last_bit_and_only_within_the_context():
     model, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), torch.randn(1, 64)
     with torch.no_grad():
         plain = model(x)
-        with _nudged(model):
-            nudged = model(x)
+        with nudged(model):
+            changed = model(x)
         assert torch.equal(model(x), plain)
-    assert not torch.equal(nudged, plain)
-    assert torch.allclose(nudged, plain, atol=1e-5)
+    assert not torch.equal(changed, plain)
+    assert torch.allclose(changed, plain, atol=1e-5)
 
 
 def test_reference_rounds_keys_and_values_as_the_programs_cache_does(make_checkpoint):
@@ -87,7 +89,7 @@ def test_a_text_is_scored_as_the_documentation_does_it_on_all_three_models(tiny_
     program = Program(tiny_program.pte, threads=1)
     spans = windows(len(text), size, stride)
     steps = []
-    found = _on_text(text, spans, logits_of(original), logits_of(quantized), program, 512, steps.append)
+    found = score(text, spans, logits_of(original), logits_of(quantized), program, 512, steps.append)
     rows, previous = {"original": [], "quantized": []}, 0
     targets = []
     for begin in range(0, len(text), stride):
@@ -104,13 +106,13 @@ def test_a_text_is_scored_as_the_documentation_does_it_on_all_three_models(tiny_
         if end == len(text):
             break
     targets, a, b = torch.cat(targets), torch.cat(rows["original"]), torch.cat(rows["quantized"])
-    assert (found["tokens"], len(targets), sum(steps)) == (60, 60, len(spans))
-    assert found["original"] == pytest.approx(nn.functional.nll_loss(a, targets).exp().item(), rel=1e-5)
-    assert found["quantized"]["perplexity"] == pytest.approx(nn.functional.nll_loss(b, targets).exp().item(), rel=1e-5)
-    assert found["quantized"]["kl"] == pytest.approx((a.exp() * (a - b)).sum(-1).mean().item(), rel=1e-4)
-    assert found["quantized"]["top1"] == (a.argmax(-1) == b.argmax(-1)).double().mean().item()
+    assert (found.tokens, len(targets), sum(steps)) == (60, 60, len(spans))
+    assert found.original == pytest.approx(nn.functional.nll_loss(a, targets).exp().item(), rel=1e-5)
+    assert found.quantized.perplexity == pytest.approx(nn.functional.nll_loss(b, targets).exp().item(), rel=1e-5)
+    assert found.quantized.kl == pytest.approx((a.exp() * (a - b)).sum(-1).mean().item(), rel=1e-4)
+    assert found.quantized.top1 == (a.argmax(-1) == b.argmax(-1)).double().mean().item()
     # The program is the quantized model, up to activations on the edge between two steps.
-    assert found["deployed"]["perplexity"] == pytest.approx(found["quantized"]["perplexity"], rel=0.02)
-    assert found["deployed"]["kl"] == pytest.approx(found["quantized"]["kl"], rel=0.1)
-    without = _on_text(text, spans, logits_of(original), logits_of(quantized), None, 512, steps.append)
-    assert without == {**found, "deployed": None}
+    assert found.deployed.perplexity == pytest.approx(found.quantized.perplexity, rel=0.02)
+    assert found.deployed.kl == pytest.approx(found.quantized.kl, rel=0.1)
+    without = score(text, spans, logits_of(original), logits_of(quantized), None, 512, steps.append)
+    assert without == found.model_copy(update={"deployed": None})

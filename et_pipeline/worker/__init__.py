@@ -1,0 +1,137 @@
+"""One heavy stage in a process of its own: its memory is given back, its cost is known, a native crash is an error.
+
+`run_stage` is the parent's side, `stage` the process's; `server` forks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import BaseModel
+
+from et_pipeline.errors import StageError, UserError
+from et_pipeline.worker import server
+from et_pipeline.worker.memory import watch_memory
+
+Tick = Callable[[int, int], None]
+"""Progress of a stage: (done, total)."""
+
+
+class StageCrash(Exception):
+    """A stage's process ended with a fault of ours or of a native library; the message holds its last words."""
+
+
+class StageKilled(StageCrash):
+    """A signal or a native library ended a stage's process; `ending` says how."""
+
+    def __init__(self, message: str, ending: str) -> None:
+        super().__init__(message)
+        self.ending = ending
+
+
+def run_stage(
+    module: str,
+    inputs: Mapping[str, Path],
+    out: Path,
+    config: Mapping[str, BaseModel],
+    seed: int,
+    log_file: Path,
+    tick: Tick,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run `module.run` in a process of its own.
+
+    Args:
+        module: the stage's module, `et_pipeline.stages.<name>`.
+        inputs: folders that the stage reads.
+        out: empty folder that the stage fills.
+        config: the settings that it reads, by parameter name.
+        seed: of every random generator in it.
+        log_file: takes all that it and its libraries print.
+        tick: called with its progress.
+
+    Returns:
+        The stage's figures, and its cost: wall_s, cpu_s, peak_rss_bytes (without mapped files).
+
+    Raises:
+        UserError: raised by the stage.
+        StageCrash: it ended in any other way than by returning.
+    """
+    request = {
+        "module": module,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "out": str(out),
+        "config": {name: value.model_dump_json() for name, value in config.items()},
+        "seed": seed,
+        "folder": str(Path.cwd()),
+        "environment": {**os.environ, "PYTHONHASHSEED": "0"},
+        "path": sys.path,
+    }
+    started = time.monotonic()
+    figures: dict[str, Any] | None = None
+    mistake: UserError | None = None
+    process, orders, events = _start(log_file)
+    peak = watch_memory(process.pid)
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit code says more
+            orders.write(json.dumps(request).encode() + b"\n")
+            orders.flush()  # not closed: the end of the pipe tells the process that we are gone
+        for line in events:
+            event = json.loads(line)
+            if "tick" in event:
+                tick(*event["tick"])
+            figures = event.get("figures", figures)
+            if "mistake" in event:
+                mistake = (StageError if event.get("logged") else UserError)(event["mistake"])
+    except BaseException:
+        os.kill(process.pid, signal.SIGKILL)
+        raise
+    finally:
+        ended = process.wait()
+        events.close()
+        with contextlib.suppress(BrokenPipeError):
+            orders.close()
+    if mistake is not None:
+        raise mistake
+    if ended.code != 0 or figures is None:
+        ending = _ending(ended.code)
+        message = f"{module} {ending}; {log_file} ends with:\n{_tail(log_file)}"
+        # A Python exception ends in 1; native code that gives up chooses other codes.
+        raise StageCrash(message) if ended.code in (0, 1) else StageKilled(message, ending)
+    return figures, {
+        "wall_s": round(time.monotonic() - started, 2),
+        "cpu_s": round(ended.cpu_s, 2),
+        "peak_rss_bytes": peak() or ended.peak_rss_bytes,
+    }
+
+
+def _start(log_file: Path) -> tuple[server.Forked, BinaryIO, BinaryIO]:
+    """A process that waits for its request; with the ends of the pipes that take it and that give its events."""
+    request, orders = os.pipe()
+    events, reported = os.pipe()
+    try:
+        with log_file.open("ab") as log:
+            process = server.fork(request, reported, log.fileno())
+    except server.Dead as error:
+        os.close(orders)
+        os.close(events)
+        raise StageCrash(f"{error}; {log_file} ends with:\n{_tail(log_file)}") from error
+    finally:
+        os.close(request)
+        os.close(reported)
+    return process, os.fdopen(orders, "wb"), os.fdopen(events, "rb")
+
+
+def _ending(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _tail(path: Path, lines: int = 40) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

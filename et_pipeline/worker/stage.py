@@ -1,0 +1,102 @@
+"""A stage's own process: it reads its request from standard input and reports as JSON lines on a pipe."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import traceback
+import typing
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
+
+from et_pipeline.errors import EXIT_USER, StageError, UserError
+
+# Torch's allocator and the C library's words for it; both come as other errors than MemoryError.
+_NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|bad_alloc")
+DISK_FULL_BYTES = 1 << 20
+
+
+def main(pipe: int) -> int:
+    """Run the stage that the request names; returns the exit code. The process ends when its caller is gone."""
+    events = os.fdopen(pipe, "w", buffering=1)
+    request = json.loads(_line())
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.path[:] = request["path"]
+
+    def say(**event: object) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    last = 0.0
+
+    def tick(done: int, total: int) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last > 0.1:
+            last = time.monotonic()
+            say(tick=[done, total])
+
+    run = importlib.import_module(request["module"]).run
+    kinds = typing.get_type_hints(run)
+    config = {name: TypeAdapter(kinds[name]).validate_json(text) for name, text in request["config"].items()}
+    inputs = {name: Path(path) for name, path in request["inputs"].items()}
+    import torch
+
+    torch.manual_seed(request["seed"])
+    try:
+        say(figures=to_jsonable_python(run(inputs, Path(request["out"]), tick, **config)))
+    except UserError as error:
+        say(mistake=str(error), logged=isinstance(error, StageError))
+        return EXIT_USER
+    except Exception as error:
+        traceback.print_exc()
+        mistake = _mistake(error, request)
+        if mistake is None:
+            return 1
+        say(mistake=str(mistake), logged=isinstance(mistake, StageError))
+        return EXIT_USER
+    return 0
+
+
+def _mistake(error: Exception, request: dict[str, typing.Any]) -> UserError | None:
+    """What the user can do about an error that is not a fault of ours."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        stage = request["module"].rpartition(".")[2]
+        return StageError(f"stage {stage} ran out of memory; close other programs, or use a machine with more")
+    # Libraries report a full disk in many ways; the disk itself is asked.
+    if shutil.disk_usage(request["out"]).free > DISK_FULL_BYTES:
+        return None
+    cache = Path(request["out"]).parents[1]  # <cache>/<stage>/<key>.tmp
+    return UserError(f"no space left on the disk of paths.cache={cache}; free some, or choose another one")
+
+
+def leave(code: int) -> None:
+    """End the process at once, with all that was printed in its file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
+    os._exit(code)
+
+
+def _line() -> bytes:
+    """The first line of standard input, and no byte more."""
+    parts = []
+    while (part := os.read(0, 1 << 16)) and not part.endswith(b"\n"):
+        parts.append(part)
+    return b"".join([*parts, part])
+
+
+def _end_with_caller() -> None:
+    while os.read(0, 1):  # not through sys.stdin, whose lock would trouble the interpreter's end
+        pass
+    os._exit(1)
