@@ -20,6 +20,8 @@ from pydantic import BaseModel
 from et_pipeline import cache, forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts, read_tokenizer
+from et_pipeline.checkpoints.place import Place
+from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import StageError, UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
@@ -232,10 +234,10 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         read_items(held_out)  # a broken line is better found now than after the export
     texts = [given_texts(settings) for settings in programs]
     tick = face.start("acquire")
-    place = acquire.Place(root, logs, tick, lambda: face.wait("acquire"))
-    source, files = acquire.prepare(first.model.checkpoint, first.seed, place)
+    place = Place(root, logs, tick, lambda: face.wait("acquire"))
+    source, files = prepare(first.model.checkpoint, first.seed, place)
     extra = {"checkpoint": (source, cache.digest(files))}
-    gguf = acquire.gguf_file(first.model.source)
+    gguf = gguf_file(first.model.source)
     if gguf is not None:
         extra["gguf"] = (gguf, extra["checkpoint"][1])
     if held_out is not None:

@@ -195,7 +195,7 @@ def _folder(checkpoint: Checkpoint) -> Path:
         raise UserError(f"model.source={source} has no config.json; mode=plan needs its content in model.architecture")
     name = source.removeprefix("builtin:")
     if name != source:
-        from et_pipeline.stages.acquire import BUILTIN
+        from et_pipeline.checkpoints.source import BUILTIN
 
         if name not in BUILTIN:
             raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")

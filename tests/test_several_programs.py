@@ -109,7 +109,11 @@ def killed(monkeypatch):
     def run_stage(module, inputs, out, config, seed, log, tick):
         stage = module.rpartition(".")[2]
         if stage == "acquire":
-            return acquire.run(inputs, out, tick, **config).model_dump(), {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
+            return acquire.run(inputs, out, tick, **config).model_dump(), {
+                "wall_s": 0.0,
+                "cpu_s": 0.0,
+                "peak_rss_bytes": 0,
+            }
         log.write_text("the compiler's last words")
         if stage == "lower" and config["backend"].soc in chips:
             raise StageKilled("…", "was ended by SIGKILL")

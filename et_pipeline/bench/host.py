@@ -39,11 +39,12 @@ from et_pipeline.bench.host_tables import (
     tables,
 )
 from et_pipeline.bench.peer_files import Shape
+from et_pipeline.checkpoints.place import Place
+from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings, load_settings
-from et_pipeline.stages.acquire import Place, prepare
 from et_pipeline.stages.bundle import host
 
 SHAPES = {"S": "smollm2_135m", "M": "llama3_2_1b"}

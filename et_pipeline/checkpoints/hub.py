@@ -1,15 +1,106 @@
-"""What can go wrong with the Hugging Face hub, in one sentence each."""
+"""Downloads from the Hugging Face hub, which go on where they stopped, and what can go wrong, in one sentence each."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from et_pipeline import cache
+from et_pipeline.checkpoints.files import PATTERNS
+from et_pipeline.checkpoints.place import Place
+from et_pipeline.checkpoints.shards import check_room
 from et_pipeline.errors import UserError
 from et_pipeline.settings import first_line
+
+_PARTIAL = ".incomplete"  # huggingface_hub's own word for it
+
+
+def download(repository: str, revision: str | None, place: Place) -> Path:
+    """The folder of a repository's snapshot, downloaded if it is not there."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    name = f"model.source={repository}"
+    store = Path(constants.HF_HUB_CACHE).expanduser()
+    wanted = list(PATTERNS)
+    with one_sentence(name, revision, "a folder here and not "):
+        try:
+            listed = snapshot_download(
+                repository, revision=revision, allow_patterns=wanted, tqdm_class=quiet_bar(), dry_run=True
+            )
+        except DryRunError:  # the hub does not answer: what is here already may do
+            listed = []
+        missing = [(file.filename, file.commit_hash, file.file_size or 0) for file in listed if file.will_download]
+        blobs = store / f"models--{repository.replace('/', '--')}" / "blobs"
+        begun = sum(path.stat().st_size for path in blobs.glob(f"*{_PARTIAL}"))
+        check_room(store, sum(size for _, _, size in missing) - begun, name, "HF_HUB_CACHE")
+        for filename, commit, size in missing:
+            if filename.endswith(".safetensors") and size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+                _fetch_weights(repository, filename, commit, blobs, place)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=quiet_bar()))
+
+
+def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, place: Place) -> None:
+    """Download a file to where huggingface_hub's cache looks for it, going on where a killed run stopped.
+
+    huggingface_hub itself begins such a file anew.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers()
+    url = hf_hub_url(repository, filename, revision=commit)
+    metadata = get_hf_file_metadata(url, headers=headers)
+    if metadata.etag is None or metadata.size is None:
+        return
+    total = metadata.size
+    if metadata.location.split("/")[2] != url.split("/")[2]:  # a file store, which has its own signature in the address
+        headers.pop("authorization", None)
+    blob, part = blobs / metadata.etag, blobs / f"{metadata.etag}{_PARTIAL}"
+    with cache.locked(place.root / "hub" / metadata.etag, place.wait):
+        if blob.exists():
+            return
+        blobs.mkdir(parents=True, exist_ok=True)
+        if part.exists() and part.stat().st_size > total:
+            part.unlink()
+
+        class Bar:
+            """What http_get needs of a tqdm."""
+
+            def __init__(self, **settings: Any) -> None:
+                self.done = settings.get("initial", 0)
+
+            def __enter__(self) -> Bar:
+                return self
+
+            def __exit__(self, *error: object) -> None:
+                pass
+
+            def update(self, count: float | None = 1) -> None:
+                self.done += count or 0
+                place.tick(int(self.done), total)
+
+        with part.open("ab") as stream:
+            http_get(
+                metadata.location,
+                stream,
+                resume_size=stream.tell(),
+                headers=headers,
+                expected_size=total,
+                tqdm_class=Bar,
+            )
+            stream.flush()
+            os.fsync(stream.fileno())
+        # A file of the large file storage is named by its sha256, any other one by a git hash.
+        if len(metadata.etag) == 64 and cache.sha256_file(part) != metadata.etag:
+            part.unlink()
+            raise UserError(f"model.source={repository}: {filename} arrived damaged; the same command fetches it again")
+        part.rename(blob)
 
 
 @contextmanager
