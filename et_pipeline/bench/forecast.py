@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF
-from et_pipeline.plan import export_seconds, pte_bytes, read_model, stage_peaks
+from et_pipeline.forecast import export_seconds, pte_bytes, read_model, stage_peaks
 from et_pipeline.settings import load_settings
 from et_pipeline.stages.bundle import host
 

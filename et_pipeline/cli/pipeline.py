@@ -24,8 +24,8 @@ from et_pipeline.backends import get_backend
 from et_pipeline.cli.plan import ALL_DEVICES, forecast
 from et_pipeline.cli.programs import chosen_programs
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
+from et_pipeline.forecast import Survey
 from et_pipeline.mistakes import disk_sentence, guarded
-from et_pipeline.plan import Survey
 from et_pipeline.report import progress, tables
 from et_pipeline.settings import Settings, StageName, first_line
 

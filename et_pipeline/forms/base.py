@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from et_pipeline.plan import kv_cache_bytes
+from et_pipeline.forecast import kv_cache_bytes
 
 if TYPE_CHECKING:
     import torch

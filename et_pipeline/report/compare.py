@@ -108,8 +108,8 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
     Raises:
         UserError: a text is missing, or the first recipe cannot be run at all.
     """
+    from et_pipeline.forecast import check_groups, read_model
     from et_pipeline.pipeline import check, given_texts, run
-    from et_pipeline.plan import check_groups, read_model
 
     for settings in every.values():
         given_texts(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from et_pipeline.plan import Plan, Survey
+from et_pipeline.forecast import Plan, Survey
 from et_pipeline.report.tables import size, verdict
 
 WIDTH, LABEL, PANEL, GAP, ROW, TOP = 1080, 250, 340, 80, 34, 92

@@ -10,8 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from et_pipeline.forecast import BANDWIDTH_SHARE, Plan, Survey, summary
 from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, SourceQuantization, TextQuality, Witness
-from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result

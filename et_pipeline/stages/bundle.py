@@ -15,9 +15,9 @@ from et_pipeline.backends import Delegation
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts, read_tokenizer
 from et_pipeline.evaluation.embedding import judge_embeddings
 from et_pipeline.evaluation.gate import judge, witness
+from et_pipeline.forecast import RUNTIME_BYTES
 from et_pipeline.manifest import Manifest
 from et_pipeline.models.pooling import Pooling
-from et_pipeline.plan import RUNTIME_BYTES
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import Settings
 

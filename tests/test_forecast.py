@@ -11,7 +11,7 @@ from et_pipeline import CONF, plan, tiny_assistant
 from et_pipeline.backends.xnnpack import SCHEMES
 from et_pipeline.bench.forecast import compare, full_size_exports
 from et_pipeline.errors import UserError
-from et_pipeline.plan import forecast, kv_cache_bytes, read_model, survey, tensor_bytes
+from et_pipeline.forecast import forecast, kv_cache_bytes, read_model, survey, tensor_bytes
 from et_pipeline.settings import ExportForm, Quantization, load_settings
 
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,6 @@
 """The forecast of size, memory, speed and export cost, from config.json and shapes alone, before anything heavy.
 
-Plain arithmetic, no torch. Where a figure of a formula was measured, its comment says on what; `tests/test_plan.py`
+Plain arithmetic, no torch. Where a figure of a formula was measured, its comment says on what; `tests/test_forecast.py`
 holds the forecasts against real files and published speeds.
 """
 
