@@ -72,5 +72,5 @@ def test_no_circles():
 
 def test_what_is_found():
     assert "et_pipeline.worker" in imports("et_pipeline.report.progress", lazy=False)
-    assert "et_pipeline.runtime.packed_weights" in imports("et_pipeline.cli.bundle.loading")
-    assert "et_pipeline.runtime.packed_weights" not in imports("et_pipeline.cli.bundle.loading", lazy=False)
+    assert "et_pipeline.runtime.packed_weights" in imports("et_pipeline.bundle.loading")
+    assert "et_pipeline.runtime.packed_weights" not in imports("et_pipeline.bundle.loading", lazy=False)

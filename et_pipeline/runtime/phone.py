@@ -120,7 +120,8 @@ def push(path: Path) -> str:
         UserError: The bundle is broken, no adb, no phone, no app on it, or not enough room.
     """
     _require_app()
-    with bundles.open_bundle(path) as (folder, manifest), tempfile.TemporaryDirectory(prefix="et-push-") as temporary:
+    with bundles.open_bundle(path) as opened, tempfile.TemporaryDirectory(prefix="et-push-") as temporary:
+        folder, manifest = opened.folder, opened.manifest
         _require_chat(manifest)
         name = re.sub(r"[^A-Za-z0-9._-]", "_", path.resolve().name.removesuffix(".zip"))
         packed = path
