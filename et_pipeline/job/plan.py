@@ -1,4 +1,4 @@
-"""`et-pipeline mode=plan`."""
+"""What `mode=plan` asks for: one forecast, beside the same with every recipe or on every device."""
 
 from __future__ import annotations
 

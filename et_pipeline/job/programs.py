@@ -1,4 +1,4 @@
-"""The programs that a command line asks for: one, or several where groups are given as lists."""
+"""The programs that are asked for: one, or several where groups are given as lists."""
 
 from __future__ import annotations
 
