@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import InterpolationResolutionError
 
-from et_pipeline import CONF
+from et_pipeline import CONF, plugins
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.settings import closest, first_line, setting_names
 
@@ -85,9 +85,9 @@ def _hydra_sentence(error: HydraException) -> str:
         return f"{group}={option} does not exist{closest(option, options)}"
     if match := re.search(r"Could not load '(.+)/(.+)'", text):  # one of several
         group, option = match.groups()
-        return (
-            f"{group}={option} does not exist{closest(option, [path.stem for path in (CONF / group).glob('*.yaml')])}"
-        )
+        folders = [folder / group for folder in (CONF, *plugins.folders())]
+        options = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+        return f"{group}={option} does not exist{closest(option, options)}"
     if match := re.search(r"Could not override '(.+)'", text):
         return f"{match[1]} is not a setting{closest(match[1], setting_names())}"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):

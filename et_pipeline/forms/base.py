@@ -35,6 +35,7 @@ class Form:
         executed: which of lower's files this host executes.
         twin: that one is a twin of the program, which no runtime here executes itself.
         ways: in which a prompt can be fed to it.
+        backends: names of those that a form of another package is for; ours are in the table.
         long: a text of several calls, beyond each sliding window, is compared too.
     """
 
@@ -45,6 +46,7 @@ class Form:
     twin: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = FEEDINGS
     long: ClassVar[bool] = True
+    backends: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, form: ExportForm) -> ExportForm:
         """The sizes that the program has where these are asked for."""
