@@ -98,10 +98,12 @@ def test_a_family_is_planned_and_adapted(tmp_path):
     assert known.tied_head
     assert "model.layers.1.mlp.gate_proj.weight" in known.shapes
 
+    from et_pipeline.checkpoints.config import is_tied
     from et_pipeline.checkpoints.skeleton import build_skeleton
 
     (tmp_path / "config.json").write_text(json.dumps(GRANITE))
     write_tokenizer(tmp_path / "tokenizer.json")
+    assert is_tied(GRANITE)
     model, _ = build_skeleton(tmp_path)
     assert model.adapted_by == "toy"
 
