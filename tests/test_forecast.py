@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hydra import compose, initialize_config_dir
 
 from et_pipeline import CONF, plan, tiny_assistant
@@ -281,6 +283,26 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"model\.source=nobody/nothing is not a folder here.*model\.architecture"):
         planned("model=custom", "model.source=nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GatedRepoError, "is gated; accept its licence on the hub and log in with `hf auth login`"),
+        (
+            RepositoryNotFoundError,
+            "is not a folder here and not a repository on the hub (or it is private)",
+        ),
+    ],
+)
+def test_a_hub_that_refuses_is_one_sentence(error, sentence, monkeypatch):
+    def refuse(url, timeout):
+        raise error("no", response=Mock())
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    with pytest.raises(UserError) as caught:
+        planned("model=custom", "model.source=some/model")
+    assert str(caught.value) == f"model.source=some/model {sentence}"
 
 
 def test_a_machine_that_does_not_tell_its_memory(monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from et_pipeline import cache, tiny_assistant
+from et_pipeline import cache
 from et_pipeline.architecture import check_context, layer_windows
 from et_pipeline.checkpoints import auto_tokenizer, hub, tokenizer
 from et_pipeline.checkpoints.facts import Facts, generation_warnings, read_facts, read_tokenizer
@@ -22,6 +22,7 @@ from et_pipeline.checkpoints.layout import INDEX, SINGLE, read_layout
 from et_pipeline.checkpoints.reader import prepare as prepare_model
 from et_pipeline.checkpoints.shards import CHECKSUMS, check_room
 from et_pipeline.checkpoints.skeleton import config_warnings
+from et_pipeline.checkpoints.source import BUILTIN
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import FILES as POOLING_FILES
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 
 _PARTIAL = ".incomplete"  # huggingface_hub's own word for it
 _GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-BUILTIN = {"tiny_assistant": tiny_assistant.CHECKPOINT}
 _PATTERNS = (
     "config.json",
     "generation_config.json",
