@@ -45,7 +45,7 @@ recipes: $(READY) ## Every recipe on one model, side by side
 	$(BIN)/et-pipeline -m experiment=recipes model=$(MODEL)
 
 compare: $(READY) ## Every recipe and algorithm on one model, and a report: make compare MODEL=... [SET="verify.text=..."]
-	$(BIN)/python -m et_pipeline.report.compare $(MODEL) $(SET) --out build/compare/$(MODEL)
+	$(BIN)/python -m et_pipeline.cli.compare $(MODEL) $(SET) --out build/compare/$(MODEL)
 
 chat: $(READY) ## Talk to the demo's bundle in the terminal
 	$(BIN)/et-bundle chat $(BUNDLE)

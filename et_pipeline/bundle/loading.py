@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import Manifest, ProgramInfo
-from et_pipeline.report.tables import size
+from et_pipeline.report.words import size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

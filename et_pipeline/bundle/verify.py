@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from et_pipeline.bundle.loading import hindrance_of, load_program, load_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import FILE_NAME, SCHEMA_PATH, Chat, Embedding, Manifest, ProgramInfo
-from et_pipeline.report.tables import size
+from et_pipeline.report.words import size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -22,7 +22,7 @@ from et_pipeline import CONF
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
 from et_pipeline.forecast import Survey
 from et_pipeline.job import do, forget
-from et_pipeline.mistakes import guarded, told
+from et_pipeline.job.mistakes import guarded, told
 from et_pipeline.report import tables
 
 if TYPE_CHECKING:

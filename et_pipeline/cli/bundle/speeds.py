@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from et_pipeline.cli.bundle.terminal import Titled, print_json, print_table
 from et_pipeline.manifest import EmbeddingSpeed, Percentiles, Speed
-from et_pipeline.report.tables import size
+from et_pipeline.report.words import size
 
 
 def print_speed(speed: Speed | EmbeddingSpeed, as_json: bool) -> None:
