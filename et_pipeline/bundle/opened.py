@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from et_pipeline import manifest as bundle
-from et_pipeline.bundle import archive, loading
+from et_pipeline.bundle import loading
 from et_pipeline.bundle.verify import Verification, checks
 from et_pipeline.chat_template import Message
 from et_pipeline.errors import UserError
+from et_pipeline.manifest import archive
 
 if TYPE_CHECKING:
     import numpy as np
