@@ -45,7 +45,7 @@ recipes: $(READY) ## Every recipe on one model, side by side
 	$(BIN)/et-pipeline -m experiment=recipes model=$(MODEL)
 
 compare: $(READY) ## Every recipe and algorithm on one model, and a report: make compare MODEL=... [SET="verify.text=..."]
-	$(BIN)/python -m et_pipeline.report.compare $(MODEL) $(SET) --out build/compare/$(MODEL)
+	$(BIN)/python -m et_pipeline.cli.compare $(MODEL) $(SET) --out build/compare/$(MODEL)
 
 chat: $(READY) ## Talk to the demo's bundle in the terminal
 	$(BIN)/et-bundle chat $(BUNDLE)
@@ -97,10 +97,11 @@ test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of 
 test-kill: $(READY) ## Kill the pipeline 50 times at random moments and see it resume each time
 	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and import-linter for who may know whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(READY) ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
@@ -124,5 +125,5 @@ bench-quality: $(READY) ## Perplexity and KL beside llama.cpp's types, on the bu
 	$(BIN)/python -m et_pipeline.bench.docs
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)
-	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

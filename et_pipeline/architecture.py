@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from et_pipeline import plugins
 from et_pipeline.errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -29,6 +30,7 @@ class Family(NamedTuple):
         windowed: a window counts at all; otherwise no layer has one, whatever the config says.
         mixed: layers are of the kinds that `layer_types` lists; otherwise all are of one kind.
         window_pattern: every n-th layer sees everything where the config lists no kinds of layers; 0 for none.
+        adapt: what another package does to a model's modules before it gets weights; ours are in `models.families`.
     """
 
     biases: str = "attention_bias"
@@ -42,6 +44,7 @@ class Family(NamedTuple):
     windowed: bool = True
     mixed: bool = True
     window_pattern: int = 0
+    adapt: Callable[[Any], None] | None = None
 
 
 FAMILIES = {
@@ -64,6 +67,12 @@ OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begi
 # for its own training, and what transformers once stored and now computes.
 UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
 _OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
+
+
+def find_family(name: str) -> Family | None:
+    """What is known of a family, here or by another package (see `plugins`)."""
+    found: Family | None = FAMILIES.get(name) or plugins.load("families", name, Family)
+    return found
 
 
 class Architecture(BaseModel):
@@ -121,7 +130,7 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     """
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
-    family = FAMILIES.get(name)
+    family = find_family(name)
 
     def number(key: str, otherwise: int | None = None) -> int:
         value = text.get(key)
@@ -154,7 +163,8 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     elif family is None:
         raise UserError(
             f"{where} has model_type={name!r}, whose tensors mode=plan does not know; it knows "
-            f"{', '.join(sorted(FAMILIES))}, and any family from a folder that holds the weights"
+            f"{', '.join(sorted([*FAMILIES, *plugins.names('families')]))}, and any family from a folder that holds "
+            "the weights"
         )
     else:
         shapes = _shapes(family, text, number, heads, kv_heads, head_dim, tied)
@@ -283,7 +293,7 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
     """How many tokens each layer sees, None for all, by the rules of transformers' configuration classes."""
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
-    family = FAMILIES.get(name, Family())
+    family = find_family(name) or Family()
     window = text.get("sliding_window", family.window)
     if (
         not family.windowed

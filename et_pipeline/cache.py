@@ -64,7 +64,7 @@ def code_version(module: str) -> str:
 
 
 def _module_path(name: str) -> Path | None:
-    if name != _PACKAGE.name and not name.startswith(_PACKAGE.name + "."):
+    if not name.startswith(_PACKAGE.name + "."):  # the package itself is the Python API, which is above all stages
         return None
     path = _PACKAGE.joinpath(*name.split(".")[1:])
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)

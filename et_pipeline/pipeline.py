@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from et_pipeline import cache, forms
+from et_pipeline import cache, forms, plugins
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts, read_tokenizer
 from et_pipeline.checkpoints.place import Place
@@ -27,8 +27,7 @@ from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Backend, Calibration, Evidence, Settings
-from et_pipeline.stages import acquire, bundle
-from et_pipeline.stages.results import Acquired
+from et_pipeline.stages import Acquired, acquire, bundle
 from et_pipeline.worker import StageKilled, Tick, run_stage
 
 log = logging.getLogger(__name__)
@@ -311,7 +310,8 @@ def _make(
         "code": cache.code_version(acquire.__name__),
         "files": files,
         "form": form.model_dump(),
-        "libraries": cache.library_versions(("transformers", "tokenizers", "pytorch-tokenizers")),
+        "libraries": cache.library_versions(("transformers", "tokenizers", "pytorch-tokenizers"))
+        | plugins.versions(("families", name) for name in plugins.names("families")),
     }
 
     def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
@@ -390,6 +390,16 @@ def _check_task(settings: Settings, facts: Facts) -> None:
         )
 
 
+def _plugins(config: Mapping[str, Any], facts: Path) -> dict[str, str]:
+    """Versions of other packages that a stage's result depends on: of the backend's, the form's and the family's."""
+    used: list[tuple[plugins.Group, str]] = [("families", Facts.read(facts).family)]
+    if "backend" in config:
+        used.append(("backends", config["backend"].name))
+    if "kind" in config:
+        used.append(("forms", config["kind"].name))
+    return plugins.versions(used)
+
+
 def _finish(made: Made, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:
     made.entries[stage] = entry
     if reused:
@@ -410,7 +420,7 @@ def _heavy(
         "config": {name: value.model_dump(mode="json") for name, value in config.items()},
         "inputs": {name: content for name, (_, content) in given.items()}
         | {name: made.entries[name].content for name in stage.needs},
-        "libraries": cache.library_versions(stage.libraries),
+        "libraries": cache.library_versions(stage.libraries) | _plugins(config, made.entries["acquire"].folder),
         "seed": settings.seed,
     }
     if stage.host:

@@ -137,7 +137,7 @@ class Recipe(Quantization):
 class Backend(Frozen):
     """What runs the graph."""
 
-    name: Literal["xnnpack", "qnn", "coreml", "vulkan", "portable"]
+    name: str = Field(description="xnnpack, qnn, coreml, vulkan, portable, or one that a plug-in adds")
     soc: str | None = Field(default=None, description="the chip that the program is compiled for, such as SM8650")
     also: tuple[str, ...] = Field(default=(), description="other chips with the same NPU, which run it too")
     prefill: bool = Field(

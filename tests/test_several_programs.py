@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from et_pipeline import CONF, manifest, pipeline
-from et_pipeline.cli import pipeline as entry
+from et_pipeline import CONF, job, manifest, pipeline
 from et_pipeline.stages import acquire
 from et_pipeline.worker import StageKilled
 
@@ -17,7 +16,7 @@ BOTH = ("backend=[xnnpack,qnn]", "recipe=[8da4w,16a4w_lpbq]")
 def programs(command, monkeypatch):
     """What would be run: backend, recipe and chips of each program, and the bundle's name."""
     seen = []
-    monkeypatch.setattr(entry, "_run", lambda settings, outputs: seen.extend(settings) or pipeline.Result())
+    monkeypatch.setattr(job, "_run", lambda settings, outputs, quiet: seen.extend(settings) or pipeline.Result())
 
     def of(*arguments):
         seen.clear()

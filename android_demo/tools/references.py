@@ -27,10 +27,11 @@ def prompts(folder: Path) -> list[tuple[str, int]]:
 
 def main(folder: Path, out: Path) -> None:
     """Writes a list of {"prompt", "max_new_tokens", "text"}."""
-    with bundles.open_bundle(folder) as (_, manifest), quiet():
+    with bundles.open_bundle(folder) as opened, quiet():
         runtime_library()
         from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
+        manifest = opened.manifest
         program = manifest.main
         weights = str(folder / program.weights[0]) if program.weights else None
         runner = TextLLMRunner(str(folder / program.file), str(folder / manifest.tokenizer.file), weights)

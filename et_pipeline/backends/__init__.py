@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from et_pipeline import plugins
 from et_pipeline.backends.base import Backend, Delegation, Support
 from et_pipeline.errors import UserError
 
@@ -11,7 +12,7 @@ __all__ = ["Backend", "Delegation", "Support", "get_backend"]
 
 
 def get_backend(name: str, soc: str | None = None) -> Backend:
-    """Look a backend up by its name in `conf/backend/`.
+    """Look a backend up by its name in `conf/backend/`: one of ours, or another package's (see `plugins`).
 
     Args:
         name: one of those.
@@ -33,6 +34,9 @@ def get_backend(name: str, soc: str | None = None) -> Backend:
         "vulkan": VulkanBackend,
         "portable": PortableBackend,
     }
-    if name not in made:
-        raise UserError(f"backend={name} does not exist; there is {', '.join(made)}")
-    return made[name]()
+    if name in made:
+        return made[name]()
+    found: Backend | None = plugins.load("backends", name, Backend, lambda make: make(soc))
+    if found is None:
+        raise UserError(f"backend={name} does not exist; there is {', '.join([*made, *plugins.names('backends')])}")
+    return found

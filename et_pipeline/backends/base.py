@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,6 +47,7 @@ class Delegation(BaseModel):
     notice: str | None = None  # about the compiler and its licence
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A delegate of ExecuTorch."""
 

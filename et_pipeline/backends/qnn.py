@@ -1,25 +1,15 @@
 """Qualcomm's NPU (Hexagon HTP) by way of QNN: compiled for a named chip, executed here on Qualcomm's own simulator.
 
-Weights and activations are quantized after export, with ranges from calibration (PT2E). Qualcomm's libraries come from
-their SDK or from a package on PyPI; they are loaded in the stage's own process, which they may take down with them.
+Weights and activations are quantized after export, with ranges from calibration (PT2E).
 """
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import importlib.util
-import os
-import platform
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib import metadata as distributions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from et_pipeline.backends.base import (
     Delegation,
@@ -28,6 +18,7 @@ from et_pipeline.backends.base import (
     fallback_operators,
     fallback_reasons,
 )
+from et_pipeline.backends.qnn_sdk import chips, find_sdk, load_sdk
 from et_pipeline.errors import StageError, UserError
 from et_pipeline.upstream.block_scales import block_scales_as_compiled
 from et_pipeline.upstream.refusals import noted_refusals
@@ -38,96 +29,8 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
-PACKAGE, VERSION, MODULE = "onnxruntime-qnn", "2.5.0", "onnxruntime_qnn"
-HOST_LIBRARIES = "lib/x86_64-linux-clang"
-LIBRARIES = ("libQnnSystem.so", "libQnnHtp.so")
 BLOCK_MULTIPLE = 16
 SCHEMES = ("16a4w", "16a8w", "8a8w", "fp16")
-
-
-class Sdk(NamedTuple):
-    """Where Qualcomm's host libraries are; `root` is their SDK's folder, None for the package."""
-
-    libraries: Path
-    root: Path | None
-
-
-def find_sdk() -> Sdk:
-    """Find Qualcomm's libraries: in `QNN_SDK_ROOT`, else in the package.
-
-    Raises:
-        UserError: there are none, or not those that work; says how to get them.
-    """
-    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise UserError(
-            f"backend=qnn needs Qualcomm's compiler for Linux on x86-64, and this is {platform.system()} on "
-            f"{platform.machine()}"
-        )
-    given = os.environ.get("QNN_SDK_ROOT")
-    if given:
-        libraries = Path(given) / HOST_LIBRARIES
-        missing = next((name for name in LIBRARIES if not (libraries / name).is_file()), None)
-        if missing:
-            raise UserError(
-                f"QNN_SDK_ROOT={given} has no {HOST_LIBRARIES}/{missing}; point it at Qualcomm's AI Runtime SDK"
-            )
-        return Sdk(libraries, Path(given))
-    spec = importlib.util.find_spec(MODULE)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "backend=qnn needs Qualcomm's compiler: set QNN_SDK_ROOT to their AI Runtime SDK, or install the package "
-            f"with pip install 'et-pipeline[qnn]' ({PACKAGE}=={VERSION}, under Qualcomm's licence)"
-        )
-    found = distributions.version(PACKAGE)
-    if found != VERSION:
-        raise UserError(
-            f"{PACKAGE}=={found} is installed, whose compiler does not start with executorch; "
-            f"pip install {PACKAGE}=={VERSION}"
-        )
-    return Sdk(Path(next(iter(spec.submodule_search_locations))), None)
-
-
-@cache
-def load_sdk() -> str:
-    """Load Qualcomm's libraries into this process, once; returns their version, such as v2.49.40.
-
-    Raises:
-        UserError: there are none.
-    """
-    sdk = find_sdk()
-    # Loaded before these three, they crash the process.
-    import executorch.extension.pybindings.portable_lib  # noqa: F401
-    import torch  # noqa: F401
-    from executorch.backends.qualcomm.python import PyQnnManagerAdaptor
-
-    if sdk.root is None:
-        # Where executorch looks for them; the folder has to stay for as long as the process does.
-        root = Path(tempfile.mkdtemp(prefix="qnn-"))
-        atexit.register(shutil.rmtree, root, ignore_errors=True)
-        (root / HOST_LIBRARIES).parent.mkdir(parents=True)
-        (root / HOST_LIBRARIES).symlink_to(sdk.libraries)
-        os.environ["QNN_SDK_ROOT"] = str(root)
-    # LD_LIBRARY_PATH is read when a process starts; what is loaded already is found by its name.
-    for name in LIBRARIES:
-        ctypes.CDLL(str(sdk.libraries / name))
-    build: str = PyQnnManagerAdaptor.GetQnnSdkBuildId(str(sdk.libraries / LIBRARIES[1]))
-    return build
-
-
-class Npu(NamedTuple):
-    """What a program is compiled for: one runs on every chip whose NPU is the same."""
-
-    hexagon: str
-    memory_mb: int  # the NPU's own (VTCM)
-
-
-@cache
-def chips() -> dict[str, Npu]:
-    """Chips that the compiler knows and their NPU, from executorch's own table."""
-    from executorch.backends.qualcomm.serialization.qc_schema import _soc_info_table as table
-
-    found = {each.name: info.htp_info for each, info in table.items()}
-    return {name: Npu(htp.htp_arch.name, htp.vtcm_size_in_mb) for name, htp in sorted(found.items())}
 
 
 class QnnBackend:
@@ -218,46 +121,10 @@ class QnnBackend:
             return dict(programs)
         import torch
         from executorch.backends.qualcomm.export_utils import make_quantizer
-        from executorch.backends.qualcomm.quantizer.quant_recipe import QuantGranularity, QuantRecipe
-        from executorch.backends.qualcomm.quantizer.quantizer import ModuleQConfig, QuantDtype
-        from torchao.quantization.pt2e import MinMaxObserver
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         load_sdk()
-        # In 8 bits a step of the masked scores of attention is a factor of e in their softmax.
-        recipe = QuantRecipe(
-            QuantDtype.use_16a8w, False, act_observer=MinMaxObserver, granularity=QuantGranularity.PER_TENSOR
-        )
-        recipe.add_node_target(
-            {torch.ops.aten.linear.default},
-            QuantDtype[f"use_{q.scheme}{'_block' if q.group_size else ''}"],
-            False,
-            act_observer=MinMaxObserver,
-            granularity=QuantGranularity.PER_BLOCK if q.group_size else QuantGranularity.PER_CHANNEL,
-            extra_kwargs={"block_size": (1, q.group_size)} if q.group_size else None,
-        )
-        if q.scheme == "8a8w":
-            # Eight bits of logits are too coarse to choose a token by.
-            recipe.add_regex(
-                {r"lm_head"},
-                QuantDtype.use_16a8w,
-                False,
-                act_observer=MinMaxObserver,
-                granularity=QuantGranularity.PER_CHANNEL,
-                priority=2,
-            )
-        # 8 bits and a scale per row, half the size of an activation's 16 bits. Upstream's recipes can say that of
-        # linears only, so the strategy's choice is replaced.
-        recipe.add_node_target(
-            {torch.ops.aten.embedding.default},
-            QuantDtype.use_16a8w,
-            False,
-            act_observer=MinMaxObserver,
-            granularity=QuantGranularity.PER_CHANNEL,
-        )
-        recipe._strategies[-1].quant_config = ModuleQConfig(
-            QuantDtype.use_16a8w, is_embedding_per_channel=True, act_observer=MinMaxObserver
-        )
+        recipe = _recipe(q)
         prepared = {}
         for name, program in programs.items():
             quantizer = make_quantizer(soc_model=self.soc)
@@ -371,6 +238,50 @@ class QnnBackend:
             notice=f"Compiled with Qualcomm AI Runtime (QAIRT) {load_sdk()}, which is under Qualcomm's licence; so are "
             "the libraries of it that an app ships to run the program.",
         )
+
+
+def _recipe(q: Quantization) -> Any:
+    """What executorch's quantizer does with each operator."""
+    import torch
+    from executorch.backends.qualcomm.quantizer.quant_recipe import QuantGranularity, QuantRecipe
+    from executorch.backends.qualcomm.quantizer.quantizer import ModuleQConfig, QuantDtype
+    from torchao.quantization.pt2e import MinMaxObserver
+
+    # In 8 bits a step of the masked scores of attention is a factor of e in their softmax.
+    recipe = QuantRecipe(
+        QuantDtype.use_16a8w, False, act_observer=MinMaxObserver, granularity=QuantGranularity.PER_TENSOR
+    )
+    recipe.add_node_target(
+        {torch.ops.aten.linear.default},
+        QuantDtype[f"use_{q.scheme}{'_block' if q.group_size else ''}"],
+        False,
+        act_observer=MinMaxObserver,
+        granularity=QuantGranularity.PER_BLOCK if q.group_size else QuantGranularity.PER_CHANNEL,
+        extra_kwargs={"block_size": (1, q.group_size)} if q.group_size else None,
+    )
+    if q.scheme == "8a8w":
+        # Eight bits of logits are too coarse to choose a token by.
+        recipe.add_regex(
+            {r"lm_head"},
+            QuantDtype.use_16a8w,
+            False,
+            act_observer=MinMaxObserver,
+            granularity=QuantGranularity.PER_CHANNEL,
+            priority=2,
+        )
+    # 8 bits and a scale per row, half the size of an activation's 16 bits. Upstream's recipes can say that of
+    # linears only, so the strategy's choice is replaced.
+    recipe.add_node_target(
+        {torch.ops.aten.embedding.default},
+        QuantDtype.use_16a8w,
+        False,
+        act_observer=MinMaxObserver,
+        granularity=QuantGranularity.PER_CHANNEL,
+    )
+    recipe._strategies[-1].quant_config = ModuleQConfig(
+        QuantDtype.use_16a8w, is_embedding_per_channel=True, act_observer=MinMaxObserver
+    )
+    return recipe
 
 
 def _refusal(checker: Any, node: Any) -> str:

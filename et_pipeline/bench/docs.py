@@ -24,8 +24,9 @@ from rich.console import Console
 from et_pipeline.bench import forecast, host_picture, host_tables, quality_tables
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
-from et_pipeline.report.compare_page import Comparison
-from et_pipeline.report.tables import closing, markdown, size
+from et_pipeline.report.comparison import Comparison
+from et_pipeline.report.tables import closing, markdown
+from et_pipeline.report.words import size
 from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]

@@ -17,11 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-
-from et_pipeline import CONF
-from et_pipeline.plan import export_seconds, pte_bytes, read_model, stage_peaks
-from et_pipeline.settings import load_settings
+from et_pipeline.forecast import export_seconds, pte_bytes, read_model, stage_peaks
+from et_pipeline.job.composed import composed
 from et_pipeline.stages.bundle import host
 
 STAGES = ("quantize", "export", "lower")
@@ -108,20 +105,19 @@ def full_size_exports(manifests: Iterable[dict[str, Any]]) -> list[dict[str, Any
 def compare(exports: Iterable[dict[str, Any]]) -> list[Comparison]:
     """Forecast each export anew."""
     compared = []
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for each in exports:
-            pair = [f"model={each['model']}", f"recipe={each['recipe']}"]
-            settings = load_settings(compose("config", overrides=["mode=plan", "experiment=forecast", *pair]))
-            known, stages = read_model(settings.model), each["stages"].values()
-            peaks = stage_peaks(known, settings.recipe)
-            compared.append(
-                Comparison(
-                    each["model"],
-                    settings.recipe.name,
-                    (pte_bytes(known, settings.recipe), each["pte_bytes"]),
-                    (peaks["lower"], each["stages"]["lower"]["peak_rss_bytes"]),
-                    (max(peaks.values()), max(stage["peak_rss_bytes"] for stage in stages)),
-                    (export_seconds(known, settings.recipe), sum(stage["cpu_s"] for stage in stages)),
-                )
+    for each in exports:
+        pair = [f"model={each['model']}", f"recipe={each['recipe']}"]
+        settings = composed(["mode=plan", "experiment=forecast", *pair])
+        known, stages = read_model(settings.model), each["stages"].values()
+        peaks = stage_peaks(known, settings.recipe)
+        compared.append(
+            Comparison(
+                each["model"],
+                settings.recipe.name,
+                (pte_bytes(known, settings.recipe), each["pte_bytes"]),
+                (peaks["lower"], each["stages"]["lower"]["peak_rss_bytes"]),
+                (max(peaks.values()), max(stage["peak_rss_bytes"] for stage in stages)),
+                (export_seconds(known, settings.recipe), sum(stage["cpu_s"] for stage in stages)),
             )
+        )
     return sorted(compared, key=lambda each: (each.pte[1], each.model))

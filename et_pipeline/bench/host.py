@@ -21,9 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-
-from et_pipeline import CONF
 from et_pipeline.bench import contenders
 from et_pipeline.bench.host_tables import (
     DEEP,
@@ -42,9 +39,10 @@ from et_pipeline.bench.peer_files import Shape
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
-from et_pipeline.settings import Settings, load_settings
+from et_pipeline.settings import Settings
 from et_pipeline.stages.bundle import host
 
 SHAPES = {"S": "smollm2_135m", "M": "llama3_2_1b"}
@@ -197,8 +195,7 @@ def measure(
 def settings_of(model: str, recipe: Iterable[str], cache: Path) -> Settings:
     """The pipeline's settings of one of our programs."""
     words = [f"model={model}", "model.source=random", f"model.max_context={CONTEXT}", "task=chat", "until=lower"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_settings(compose("config", overrides=[*words, *recipe, f"paths.cache={cache}"]))
+    return composed([*words, *recipe, f"paths.cache={cache}"])
 
 
 def make_ours(settings: Settings, name: str, logs: Path) -> Contender:

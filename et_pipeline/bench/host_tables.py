@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from et_pipeline.report.tables import markdown, size
+from et_pipeline.report.tables import markdown
+from et_pipeline.report.words import size
 
 OURS, LLAMA_CPP, GENAI, EXPORT_LLM = "et_pipeline", "llama.cpp", "onnxruntime-genai", "export_llm"
 MEMORY = "memory"  # no program: reads a large array

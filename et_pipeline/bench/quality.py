@@ -18,9 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-
-from et_pipeline import CONF, tiny_assistant
+from et_pipeline import tiny_assistant
 from et_pipeline.bench import contenders, engines, peer_files
 from et_pipeline.bench.host_tables import LLAMA_CPP, OURS
 from et_pipeline.bench.quality_tables import tables
@@ -32,10 +30,11 @@ from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, 
 from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import BUILTIN, resolve
 from et_pipeline.evaluation.verified import Verified
+from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.runtime.program import quiet
-from et_pipeline.settings import Settings, load_settings
+from et_pipeline.settings import Settings
 from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ def settings_of(model: Model, recipe: str) -> Settings:
         words += [f"verify.stride={STRIDE}", "verify.sequences=4"]  # the text is what counts
     if recipe not in UNCALIBRATED:
         words += [f"recipe.calibration.source={model.calibration}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load_settings(compose("config", overrides=words))
+    return composed(words)
 
 
 def measure_ours(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from et_pipeline.report.compare_page import figures
-from et_pipeline.report.tables import markdown, size
+from et_pipeline.report.comparison import figures
+from et_pipeline.report.tables import markdown
+from et_pipeline.report.words import size
 
 if TYPE_CHECKING:
-    from et_pipeline.report.compare_page import Comparison
+    from et_pipeline.report.comparison import Comparison
 
 
 def tables(result: Mapping[str, Any]) -> str:

@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from et_pipeline.architecture import ENCODERS, FAMILIES
+from et_pipeline.architecture import ENCODERS, find_family
 from et_pipeline.errors import UserError
 
 FILE = "config.json"
 MOST_LAYERS = 10_000
 LARGEST_SIZE = 1 << 31
-# Families whose class says so where config.json does not; transformers leaves such a key out of the file.
-TIED_FAMILIES = {name: family.tied for name, family in FAMILIES.items()}
 _PARTS = ("text_config", "vision_config", "audio_config", "speech_config")
 _OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower", "mm_vision_tower", "visual")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -195,7 +193,10 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a config says that the head's weights are the embedding's, where the file has no other."""
     text = config.get("text_config", config)
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-    return TIED_FAMILIES.get(str(text.get("model_type")), False) if tied is None else bool(tied)
+    if tied is not None:
+        return bool(tied)
+    family = find_family(str(text.get("model_type")))  # transformers leaves the key out where the class says it
+    return family is not None and family.tied
 
 
 def token_ids(value: Any, what: str, vocabulary: int) -> list[int]:
@@ -261,7 +262,7 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where} has {key}={_shown(config[key])}, expected an object")
     if config.get("is_causal") is False and config.get("model_type") not in ENCODERS:
         raise UserError(f"{where} has is_causal=false: it attends to later tokens too, so it cannot generate text")
-    family = FAMILIES.get(str(config.get("model_type")))
+    family = find_family(str(config.get("model_type")))
     if isinstance(kinds, list) and (family is None or family.mixed):
         strange = next((kind for kind in kinds if kind not in _KINDS), None)
         if strange is not None:

@@ -24,7 +24,10 @@ from et_pipeline.worker import run_stage
 log = logging.getLogger(__name__)
 
 _GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_BUILTIN = "builtin:"
 BUILTIN = {"tiny_assistant": tiny_assistant.CHECKPOINT}
+HUB_SECONDS = 5  # a forecast does not wait longer for the hub to answer
 
 
 def prepare(checkpoint: Checkpoint, seed: int, place: Place) -> tuple[Path, dict[str, str]]:
@@ -53,11 +56,8 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
         UserError: there is no such built-in model, folder, file or repository, or the disk has too little room.
     """
     source = checkpoint.source
-    if source.startswith("builtin:"):
-        name = source.removeprefix("builtin:")
-        if name not in BUILTIN:
-            raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
-        return BUILTIN[name]
+    if source.startswith(_BUILTIN):
+        return _builtin(source)
     if source == "random":
         return _random(checkpoint, seed, place)
     path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
@@ -72,6 +72,13 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
             "HuggingFaceTB/SmolLM2-135M"
         )
     return hub.download(source, checkpoint.revision, place)
+
+
+def _builtin(source: str) -> Path:
+    name = source.removeprefix(_BUILTIN)
+    if name not in BUILTIN:
+        raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
+    return BUILTIN[name]
 
 
 def gguf_file(source: str) -> Path | None:
@@ -158,3 +165,52 @@ def _is_whole(folder: Path) -> bool:
     except UserError:
         return False
     return (folder / CHECKSUMS).is_file()
+
+
+def on_hub(source: str) -> bool:
+    """Whether that is a repository's name, and not a folder's here."""
+    return _HUB_ID.fullmatch(source) is not None and not Path(source).is_dir()
+
+
+def config_folder(checkpoint: Checkpoint) -> Path:
+    """A folder with the checkpoint's config.json; of a repository on the hub nothing else is downloaded.
+
+    Raises:
+        UserError: there is none.
+    """
+    source = checkpoint.source
+    if source == "random" or source.endswith(".gguf"):
+        raise UserError(f"model.source={source} has no config.json; mode=plan needs its content in model.architecture")
+    if source.startswith(_BUILTIN):
+        return _builtin(source)
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
+    if folder.is_dir():
+        return folder.resolve()
+    if not on_hub(source):
+        raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
+    return _config_on_hub(source, checkpoint.revision)
+
+
+def _config_on_hub(source: str, revision: str | None) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    # It logs each of its retries, and the sentence below says enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    name, file, unreachable = f"model.source={source}", "config.json", False
+    with hub.one_sentence(name, beside="a folder here and not "):
+        try:
+            try:  # once: a hub that does not answer is asked six times by hf_hub_download, for half a minute
+                get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=HUB_SECONDS)
+            except RepositoryNotFoundError:
+                raise
+            except hub.network_errors():
+                unreachable = True
+            return Path(hf_hub_download(source, file, revision=revision, local_files_only=unreachable)).parent
+        except RepositoryNotFoundError:  # or gated
+            raise
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{name} is not a folder here, its config.json is not downloaded yet, and the hub cannot be reached; "
+                "mode=plan also takes its content as model.architecture"
+            ) from error

@@ -1,14 +1,15 @@
 """The kinds of program that are made. This is the only room that asks which one it is.
 
 `choose` looks the form up once, from the task and the backend; stages are handed its name and ask it. A new form is one
-file beside these and one entry in `FORMS`. What a form says of itself needs no torch: only its methods import it.
+file beside these and one entry in `FORMS` and in `get`; one of another package (see `plugins`) says itself for which of
+its backends it is. What a form says of itself needs no torch: only its methods import it.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from et_pipeline import plugins
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen
@@ -40,14 +41,24 @@ def choose(task: str, backend: Backend) -> Kind:
         UserError: there is none.
     """
     shape = "static" if get_backend(backend.name).static else "dynamic"
-    name = FORMS.get((task, "prefill" if backend.prefill else shape))
-    if name is None:
+    for name in plugins.names("forms") if backend.name in plugins.names("backends") else ():
+        form = get(Kind(name=name))
+        if backend.name in form.backends and form.embeds == (task == "embedding"):
+            return Kind(name=name)
+    ours = FORMS.get((task, "prefill" if backend.prefill else shape))
+    if ours is None:
         raise UserError("backend.prefill=true is for models that answer; model.task=embedding takes a text in one call")
-    return Kind(name=name)
+    return Kind(name=ours)
 
 
 def get(kind: Kind) -> Form:
     """The form itself."""
-    module = import_module(f"{__name__}.{kind.name}")
-    made: Form = module.FORM
-    return made
+    from et_pipeline.forms import decoder, encoder, external_cache, static_decoder, static_encoder
+    from et_pipeline.forms.base import Form
+
+    # By imports that can be read in the source: it is by these that a change of a form's code makes results anew.
+    ours = (decoder, encoder, external_cache, static_decoder, static_encoder)
+    made: dict[str, Form] = {module.__name__.rpartition(".")[2]: module.FORM for module in ours}
+    found: Form | None = made.get(kind.name) or plugins.load("forms", kind.name, Form)
+    assert found is not None, kind
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,7 +14,7 @@ from pydantic import BaseModel
 from et_pipeline import manifest
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.evaluation.verified import Verified
-from et_pipeline.plan import kv_cache_bytes
+from et_pipeline.forecast import kv_cache_bytes
 from et_pipeline.runtime.speed import Speed, measure_speed
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class Form:
         executed: which of lower's files this host executes.
         twin: that one is a twin of the program, which no runtime here executes itself.
         ways: in which a prompt can be fed to it.
+        backends: names of those that a form of another package is for; ours are in the table.
         long: a text of several calls, beyond each sliding window, is compared too.
         verified: what `verify` finds out.
         measured: what `measure` finds out.
@@ -56,6 +56,7 @@ class Form:
     twin: ClassVar[bool] = False
     ways: ClassVar[tuple[str, ...]] = FEEDINGS
     long: ClassVar[bool] = True
+    backends: ClassVar[tuple[str, ...]] = ()
     verified: ClassVar[type[BaseModel]] = Verified
     measured: ClassVar[type[BaseModel]] = Speed
 
@@ -117,7 +118,9 @@ class Form:
 
     def comparison(self) -> ModuleType:
         """The steps of `verify`."""
-        return import_module("et_pipeline.evaluation.answers")
+        from et_pipeline.evaluation import answers
+
+        return answers
 
     def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
         """Time it with ExecuTorch's own LLM runner."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,9 @@ class EncoderForm(Form):
 
     def comparison(self) -> ModuleType:
         """The steps of `verify`."""
-        return import_module("et_pipeline.evaluation.embedding")
+        from et_pipeline.evaluation import embedding
+
+        return embedding
 
     def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
         """Time the call that embeds a text."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from et_pipeline.errors import UserError
+from et_pipeline.forecast import kv_cache_bytes
 from et_pipeline.forms.base import FEEDINGS, TOKENS, Advance, Form
-from et_pipeline.plan import kv_cache_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -1,337 +1,36 @@
-"""The pictures and the page of `make compare`, made from what a sweep over recipes found."""
+"""The page of `make compare`: one HTML file, its pictures inside."""
 
 from __future__ import annotations
 
 import base64
-import io
+import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from pydantic import Field
-
-from et_pipeline.errors import UserError
-from et_pipeline.manifest import Agreement, Manifest, TextScore
-from et_pipeline.report.tables import check_sentence, size
-from et_pipeline.settings import Frozen
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart.
-_METHODS = {
-    "fp32": "#000000",
-    "8 bits": "#8c564b",
-    "4 bits, weight-only": "#b8a500",
-    "RTN": "#999999",
-    "HQQ": "#e69f00",
-    "GPTQ": "#d55e00",
-    "AWQ": "#56b4e9",
-    "AWQ + GPTQ": "#0072b2",
-    "rotation": "#8fd6b8",
-    "rotation + GPTQ": "#009e73",
-    "SmoothQuant": "#cc79a7",
-    "mixed 4 and 8 bits": "#7a4fbf",
-}
-_MARKERS = {32: ("o", "groups of 32"), 128: ("s", "groups of 128"), 0: ("^", "per channel")}
-_PARTS = {
-    "embedding": "#56b4e9",
-    "attention": "#e69f00",
-    "feed-forward": "#009e73",
-    "head": "#cc79a7",
-    "program": "#999999",
-}
-_NEAR = 1.35  # times the smallest size: what the second panel shows
-_FAILED = "#b00020"
-_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from et_pipeline.report.compare_pictures import pictures
+from et_pipeline.report.comparison import Comparison, Outcome, best, figures, method, recipe
+from et_pipeline.report.words import size
 
 
-class Outcome(Frozen):
-    """What became of one recipe.
-
-    Attributes:
-        refused: why it could not be tried, in a sentence; then there is nothing else.
-        manifest: of its bundle, whose gate may have failed.
-        parts: bytes of its program by part.
-        weight_errors: of each linear, ‖W − Q‖ / ‖W‖; empty where nothing is rounded or W is not known.
-        layer_errors: of each layer's output, ‖ĥ − h‖ / ‖h‖.
-        seconds: what it took just now.
-        reused: whether all stages were in the cache.
-    """
-
-    name: str
-    refused: str | None = None
-    manifest: Manifest | None = None
-    parts: dict[str, int] = Field(default={})
-    weight_errors: dict[str, float] = Field(default={})
-    layer_errors: tuple[float, ...] = ()
-    seconds: float = 0
-    reused: bool = False
-
-
-class Comparison(Frozen):
-    """A sweep over recipes on one model, as `compare.json` holds it."""
-
-    model: str
-    date: str
-    machine: str
-    overrides: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def measured(self) -> list[Outcome]:
-        """Those with figures, smallest first."""
-        return sorted((each for each in self.outcomes if each.manifest), key=lambda each: figures(each).size)
-
-
-class Figures(NamedTuple):
-    """One recipe in numbers; all of the deployed program.
-
-    Attributes:
-        size: bytes of the program.
-        perplexity: on the text, or of the answers of the built-in conversations; None if no answer fits a call.
-        kl: from the original, in nats per token, on the same.
-        top1: share of tokens that both find the most probable.
-        accuracy: mean over the tasks in percent, and its change in points; None without tasks.
-        prefill: tokens per second on this host, if measured.
-        decode: the same.
-        failed: checks of the gate that failed, in words.
-    """
-
-    size: int
-    perplexity: float | None
-    kl: float
-    top1: float
-    accuracy: tuple[float, float] | None
-    prefill: float | None
-    decode: float | None
-    failed: list[str]
-
-
-def figures(outcome: Outcome) -> Figures:
-    """Pick the figures to compare out of a manifest."""
-    manifest = outcome.manifest
-    assert manifest is not None
-    quality, tasks = manifest.quality, list(manifest.quality.tasks.values())
-    if quality.text is not None and quality.text.deployed is not None:
-        near: TextScore | Agreement = quality.text.deployed
-        perplexity: float | None = quality.text.deployed.perplexity
-    else:
-        assert quality.agreement is not None
-        near = quality.agreement.original.token_by_token
-        perplexity = None if quality.perplexity is None else quality.perplexity.deployed
-    means = [sum(values) / len(tasks) for values in zip(*((t.deployed, t.original) for t in tasks), strict=True)]
-    speed = manifest.speed[0] if manifest.speed else None
-    return Figures(
-        size=sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights)),
-        perplexity=perplexity,
-        kl=near.kl,
-        top1=near.top1,
-        accuracy=(means[0], means[0] - means[1]) if means else None,
-        prefill=None if speed is None else speed.prefill_tok_s.p50,
-        decode=None if speed is None else speed.decode_tok_s.p50,
-        failed=[check_sentence(check) for check in quality.gate.checks if not check.passed],
-    )
-
-
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The Pareto front: names of the points that no other equals or beats in both numbers and beats in one.
-
-    Args:
-        points: two numbers by name, the less the better.
+def write(comparison: Comparison, out: Path) -> Path:
+    """Write `compare.json`, the pictures and, last, the page that shows them, each whole or not at all.
 
     Returns:
-        Names by the first number.
+        The page.
     """
-    chosen: list[str] = []
-    for name in sorted(points, key=points.__getitem__):
-        if not chosen or points[name][1] < points[chosen[-1]][1] or points[name] == points[chosen[-1]]:
-            chosen.append(name)
-    return chosen
-
-
-def best(comparison: Comparison) -> list[str]:
-    """The recipes that no other beats in both size and KL, smallest first."""
-    found = {each.name: figures(each) for each in comparison.measured}
-    return front({name: (each.size, each.kl) for name, each in found.items()})
-
-
-def pictures(comparison: Comparison) -> dict[str, bytes]:
-    """Every picture as PNG, by file name.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    if find_spec("matplotlib") is None:
-        raise UserError("matplotlib, which draws the report, is not installed; pip install 'et-pipeline[report]'")
-    measured = comparison.measured
-    drawn = {"quality.png": _quality(comparison), "parts.png": _parts(measured)}
-    weights = {each.name: each.weight_errors for each in measured if each.weight_errors}
-    if weights:
-        drawn["weights.png"] = _heat_map(*_by_kind(weights), "‖W − Q‖ / ‖W‖")
-    layers = {each.name: list(each.layer_errors) for each in measured if any(each.layer_errors)}
-    if layers:
-        columns = [str(number) for number in range(len(next(iter(layers.values()))))]
-        drawn["layers.png"] = _heat_map(layers, columns, [], "‖ĥ − h‖ / ‖h‖ after each layer")
-    return {name: _png(figure) for name, figure in drawn.items()}
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
-    return stream.getvalue()
-
-
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure without pyplot, which would want a display and keep every figure in memory."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, list(axes)
-
-
-def method(recipe: Mapping[str, Any]) -> str:
-    """Which of the methods a recipe's settings are, in words."""
-    if recipe["scheme"] != "8da4w":
-        return {"fp32": "fp32", "int4_weight_only": "4 bits, weight-only"}.get(recipe["scheme"], "8 bits")
-    if recipe["mixed_bits"] is not None:
-        return "mixed 4 and 8 bits"
-    transform = {"none": "", "awq": "AWQ", "smoothquant": "SmoothQuant", "rotation": "rotation"}[recipe["transform"]]
-    algorithm = "" if transform and recipe["algorithm"] == "rtn" else str(recipe["algorithm"]).upper()
-    return " + ".join(filter(None, (transform, algorithm)))
-
-
-def _quality(comparison: Comparison) -> Figure:
-    """KL over size, with the front; in a second panel the smallest ones, if they are not all."""
-    from matplotlib.ticker import NullFormatter
-
-    measured = comparison.measured
-    points = {each.name: figures(each) for each in measured}
-    near = [each for each in measured if points[each.name].size <= _NEAR * points[measured[0].name].size]
-    chosen = best(comparison)
-    panels = [measured, near] if 2 < len(near) < len(measured) else [measured]
-    figure, axes = _figure(7.2 * len(panels), 6.4, len(panels))
-    # The program in fp32 differs from the original by its rounding only, which a logarithm would put miles below.
-    floor = min((each.kl for each in points.values() if each.kl > 1e-6), default=1e-6) / 3
-    used: dict[str, Any] = {}
-    for axis, shown in zip(axes, panels, strict=True):
-        names = {each.name for each in shown}
-        line = [(points[name].size / 1e6, max(points[name].kl, floor)) for name in chosen if name in names]
-        (used["Pareto front"],) = axis.plot(*zip(*line, strict=True), color="#444444", linewidth=1, zorder=1)
-        for each in shown:
-            recipe = _recipe(each)
-            name, (marker, words) = method(recipe), _MARKERS.get(recipe["group_size"], ("D", "other groups"))
-            x, y = points[each.name].size / 1e6, max(points[each.name].kl, floor)
-            style: dict[str, Any] = {"s": 62, "edgecolors": "white", "linewidths": 0.6, "zorder": 2}
-            axis.scatter([x], [y], color=_METHODS.get(name, "#7f7f7f"), marker=marker, **style)
-            used.setdefault(name, _dot(_METHODS.get(name, "#7f7f7f"), "o"))
-            used.setdefault(words, _dot("white", marker))
-            if points[each.name].failed:
-                axis.scatter([x], [y], color=_FAILED, marker="x", s=110, linewidths=1.2, zorder=3)
-                used.setdefault("failed its gate", _dot(_FAILED, "x"))
-        for name in chosen:
-            if name in names and (axis is axes[-1] or name not in {each.name for each in near}):
-                at = (points[name].size / 1e6, max(points[name].kl, floor))
-                high = points[name].kl > floor
-                words = name if high else f"{name}: nearly 0, off the scale"
-                where: dict[str, Any] = {"xytext": (7, 5)} if high else {"xytext": (-9, -3), "ha": "right"}
-                axis.annotate(words, at, textcoords="offset points", fontsize=8.5, color="#222222", **where)
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter("{x:g}")
-        low, top = axis.get_ylim()
-        axis.yaxis.set_minor_formatter("{x:g}" if top < 30 * low else NullFormatter())
-        axis.set_xlabel("program, MB")
-        axis.set_ylabel("KL from the original, nats per token (less is better)")
-        axis.margins(x=0.12, y=0.08)
-        axis.grid(color="#e6e6e6", linewidth=0.6)
-        axis.set_axisbelow(True)
-    axes[0].set_title(f"{comparison.model}: every recipe", loc="left")
-    if len(axes) > 1:
-        axes[1].set_title("the smallest ones", loc="left")
-    order = [name for name in (*_METHODS, *(words for _, words in _MARKERS.values())) if name in used]
-    order += [name for name in used if name not in order]
-    figure.legend([used[name] for name in order], order, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    return figure
-
-
-def _dot(colour: str, marker: str) -> Any:
-    from matplotlib.lines import Line2D
-
-    edge = _FAILED if marker == "x" else "#444444"
-    return Line2D([], [], linestyle="", marker=marker, color=colour, markeredgecolor=edge, markersize=8)
-
-
-def _recipe(outcome: Outcome) -> Mapping[str, Any]:
-    assert outcome.manifest is not None
-    return outcome.manifest.what.settings["recipe"]
-
-
-def _parts(measured: Sequence[Outcome]) -> Figure:
-    """A bar per recipe, a colour per part; fp32, beside which the others would be slivers, only if it is alone."""
-    measured = [each for each in measured if _recipe(each)["scheme"] != "fp32"] or measured
-    figure, (axis,) = _figure(10, 1.5 + 0.27 * len(measured))
-    names = [each.name for each in measured]
-    start = [0.0] * len(measured)
-    for part, colour in _PARTS.items():
-        wide = [each.parts.get(part, 0) / 1e6 for each in measured]
-        axis.barh(names, wide, left=start, color=colour, label=part, height=0.74)
-        start = [a + b for a, b in zip(start, wide, strict=True)]
-    for row, total in enumerate(start):
-        axis.annotate(f"{total:.2f}", (total, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-    axis.invert_yaxis()
-    axis.margins(y=0.01)
-    axis.set_xlim(0, max(start) * 1.07)
-    axis.set_xlabel("MB of the program")
-    axis.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper center", ncols=len(_PARTS), frameon=False)
-    return figure
-
-
-def _by_kind(errors: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, list[float]], list[str], list[int]]:
-    """Put linears of one kind together: rows, the kind's name at its first column, and where kinds begin."""
-    linears = list(next(iter(errors.values())))
-    kinds = [*_LINEARS, *(linear.split(".")[-1] for linear in linears)]
-    linears.sort(key=lambda linear: kinds.index(linear.split(".")[-1]))
-    names = [linear.split(".")[-1].removesuffix("_proj") for linear in linears]
-    first = [at for at, name in enumerate(names) if at == 0 or names[at - 1] != name]
-    columns = [name if at in first else "" for at, name in enumerate(names)]
-    return {name: [found[linear] for linear in linears] for name, found in errors.items()}, columns, first
-
-
-def _heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str], lines: Sequence[int], title: str) -> Figure:
-    """Numbers as colours, the darker the larger, on a scale of tens."""
-    from matplotlib.colors import LogNorm
-
-    count = len(columns)
-    figure, (axis,) = _figure(min(15.0, max(7.5, 3.6 + 0.28 * count)), 1.6 + 0.27 * len(rows))
-    values = [value for row in rows.values() for value in row if value > 0]
-    smallest = max(min(values), max(values) / 1e3)
-    image = axis.imshow(
-        [[max(value, smallest) for value in row] for row in rows.values()],
-        aspect="auto",
-        cmap="YlOrRd",
-        norm=LogNorm(smallest, max(values)),
-        interpolation="nearest",
-    )
-    shown = [at for at, name in enumerate(columns) if name]
-    if not lines:  # every column has a name, and not all may fit
-        shown = shown[:: max(1, count // 24)]
-    axis.set_xticks(shown, [columns[at] for at in shown], fontsize=8.5)
-    axis.set_yticks(range(len(rows)), list(rows), fontsize=8.5)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    for at in lines[1:]:
-        axis.axvline(at - 0.5, color="white", linewidth=2)
-    axis.set_title(title, loc="left", fontsize=10)
-    steps = [smallest * (max(values) / smallest) ** (step / 4) for step in range(5)]
-    bar = figure.colorbar(image, ax=axis, pad=0.015, ticks=steps, format=lambda value, _: f"{100 * value:.3g} %")
-    bar.minorticks_off()
-    return figure
+    images = pictures(comparison)
+    files = {"compare.json": comparison.model_dump_json(indent=1).encode() + b"\n", **images}
+    files["report.html"] = page(comparison, images).encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        temporary = out / f"{name}.tmp"
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(out / name)
+    return out / "report.html"
 
 
 def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
@@ -352,7 +51,7 @@ def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
             {
                 "name": each.name,
                 "front": each.name in chosen,
-                "method": method(_recipe(each)),
+                "method": method(recipe(each)),
                 "size": size(found.size),
                 "bits": f"{8 * found.size / each.manifest.what.parameters:.2f}",
                 "perplexity": "–" if found.perplexity is None else f"{found.perplexity:.3f}",
@@ -382,7 +81,7 @@ def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
         refused=refused,
         original=_original(comparison),
         without_weights=[
-            each.name for each in comparison.measured if not each.weight_errors and _recipe(each)["scheme"] != "fp32"
+            each.name for each in comparison.measured if not each.weight_errors and recipe(each)["scheme"] != "fp32"
         ],
         answers=_answers(comparison.measured),
         images={name: base64.b64encode(content).decode() for name, content in images.items()},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from et_pipeline.plan import Plan, Survey
-from et_pipeline.report.tables import size, verdict
+from et_pipeline.forecast import Plan, Survey
+from et_pipeline.report.plan_tables import verdict
+from et_pipeline.report.words import size
 
 WIDTH, LABEL, PANEL, GAP, ROW, TOP = 1080, 250, 340, 80, 34, 92
 # Colours that people with any kind of colour vision tell apart (Okabe and Ito), on white in light and dark viewers.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.manifest import Check, Manifest, ProgramInfo, Quality, SourceQuantization, TextQuality, Witness
-from et_pipeline.plan import BANDWIDTH_SHARE, Plan, Survey, summary
+from et_pipeline.forecast import Survey, summary
+from et_pipeline.manifest import Manifest, Quality, TextQuality
+from et_pipeline.report.plan_tables import forecast, plan_table, two_columns
+from et_pipeline.report.words import check_sentence, down, imported, outside, size, witness_sentence
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result
@@ -67,10 +68,10 @@ def show(done: Sequence[Result | Survey], console: Console | None = None) -> Non
 
 def closing(manifest: Manifest, where: str, reused: Sequence[str] = ()) -> RenderableType:
     """One bundle: size, quality, speed, memory, verdict, sample answers, and where it is."""
-    table = _two_columns(manifest.what.name)
+    table = two_columns(manifest.what.name)
     for name, value in _rows(manifest).items():
         table.add_row(name, value)
-    answers = _two_columns("Sample similarities" if manifest.embedding else "Sample answers")
+    answers = two_columns("Sample similarities" if manifest.embedding else "Sample answers")
     for pair in manifest.embedding.samples if manifest.embedding else ():
         answers.add_row(f"{pair.cosine:.2f}", Text(f"{pair.first} | {pair.second}"))
     for sample in manifest.samples:
@@ -103,20 +104,13 @@ def programs_table(manifest: Manifest) -> Table:
 
 def _agreement_cells(quality: Quality) -> tuple[str, str, str]:
     if quality.embedding:
-        return _down(quality.embedding.quantized.min_cosine), "", ""
+        return down(quality.embedding.quantized.min_cosine), "", ""
     if quality.agreement is None:
         return "not executed", "", ""
     lowest = min(way.cosine for _, way in quality.agreement.quantized)
-    top1 = f"{_down(100 * quality.agreement.original.token_by_token.top1, 2)} %"
+    top1 = f"{down(100 * quality.agreement.original.token_by_token.top1, 2)} %"
     greedy = quality.greedy
-    return _down(lowest), top1, f"{greedy.equal} of {greedy.prompts} equal" if greedy else ""
-
-
-def _two_columns(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    return table
+    return down(lowest), top1, f"{greedy.equal} of {greedy.prompts} equal" if greedy else ""
 
 
 def comparison(manifests: Sequence[Manifest]) -> RenderableType:
@@ -131,153 +125,10 @@ def comparison(manifests: Sequence[Manifest]) -> RenderableType:
     return table
 
 
-def forecast(survey: Survey) -> RenderableType:
-    """One plan in full, if one was asked for, and the table that compares it."""
-    first = survey.chosen or survey.plans[0]
-    rows = _model_rows(first)
-    if survey.chosen is None:
-        title, other = f"{first.model}, {first.recipe}", f"{first.recipe} on every device"
-    else:
-        title, other = f"{first.model}, {first.recipe}, on {first.device}", f"Every recipe on {first.device}"
-        rows |= _device_rows(first)
-    table = _two_columns(f"Plan: {title}")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    caveat = _TEXT_CAVEAT if first.embeds else _CAVEAT
-    return Group("", table, "", plan_table(survey.plans, other), "", Text(caveat, style="dim"))
-
-
-_CAVEAT = (
-    "All figures are forecasts from shapes; none was measured on the device. Decode: "
-    f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth and a fixed time per layer. First token (TTFT): the device's "
-    "prefill_gops, whose source says how far to trust it. App memory: .pte, KV cache and 0.5 GB around them."
-)
-
-
-_TEXT_CAVEAT = (
-    "All figures are forecasts from shapes; none was measured on the device. Time per text: the device's prefill_gops, "
-    "whose source says how far to trust it. App memory: .pte and 0.5 GB around it."
-)
-
-
-def plan_table(plans: Sequence[Plan], title: str) -> RenderableType:
-    """Forecasts, a row each: what differs by model or recipe where that differs, and what differs by device."""
-    named = [key for key in ("model", "recipe", "device") if len({getattr(plan, key) for plan in plans}) > 1]
-    named = named or ["recipe"]
-    prompts = sorted({plan.prompt_tokens for plan in plans})
-    columns: dict[str, Callable[[Plan], str | Text]] = {name: attrgetter(name) for name in named}
-    if named != ["device"]:
-        columns |= {
-            ".pte": lambda plan: size(plan.pte_bytes),
-            "of fp16": lambda plan: f"{100 * plan.pte_bytes / plan.fp16_bytes:.0f} %",
-            "KV cache": lambda plan: size(plan.kv_cache_bytes),
-            "app memory": lambda plan: size(plan.resident_bytes),
-        }
-    if "device" in named:
-        columns |= {"RAM": lambda plan: size(plan.ram_bytes), "per app": lambda plan: size(plan.limit_bytes)}
-    columns["fits"] = verdict
-    if any(plan.embeds for plan in plans):
-        columns.pop("KV cache", None)
-        columns[f"text of {prompts[0]}" if len(prompts) == 1 else "text"] = lambda plan: _seconds(plan.ttft_s)
-    else:
-        columns |= _answer_columns(prompts)
-    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="left" if name in (*named, "fits") else "right", no_wrap=name not in named)
-    for plan in plans:
-        table.add_row(*(cell(plan) for cell in columns.values()))
-    return table
-
-
-def _answer_columns(prompts: Sequence[int]) -> dict[str, Callable[[Plan], str | Text]]:
-    return {
-        "roofline": lambda plan: _speed(plan.roofline_tok_s),
-        "decode tok/s": lambda plan: _speed(plan.decode_tok_s),
-        f"TTFT {prompts[0]}" if len(prompts) == 1 else "TTFT": lambda plan: _seconds(plan.ttft_s),
-    }
-
-
-def verdict(plan: Plan) -> Text:
-    """Whether a model fits: the app's limit is the first thing that it meets, the phone's memory the second."""
-    if plan.fits:
-        return Text("yes", style="green")
-    return Text("over app limit" if plan.fits_phone else "no", style="red")
-
-
-def _model_rows(plan: Plan) -> dict[str, Text]:
-    """What does not depend on the device."""
-    contexts = ", ".join(f"{size(count)} at {context}" for context, count in plan.kv_by_context.items())
-    here = f" (here: {size(plan.host_bytes)})" if plan.host_bytes else ""
-    rows = {
-        "parameters": f"{plan.parameters:,} ({plan.family})",
-        "download": f"{size(plan.download_bytes)} ({'fp32' if plan.embeds else 'bf16'})"
-        if plan.download_bytes
-        else "none",
-        "export": f"about {_minutes(plan.export_cpu_s)} of CPU time, {size(plan.export_peak_bytes)} of memory{here}",
-        ".pte": f"{size(plan.pte_bytes)}, {100 * plan.pte_bytes / plan.fp16_bytes:.0f} % of fp16 "
-        f"({size(plan.fp16_bytes)})",
-        "KV cache": contexts,
-        "app memory": f"{size(plan.resident_bytes)} at a context of {plan.max_context}",
-    }
-    if plan.embeds:
-        del rows["KV cache"]
-        rows["app memory"] = f"{size(plan.resident_bytes)} for texts of up to {plan.max_context} tokens"
-    return {name: Text(value) for name, value in rows.items()}
-
-
-def _device_rows(plan: Plan) -> dict[str, Text]:
-    fits = verdict(plan)
-    fits.append(f": {size(plan.resident_bytes)} of {size(plan.limit_bytes)} per app, {size(plan.ram_bytes)} RAM", "")
-    if plan.embeds:
-        rate = f"{plan.prompt_tokens} tokens in {_seconds(plan.ttft_s)}, {_speed(plan.pace)} such texts per second"
-        return {"fits": fits, "text": Text(rate)}
-    decode = (
-        f"{_speed(plan.decode_tok_s)} tok/s, {_speed(plan.decode_full_tok_s)} with a full context "
-        f"(roofline {_speed(plan.roofline_tok_s)})"
-    )
-    first = f"{_seconds(plan.ttft_s)} after {plan.prompt_tokens} tokens (read at {_speed(plan.prefill_tok_s)} tok/s)"
-    return {"fits": fits, "decode": Text(decode), "first token": Text(first)}
-
-
-def _speed(value: float) -> str:
-    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def _seconds(value: float) -> str:
-    return f"{1000 * value:.{int(value < 0.01)}f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def check_sentence(check: Check) -> str:
-    """A check of the gate in words."""
-    return f"{check.name} is {check.value:.4g}, threshold {check.threshold:.4g}"
-
-
-def witness_sentence(witness: Witness) -> str:
-    """Whose code said what the original computes, and how near our reading of it is."""
-    where = "" if witness.layers is None else f" in layers {', '.join(map(str, witness.layers))}"
-    said = f"as {witness.name} {witness.version} reads it{where}"
-    if witness.agreement is not None:
-        said += f"; our reading's lowest cosine to that is {_down(witness.agreement.min_cosine)}"
-    return said if witness.note is None else f"{said} ({witness.note})"
-
-
 def markdown(rows: Sequence[Sequence[Any]]) -> str:
     """A table for the pages; the first row is its head."""
     head = "| " + " | ".join(rows[0]) + " |\n|---|" + "---:|" * (len(rows[0]) - 1) + "\n"
     return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows[1:])
-
-
-def size(count: float) -> str:
-    """Bytes for people: decimal units, as in shops and on phones."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
 
 
 def _rows(manifest: Manifest) -> dict[str, Text]:
@@ -299,11 +150,11 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         quantized, original = quality.agreement.quantized, quality.agreement.original.token_by_token
         ways = [quantized.one_piece, quantized.chunked, quantized.token_by_token]
         rows["vs quantized eager"] = (
-            f"cosine {_down(min(way.cosine for way in ways))}, top-1 {_down(100 * min(way.top1 for way in ways), 2)} %"
+            f"cosine {down(min(way.cosine for way in ways))}, top-1 {down(100 * min(way.top1 for way in ways), 2)} %"
             " (worst of one piece, chunks, token by token)"
         )
         rows["vs original"] = (
-            f"cosine {_down(original.cosine)}, top-1 {_down(100 * original.top1, 2)} %, KL {original.kl:.4f} nats"
+            f"cosine {down(original.cosine)}, top-1 {down(100 * original.top1, 2)} %, KL {original.kl:.4f} nats"
         )
     if quality.perplexity is not None:
         rows["perplexity"] = f"{quality.perplexity.deployed:.3f} (original {quality.perplexity.original:.3f})"
@@ -312,7 +163,7 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
     if quality.greedy is not None:
         rows["greedy answers"] = (
             f"{quality.greedy.equal} of {quality.greedy.prompts} equal to the original's, "
-            f"{_down(100 * quality.greedy.agreement, 1)} % of {quality.greedy.tokens} tokens before a difference"
+            f"{down(100 * quality.greedy.agreement, 1)} % of {quality.greedy.tokens} tokens before a difference"
         )
     if quality.tasks:
         rows["task accuracy"] = "\n".join(
@@ -335,32 +186,11 @@ def _on_text(text: TextQuality) -> str:
     lines.append(f"original: perplexity {text.original:.3f}")
     scores = {"quantized eager": text.quantized, "program": text.deployed}
     lines += [
-        f"{name}: perplexity {score.perplexity:.3f}, top-1 {_down(100 * score.top1, 2)} %, KL {score.kl:.4f} nats"
+        f"{name}: perplexity {score.perplexity:.3f}, top-1 {down(100 * score.top1, 2)} %, KL {score.kl:.4f} nats"
         for name, score in scores.items()
         if score is not None
     ]
     return "\n".join(lines)
-
-
-def imported(source: SourceQuantization) -> str:
-    """What of a source's own quantization is left, in words."""
-    parts = [source.form]
-    if source.kept is not None and source.kept.weights:
-        count, error = source.kept.weights, source.kept.error
-        parts.append(f"{count:,} integers kept, {f'scales off by {100 * error:.2g} %' if error else 'scales too'}")
-    if source.requantized is not None and source.requantized.weights:
-        count, error = source.requantized.weights, source.requantized.error
-        parts.append(f"{count:,} weights requantized, off by {100 * error:.2g} %")
-    return "; ".join(parts)
-
-
-def outside(program: ProgramInfo) -> list[str]:
-    """What runs beside the delegates, most first: a line per reason, such as 'no kernel: aten::cat.out, 2 x …'."""
-    by_reason: dict[str, list[str]] = {}
-    for name, count in sorted(program.fallback_operators.items(), key=lambda item: -item[1]):
-        reason = program.fallback_reasons.get(name, "reason unknown" if program.delegates else "no delegate")
-        by_reason.setdefault(reason, []).append(name if count == 1 else f"{count} x {name}")
-    return [f"{reason}: {', '.join(names)}" for reason, names in by_reason.items()]
 
 
 def _execution(manifest: Manifest) -> dict[str, str]:
@@ -390,10 +220,10 @@ def _embedding_rows(manifest: Manifest) -> dict[str, str]:
     embedding, agreement, rows = manifest.embedding, manifest.quality.embedding, {}
     if agreement is not None:
         quantized, original = agreement.quantized, agreement.original
-        rows["vs quantized eager"] = f"cosine {_down(quantized.cosine)}, lowest {_down(quantized.min_cosine)}"
+        rows["vs quantized eager"] = f"cosine {down(quantized.cosine)}, lowest {down(quantized.min_cosine)}"
         rows["vs original"] = (
-            f"cosine {_down(original.cosine)}, lowest {_down(original.min_cosine)}, rank correlation of similarities "
-            f"{_down(original.rank_correlation)} ({original.texts} texts)"
+            f"cosine {down(original.cosine)}, lowest {down(original.min_cosine)}, rank correlation of similarities "
+            f"{down(original.rank_correlation)} ({original.texts} texts)"
         )
     if embedding is not None:
         length = "of length 1" if embedding.normalised else "not normalised"
@@ -406,9 +236,3 @@ def _embedding_rows(manifest: Manifest) -> dict[str, str]:
                 f"load {speed.load_ms.p50:.0f} ms)"
             )
     return rows | {"memory": f"{size(manifest.memory.resident_bytes)} resident for the program"}
-
-
-def _down(value: float, digits: int = 5) -> str:
-    """Round down: 0.99999 must not read as 1."""
-    factor = 10**digits
-    return f"{int(value * factor) / factor:.{digits}f}"

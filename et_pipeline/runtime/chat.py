@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from et_pipeline import manifest as bundle
-from et_pipeline.chat_template import ChatFormat
+from et_pipeline.chat_template import ChatFormat, Message
 from et_pipeline.checkpoints.tokenizer import Form, normalize
+from et_pipeline.errors import UserError
 
 REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are no whole character
 GREEDY = bundle.Sampling()
@@ -104,6 +105,7 @@ class ChatSession:
         system_prompt: str | None = None,
         sampling: bundle.Sampling = GREEDY,
         seed: int = 0,
+        history: Sequence[Message] = (),
         normalization: Form | None = None,
         lstrip: Sequence[str] = (),
         rstrip: Sequence[str] = (),
@@ -121,6 +123,7 @@ class ChatSession:
             system_prompt: The system message, if any.
             sampling: How the next token is chosen.
             seed: Of the sampling.
+            history: What user and assistant said before; fed with the first message.
             normalization: What is done to each text before the tokenizer gets it.
             lstrip: Tokens before which white space is left out then.
             rstrip: Tokens behind which it is.
@@ -132,10 +135,12 @@ class ChatSession:
         self._stop_ids = frozenset(stop_ids)
         self._stop_strings = tuple(stop_strings)
         self._first_ids = list(first_ids)
-        self._system_prompt = system_prompt
+        system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+        self._before = [*system, *history]
         self._sampling = sampling
         self._normalized = partial(normalize, form=normalization, lstrip=lstrip, rstrip=rstrip)
         self._generator = torch.Generator().manual_seed(seed)
+        self._ended = False
         self.last: Answer | None = None
         self.reset()
 
@@ -151,6 +156,7 @@ class ChatSession:
         system_prompt: str | None = None,
         sampling: bundle.Sampling | None = None,
         seed: int = 0,
+        history: Sequence[Message] = (),
     ) -> Self:
         """A conversation as a manifest describes it; system prompt and sampling can be given instead."""
         first_ids = [info.bos_id] if chat.add_bos and info.bos_id is not None else []
@@ -165,6 +171,7 @@ class ChatSession:
             system_prompt=chat.system_prompt if system_prompt is None else system_prompt,
             sampling=sampling or chat.sampling,
             seed=seed,
+            history=history,
             normalization=info.normalization,
             lstrip=info.lstrip,
             rstrip=info.rstrip,
@@ -174,6 +181,10 @@ class ChatSession:
     def is_new(self) -> bool:
         """Whether nothing has been said yet."""
         return self._position == 0
+
+    def end(self) -> None:
+        """Lets the program go, for another conversation to have it."""
+        self._ended = True
 
     def reset(self) -> None:
         """Begins a new chat: nothing in the cache counts any more."""
@@ -191,7 +202,10 @@ class ChatSession:
 
         Raises:
             ContextFullError: The message does not fit; the chat is unchanged.
+            UserError: The program has gone to another conversation.
         """
+        if self._ended:
+            raise UserError("This conversation ended when another one began with the same program; give its history.")
         if not text.strip():
             raise ValueError("the message is blank")
         prompt = self._encode(text)
@@ -252,9 +266,7 @@ class ChatSession:
     def _encode(self, text: str) -> list[int]:
         """Token ids to feed for a user message. The segments hold all special tokens, so none are added."""
         if self.is_new:
-            messages = [{"role": "user", "content": text}]
-            if self._system_prompt:
-                messages.insert(0, {"role": "system", "content": self._system_prompt})
+            messages = [*self._before, {"role": "user", "content": text}]
             before, new_text = self._first_ids, self._segments.render(messages)
         else:
             before, new_text = self._pending, self._segments.next_turn(text)

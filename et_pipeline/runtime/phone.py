@@ -16,9 +16,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from et_pipeline import bundle as bundles
 from et_pipeline import manifest as bundle
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.manifest import archive
 
 APP = "org.etpipeline.demo"
 INBOX = f"/sdcard/Android/data/{APP}/files/import"  # the app takes in what lies here when it comes to the front
@@ -120,13 +120,15 @@ def push(path: Path) -> str:
         UserError: The bundle is broken, no adb, no phone, no app on it, or not enough room.
     """
     _require_app()
-    with bundles.open_bundle(path) as (folder, manifest), tempfile.TemporaryDirectory(prefix="et-push-") as temporary:
+    path = path.expanduser()
+    with tempfile.TemporaryDirectory(prefix="et-push-") as temporary:
+        manifest = _read_folder(path) if path.is_dir() else archive.unpack(path, Path(temporary))
         _require_chat(manifest)
         name = re.sub(r"[^A-Za-z0-9._-]", "_", path.resolve().name.removesuffix(".zip"))
         packed = path
         if path.is_dir():
             packed = Path(temporary) / "bundle.zip"
-            bundles.write_zip(folder, packed)
+            archive.write_zip(path, packed)
         # The app looks for *.zip: a copy that was cut off is never taken for a bundle.
         part, whole = f"{INBOX}/{name}.part", f"{INBOX}/{name}.zip"
         _adb("shell", "mkdir", "-p", INBOX)

@@ -13,7 +13,7 @@ from et_pipeline.checkpoints.skeleton import config_warnings
 from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import prompt_warnings
 from et_pipeline.settings import ExportForm
-from et_pipeline.stages.results import Acquired
+from et_pipeline.stages import Acquired
 from et_pipeline.worker import Tick
 
 

@@ -17,7 +17,7 @@ from et_pipeline.errors import UserError
 from et_pipeline.forms.base import METADATA
 from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import Backend, ExportForm, Quantization
-from et_pipeline.stages.results import Exported
+from et_pipeline.stages import Exported
 from et_pipeline.worker import Tick
 
 

@@ -11,7 +11,7 @@ from et_pipeline import forms
 from et_pipeline.backends import get_backend
 from et_pipeline.forms.base import read_methods
 from et_pipeline.settings import Backend
-from et_pipeline.stages.results import Lowered
+from et_pipeline.stages import Lowered
 from et_pipeline.worker import Tick
 
 

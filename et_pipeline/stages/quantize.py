@@ -11,7 +11,7 @@ from et_pipeline.evaluation import calibration
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.settings import Backend, Quantization
-from et_pipeline.stages.results import Quantized
+from et_pipeline.stages import Quantized
 from et_pipeline.worker import Tick
 
 CALIBRATION_LENGTH = 512  # tokens of one text

@@ -17,8 +17,8 @@ from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
+from et_pipeline.forecast import read_model
 from et_pipeline.models.decoder import Decoder
-from et_pipeline.plan import read_model
 from et_pipeline.settings import ExportForm, Model
 from et_pipeline.stages import acquire
 

@@ -20,7 +20,7 @@ from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.prequantized import check_method, find, floats, unpack
 from et_pipeline.checkpoints.reader import load_model, prepare, stream_model
 from et_pipeline.errors import UserError
-from et_pipeline.plan import read_model
+from et_pipeline.forecast import read_model
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
 from et_pipeline.settings import Model, Quantization

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import et_pipeline
-from et_pipeline import forms
+from et_pipeline import cache, forms
 from et_pipeline.settings import Backend, ExportForm
 
+PACKAGE = Path(et_pipeline.__file__).parent
 SIZES = ExportForm(max_context=64, prefill_chunk=16)
 
 
@@ -37,7 +38,7 @@ def test_what_a_form_says_of_itself_needs_no_torch():
     names = [*dict.fromkeys(forms.FORMS.values())]
     code = f"""
 import sys
-from et_pipeline import forms
+from et_pipeline import cache, forms
 for name in {names}:
     forms.get(forms.Kind(name=name))
 assert "torch" not in sys.modules and "transformers" not in sys.modules
@@ -46,12 +47,21 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 
 
 def test_no_stage_asks_which_form_it_is():
-    package = Path(et_pipeline.__file__).parent
     asked = re.compile(r"\.static\b|\.prefill\b(?!\()|DrivenProgram|StaticDecoder|ExternalCache|StaticEncoder")
     found = [
-        f"{path.relative_to(package)}: {line.strip()}"
-        for path in sorted((package / "stages").glob("*.py"))
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path in sorted((PACKAGE / "stages").glob("*.py"))
         for line in path.read_text().splitlines()
         if asked.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("stage", ["export", "lower", "verify", "measure"])
+def test_a_stages_key_holds_the_code_of_forms_and_not_that_of_commands(stage, monkeypatch):
+    read = set()
+    monkeypatch.setattr(cache, "sha256_file", lambda path: read.add(path.relative_to(PACKAGE).as_posix()) or "")
+    cache.code_version.__wrapped__(f"et_pipeline.stages.{stage}")
+    assert {f"forms/{name}.py" for name in forms.FORMS.values()} <= read
+    assert {"models/encoder.py", "models/static_decoder.py", "models/external_cache.py"} <= read
+    assert not {name for name in read if name.startswith(("cli/", "job/", "bundle/", "pipeline.py", "report/"))}

@@ -10,8 +10,8 @@ from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.rounded_cache import RoundedCache
+from et_pipeline.forecast import kv_cache_bytes
 from et_pipeline.models.decoder import Decoder, export_decoder, load_program, save_program
-from et_pipeline.plan import kv_cache_bytes
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from et_pipeline.plan import Plan, Survey
+from et_pipeline.forecast import Plan, Survey
 from et_pipeline.report.plots import WIDTH, survey_svg
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from typing import NoReturn
@@ -9,7 +10,7 @@ from typing import NoReturn
 import typer
 
 from et_pipeline.cli.bundle import add_speed, bench, chat, embed, evaluate, inspect, pack, push, verify
-from et_pipeline.cli.bundle.terminal import printable
+from et_pipeline.cli.bundle.terminal import Notes, printable
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, GateError, UserError
 
 app = typer.Typer(
@@ -31,9 +32,13 @@ app.command()(push.push)
 app.command("zip")(pack.pack)
 
 
+_NOTES = Notes()
+
+
 def main() -> NoReturn:
     """The console entry point: errors become one sentence and an exit code, except bugs of ours."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary folders are removed
+    logging.getLogger("et_pipeline").addHandler(_NOTES)
     try:
         app()
     except UserError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from et_pipeline import bundle as bundles
-from et_pipeline.cli.bundle.loading import first_runnable, weights_of
+from et_pipeline.bundle.loading import weights_of
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument
 from et_pipeline.cli.bundle.speeds import print_speed
 from et_pipeline.errors import UserError
@@ -34,10 +34,10 @@ def bench(
 
         print_speed(phones.benchmark(path, prompt_tokens, decode_tokens, rounds).speed, as_json)
         return
-    with bundles.open_bundle(path) as (folder, manifest):
+    with bundles.open_bundle(path) as bundle:
         from et_pipeline.backends import get_backend
 
-        info = first_runnable(manifest)
+        folder, manifest, info = bundle.folder, bundle.manifest, bundle.info
         if not get_backend(info.backend).timed:
             raise UserError(f"The speed of {info.file} on this computer says nothing: measure it on a phone.")
         if manifest.embedding is not None:

@@ -12,10 +12,8 @@ import typer
 from rich.text import Text
 
 from et_pipeline import bundle as bundles
-from et_pipeline.cli.bundle.loading import first_runnable, load_program, load_tokenizer
 from et_pipeline.cli.bundle.options import PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import console, note, printable
-from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from et_pipeline.runtime.chat import ChatSession
@@ -43,30 +41,9 @@ def chat(
 
     /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message.
     """
-    with bundles.open_bundle(path) as (folder, manifest):
-        from et_pipeline.runtime.chat import ChatSession
-
-        form = manifest.chat
-        if form is None:
-            raise UserError(f"{manifest.what.name} embeds texts and cannot chat: use 'et-bundle embed' with it.")
-        info = first_runnable(manifest)
-        sampling = form.sampling
-        if temperature is not None:
-            sampling = sampling.model_copy(update={"temperature": temperature})
-        if system and not form.segments.supports_system:
-            raise UserError(f"{manifest.what.name} takes no system prompt: leave --system out.")
-        tokenizer = load_tokenizer(folder, manifest)
-        session = ChatSession.of_bundle(
-            load_program(folder, info, manifest, tokenizer, threads, cache if keep_packed else None),
-            tokenizer,
-            form,
-            manifest.tokenizer,
-            info.max_context,
-            system_prompt=system,
-            sampling=sampling,
-            seed=int.from_bytes(os.urandom(4)),
-        )
-        _talk(session, manifest.what.name, max_new_tokens)
+    with bundles.open_bundle(path, threads=threads, packed=cache if keep_packed else None) as bundle:
+        session = bundle.session(system=system, temperature=temperature, seed=int.from_bytes(os.urandom(4)))
+        _talk(session, bundle.manifest.what.name, max_new_tokens)
 
 
 def _talk(session: ChatSession, name: str, max_new_tokens: int) -> None:

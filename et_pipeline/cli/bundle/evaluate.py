@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from et_pipeline import bundle as bundles
-from et_pipeline.cli.bundle.loading import first_runnable, load_program, load_tokenizer
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import print_json, print_table
 from et_pipeline.errors import UserError
@@ -30,7 +29,8 @@ def evaluate(
 
     Needs the extra 'eval'. A token that is scored takes as long as a token of an answer; begin with --limit 20.
     """
-    with bundles.open_bundle(path) as (folder, manifest):
+    with bundles.open_bundle(path, threads=threads) as bundle:
+        manifest = bundle.manifest
         if manifest.chat is None:
             raise UserError(f"{manifest.what.name} embeds texts, and the harness asks for answers.")
         try:
@@ -39,10 +39,8 @@ def evaluate(
             if error.name != "lm_eval":
                 raise
             raise UserError("et-bundle eval needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
-        info = first_runnable(manifest)
-        tokenizer = load_tokenizer(folder, manifest)
-        program = load_program(folder, info, manifest, tokenizer, threads)
-        model = harness.DeployedModel(program, tokenizer, manifest.tokenizer, info.max_context)
+        info = bundle.info
+        model = harness.DeployedModel(bundle.program, bundle.tokenizer, manifest.tokenizer, info.max_context)
         found = harness.evaluate(model, tasks.split(","), include_path, limit)
     results, counts = found["results"], found["n-samples"]
     if as_json:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument
 from et_pipeline.cli.bundle.speeds import speed_table
-from et_pipeline.cli.bundle.terminal import Titled, print_json, print_table, size
+from et_pipeline.cli.bundle.terminal import Titled, print_json, print_table
 from et_pipeline.manifest import Agreement, Embedding, EmbeddingAgreement, Gate, Manifest, Quality, TextQuality
+from et_pipeline.report.words import size
 
 
 def inspect(path: PathArgument, as_json: JsonOption = False) -> None:
@@ -82,7 +83,7 @@ def _programs(manifest: Manifest) -> Titled:
 
 
 def _outside_the_delegates(manifest: Manifest) -> Titled:
-    from et_pipeline.report.tables import outside
+    from et_pipeline.report.words import outside
 
     rows = [(info.file, line) for info in manifest.programs for line in outside(info)]
     return "Outside the delegates", ("file", "why and what"), rows

@@ -10,7 +10,7 @@ import typer
 
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import FolderArgument
-from et_pipeline.cli.bundle.terminal import size
+from et_pipeline.report.words import size
 
 
 def pack(

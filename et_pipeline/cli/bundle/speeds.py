@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from et_pipeline.cli.bundle.terminal import Titled, print_json, print_table, size
+from et_pipeline.cli.bundle.terminal import Titled, print_json, print_table
 from et_pipeline.manifest import EmbeddingSpeed, Percentiles, Speed
+from et_pipeline.report.words import size
 
 
 def print_speed(speed: Speed | EmbeddingSpeed, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def print_json(content: Any) -> None:
 
 
 def note(text: str) -> None:
-    """A line about the chat, apart from the answers: on stderr when the output is piped."""
+    """A line about the work, apart from the answers: on stderr when the output is piped."""
     terminal = console()
     if terminal.is_terminal:
         terminal.print(Text(text, "yellow"))
@@ -58,14 +59,14 @@ def note(text: str) -> None:
         sys.stderr.write(text + "\n")
 
 
+class Notes(logging.Handler):
+    """Shows what the package logs as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `note`."""
+        note(record.getMessage())
+
+
 def printable(text: str) -> str:
     """Text without control characters: what a bundle or a model says must not steer the terminal."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-
-
-def size(count: int) -> str:
-    """Bytes for people, in powers of ten, as phone makers count."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from et_pipeline import bundle as bundles
-from et_pipeline.cli.bundle.loading import hindrance_of, load_program, load_tokenizer
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument, ThreadsOption
-from et_pipeline.cli.bundle.terminal import print_json, print_table, size
-from et_pipeline.errors import GateError, UserError
-from et_pipeline.manifest import FILE_NAME, SCHEMA_PATH, Chat, Embedding, Manifest, ProgramInfo
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-    from et_pipeline.runtime.program import Program
-
-SIMILARITY_TOLERANCE = 0.02  # of a cosine: processors round activations to 8 bits a little differently
+from et_pipeline.cli.bundle.terminal import print_json, print_table
+from et_pipeline.errors import GateError
 
 
 def verify(path: PathArgument, as_json: JsonOption = False, threads: ThreadsOption = None) -> None:
@@ -29,97 +16,12 @@ def verify(path: PathArgument, as_json: JsonOption = False, threads: ThreadsOpti
     Every program that this computer can run is loaded, and must give the sample answers that the manifest holds. Exit
     code 0: all is well. 2: the bundle is broken. 3: it is whole, but its answers differ or its quality gate failed.
     """
-    with bundles.open_bundle(path) as (folder, manifest):
-        checks = list(_checks(folder, manifest, threads))
-    failed = [check for check in checks if not check.passed]
+    with bundles.open_bundle(path, threads=threads) as bundle:
+        found = bundle.verify()
     if as_json:
-        print_json({"passed": not failed, "checks": [dataclasses.asdict(check) for check in checks]})
+        print_json({"passed": found.passed, **dataclasses.asdict(found)})
     else:
-        rows = [("ok" if check.passed else "FAILED", check.name, check.detail) for check in checks]
-        print_table(f"{manifest.what.name}", ("", "check", "result"), rows)
-    if failed:
-        raise GateError(f"{path} did not pass: " + "; ".join(f"{check.name}: {check.detail}" for check in failed))
-
-
-@dataclasses.dataclass(frozen=True)
-class Checked:
-    """One line of `verify`."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-def _checks(folder: Path, manifest: Manifest, threads: int | None) -> Iterator[Checked]:
-    """Checks an opened bundle, whose hashes are already known to be right."""
-    import jsonschema
-
-    total = sum(file.size for file in manifest.files.values())
-    yield Checked("files", True, f"{len(manifest.files)} files, {size(total)}, every SHA-256 as in the manifest")
-    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
-    content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-    try:
-        jsonschema.validate(content, schema)
-    except jsonschema.ValidationError as error:
-        raise UserError(f"{FILE_NAME}: {error.json_path} breaks the JSON Schema: {error.message}.") from error
-    yield Checked("manifest", True, f"follows the JSON Schema of version {manifest.version}")
-
-    tokenizer = load_tokenizer(folder, manifest)
-    for info in manifest.programs:
-        hindrance = hindrance_of(info)
-        if hindrance is not None:
-            yield Checked(info.file, True, f"not run: {hindrance}")
-            continue
-        program = load_program(folder, info, manifest, tokenizer, threads)
-        yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
-        if manifest.chat is not None and info == manifest.main:
-            yield _check_samples(program, tokenizer, manifest, manifest.chat, info)
-        if manifest.embedding is not None and info == manifest.main:
-            yield _check_similarities(program, tokenizer, manifest.embedding, info)
-
-    for info, gate in zip(manifest.programs, manifest.gates, strict=True):
-        missed = [
-            f"{check.name} {check.value:.4g} (threshold {check.threshold:.4g})"
-            for check in gate.checks
-            if not check.passed
-        ]
-        verdict = (
-            f"all {len(gate.checks)} checks passed" if gate.passed else f"below its threshold: {', '.join(missed)}"
-        )
-        yield Checked(f"quality gate of {info.file}", gate.passed, verdict)
-
-
-def _check_samples(
-    program: Program, tokenizer: Tokenizer, manifest: Manifest, form: Chat, info: ProgramInfo
-) -> Checked:
-    """Answers the manifest's sample prompts again."""
-    from et_pipeline.runtime.chat import greedy_answer
-
-    name = f"sample answers of {info.file}"
-    different = []
-    for sample in manifest.samples:
-        limit = manifest.tasks[sample.task].max_new_tokens
-        answer = greedy_answer(program, tokenizer, form, manifest.tokenizer, info.max_context, sample.prompt, limit)
-        if answer != sample.answer:
-            different.append(f"{sample.task} {sample.prompt!r} gave {answer!r} instead of {sample.answer!r}")
-    if different:
-        return Checked(name, False, f"{len(different)} of {len(manifest.samples)} differ, first: {different[0]}")
-    return Checked(name, True, f"{len(manifest.samples)} equal" if manifest.samples else "the manifest has none")
-
-
-def _check_similarities(program: Program, tokenizer: Tokenizer, embedding: Embedding, info: ProgramInfo) -> Checked:
-    """Compares the manifest's sample texts again."""
-    from et_pipeline.evaluation.embedding import cosine
-    from et_pipeline.runtime.embedding import embed, for_one_text
-
-    for_one_text(tokenizer, embedding.max_tokens)
-    name, worst = f"sample similarities of {info.file}", 0.0
-    for sample in embedding.samples:
-        first, second = (embed(program, tokenizer.encode(text).ids) for text in (sample.first, sample.second))
-        if len(first) != embedding.dimension:
-            return Checked(name, False, f"embeddings of {len(first)} numbers instead of {embedding.dimension}")
-        worst = max(worst, abs(cosine(first, second) - sample.cosine))
-    if worst > SIMILARITY_TOLERANCE:
-        return Checked(name, False, f"differ by up to {worst:.3f}, allowed are {SIMILARITY_TOLERANCE}")
-    count = len(embedding.samples)
-    return Checked(name, True, f"{count} equal within {worst:.1g}" if count else "the manifest has none")
+        rows = [("ok" if check.passed else "FAILED", check.name, check.detail) for check in found.checks]
+        print_table(f"{bundle.manifest.what.name}", ("", "check", "result"), rows)
+    if not found.passed:
+        raise GateError(f"{path} did not pass: " + "; ".join(f"{check.name}: {check.detail}" for check in found.failed))

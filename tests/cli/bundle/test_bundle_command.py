@@ -43,8 +43,8 @@ def test_answers_at_once_without_torch(folder, arguments):
 
 def test_a_terminated_command_removes_its_temporary_folder(packed, temporary):
     code = (
-        "import sys, time; from et_pipeline.cli import bundle\n"
-        "bundle.bench.first_runnable = lambda _: (print('open', flush=True), time.sleep(60))\n"
+        "import sys, time; from et_pipeline.bundle import loading; from et_pipeline.cli import bundle\n"
+        "loading.first_runnable = lambda _: (print('open', flush=True), time.sleep(60))\n"
         "bundle.main()"
     )
     environment = {**os.environ, "TMPDIR": str(temporary)}

@@ -24,7 +24,7 @@ def test_inspect_shows_all_parts(run, request, kind, temporary):
         "0.999900",
     ):
         assert text in out
-    for text in ("89.0 %", "9.50", "2.0 (1.0 to 3.0)", "German, French", "1.0 GB of RAM", "2026-01-02"):
+    for text in ("89.0 %", "9.50", "2.0 (1.0 to 3.0)", "German, French", "1.00 GB of RAM", "2026-01-02"):
         assert text in out
     assert "\x1b" not in out
     assert list(temporary.iterdir()) == []

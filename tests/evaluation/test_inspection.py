@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from et_pipeline.checkpoints.reader import load_model, stream_model
+from et_pipeline.evaluation.inspection import layer_errors, part_bytes, streams, weight_errors
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
-from et_pipeline.report.inspection import layer_errors, part_bytes, streams, weight_errors
 from et_pipeline.settings import Quantization
 
 TOKENS = list(range(2, 34))

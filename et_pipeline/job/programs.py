@@ -1,4 +1,4 @@
-"""The programs that a command line asks for: one, or several where groups are given as lists."""
+"""The programs that are asked for: one, or several where groups are given as lists."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _listed(options: list[str]) -> str:
 
 def _by_npu(programs: list[Settings]) -> list[Settings]:
     """One program per NPU, for all chips that have it; devices without one are left to other backends."""
-    from et_pipeline.backends.qnn import chips
+    from et_pipeline.backends.qnn_sdk import chips
 
     known = [each for each in programs if each.backend.soc in chips()] or programs
     first: dict[object, Settings] = {}

@@ -1,4 +1,4 @@
-"""`et-pipeline mode=plan`."""
+"""What `mode=plan` asks for: one forecast, beside the same with every recipe or on every device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
-from et_pipeline.plan import Survey, survey
+from et_pipeline.forecast import Survey, survey
 from et_pipeline.report import plots
 from et_pipeline.settings import Device, Recipe, Settings
 

@@ -6,12 +6,14 @@ import errno
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf.errors import InterpolationResolutionError
 
-from et_pipeline import CONF
+from et_pipeline import CONF, plugins
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.settings import closest, first_line, setting_names
 
@@ -22,30 +24,33 @@ _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EE
 def guarded(job: Callable[[], None]) -> int:
     """Run, and turn a mistake in the input into one sentence. Our own faults pass, with their traceback."""
     try:
-        job()
+        with told(sys.argv[1:]):
+            job()
     except UserError as error:
-        message = str(error)
-    except HydraException as error:
-        message = _unquoted(sys.argv[1:]) or _hydra_sentence(error)
-    except OSError as error:
-        message = disk_sentence(error)
+        sys.stderr.write(f"et-pipeline: {error}\n")
+        return EXIT_USER
     except KeyboardInterrupt:
         sys.stderr.write("et-pipeline: interrupted; the same command continues after the last finished stage\n")
         return 130
-    else:
-        return 0
-    sys.stderr.write(f"et-pipeline: {message}\n")
-    return EXIT_USER
+    return 0
 
 
-def disk_sentence(error: OSError) -> str:
-    """What stands in the way on the disk; raises what is no mistake of the user."""
-    if error.errno not in _CANNOT_WRITE:
-        raise error
-    return (
-        f"cannot use {error.filename}: {error.strerror}; make room or rights there, or choose another paths.cache, "
-        "paths.bundles or hydra.run.dir"
-    )
+@contextmanager
+def told(overrides: list[str]) -> Iterator[None]:
+    """What Hydra or the disk says about a mistake in the input becomes a `UserError`; our own faults pass."""
+    try:
+        yield
+    except HydraException as error:
+        raise UserError(_unquoted(overrides) or _hydra_sentence(error)) from error
+    except InterpolationResolutionError as error:
+        raise UserError(f"{first_line(error).rstrip('.')}; write \\${{ where a value has ${{") from error
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise UserError(
+            f"cannot use {error.filename}: {error.strerror}; make room or rights there, or choose another paths.cache, "
+            "paths.bundles or hydra.run.dir"
+        ) from error
 
 
 def _unquoted(arguments: list[str]) -> str | None:
@@ -80,9 +85,9 @@ def _hydra_sentence(error: HydraException) -> str:
         return f"{group}={option} does not exist{closest(option, options)}"
     if match := re.search(r"Could not load '(.+)/(.+)'", text):  # one of several
         group, option = match.groups()
-        return (
-            f"{group}={option} does not exist{closest(option, [path.stem for path in (CONF / group).glob('*.yaml')])}"
-        )
+        folders = [folder / group for folder in (CONF, *plugins.folders())]
+        options = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+        return f"{group}={option} does not exist{closest(option, options)}"
     if match := re.search(r"Could not override '(.+)'", text):
         return f"{match[1]} is not a setting{closest(match[1], setting_names())}"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):

@@ -1,27 +1,24 @@
 """The forecast of size, memory, speed and export cost, from config.json and shapes alone, before anything heavy.
 
-Plain arithmetic, no torch. Where a figure of a formula was measured, its comment says on what; `tests/test_plan.py`
+Plain arithmetic, no torch. Where a figure of a formula was measured, its comment says on what; `tests/test_forecast.py`
 holds the forecasts against real files and published speeds.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
 from et_pipeline.checkpoints.config import put_right, read_config
-from et_pipeline.checkpoints.hub import network_errors
 from et_pipeline.checkpoints.layout import INDEX, SINGLE
+from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
-from et_pipeline.settings import Checkpoint, Device, ExportForm, Model, Quantization, Recipe, Settings, closest
+from et_pipeline.settings import Device, ExportForm, Model, Quantization, Recipe, Settings
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
 SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
@@ -57,9 +54,6 @@ LOWER_BYTES_PER_PTE_BYTE, LOWER_BYTES_PER_WEIGHT_OF_LARGEST = 1.09, 0.25
 # What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
 # keeps more or less of what it was given back.
 QUANTIZE_BYTES, QUANTIZE_BYTES_PER_WEIGHT, QUANTIZE_WAITING = 650_000_000, 1.5, 250_000_000
-
-HUB_SECONDS = 5  # a forecast does not wait longer for the hub to answer
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Plan(BaseModel):
@@ -177,7 +171,7 @@ def read_model(model: Model) -> Architecture:
     else:
         from et_pipeline.checkpoints import prequantized
 
-        folder = _folder(model.checkpoint)
+        folder = config_folder(model.checkpoint)
         where = str(folder / "config.json")
         config = read_config(folder)
         prequantized.check_method(config, where)
@@ -186,54 +180,6 @@ def read_model(model: Model) -> Architecture:
     known = read_architecture(config, where, stored)
     check_context(model.max_context, known.max_position)
     return known
-
-
-def _folder(checkpoint: Checkpoint) -> Path:
-    """A folder with the checkpoint's config.json; of a repository on the hub nothing else is downloaded."""
-    source = checkpoint.source
-    if source == "random" or source.endswith(".gguf"):
-        raise UserError(f"model.source={source} has no config.json; mode=plan needs its content in model.architecture")
-    name = source.removeprefix("builtin:")
-    if name != source:
-        from et_pipeline.checkpoints.source import BUILTIN
-
-        if name not in BUILTIN:
-            raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
-        return BUILTIN[name]
-    folder = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
-    if folder.is_dir():
-        return folder.resolve()
-    if not _on_hub(source):
-        raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    # It logs each of its retries, and the sentence below says enough.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    name = f"model.source={source}"
-    file, revision = "config.json", checkpoint.revision
-    unreachable = False
-    try:
-        try:  # once: a hub that does not answer is asked six times by hf_hub_download, for half a minute
-            get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=HUB_SECONDS)
-        except (GatedRepoError, RepositoryNotFoundError):
-            raise
-        except network_errors():
-            unreachable = True
-        return Path(hf_hub_download(source, file, revision=revision, local_files_only=unreachable)).parent
-    except GatedRepoError as error:
-        raise UserError(f"{name} is gated; accept its licence on the hub and log in with `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{name} is not a folder here and not a repository on the hub (or it is private)") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"{name} is not a folder here, its config.json is not downloaded yet, and the hub cannot be reached; "
-            "mode=plan also takes its content as model.architecture"
-        ) from error
-
-
-def _on_hub(source: str) -> bool:
-    return _HUB_ID.fullmatch(source) is not None and not Path(source).is_dir()
 
 
 def check_groups(known: Architecture, recipe: Quantization) -> None:
@@ -272,7 +218,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         device=device.name,
         family=known.family,
         parameters=known.parameters,
-        download_bytes=(4 if known.encodes else 2) * known.parameters if _on_hub(model.source) else 0,
+        download_bytes=(4 if known.encodes else 2) * known.parameters if on_hub(model.source) else 0,
         fp16_bytes=2 * known.parameters,
         pte_bytes=pte,
         max_context=model.max_context,

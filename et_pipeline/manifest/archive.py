@@ -1,4 +1,4 @@
-"""Opening and packing bundles: a folder, or the same as one `.zip`.
+"""A bundle as one `.zip`: looked into, unpacked, packed.
 
 A zip comes from anywhere, so everything about it is checked before a byte is written: names, kinds, sizes.
 """
@@ -10,13 +10,11 @@ import os
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from et_pipeline import manifest as bundle
 from et_pipeline.errors import UserError
@@ -28,30 +26,16 @@ MAX_RATIO = 100  # weights hardly compress; text compresses up to about 20 times
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 
 
-class Bundle(NamedTuple):
-    """An opened bundle whose files were all checked."""
-
-    folder: Path
-    manifest: bundle.Manifest
-
-
-@contextmanager
-def open_bundle(path: Path) -> Iterator[Bundle]:
-    """Opens a bundle and checks every file's hash; a zip is unpacked to a temporary folder that is removed at the end.
+def unpack(path: Path, folder: Path) -> bundle.Manifest:
+    """Unpacks a zip into an empty folder and checks every file's hash.
 
     Raises:
         UserError: It is no bundle, or a file is missing, altered, too many or unsafe.
     """
-    if not path.is_dir():
-        with _open_zip(path) as archive, tempfile.TemporaryDirectory(prefix="et-bundle-") as temporary:
-            manifest, members = _inspect_zip(archive, path)
-            folder = Path(temporary)
-            _extract(archive, members, manifest, folder, path)
-            yield Bundle(folder, manifest)
-    else:
-        manifest = bundle.read(path)
-        bundle.check_files(path, manifest)
-        yield Bundle(path, manifest)
+    with _open_zip(path) as archive:
+        manifest, members = _inspect_zip(archive, path)
+        _extract(archive, members, manifest, folder, path)
+    return manifest
 
 
 def peek(path: Path) -> bundle.Manifest:

@@ -1,4 +1,4 @@
-"""Every recipe on one model: `python -m et_pipeline.report.compare MODEL [overrides] [--out FOLDER]`.
+"""Every recipe on one model: `python -m et_pipeline.cli.compare MODEL [overrides] [--out FOLDER]`.
 
 Runs the pipeline for each recipe on XNNPACK, whatever the gates say, and writes `report.html` (one file that refers to
 no other), its pictures as PNG, and `compare.json`, which both are made from. Stages' results are cached as always, so a
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +17,15 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from et_pipeline import CONF
 from et_pipeline.errors import UserError
-from et_pipeline.mistakes import guarded
+from et_pipeline.job.composed import composed
+from et_pipeline.job.mistakes import guarded
 from et_pipeline.report import progress
-from et_pipeline.report.compare_page import Comparison, Outcome, best, page, pictures
-from et_pipeline.settings import Settings, load_settings
+from et_pipeline.report.compare_page import write
+from et_pipeline.report.comparison import Comparison, Outcome, best
+from et_pipeline.settings import Settings
 from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
@@ -85,12 +84,10 @@ def compose_all(
         if key in CHOSEN_HERE or key.removeprefix("recipe.") in ALSO_CHOSEN:
             raise UserError(f"{override} is what make compare chooses itself; leave it out")
     found = {}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for name, keys in chosen.items():
-            calibrates = "recipe=8da4w" in keys
-            shared = [each for each in overrides if calibrates or not each.startswith("recipe.calibration")]
-            whole = [f"model={model}", f"paths.bundles={out / 'bundles'}", *keys, *shared]
-            found[name] = load_settings(compose("config", overrides=whole))
+    for name, keys in chosen.items():
+        calibrates = "recipe=8da4w" in keys
+        shared = [each for each in overrides if calibrates or not each.startswith("recipe.calibration")]
+        found[name] = composed([f"model={model}", f"paths.bundles={out / 'bundles'}", *keys, *shared])
     first = next(iter(found.values()))
     if first.model.task == "embedding":
         raise UserError(f"model={model} embeds texts, and make compare is for models that answer")
@@ -108,8 +105,8 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
     Raises:
         UserError: a text is missing, or the first recipe cannot be run at all.
     """
+    from et_pipeline.forecast import check_groups, read_model
     from et_pipeline.pipeline import check, given_texts, run
-    from et_pipeline.plan import check_groups, read_model
 
     for settings in every.values():
         given_texts(settings)
@@ -149,9 +146,8 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # it complains about torchao
     from et_pipeline.checkpoints.facts import Facts, read_tokenizer
     from et_pipeline.checkpoints.reader import stream_model
-    from et_pipeline.evaluation import perplexity, text_source
+    from et_pipeline.evaluation import inspection, perplexity, text_source
     from et_pipeline.quantization.torchao_config import load_quantized
-    from et_pipeline.report import inspection
 
     checkpoint, context = result.checkpoint, first.model.max_context
     assert checkpoint is not None
@@ -178,26 +174,6 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
         )
 
     return inspect
-
-
-def write(comparison: Comparison, out: Path) -> Path:
-    """Write `compare.json`, the pictures and, last, the page that shows them, each whole or not at all.
-
-    Returns:
-        The page.
-    """
-    images = pictures(comparison)
-    files = {"compare.json": comparison.model_dump_json(indent=1).encode() + b"\n", **images}
-    files["report.html"] = page(comparison, images).encode()
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        temporary = out / f"{name}.tmp"
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(out / name)
-    return out / "report.html"
 
 
 def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str, Sequence[str]]) -> None:

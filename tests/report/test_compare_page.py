@@ -1,4 +1,4 @@
-"""make compare: the sweep, the Pareto front, the pictures and the page."""
+"""make compare: the Pareto front, the pictures and the page."""
 
 import json
 import re
@@ -11,8 +11,10 @@ from made_bundle import PTE, make_gate, make_manifest
 
 from et_pipeline.bench import docs, quality_tables
 from et_pipeline.manifest import Agreement, Comparison, File, Quality, Sample, WaysOfFeeding
-from et_pipeline.report import compare, compare_page
-from et_pipeline.report.compare_page import Outcome, best, figures, front, method, page, pictures
+from et_pipeline.report import compare_page, comparison
+from et_pipeline.report.compare_page import page, write
+from et_pipeline.report.compare_pictures import pictures
+from et_pipeline.report.comparison import Outcome, best, figures, front
 
 NUMBERS = st.integers(0, 6).map(float)  # few, so that many are equal
 SENTENCE = "up_proj.weight has rows of 192 weights, which recipe.group_size=128 does not divide"
@@ -41,7 +43,7 @@ def outcome(name, size, kl, passed=True, answer="guten Tag", **recipe):
 
 @pytest.fixture(scope="module")
 def made():
-    return compare_page.Comparison(
+    return comparison.Comparison(
         model="a<b",
         date="2026-01-02",
         machine="a computer",
@@ -146,7 +148,7 @@ def test_pictures_are_png(images):
 
 def test_pictures_of_the_original_alone():
     whole = outcome("whole", 4000, 0.0, scheme="fp32").model_copy(update={"weight_errors": {}, "layer_errors": (0.0,)})
-    alone = compare_page.Comparison(model="m", date="2026-01-02", machine="", overrides=(), outcomes=(whole,))
+    alone = comparison.Comparison(model="m", date="2026-01-02", machine="", overrides=(), outcomes=(whole,))
     images = pictures(alone)
     assert set(images) == {"quality.png", "parts.png"}
     assert "whole" in page(alone, images)
@@ -161,86 +163,18 @@ def test_figures_are_those_on_the_text_where_there_is_one():
 
 
 def test_files_are_whole_or_absent(made, tmp_path, monkeypatch):
-    report = compare.write(made, tmp_path / "out")
+    report = write(made, tmp_path / "out")
     names = {"report.html", "compare.json", "quality.png", "parts.png", "weights.png", "layers.png"}
     assert {each.name for each in report.parent.iterdir()} == names
     before = report.read_bytes()
-    assert compare_page.Comparison.model_validate_json((report.parent / "compare.json").read_bytes()) == made
+    assert comparison.Comparison.model_validate_json((report.parent / "compare.json").read_bytes()) == made
     assert json.loads((report.parent / "compare.json").read_bytes())["model"] == "a<b"
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compare.os, "fsync", full)
+    monkeypatch.setattr(compare_page.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        compare.write(made.model_copy(update={"model": "another"}), report.parent)
+        write(made.model_copy(update={"model": "another"}), report.parent)
     assert report.read_bytes() == before
     assert json.loads((report.parent / "compare.json").read_bytes())["model"] == "a<b"
-
-
-def test_every_recipe_of_the_sweep_composes(tmp_path):
-    chosen = compare.recipes()
-    every = compare.compose_all("tiny_assistant", ["recipe.calibration.tokens=64"], tmp_path, chosen)
-    assert {name: each.recipe.name for name, each in every.items()} == {name: name for name in chosen}
-    assert len({each.recipe.quantization for each in every.values()}) == len(chosen) == 31
-    assert {each.recipe.calibration.tokens for each in every.values() if each.recipe.calibrated} == {64}
-    methods = {method(each.recipe.model_dump()) for each in every.values()}
-    assert methods == set(compare_page._METHODS)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["no_such_model"], "model=no_such_model does not exist"),
-        (["tiny_assistant", "recipe=8da8w"], "recipe=8da8w is what make compare chooses itself; leave it out"),
-        (["tiny_assistant", "recipe.group_size=64"], "recipe.group_size=64 is what make compare chooses"),
-        (["tiny_assistant", "verify.no_such=1"], "verify.no_such is not a setting"),
-        (["minilm"], "model=minilm embeds texts, and make compare is for models that answer"),
-        (["tiny_assistant", "recipe.calibration.source=absent.txt"], "absent.txt cannot be read"),
-        (["tiny_assistant", "verify.text=absent.txt"], "absent.txt cannot be read"),
-    ],
-)
-def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
-    few = {name: compare.recipes()[name] for name in ("fp32", "8da4w-gptq-g32")}
-    monkeypatch.setattr(compare, "recipes", lambda: few)
-    with pytest.raises(SystemExit) as ended:
-        compare.main([*arguments, "--out", str(tmp_path / "out")])
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_on_the_built_in_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
-    chosen = compare.recipes()
-    names = ("fp32", "8da4w-g32", "8da4w-g128")
-    few = ["verify.sequences=4", "verify.items_per_task=2", "verify.text=builtin:tiny_assistant"]
-    few += ["verify.text_tokens=64", "measure.rounds=1", "recipe.gate.max_kl_original=0.0"]
-    arguments = "tiny_assistant", few, tmp_path / "out", {name: chosen[name] for name in names}
-    compare.compare(*arguments)
-    assert "0 of them from the cache" in capsys.readouterr().err
-    path = tmp_path / "out" / "compare.json"
-    found = compare_page.Comparison.model_validate_json(path.read_bytes())
-    by_name = {each.name: each for each in found.outcomes}
-    assert list(by_name) == list(names)
-    assert "recipe.group_size=128 does not divide" in by_name["8da4w-g128"].refused
-    four, whole = by_name["8da4w-g32"], by_name["fp32"]
-    assert not four.manifest.quality.gate.passed  # and the sweep went on
-    assert sum(four.parts.values()) == figures(four).size
-    for each in (four, whole):
-        assert all(size > 0 for size in each.parts.values())
-        assert each.parts["program"] < 0.3 * 10**6
-    assert max(whole.layer_errors) < 1e-5
-    assert whole.weight_errors == {}
-    assert all(0.02 < error < 0.2 for error in four.weight_errors.values())
-    assert all(0 < error < 0.5 for error in four.layer_errors)
-    html = (tmp_path / "out" / "report.html").read_text()
-    assert all(name in html for name in names)
-
-    compare.compare(*arguments)
-    assert "2 recipes in" in (said := capsys.readouterr().err)
-    assert "2 of them from the cache" in said

@@ -3,15 +3,26 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hydra import compose, initialize_config_dir
 
-from et_pipeline import CONF, plan, tiny_assistant
+from et_pipeline import CONF, tiny_assistant
 from et_pipeline.backends.xnnpack import SCHEMES
 from et_pipeline.bench.forecast import compare, full_size_exports
 from et_pipeline.errors import UserError
-from et_pipeline.plan import forecast, kv_cache_bytes, read_model, survey, tensor_bytes
+from et_pipeline.forecast import (
+    PREFILL_CHANNELS,
+    WEIGHT_BITS,
+    forecast,
+    kv_cache_bytes,
+    read_model,
+    summary,
+    survey,
+    tensor_bytes,
+)
 from et_pipeline.settings import ExportForm, Quantization, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +83,7 @@ def test_minilm_has_no_cache_and_nothing_to_decode():
     assert (made.kv_cache_bytes, made.kv_by_context, made.decode_tok_s) == (0, {}, 0)
     assert made.pace == pytest.approx(1 / made.ttft_s)
     assert planned("model=minilm", "device=galaxy_s22", "measure.prompt_tokens=128").ttft_s > 1.5 * made.ttft_s
-    assert not {"kv_cache_bytes", "kv_by_context", "decode_tok_s", "roofline_tok_s"} & plan.summary(made).keys()
+    assert not {"kv_cache_bytes", "kv_by_context", "decode_tok_s", "roofline_tok_s"} & summary(made).keys()
 
 
 def test_plan_of_an_encoder_on_every_device_is_sorted_by_speed():
@@ -283,10 +294,30 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch, tmp_path):
         planned("model=custom", "model.source=nobody/nothing")
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GatedRepoError, "is gated; accept its licence on the hub and log in with `hf auth login`"),
+        (
+            RepositoryNotFoundError,
+            "is not a folder here and not a repository on the hub (or it is private)",
+        ),
+    ],
+)
+def test_a_hub_that_refuses_is_one_sentence(error, sentence, monkeypatch):
+    def refuse(url, timeout):
+        raise error("no", response=Mock())
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    with pytest.raises(UserError) as caught:
+        planned("model=custom", "model.source=some/model")
+    assert str(caught.value) == f"model.source=some/model {sentence}"
+
+
 def test_a_machine_that_does_not_tell_its_memory(monkeypatch):
-    monkeypatch.setattr(plan.os, "sysconf", lambda name: (_ for _ in ()).throw(ValueError))
+    monkeypatch.setattr("os.sysconf", lambda name: (_ for _ in ()).throw(ValueError))
     assert planned().host_bytes == 0
 
 
 def test_every_scheme_has_figures():
-    assert {"fp32", *SCHEMES} == set(plan.WEIGHT_BITS) == set(plan.PREFILL_CHANNELS)
+    assert {"fp32", *SCHEMES} == set(WEIGHT_BITS) == set(PREFILL_CHANNELS)

@@ -1,4 +1,4 @@
-"""The forecast held against exports; what the figures have to be is in tests/test_plan.py."""
+"""The forecast held against exports; what the figures have to be is in tests/test_forecast.py."""
 
 import json
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 import warnings
@@ -57,16 +58,16 @@ def entry_of(name, mode=stat.S_IFREG | 0o644, compress=zipfile.ZIP_STORED):
 
 
 def test_a_folder_is_used_in_place(folder):
-    with bundles.open_bundle(folder) as (opened, manifest):
-        assert opened == folder
-        assert manifest.what.name == "tiny"
+    with bundles.open_bundle(folder) as opened:
+        assert opened.folder == folder
+        assert opened.manifest.what.name == "tiny"
 
 
 def test_a_zip_is_unpacked_and_removed(packed, folder, temporary):
-    with bundles.open_bundle(packed) as (opened, manifest):
-        assert opened.is_relative_to(temporary)
-        for name in [*manifest.files, "manifest.json"]:
-            assert (opened / name).read_bytes() == (folder / name).read_bytes()
+    with bundles.open_bundle(packed) as opened:
+        assert opened.folder.is_relative_to(temporary)
+        for name in [*opened.manifest.files, "manifest.json"]:
+            assert (opened.folder / name).read_bytes() == (folder / name).read_bytes()
     assert list(temporary.iterdir()) == []
 
 
@@ -97,8 +98,8 @@ def test_a_compressed_zip_with_folder_entries_opens(packed, folder):
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 archive.write(path, path.relative_to(folder))
-    with bundles.open_bundle(packed) as (opened, _):
-        assert (opened / PTE).is_file()
+    with bundles.open_bundle(packed) as opened:
+        assert (opened.folder / PTE).is_file()
 
 
 def test_packing_refuses_what_is_no_whole_bundle(folder, tmp_path):
@@ -210,9 +211,7 @@ def test_a_bomb_that_its_manifest_declares(tmp_path, temporary):
 
 
 def test_not_enough_space(packed, temporary, monkeypatch):
-    monkeypatch.setattr(
-        bundles.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10})
-    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 10}))
     with pytest.raises(UserError, match="10 are free: set TMPDIR"), bundles.open_bundle(packed):
         pytest.fail("opened")
     assert list(temporary.iterdir()) == []
@@ -238,8 +237,8 @@ def test_a_damaged_zip_opens_whole_or_is_refused(tmp_path_factory, data):
     if not base.exists():
         base.mkdir()
         bundles.write_zip(make_bundle(base / "tiny"), base / "good.zip")
-        with bundles.open_bundle(base / "good.zip") as (_, manifest):
-            (base / "files").write_text(manifest.model_dump_json())
+        with bundles.open_bundle(base / "good.zip") as opened:
+            (base / "files").write_text(opened.manifest.model_dump_json())
     content = bytearray((base / "good.zip").read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         # Most bytes are the files' own; what steers zipfile lies in the directory at the end.
@@ -249,8 +248,8 @@ def test_a_damaged_zip_opens_whole_or_is_refused(tmp_path_factory, data):
     path = base / "bad.zip"
     path.write_bytes(content)
     try:
-        with bundles.open_bundle(path) as (_, manifest):
-            assert manifest.model_dump_json() == (base / "files").read_text()
+        with bundles.open_bundle(path) as opened:
+            assert opened.manifest.model_dump_json() == (base / "files").read_text()
     except UserError as error:
         assert "\n" not in str(error)  # noqa: PT017  either outcome is right
 

@@ -1,7 +1,7 @@
-"""The closing tables of a run."""
+"""Sentences of the closing tables."""
 
 from et_pipeline.manifest import ProgramInfo, Rounded, SourceQuantization
-from et_pipeline.report.tables import imported, outside
+from et_pipeline.report.words import imported, outside
 
 
 def program(**changes):

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from et_pipeline.cli.bundle.terminal import note, size
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import Manifest, ProgramInfo
+from et_pipeline.report.words import size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from et_pipeline.runtime.program import Program
 
+log = logging.getLogger(__name__)
+
 
 def first_runnable(manifest: Manifest) -> ProgramInfo:
     """The first program that this computer can run, on a simulator only if there is no other."""
     from et_pipeline.backends import get_backend
 
-    hindrances = {}
-    for info in sorted(manifest.programs, key=lambda each: not get_backend(each.backend).timed):
+    hindrances, simulated = {}, None
+    for info in manifest.programs:
         hindrance = hindrance_of(info)
-        if hindrance is None:
+        if hindrance is not None:
+            hindrances[info.backend] = hindrance
+        elif get_backend(info.backend).timed:
             return info
-        hindrances[info.backend] = hindrance
+        else:
+            simulated = simulated or info
+    if simulated is not None:
+        return simulated
     backends, why = ", ".join(sorted(hindrances)), "; ".join(hindrances.values())
     raise UserError(f"This computer cannot run {manifest.what.name}: its programs are for {backends} only ({why}).")
 
@@ -60,7 +68,7 @@ def _packed(cache: Path, info: ProgramInfo, manifest: Manifest) -> Path | None:
         return None
     entry = packed_weights.find_entry(cache, [file.sha256 for file in files], total)
     if entry is not None and not entry.exists():
-        note(f"Packs the weights for this processor and keeps about {size(total)} in {entry.parent}.")
+        log.warning("Packs the weights for this processor and keeps about %s in %s.", size(total), entry.parent)
     return entry
 
 

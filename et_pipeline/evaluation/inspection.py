@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from et_pipeline.checkpoints.reader import prepare
+from et_pipeline.forecast import tensor_bytes
 from et_pipeline.models.rope import freeze_rope
-from et_pipeline.plan import tensor_bytes
 from et_pipeline.quantization.mixed import with_8_bits
 from et_pipeline.quantization.rotation import STREAM, hadamard, rotated
 

@@ -1,0 +1,92 @@
+"""A job: what a command line or a call asks for, from what Hydra composed to a bundle or a forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from omegaconf import DictConfig
+
+from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
+from et_pipeline.forecast import Survey
+from et_pipeline.job.plan import ALL_DEVICES, forecast
+from et_pipeline.job.programs import chosen_programs
+from et_pipeline.job.search_path import register
+from et_pipeline.report import progress
+from et_pipeline.settings import Settings, StageName
+
+if TYPE_CHECKING:
+    from et_pipeline.pipeline import Result
+
+register()
+
+
+def do(composed: DictConfig, outputs: Path, quiet: bool) -> Result | list[Survey]:
+    """Run the programs of a bundle, or forecast each of them.
+
+    Args:
+        composed: what Hydra made of the overrides, without its own node.
+        outputs: folder for what the stages print; made if it is needed.
+        quiet: show no progress.
+
+    Raises:
+        UserError: a setting, an input or a combination of them does not work.
+    """
+    programs = chosen_programs(composed)
+    for settings in programs:
+        _check(settings)
+    if programs[0].mode == "plan":
+        return [forecast(settings) for settings in programs]
+    return _run(programs, outputs, quiet)
+
+
+def _run(programs: list[Settings], outputs: Path, quiet: bool) -> Result:
+    settings = programs[0]
+    if settings.device.name == ALL_DEVICES:
+        raise UserError(f"device={ALL_DEVICES} is for mode=plan; choose one phone, or add mode=plan")
+    if settings.plot is not None:
+        raise UserError(f"plot={settings.plot} is for mode=plan; leave it out, or add mode=plan")
+    from et_pipeline.pipeline import run
+
+    outputs.mkdir(parents=True, exist_ok=True)
+    face = progress.face(quiet=quiet or settings.format == "json")
+    try:
+        return run(programs, face, outputs)
+    finally:
+        face.close()
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what the backend cannot do. A plan is quick because it does not import the stages, unless for this."""
+    if not get_backend(settings.backend.name).supports(settings.recipe.quantization).ok or settings.mode == "run":
+        from et_pipeline.pipeline import check
+
+        check(settings)
+
+
+def forget(outputs: Path, logs: Iterable[Path] = ()) -> None:
+    """A job that a mistake ended leaves nothing behind: remove what was written, then empty folders.
+
+    `outputs` may be any folder, the current one too: what the user has in it stays.
+
+    Args:
+        outputs: as of `do`.
+        logs: files that others wrote besides the stages.
+    """
+    for path in (*logs, *(outputs / f"{name}.log" for name in (*get_args(StageName), "random", "gguf"))):
+        path.unlink(missing_ok=True)
+    remove_empty(outputs)
+
+
+def remove_empty(outputs: Path) -> None:
+    """Remove the folder of a job, and the two above it, as far as nothing is in them."""
+    here = Path.cwd().resolve()
+    for folder in (outputs.resolve(), *list(outputs.resolve().parents)[:2]):
+        if folder == here or folder in here.parents:
+            return
+        try:
+            folder.rmdir()
+        except OSError:  # other runs are in it
+            return
