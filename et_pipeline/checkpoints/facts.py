@@ -190,7 +190,7 @@ def read_facts(folder: Path) -> Facts:
     return Facts(
         family=str(config.get("model_type", "")),
         architecture=_architecture(config),
-        parameters=sum(math.prod(shape) for _, shape, _ in layout.values()),
+        parameters=sum(math.prod(info.shape) for info in layout.values()),
         layers=number("num_hidden_layers"),
         windows=layer_windows(config, number("num_hidden_layers")),
         kv_heads=text.get("num_key_value_heads") or heads,

@@ -11,6 +11,7 @@ from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import read_config
 from et_pipeline.checkpoints.layout import TensorInfo, read_layout
+from et_pipeline.checkpoints.prequantized.weight import LARGEST, floats
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
 
@@ -153,11 +154,11 @@ def prepare(folder: Path) -> Prepared:
             source = sources[f"{name}.{own}"]
             if source.tensor in contents.packed:
                 tensor: Any = prequantized.decode(contents.packed[source.tensor], read)
-                scales = tensor.scale * prequantized.LARGEST if hasattr(tensor, "qdata") else tensor
+                scales = tensor.scale * LARGEST if hasattr(tensor, "qdata") else tensor
                 _check_finite(scales, f"{folder}: weight {source.tensor}", 0)
                 if source.rows is not None:
                     tensor = tensor[slice(*source.rows)].clone()
-                _set_tensor(module, own, tensor if as_stored else prequantized.floats(tensor))
+                _set_tensor(module, own, tensor if as_stored else floats(tensor))
             else:
                 tensor = read(source.tensor, source.rows)
                 where = f"{folder / stored[source.tensor].file}: tensor {source.tensor}"
