@@ -17,8 +17,8 @@ from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
-from et_pipeline.checkpoints.tokenizer import FILE as TOKENIZER
-from et_pipeline.checkpoints.tokenizer import Form
+from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
+from et_pipeline.checkpoints.tokenizer.file import Form
 from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
 

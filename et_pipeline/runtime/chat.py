@@ -17,7 +17,7 @@ from torch import Tensor
 
 from et_pipeline import manifest as bundle
 from et_pipeline.chat_template import ChatFormat
-from et_pipeline.checkpoints.tokenizer import Form, normalize
+from et_pipeline.checkpoints.tokenizer.file import Form, normalize
 
 REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are no whole character
 GREEDY = bundle.Sampling()

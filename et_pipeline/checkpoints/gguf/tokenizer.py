@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.checkpoints.gguf.header import value_of
-from et_pipeline.checkpoints.tokenizer import SPACE
+from et_pipeline.checkpoints.tokenizer.file import SPACE
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
