@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows, longest_context
-from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
+from et_pipeline.chat_template import ChatFormat, stop_token
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
+from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
 from et_pipeline.errors import UserError

@@ -15,7 +15,8 @@ from pytorch_tokenizers import CppHFTokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from et_pipeline import tiny_assistant
-from et_pipeline.chat_template import PLAIN, ChatFormat, load_chat_format
+from et_pipeline.chat_template import PLAIN, ChatFormat
+from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer import mend
 from et_pipeline.checkpoints.tokenizer.compare import piece
 from et_pipeline.checkpoints.tokenizer.corpus import conversations, corpus, of_tokens, of_words
