@@ -7,9 +7,7 @@ import logging
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from functools import lru_cache
 from logging.handlers import BufferingHandler
 from pathlib import Path
@@ -28,9 +26,7 @@ MEMORY_BYTES = 1 << 30
 BEYOND = 77  # exit code
 
 
-def load_chat_format(
-    folder: Path, variables: Mapping[str, Any] | None = None, now: datetime | None = None
-) -> ChatFormat:
+def load_chat_format(folder: Path) -> ChatFormat:
     """The chat format of a checkpoint folder in Hugging Face layout; `PLAIN` if it has no chat template.
 
     The template is a stranger's program: it is rendered in a process of its own, with limits.
@@ -43,14 +39,7 @@ def load_chat_format(
         return PLAIN
     if len(template) > MOST_CHARACTERS:
         raise UserError(f"{folder}: its chat template has {len(template)} characters, and {MOST_CHARACTERS} are read")
-    request = json.dumps(
-        {
-            "template": template,
-            "special_tokens": special_tokens,
-            "variables": variables or {},
-            "now": (now or datetime.now()).isoformat(),
-        }
-    )
+    request = json.dumps({"template": template, "special_tokens": special_tokens})
     answer = _in_a_child(request, str(folder))
     for warning in answer["warnings"]:
         log.warning("%s", warning)
@@ -92,13 +81,7 @@ def main() -> None:
     template_compiler.log.addHandler(heard)
     answer: dict[str, Any] = {}
     try:
-        made = compile_template(
-            request["template"],
-            request["special_tokens"],
-            request["variables"],
-            datetime.fromisoformat(request["now"]),
-        )
-        answer["format"] = made.model_dump()
+        answer["format"] = compile_template(**request).model_dump()
     except UserError as error:
         answer["mistake"] = str(error)
     except (MemoryError, RecursionError, TooMuchText):
