@@ -110,8 +110,6 @@ def prepare(folder: Path) -> Prepared:
     """
     from safetensors import SafetensorError, safe_open
 
-    from et_pipeline.models.fused import fused_rows
-
     stored = read_layout(folder)
     model, tied = build_skeleton(folder)
     contents = prequantized.find(folder, read_config(folder))
@@ -119,17 +117,7 @@ def prepare(folder: Path) -> Prepared:
     tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
-    sources: dict[str, _Source] = {}
-    for name, module in modules:
-        for own, tensor in _own_tensors(module).items():
-            target, shape = f"{name}.{own}", tuple(tensor.shape)
-            if target in parts:
-                fused, start, end = parts[target]
-                rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
-                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
-            else:
-                sources[target] = _Source(tied.get(target, target), shape)
+    sources = _sources(model, modules, tied)
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
     _check_fit(folder, model, layout, list(sources.values()), tied)
@@ -167,6 +155,24 @@ def prepare(folder: Path) -> Prepared:
 
     packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
     return Prepared(model, modules, fill, packed)
+
+
+def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:
+    """What each tensor of the model is made of, by its name."""
+    from et_pipeline.models.fused import fused_rows
+
+    parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
+    sources = {}
+    for name, module in modules:
+        for own, tensor in _own_tensors(module).items():
+            target, shape = f"{name}.{own}", tuple(tensor.shape)
+            if target in parts:
+                fused, start, end = parts[target]
+                rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
+                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
+            else:
+                sources[target] = _Source(tied.get(target, target), shape)
+    return sources
 
 
 def _check_finite(tensor: torch.Tensor, what: str, first_row: int) -> None:
