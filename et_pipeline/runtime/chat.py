@@ -192,18 +192,12 @@ class ChatSession:
         Raises:
             ContextFullError: The message does not fit; the chat is unchanged.
         """
-        if not text.strip():
-            raise ValueError("the message is blank")
         prompt = self._encode(text)
-        if self._position + len(prompt) >= self._max_context:  # at least one token of answer must fit
-            raise ContextFullError(len(prompt), self._position, self._max_context)
         started = time.perf_counter()
         logits = self._program.prefill(torch.tensor([prompt]), start=self._position)
-        self._position += len(prompt)
-        self._pending = []
         first_token = time.perf_counter()
-
-        answer_start = self._position
+        self._position = answer_start = self._position + len(prompt)
+        self._pending = []
         ids: list[int] = []
         lengths: list[int] = []  # of the text after each token
         answer = ""
@@ -212,8 +206,7 @@ class ChatSession:
             while end is None:
                 if self._pending:
                     logits = self._program.forward(torch.tensor([self._pending]), start=self._position)
-                    self._position += 1
-                    self._pending = []
+                    self._position, self._pending = self._position + 1, []
                 token = sample(logits, self._sampling, self._generator)
                 if token in self._stop_ids:
                     end = "stop"  # not fed: the next turn's text begins with it
@@ -230,11 +223,8 @@ class ChatSession:
                     kept = sum(length <= len(ready) for length in lengths)
                     self._position, self._pending = min(answer_start + kept, self._position), []
                     end = "stop"
-                elif len(ids) == max_new_tokens:
-                    end = end or "length"
-                elif self._position >= self._max_context:
-                    end = end or "context"
-                if end and not stopped:
+                elif end or len(ids) == max_new_tokens or self._position >= self._max_context:
+                    end = end or ("length" if len(ids) == max_new_tokens else "context")
                     ready = text_so_far.rstrip(REPLACEMENT)  # nothing more comes, so nothing is held back
                 if len(ready) > len(answer):
                     piece, answer = ready[len(answer) :], ready
@@ -251,6 +241,8 @@ class ChatSession:
 
     def _encode(self, text: str) -> list[int]:
         """Token ids to feed for a user message. The segments hold all special tokens, so none are added."""
+        if not text.strip():
+            raise ValueError("the message is blank")
         if self.is_new:
             messages = [{"role": "user", "content": text}]
             if self._system_prompt:
@@ -258,7 +250,10 @@ class ChatSession:
             before, new_text = self._first_ids, self._segments.render(messages)
         else:
             before, new_text = self._pending, self._segments.next_turn(text)
-        return [*before, *self._tokenizer.encode(self._normalized(new_text), add_special_tokens=False).ids]
+        ids = [*before, *self._tokenizer.encode(self._normalized(new_text), add_special_tokens=False).ids]
+        if self._position + len(ids) >= self._max_context:  # at least one token of answer must fit
+            raise ContextFullError(len(ids), self._position, self._max_context)
+        return ids
 
 
 def greedy_answer(
