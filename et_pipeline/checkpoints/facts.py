@@ -16,7 +16,7 @@ from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows
 from et_pipeline.chat_template import ChatFormat, stop_token
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
+from et_pipeline.checkpoints.config import one_sentence, read_config, read_json, token_ids
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
@@ -149,8 +149,8 @@ def read_facts(folder: Path) -> Facts:
     """
     config = read_config(folder)
     text = config.get("text_config", config)
-    generation = read_json(folder / "generation_config.json", needed=False)
-    tokenizer_config = read_json(folder / "tokenizer_config.json", needed=False)
+    generation = read_json(folder / "generation_config.json")
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
     encodes = text.get("model_type") in ENCODERS
     if encodes and text.get("is_decoder"):
         raise UserError(f"{folder / 'config.json'} has is_decoder=true: a decoder of this family is not supported")
@@ -191,25 +191,6 @@ def read_facts(folder: Path) -> Facts:
         licence=_licence(folder),
         stored=contents.form,
     )
-
-
-def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
-    """Read a JSON object from a file; {} where it is missing and not needed.
-
-    Raises:
-        UserError: the file is missing, or is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if not needed:
-            return {}
-        raise UserError(f"{path} is missing; a checkpoint in Hugging Face layout has it") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -337,7 +318,7 @@ def _sampling(folder: Path, generation: dict[str, Any]) -> dict[str, float | int
 def generation_warnings(folder: Path) -> list[str]:
     """Settings of generation_config.json that change answers, and that no program here has."""
     path = folder / "generation_config.json"
-    values = read_json(path, needed=False)
+    values = read_json(path)
     found = [
         f"{key}={values[key]!r}" for key, nothing in _ANSWERS.items() if values.get(key) not in (None, [], nothing)
     ]

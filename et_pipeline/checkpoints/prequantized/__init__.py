@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.checkpoints.config import is_tied
@@ -23,19 +24,14 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Method(NamedTuple):
-    """How a method's weights are found, and what of its settings cannot be read (in words), if anything."""
-
-    collect: Callable[[Finder], str]
-    fault: Callable[[Mapping[str, Any]], str | None] = lambda _: None
-
-
-_METHODS = {
-    "bitsandbytes": _Method(bitsandbytes.collect),
-    "gptq": _Method(gptq.collect, gptq.fault),
-    "awq": _Method(awq.collect, awq.fault),
-    "torchao": _Method(torchao.collect),
-    "compressed-tensors": _Method(compressed.collect, compressed.fault),
+# A form's file has `collect`, which finds its weights, and may have `fault`: what of its settings cannot be read, if
+# anything, in words.
+_FORMS: dict[str, ModuleType] = {
+    "bitsandbytes": bitsandbytes,
+    "gptq": gptq,
+    "awq": awq,
+    "torchao": torchao,
+    "compressed-tensors": compressed,
 }
 
 
@@ -72,10 +68,10 @@ def check_method(config: Mapping[str, Any], where: str) -> str | None:
     if not isinstance(settings, Mapping):
         raise UserError(f"{where} has quantization_config={settings!r}, expected an object")
     method = settings.get("quant_method")
-    if not isinstance(method, str) or method not in _METHODS:
+    if not isinstance(method, str) or method not in _FORMS:
         raise UserError(f"{where} has quantization_config.quant_method={method!r}, which cannot be read; {READABLE}")
     try:
-        fault = _METHODS[method].fault(settings)
+        fault = getattr(_FORMS[method], "fault", lambda _: None)(settings)
     except (AttributeError, TypeError, ValueError):  # an entry is of another type than it should be
         fault = f"{ {key: value for key, value in settings.items() if key != 'quant_method'} }"
     if fault:
@@ -103,7 +99,7 @@ def find(folder: Path, config: Mapping[str, Any]) -> Contents:
         return Contents(layout, {}, {}, None)
     settings = config.get("quantization_config") or config["text_config"]["quantization_config"]
     finder = Finder(folder, layout, settings)
-    words = _METHODS[method].collect(finder)
+    words = _FORMS[method].collect(finder)
     whole = {name: info for name, info in layout.items() if name not in finder.used}
     for name, packed in finder.packed.items():
         if name in whole:
