@@ -23,9 +23,12 @@ from torch import nn
 from torch.export import Dim, export
 
 from et_pipeline import tiny_assistant, tiny_writer
-from et_pipeline.chat_template import ChatFormat, load_chat_format
-from et_pipeline.checkpoints.tokenizer import SPACE, extensions, mend, piece, save
-from et_pipeline.checkpoints.tokenizer_corpus import conversations, corpus, of_tokens, of_words
+from et_pipeline.chat_template import ChatFormat
+from et_pipeline.checkpoints.template import load_chat_format
+from et_pipeline.checkpoints.tokenizer import extensions, mend
+from et_pipeline.checkpoints.tokenizer.compare import piece
+from et_pipeline.checkpoints.tokenizer.corpus import conversations, corpus, of_tokens, of_words
+from et_pipeline.checkpoints.tokenizer.file import SPACE, save
 
 CONTEXT = 1 << 14
 DIGITS = 4

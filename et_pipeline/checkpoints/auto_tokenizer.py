@@ -13,8 +13,8 @@ from typing import Any
 
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import reason
-from et_pipeline.checkpoints.tokenizer import FILE, SPACE
-from et_pipeline.checkpoints.tokenizer_corpus import conversations, corpus
+from et_pipeline.checkpoints.tokenizer.corpus import conversations, corpus
+from et_pipeline.checkpoints.tokenizer.file import FILE, SPACE
 from et_pipeline.errors import UserError
 
 LONGEST = 300  # characters

@@ -126,15 +126,26 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is missing or broken, or holds a value that no model can have.
     """
     path = folder / FILE
+    if not path.exists():
+        raise UserError(f"{folder} holds no {FILE}: point model.source at a checkpoint folder")
+    return put_right(read_json(path), str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file; {} where there is none.
+
+    Raises:
+        UserError: it is not a JSON object.
+    """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no {FILE}: point model.source at a checkpoint folder") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds a {type(config).__name__}, expected a JSON object")
-    return put_right(config, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
 
 
 def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:

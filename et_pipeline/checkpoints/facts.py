@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows, longest_context
-from et_pipeline.chat_template import ChatFormat, load_chat_format, stop_token
+from et_pipeline.chat_template import ChatFormat, stop_token
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.config import one_sentence, read_config, token_ids
-from et_pipeline.checkpoints.tokenizer import FILE as TOKENIZER
-from et_pipeline.checkpoints.tokenizer import Form
+from et_pipeline.checkpoints.config import one_sentence, read_config, read_json, token_ids
+from et_pipeline.checkpoints.template import load_chat_format
+from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
+from et_pipeline.checkpoints.tokenizer.file import Form
 from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
 
@@ -148,92 +149,48 @@ def read_facts(folder: Path) -> Facts:
     """
     config = read_config(folder)
     text = config.get("text_config", config)
-    generation = read_json(folder / "generation_config.json", needed=False)
-    tokenizer_config = read_json(folder / "tokenizer_config.json", needed=False)
+    generation = read_json(folder / "generation_config.json")
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
     encodes = text.get("model_type") in ENCODERS
     if encodes and text.get("is_decoder"):
         raise UserError(f"{folder / 'config.json'} has is_decoder=true: a decoder of this family is not supported")
     contents = prequantized.find(folder, config)
     layout = contents.layout
+    tokenizer = read_tokenizer(folder)
+    pooling, longest = None, None
     if encodes:
         layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
-    tokenizer = read_tokenizer(folder)
-    if encodes:
         check_case(folder, json.loads(tokenizer.to_str())["normalizer"])
-
-    def number(name: str) -> int:
-        value = text.get(name)
-        if not isinstance(value, int) or value <= 0:
-            raise UserError(f"{folder / 'config.json'} has {name}={value!r}, expected a positive integer")
-        return value
-
-    vocab_size = number("vocab_size")
-    highest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
-    if highest >= vocab_size:
-        raise UserError(
-            f"{folder / 'tokenizer.json'} has token id {highest}, but the model's vocab_size is {vocab_size}; "
-            "the tokenizer belongs to another model"
-        )
+        pooling, longest = read_pooling(folder), read_max_tokens(folder)
+    shape = _shape(folder, config)
+    vocab_size = shape["vocab_size"]
+    _check_ids(folder, tokenizer, vocab_size)
     _check_added(folder, tokenizer, tokenizer_config)
-    special = {
-        name: _token_text(folder, name, tokenizer_config)
-        for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-    }
-    named = {name: value for name, value in special.items() if value is not None}
+    named = _named_tokens(folder, tokenizer_config)
     bos_id = tokenizer.token_to_id(named["bos_token"]) if "bos_token" in named else text.get("bos_token_id")
     if bos_id is not None:
         token_ids(bos_id, f"{folder / 'tokenizer_config.json'} has bos_token", vocab_size)
-    heads = number("num_attention_heads")
     chat = load_chat_format(folder)
     _check_chat(folder, chat, tokenizer, vocab_size)
     specials = [t.content for _, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.special]
+    stop = stop_token(chat, specials)
     return Facts(
         family=str(config.get("model_type", "")),
         architecture=_architecture(config),
-        parameters=sum(math.prod(shape) for _, shape, _ in layout.values()),
-        layers=number("num_hidden_layers"),
-        windows=layer_windows(config, number("num_hidden_layers")),
-        kv_heads=text.get("num_key_value_heads") or heads,
-        head_dim=text.get("head_dim") or number("hidden_size") // heads,
-        hidden_size=number("hidden_size"),
-        vocab_size=vocab_size,
-        max_position=min(
-            longest_context(config) or number("max_position_embeddings"),
-            (encodes and read_max_tokens(folder)) or sys.maxsize,
-        ),
+        parameters=sum(math.prod(info.shape) for info in layout.values()),
+        **{**shape, "max_position": min(shape["max_position"], longest or sys.maxsize)},
         tied_head="lm_head.weight" not in layout,
         bos_id=bos_id,
         bos_token=None if bos_id is None else tokenizer.id_to_token(bos_id),
-        eos_ids=()
-        if encodes
-        else _eos_ids(folder, (generation, text, config), named, stop_token(chat, specials), tokenizer, vocab_size),
+        eos_ids=() if encodes else _eos_ids(folder, (generation, text, config), named, stop, tokenizer, vocab_size),
         adds_bos=bos_id is not None and tokenizer.encode("a").ids[:1] == [bos_id],
         special_tokens=tuple(specials),
         chat=chat,
-        pooling=read_pooling(folder) if encodes else None,
+        pooling=pooling,
         sampling=_sampling(folder, generation),
         licence=_licence(folder),
         stored=contents.form,
     )
-
-
-def read_json(path: Path, needed: bool = True) -> dict[str, Any]:
-    """Read a JSON object from a file; {} where it is missing and not needed.
-
-    Raises:
-        UserError: the file is missing, or is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if not needed:
-            return {}
-        raise UserError(f"{path} is missing; a checkpoint in Hugging Face layout has it") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -253,21 +210,48 @@ def read_tokenizer(folder: Path) -> Any:
         return Tokenizer.from_file(str(path))
 
 
+def _shape(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Those of `Facts` that config.json alone says."""
+    text = config.get("text_config", config)
+
+    def number(name: str) -> int:
+        value = text.get(name)
+        if not isinstance(value, int) or value <= 0:
+            raise UserError(f"{folder / 'config.json'} has {name}={value!r}, expected a positive integer")
+        return value
+
+    heads, layers = number("num_attention_heads"), number("num_hidden_layers")
+    return {
+        "layers": layers,
+        "windows": layer_windows(config, layers),
+        "kv_heads": text.get("num_key_value_heads") or heads,
+        "head_dim": text.get("head_dim") or number("hidden_size") // heads,
+        "hidden_size": number("hidden_size"),
+        "vocab_size": number("vocab_size"),
+        "max_position": longest_context(config) or number("max_position_embeddings"),
+    }
+
+
+def _check_ids(folder: Path, tokenizer: Any, vocab_size: int) -> None:
+    highest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    if highest >= vocab_size:
+        raise UserError(
+            f"{folder / 'tokenizer.json'} has token id {highest}, but the model's vocab_size is {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )
+
+
 def _check_chat(folder: Path, chat: ChatFormat, tokenizer: Any, vocab_size: int) -> None:
     """A token that the model does not have is no fault as long as no conversation begins or ends with it."""
     roles = ("system", "user") if chat.supports_system else ("user",)
     said = chat.render([{"role": role, "content": "a"} for role in roles])
-    for token, text in zip(*_encoded(tokenizer, said), strict=True):
+    encoding = tokenizer.encode(said, add_special_tokens=False)
+    for token, text in zip(encoding.ids, encoding.tokens, strict=True):
         if token >= vocab_size:
             raise UserError(
                 f"{folder / TOKENIZER} gives {text!r} of the chat template the id {token}, but the model's vocab_size "
                 f"is {vocab_size}; the tokenizer belongs to another model"
             )
-
-
-def _encoded(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    return encoding.ids, encoding.tokens
 
 
 def _architecture(config: dict[str, Any]) -> str:
@@ -276,12 +260,17 @@ def _architecture(config: dict[str, Any]) -> str:
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
 
-def _token_text(folder: Path, name: str, config: dict[str, Any]) -> str | None:
-    value = config.get(name)
-    text = value.get("content") if isinstance(value, dict) else value
-    if text is not None and (not isinstance(text, str) or _SURROGATES.search(text)):
-        raise UserError(f"{folder / 'tokenizer_config.json'} has {name}={value!r}, expected a text")
-    return text
+def _named_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """The texts of the tokens with a meaning of their own that tokenizer_config.json names."""
+    found = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = config.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if text is not None and (not isinstance(text, str) or _SURROGATES.search(text)):
+            raise UserError(f"{folder / 'tokenizer_config.json'} has {name}={value!r}, expected a text")
+        if text is not None:
+            found[name] = text
+    return found
 
 
 def _check_added(folder: Path, tokenizer: Any, config: dict[str, Any]) -> None:
@@ -329,7 +318,7 @@ def _sampling(folder: Path, generation: dict[str, Any]) -> dict[str, float | int
 def generation_warnings(folder: Path) -> list[str]:
     """Settings of generation_config.json that change answers, and that no program here has."""
     path = folder / "generation_config.json"
-    values = read_json(path, needed=False)
+    values = read_json(path)
     found = [
         f"{key}={values[key]!r}" for key, nothing in _ANSWERS.items() if values.get(key) not in (None, [], nothing)
     ]

@@ -26,11 +26,19 @@ _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I1
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor lies and what it is; `dtype` is safetensors' name for it, such as BF16."""
+    """Where a tensor lies and what it is.
+
+    Attributes:
+        file: its name.
+        shape: of the tensor.
+        dtype: safetensors' name for it, such as BF16.
+        span: where its bytes begin and end in the file; nowhere, if it is to be made of others.
+    """
 
     file: str
     shape: tuple[int, ...]
     dtype: str
+    span: tuple[int, int] = (0, 0)
 
 
 def read_layout(folder: Path) -> dict[str, TensorInfo]:
@@ -110,9 +118,8 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     needed = 0
     layout = {}
     for name, entry in header.items():
-        info, end = _read_entry(path, file, name, entry)
-        layout[name] = info
-        needed = max(needed, end)
+        layout[name] = _read_entry(path, 8 + length, name, entry)
+        needed = max(needed, layout[name].span[1] - 8 - length)
     if needed > data:
         raise UserError(f"{path} is truncated: its tensors need {needed} bytes, and the file has {data}")
     if needed < data:
@@ -120,8 +127,8 @@ def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     return layout
 
 
-def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInfo, int]:
-    """Check one tensor's entry; returns it with the offset of its end."""
+def _read_entry(path: Path, begin: int, name: str, entry: Any) -> TensorInfo:
+    """Check one tensor's entry; the file's data begin at byte `begin`."""
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         sound = all(type(n) is int and n >= 0 for n in (*shape, start, end)) and isinstance(dtype, str)
@@ -134,7 +141,7 @@ def _read_entry(path: Path, file: str, name: str, entry: Any) -> tuple[TensorInf
         raise UserError(
             f"{path} is damaged: tensor {name} ({dtype} {list(shape)}) has {end - start} bytes instead of {expected}"
         )
-    return TensorInfo(file, shape, dtype), end
+    return TensorInfo(path.name, shape, dtype, (begin + start, begin + end))
 
 
 def has_copied_head(folder: Path, layout: Mapping[str, TensorInfo]) -> bool:
@@ -145,14 +152,21 @@ def has_copied_head(folder: Path, layout: Mapping[str, TensorInfo]) -> bool:
     head, embedding = layout[HEAD], layout[names[0]]
     if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
         return False
-    return all(a == b for a, b in zip(_pieces(folder, HEAD, head), _pieces(folder, names[0], embedding), strict=True))
+    pieces = (read_bytes(folder, info) for info in (head, embedding))
+    return all(a == b for a, b in zip(*pieces, strict=True))
 
 
-def _pieces(folder: Path, name: str, info: TensorInfo) -> Iterator[bytes]:
+def read_bytes(folder: Path, info: TensorInfo) -> Iterator[bytes]:
     """A tensor's bytes, 16 MiB at a time."""
     with (folder / info.file).open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        start, end = json.loads(stream.read(length))[name]["data_offsets"]
-        stream.seek(8 + length + start)
+        start, end = info.span
+        stream.seek(start)
         for at in range(start, end, 1 << 24):
             yield stream.read(min(1 << 24, end - at))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What else the header of a safetensors file says, which `read_layout` has checked."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return json.loads(stream.read(length)).get("__metadata__") or {}

@@ -11,6 +11,7 @@ from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import read_config
 from et_pipeline.checkpoints.layout import TensorInfo, read_layout
+from et_pipeline.checkpoints.prequantized.weight import LARGEST, floats
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
 
@@ -109,8 +110,6 @@ def prepare(folder: Path) -> Prepared:
     """
     from safetensors import SafetensorError, safe_open
 
-    from et_pipeline.models.fused import fused_rows
-
     stored = read_layout(folder)
     model, tied = build_skeleton(folder)
     contents = prequantized.find(folder, read_config(folder))
@@ -118,17 +117,7 @@ def prepare(folder: Path) -> Prepared:
     tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
-    sources: dict[str, _Source] = {}
-    for name, module in modules:
-        for own, tensor in _own_tensors(module).items():
-            target, shape = f"{name}.{own}", tuple(tensor.shape)
-            if target in parts:
-                fused, start, end = parts[target]
-                rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
-                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
-            else:
-                sources[target] = _Source(tied.get(target, target), shape)
+    sources = _sources(model, modules, tied)
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
     _check_fit(folder, model, layout, list(sources.values()), tied)
@@ -153,11 +142,11 @@ def prepare(folder: Path) -> Prepared:
             source = sources[f"{name}.{own}"]
             if source.tensor in contents.packed:
                 tensor: Any = prequantized.decode(contents.packed[source.tensor], read)
-                scales = tensor.scale * prequantized.LARGEST if hasattr(tensor, "qdata") else tensor
+                scales = tensor.scale * LARGEST if hasattr(tensor, "qdata") else tensor
                 _check_finite(scales, f"{folder}: weight {source.tensor}", 0)
                 if source.rows is not None:
                     tensor = tensor[slice(*source.rows)].clone()
-                _set_tensor(module, own, tensor if as_stored else prequantized.floats(tensor))
+                _set_tensor(module, own, tensor if as_stored else floats(tensor))
             else:
                 tensor = read(source.tensor, source.rows)
                 where = f"{folder / stored[source.tensor].file}: tensor {source.tensor}"
@@ -166,6 +155,24 @@ def prepare(folder: Path) -> Prepared:
 
     packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
     return Prepared(model, modules, fill, packed)
+
+
+def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:
+    """What each tensor of the model is made of, by its name."""
+    from et_pipeline.models.fused import fused_rows
+
+    parts = {target: (fused, start, end) for target, fused, start, end in fused_rows(model)}
+    sources = {}
+    for name, module in modules:
+        for own, tensor in _own_tensors(module).items():
+            target, shape = f"{name}.{own}", tuple(tensor.shape)
+            if target in parts:
+                fused, start, end = parts[target]
+                rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
+                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
+            else:
+                sources[target] = _Source(tied.get(target, target), shape)
+    return sources
 
 
 def _check_finite(tensor: torch.Tensor, what: str, first_row: int) -> None:

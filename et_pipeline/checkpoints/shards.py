@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,22 +93,8 @@ def write_checkpoint(
             sums[name] = sha256_file(folder / name)
             done += sizes[name]
             continue
-        temporary = folder / f"{name}{_TEMPORARY}"
-        checksum = hashlib.sha256(headers[name])
-        with temporary.open("wb") as stream:
-            stream.write(headers[name])
-            for tensor in shard:
-                written = 0
-                for piece in content(tensor):
-                    stream.write(piece)
-                    checksum.update(piece)
-                    written += len(piece)
-                    tick(done + stream.tell(), total)
-                assert written == tensor.size, f"{tensor.name} has {written} bytes instead of {tensor.size}"
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(folder / name)
-        sums[name] = checksum.hexdigest()
+        on_bytes = partial(lambda start, count: tick(start + count, total), done)
+        sums[name] = _write_shard(folder / name, headers[name], shard, content, on_bytes)
         done += sizes[name]
     if len(shards) > 1:
         index = {
@@ -120,6 +107,32 @@ def write_checkpoint(
             sums[path.name] = sha256_file(path)
     (folder / CHECKSUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
     tick(total, total)
+
+
+def _write_shard(
+    path: Path,
+    header: bytes,
+    tensors: Sequence[NewTensor],
+    content: Callable[[NewTensor], Iterable[bytes]],
+    on_bytes: Callable[[int], None],
+) -> str:
+    """Write a file that gets its name when it is whole; returns its SHA-256."""
+    temporary = path.with_name(f"{path.name}{_TEMPORARY}")
+    checksum = hashlib.sha256(header)
+    with temporary.open("wb") as stream:
+        stream.write(header)
+        for tensor in tensors:
+            written = 0
+            for piece in content(tensor):
+                stream.write(piece)
+                checksum.update(piece)
+                written += len(piece)
+                on_bytes(stream.tell())
+            assert written == tensor.size, f"{tensor.name} has {written} bytes instead of {tensor.size}"
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.rename(path)
+    return checksum.hexdigest()
 
 
 def check_room(folder: Path, needed: int, source: str, setting: str = "paths.cache") -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from et_pipeline import manifest
-from et_pipeline.checkpoints.tokenizer import normalize
+from et_pipeline.checkpoints.tokenizer.file import normalize
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.perplexity import loss
 from et_pipeline.runtime.program import Program

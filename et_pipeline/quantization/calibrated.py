@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from et_pipeline.checkpoints.prequantized import floats
+from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.quantization.folding import FOLDS, awq_scales, fold, smoothquant_scales
 from et_pipeline.quantization.gptq import error_weights, gptq

@@ -68,20 +68,40 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
         UserError: the family's layers are of another kind.
     """
     layers = plain_layers(model, "recipe.transform=rotation")
-    config, last = model.config.get_text_config(), model.get_decoder().norm
     names = {module: name for name, module in model.named_modules()}
-    norms = {last} | {parts[name] for parts in layers for name in NORMS}
+    norms = {model.get_decoder().norm} | {parts[name] for parts in layers for name in NORMS}
     # The first norm reads an embedding of 8 bits. Were its gain 1, activations would be multiples of one number, which
     # lie half way between two steps of their own quantization by the dozen, and each kernel rounds those as it likes.
     generator = torch.Generator().manual_seed(0)
     first = layers[0]["input_layernorm"]
-    left = {first: 1 + (torch.rand(config.hidden_size, generator=generator) - 0.5) / 50}
+    left = {first: 1 + (torch.rand(model.config.get_text_config().hidden_size, generator=generator) - 0.5) / 50}
 
     def gain(norm: Any) -> torch.Tensor:
         fill(names[norm], norm)
         found = norm.weight.double()
         norm.weight.data = left.get(norm, torch.ones_like(norm.weight))  # not in place: it may lie in the mapped file
         return found
+
+    changes = _changes(model, layers, gain)
+
+    def fill_rotated(name: str, module: nn.Module, as_stored: bool = False) -> None:
+        changed = changes.get(module)
+        fill(name, module, as_stored and changed is None)
+        if changed is not None:
+            changed(module)
+        elif module in norms:
+            gain(module)
+
+    return fill_rotated
+
+
+def _changes(
+    model: Any, layers: list[dict[str, nn.Module]], gain: Callable[[Any], torch.Tensor]
+) -> dict[nn.Module, Callable[[nn.Module], None]]:
+    """What is done to each module that has its weights; `gain` takes a norm's gain out of it."""
+    config = model.config.get_text_config()
+    stream = hadamard(config.hidden_size, STREAM)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     def read(linear: Any, norm: Any) -> None:
         found = gain(norm)
@@ -106,11 +126,9 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
     def embed(embedding: Any) -> None:
         embedding.weight.data = _in_blocks(embedding.weight, stream)
 
-    stream = hadamard(config.hidden_size, STREAM)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     changes: dict[nn.Module, Callable[[nn.Module], None]] = {
         model.get_input_embeddings(): embed,
-        model.get_output_embeddings(): partial(read, norm=last),
+        model.get_output_embeddings(): partial(read, norm=model.get_decoder().norm),
     }
     for number, parts in enumerate(layers, 1):
         heads = hadamard(size, number)
@@ -119,16 +137,7 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
         changes[parts["v_proj"]] = partial(read_values, norm=parts["input_layernorm"], heads=heads)
         changes[parts["o_proj"]] = partial(write_heads, heads=heads)
         changes[parts["down_proj"]] = write
-
-    def fill_rotated(name: str, module: nn.Module, as_stored: bool = False) -> None:
-        changed = changes.get(module)
-        fill(name, module, as_stored and changed is None)
-        if changed is not None:
-            changed(module)
-        elif module in norms:
-            gain(module)
-
-    return fill_rotated
+    return changes
 
 
 def _in_blocks(weight: torch.Tensor, change: Turn) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from et_pipeline import manifest as bundle
 from et_pipeline.chat_template import ChatFormat, Message
-from et_pipeline.checkpoints.tokenizer import Form, normalize
+from et_pipeline.checkpoints.tokenizer.file import Form, normalize
 from et_pipeline.errors import UserError
 
 REPLACEMENT = "\ufffd"  # what a decoder puts for bytes that are no whole character
@@ -206,18 +206,12 @@ class ChatSession:
         """
         if self._ended:
             raise UserError("This conversation ended when another one began with the same program; give its history.")
-        if not text.strip():
-            raise ValueError("the message is blank")
         prompt = self._encode(text)
-        if self._position + len(prompt) >= self._max_context:  # at least one token of answer must fit
-            raise ContextFullError(len(prompt), self._position, self._max_context)
         started = time.perf_counter()
         logits = self._program.prefill(torch.tensor([prompt]), start=self._position)
-        self._position += len(prompt)
-        self._pending = []
         first_token = time.perf_counter()
-
-        answer_start = self._position
+        self._position = answer_start = self._position + len(prompt)
+        self._pending = []
         ids: list[int] = []
         lengths: list[int] = []  # of the text after each token
         answer = ""
@@ -226,8 +220,7 @@ class ChatSession:
             while end is None:
                 if self._pending:
                     logits = self._program.forward(torch.tensor([self._pending]), start=self._position)
-                    self._position += 1
-                    self._pending = []
+                    self._position, self._pending = self._position + 1, []
                 token = sample(logits, self._sampling, self._generator)
                 if token in self._stop_ids:
                     end = "stop"  # not fed: the next turn's text begins with it
@@ -244,11 +237,8 @@ class ChatSession:
                     kept = sum(length <= len(ready) for length in lengths)
                     self._position, self._pending = min(answer_start + kept, self._position), []
                     end = "stop"
-                elif len(ids) == max_new_tokens:
-                    end = end or "length"
-                elif self._position >= self._max_context:
-                    end = end or "context"
-                if end and not stopped:
+                elif end or len(ids) == max_new_tokens or self._position >= self._max_context:
+                    end = end or ("length" if len(ids) == max_new_tokens else "context")
                     ready = text_so_far.rstrip(REPLACEMENT)  # nothing more comes, so nothing is held back
                 if len(ready) > len(answer):
                     piece, answer = ready[len(answer) :], ready
@@ -265,12 +255,17 @@ class ChatSession:
 
     def _encode(self, text: str) -> list[int]:
         """Token ids to feed for a user message. The segments hold all special tokens, so none are added."""
+        if not text.strip():
+            raise ValueError("the message is blank")
         if self.is_new:
             messages = [*self._before, {"role": "user", "content": text}]
             before, new_text = self._first_ids, self._segments.render(messages)
         else:
             before, new_text = self._pending, self._segments.next_turn(text)
-        return [*before, *self._tokenizer.encode(self._normalized(new_text), add_special_tokens=False).ids]
+        ids = [*before, *self._tokenizer.encode(self._normalized(new_text), add_special_tokens=False).ids]
+        if self._position + len(ids) >= self._max_context:  # at least one token of answer must fit
+            raise ContextFullError(len(ids), self._position, self._max_context)
+        return ids
 
 
 def greedy_answer(

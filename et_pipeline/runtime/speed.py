@@ -45,7 +45,7 @@ def measure_speed(
     threads: int,
     weights: Path | None = None,
 ) -> Speed:
-    """Load, prefill and decode `rounds` times; call it in a process of its own, whose peak memory is reported.
+    """Percentiles of `rounds` of load, prefill and decode; call it in its own process, whose peak memory is reported.
 
     Every round loads the program anew and warms up with the prompt. Prefill and decode are timed apart, by the
     elapsed time of the calls: the runner's own clock counts whole milliseconds. Time to first token is that of prefill,
@@ -60,9 +60,6 @@ def measure_speed(
         rounds: how often.
         threads: threads of the delegate.
         weights: the program's .ptd; None takes the one of the same name beside it, if there is one.
-
-    Returns:
-        Percentiles over the rounds.
 
     Raises:
         UserError: a file is unreadable, or the model stops at once whatever it is asked.

@@ -6,7 +6,7 @@ import subprocess
 
 import api_check
 import artifacts
-import build
+import compiling
 import pytest
 from api_check import Entry, Use, check, differences, read_listed, read_uses
 from artifacts import BuildError
@@ -53,23 +53,25 @@ def test_a_use_is_listed_once_for_each_file(tmp_path):
 
 
 def test_the_apps_own_list_names_guards_that_its_sources_have():
-    lowest = int(build.read_settings().min_sdk)
+    lowest = int(compiling.read_settings().min_sdk)
     listed = read_listed()
     for entry in listed:
-        (source,) = [path for folder in (build.CORE, build.APP) for path in folder.rglob(entry.source)]
+        (source,) = [path for folder in (compiling.CORE, compiling.APP) for path in folder.rglob(entry.source)]
         assert entry.guard in source.read_text(encoding="utf-8")
         assert entry.level > lowest
 
 
 def test_no_two_source_files_have_one_name():
     """The list, and what a class says of its source, have names without folders."""
-    names = [path.name for folder in (build.CORE, build.APP) for path in (folder / "main" / "kotlin").rglob("*.kt")]
+    names = [
+        path.name for folder in (compiling.CORE, compiling.APP) for path in (folder / "main" / "kotlin").rglob("*.kt")
+    ]
     assert sorted(names) == sorted(set(names))
 
 
 def test_the_lock_has_the_signatures_of_the_lowest_api_and_of_a_higher_one():
     levels = {int(name.rsplit("-", 1)[1]) for name in TOOLS if name.startswith("gummy-bears-api-")}
-    lowest = int(build.read_settings().min_sdk)
+    lowest = int(compiling.read_settings().min_sdk)
     assert lowest in levels
     assert max(levels) > lowest
     assert {TOOLS[f"gummy-bears-api-{level}"].kind for level in levels} == {"signature"}

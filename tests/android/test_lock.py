@@ -8,9 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import artifacts
-import build
+import compiling
 import lock
 import pytest
+import steps
+import toolbox
 from hypothesis import given
 from hypothesis import strategies as st
 from lock import Dependency, Module
@@ -127,22 +129,22 @@ def test_the_framework_to_compile_against_is_that_of_compile_sdk():
 
 
 def test_settings_are_those_of_the_gradle_file():
-    settings = build.read_settings()
+    settings = compiling.read_settings()
     assert int(settings.min_sdk) == _gradle_number("minSdk")
     assert int(settings.target_sdk) == _gradle_number("targetSdk")
     assert int(settings.version_code) == _gradle_number("versionCode")
     assert f'applicationId = "{settings.application}"' in APP_GRADLE
     assert f'versionName = "{settings.version_name}"' in APP_GRADLE
     assert int(settings.min_sdk) <= int(settings.target_sdk) <= _gradle_number("compileSdk")
-    assert re.findall(r'"([^"]+)"', re.search(r"abiFilters \+= listOf\((.*)\)", APP_GRADLE)[1]) == list(build.ABIS)
+    assert re.findall(r'"([^"]+)"', re.search(r"abiFilters \+= listOf\((.*)\)", APP_GRADLE)[1]) == list(toolbox.ABIS)
 
 
 def test_a_setting_that_is_missing_is_named(tmp_path, monkeypatch):
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "build.gradle.kts").write_text(APP_GRADLE.replace("targetSdk", "someSdk"))
-    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(compiling, "ROOT", tmp_path)
     with pytest.raises(artifacts.BuildError, match="does not set targetSdk"):
-        build.read_settings()
+        compiling.read_settings()
 
 
 def test_the_wrapper_takes_gradle_from_its_makers():
@@ -156,7 +158,7 @@ def test_the_wrapper_takes_gradle_from_its_makers():
 def test_git_ignores_what_both_builds_leave():
     ignored = (artifacts.ROOT / ".gitignore").read_text(encoding="utf-8").split()
     assert {"/build/", "/core/build/", "/app/build/", "/.gradle/", "/local.properties"} <= set(ignored)
-    assert build.BUILD == artifacts.ROOT / "build"
+    assert steps.BUILD == artifacts.ROOT / "build"
 
 
 def test_version_catalog_is_the_only_place_for_versions():

@@ -8,8 +8,9 @@ import real
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from et_pipeline import tiny_assistant
-from et_pipeline.chat_template import PLAIN, load_chat_format
+from et_pipeline.chat_template import PLAIN
 from et_pipeline.checkpoints.auto_tokenizer import check
+from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.errors import UserError
 
 CHATML = (

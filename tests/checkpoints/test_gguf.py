@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints import gguf, witness
 from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.gguf import GgufFile
+from et_pipeline.checkpoints.gguf import GgufFile, tensors
+from et_pipeline.checkpoints.gguf.header import open_file
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
@@ -194,7 +195,7 @@ def test_transformers_reads_the_folder_alike(kind, llama, tmp_path):
 def test_blocks_of_rows_make_the_same_bytes(llama, tmp_path, monkeypatch):
     path = write_gguf(tmp_path / "model.gguf", llama, Kind.Q4_0)
     whole = convert(path, tmp_path / "whole")
-    monkeypatch.setattr(gguf, "BLOCK", 1000)
+    monkeypatch.setattr(tensors, "BLOCK", 1000)
     pieces = convert(path, tmp_path / "pieces")
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
 
@@ -324,7 +325,7 @@ def opens(data, folder):
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         gguf.check_magic(path)
-        gguf.open_file(path)
+        open_file(path)
         return True
     except UserError:
         return False

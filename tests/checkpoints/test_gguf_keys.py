@@ -7,7 +7,10 @@ import real
 import torch
 from make_gguf import write_family
 
-from et_pipeline.checkpoints import gguf, gguf_keys, llama_cpp, witness
+from et_pipeline.checkpoints import gguf, llama_cpp, witness
+from et_pipeline.checkpoints.gguf import keys as gguf_keys
+from et_pipeline.checkpoints.gguf.tensors import Decoder
+from et_pipeline.checkpoints.gguf.tokenizer import write_tokenizer
 from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import eager_logits
@@ -155,7 +158,7 @@ def leave_out_carry(monkeypatch):
 
 def leave_out_order(monkeypatch):
     """Rows of queries and keys as llama.cpp has them."""
-    monkeypatch.setattr(gguf._Decoder, "__init__", lambda self, *_: self.__dict__.update(_path=None, _processor=None))
+    monkeypatch.setattr(Decoder, "__init__", lambda self, *_: self.__dict__.update(_path=None, _processor=None))
 
 
 def ignore(*names):
@@ -215,7 +218,7 @@ def spm(path, folder, prefix):
     writer.write_kv_data_to_file()
     writer.close()
     folder.mkdir()
-    gguf._write_tokenizer(path, library.GGUFReader(path), folder)
+    write_tokenizer(path, library.GGUFReader(path), folder)
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

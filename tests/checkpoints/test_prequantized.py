@@ -17,7 +17,8 @@ from et_pipeline import manifest, tiny_assistant
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.layout import read_layout
-from et_pipeline.checkpoints.prequantized import check_method, find, floats, unpack
+from et_pipeline.checkpoints.prequantized import awq, bitsandbytes, check_method, find, gptq
+from et_pipeline.checkpoints.prequantized.weight import floats, unpack
 from et_pipeline.checkpoints.reader import load_model, prepare, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import read_model
@@ -353,20 +354,20 @@ def test_gptq_and_awq_layouts_hold_what_was_packed(rows, groups, act_order, seed
     if act_order:
         index = random.permutation(index)
     expected = torch.from_numpy(((values - zeros[index]).astype(np.float32) * scales[index]).T.copy())
-    gptq = {
+    parts = {
         "qweight": pack(values, 4),
         "qzeros": pack((zeros - 1).T, 4).T,
         "scales": torch.from_numpy(scales),
         "g_idx": torch.from_numpy(index),
     }
-    assert torch.equal(floats(prequantized._decode_gptq(gptq, 4, 8, True)), expected)
-    awq = {
+    assert torch.equal(floats(gptq._decode(parts, 4, 8, True)), expected)
+    parts = {
         "qweight": pack(values.T, 4, AWQ_ORDER).T,
         "qzeros": pack(zeros.T, 4, AWQ_ORDER).T,
         "scales": torch.from_numpy(scales),
     }
     if not act_order:
-        assert torch.equal(floats(prequantized._decode_awq(awq)), expected)
+        assert torch.equal(floats(awq._decode(parts)), expected)
 
 
 @settings(deadline=None)
@@ -389,7 +390,7 @@ def test_bitsandbytes_own_code_says_the_same(rows, columns, size, nested, kind, 
         expected = dequantize_4bit(packed, state).reshape(rows, columns)
     parts = {f"weight.{name}": value for name, value in state.as_dict(packed=True).items()}
     more = json.loads(bytes(parts.pop(f"weight.quant_state.bitsandbytes__{kind}").tolist()))
-    found = prequantized._decode_4bit(parts | {"weight": packed}, (rows, columns), more)
+    found = bitsandbytes._decode_4bit(parts | {"weight": packed}, (rows, columns), more)
     assert torch.equal(found, expected)
 
 

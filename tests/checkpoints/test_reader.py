@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from et_pipeline.checkpoints.layout import SINGLE, read_layout
+from et_pipeline.checkpoints.layout import SINGLE, read_bytes, read_layout
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
 
@@ -49,16 +49,19 @@ def shard(folder):
 
 def test_layout_needs_neither_torch_nor_transformers(tiny_llama):
     code = (
-        "import sys; from pathlib import Path; from et_pipeline.checkpoints.layout import read_layout;"
+        "import sys; from pathlib import Path; from et_pipeline.checkpoints.layout import read_bytes, read_layout;"
         f"assert read_layout(Path({str(tiny_llama)!r}));"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_layout_names_file_shape_and_dtype(tiny_llama):
-    info = read_layout(tiny_llama)["model.layers.1.self_attn.k_proj.weight"]
-    assert info == ("model.safetensors", (64, 128), "F32")
+def test_layout_names_file_shape_dtype_and_place(tiny_llama):
+    name = "model.layers.1.self_attn.k_proj.weight"
+    info = read_layout(tiny_llama)[name]
+    assert info[:3] == ("model.safetensors", (64, 128), "F32")
+    weight = load_file(tiny_llama / "model.safetensors")[name]
+    assert b"".join(read_bytes(tiny_llama, info)) == weight.numpy().tobytes()
 
 
 def test_model_equals_transformers_own(tiny_llama):

@@ -15,9 +15,12 @@ from pytorch_tokenizers import CppHFTokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from et_pipeline import tiny_assistant
-from et_pipeline.chat_template import PLAIN, ChatFormat, load_chat_format
-from et_pipeline.checkpoints.tokenizer import FORMS, WHITE_SPACE, mend, normalize, piece, save
-from et_pipeline.checkpoints.tokenizer_corpus import conversations, corpus, of_tokens, of_words
+from et_pipeline.chat_template import PLAIN, ChatFormat
+from et_pipeline.checkpoints.template import load_chat_format
+from et_pipeline.checkpoints.tokenizer import mend
+from et_pipeline.checkpoints.tokenizer.compare import piece
+from et_pipeline.checkpoints.tokenizer.corpus import conversations, corpus, of_tokens, of_words
+from et_pipeline.checkpoints.tokenizer.file import FORMS, WHITE_SPACE, normalize, save
 from et_pipeline.errors import UserError
 from et_pipeline.runtime.chat import shown
 
@@ -537,7 +540,7 @@ def test_other_parts_are_read_alike_or_refused(name, tmp_path):
 def test_a_merge_that_is_lost_is_noticed(tmp_path, monkeypatch):
     """The comparison is with the original, so a wrong mend does not pass."""
     monkeypatch.setattr(
-        "et_pipeline.checkpoints.tokenizer._without_blocks",
+        "et_pipeline.checkpoints.tokenizer.changes._without_blocks",
         lambda content: ({**content, "model": content["model"] | {"merges": content["model"]["merges"][:-200]}}, []),
     )
     with pytest.raises(UserError, match="makes something else"):

@@ -112,14 +112,14 @@ def test_answers_fit_the_limits_of_the_task_file(tokenizer):
 
 
 def test_training_and_chat_template_agree(tokenizer):
-    from et_pipeline.tiny_assistant import train
+    from et_pipeline.tiny_assistant.data import encode_sample
 
     samples = text.training_samples("template")
     for _ in range(100):
         sample = next(samples)
         messages = [*sample.messages, {"role": "assistant", "content": sample.answer}]
         rendered = tokenizer.apply_chat_template(messages, tokenize=False)
-        ids, _ = train.encode_sample(tokenizer.backend_tokenizer, sample)
+        ids, _ = encode_sample(tokenizer.backend_tokenizer, sample)
         assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
 
 
@@ -139,12 +139,13 @@ def test_model_card_states_the_scores():
 
 
 def test_the_model_answers():
-    from et_pipeline.tiny_assistant import train
+    from et_pipeline.tiny_assistant.export import load_checkpoint
+    from et_pipeline.tiny_assistant.score import answers, read_items, score
 
-    items = train.read_items()[::17]
-    model, own_tokenizer = train.load_checkpoint()
-    scores = train.score(model, own_tokenizer, items)
+    items = read_items()[::17]
+    model, own_tokenizer = load_checkpoint()
+    scores = score(model, own_tokenizer, items)
     assert set(scores) == set(text.TASKS)
-    replies = train.answers(model, own_tokenizer, [item["messages"] for item in items])
+    replies = answers(model, own_tokenizer, [item["messages"] for item in items])
     right = sum(reply == item["answer"] for reply, item in zip(replies, items, strict=True))
     assert right / len(items) >= 0.9

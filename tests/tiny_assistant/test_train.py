@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from et_pipeline.tiny_assistant import text, train  # noqa: E402 (after importorskip)
+from et_pipeline.tiny_assistant import data, export, score, text, train  # noqa: E402 (after importorskip)
 
-MINUTE = train.Settings(
+MINUTE = data.Settings(
     steps=30,
     vocabulary=400,
     hidden=32,
@@ -26,11 +26,11 @@ MINUTE = train.Settings(
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    original, train.TOKENIZER_SAMPLES = train.TOKENIZER_SAMPLES, 300
+    original, data.TOKENIZER_SAMPLES = data.TOKENIZER_SAMPLES, 300
     try:
-        yield train.train_tokenizer(MINUTE)
+        yield data.train_tokenizer(MINUTE)
     finally:
-        train.TOKENIZER_SAMPLES = original
+        data.TOKENIZER_SAMPLES = original
 
 
 def test_a_resumed_run_gives_the_same_weights(tmp_path, tokenizer):
@@ -73,7 +73,7 @@ def test_a_state_of_other_settings_is_left_alone(tmp_path, tokenizer):
 
 
 def test_samples_in_a_row_do_not_see_each_other(tokenizer):
-    batch = train.make_batch(tokenizer.backend_tokenizer, MINUTE, step=3)
+    batch = data.make_batch(tokenizer.backend_tokenizer, MINUTE, step=3)
     model = train.make_model(MINUTE, tokenizer).eval()
     starts = (batch["positions"][0] == 0).nonzero().flatten().tolist()
     first, second = starts[0], starts[1]
@@ -89,9 +89,9 @@ def test_samples_in_a_row_do_not_see_each_other(tokenizer):
 
 def test_only_the_assistant_is_a_target(tokenizer):
     sample = text.Sample("chat", ({"role": "user", "content": "Hello!"},), "Good day.", frozenset())
-    ids, targets = train.encode_sample(tokenizer.backend_tokenizer, sample)
+    ids, targets = data.encode_sample(tokenizer.backend_tokenizer, sample)
     assert len(ids) == len(targets)
-    assert tokenizer.decode([t for t in targets if t != train.IGNORED]) == "Good day.<|end|>"
+    assert tokenizer.decode([t for t in targets if t != data.IGNORED]) == "Good day.<|end|>"
 
 
 @pytest.mark.parametrize(("group", "levels"), [(32, 16), (64, 16)])
@@ -119,13 +119,13 @@ def test_rounding_matches_the_deployed_form():
 def test_export_writes_a_whole_folder(tmp_path, tokenizer, monkeypatch):
     items = text.evaluation_jsonl().splitlines()[::140]
     monkeypatch.setattr(text, "evaluation_jsonl", lambda: "\n".join(items))
-    monkeypatch.setattr(train, "MAX_NEW_TOKENS", 3)
+    monkeypatch.setattr(score, "MAX_NEW_TOKENS", 3)
     out = tmp_path / "checkpoint"
-    scores = train.export(train.make_model(MINUTE, tokenizer).eval(), tokenizer, MINUTE, 1.0, out, [])
-    assert set(scores) == set(train.FORMS)
+    scores = export.export(train.make_model(MINUTE, tokenizer).eval(), tokenizer, MINUTE, 1.0, out, [])
+    assert set(scores) == set(score.FORMS)
     assert json.loads((out / "scores.json").read_text())["scores"] == scores["fp32"]
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
-    model, again = train.load_checkpoint(out)
-    assert again.chat_template == train.CHAT_TEMPLATE
+    model, again = export.load_checkpoint(out)
+    assert again.chat_template == data.CHAT_TEMPLATE
     assert model.lm_head.weight.dtype == torch.float32
     assert {p.name for p in out.iterdir()} >= {"SHA256SUMS", "README.md", "model.safetensors", "tokenizer.json"}

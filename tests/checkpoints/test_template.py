@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from et_pipeline.chat_template import PLAIN, compile_template, load_chat_format, stop_token
+from et_pipeline.chat_template import PLAIN, stop_token
+from et_pipeline.checkpoints.template import load_chat_format
+from et_pipeline.checkpoints.template_compiler import compile_template
 from et_pipeline.errors import UserError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -289,7 +291,7 @@ def test_a_broken_tokenizer_configuration_is_named(tmp_path, text):
 
 def test_needs_neither_torch_nor_transformers():
     code = (
-        "import sys, et_pipeline.chat_template as c; assert 'jinja2' not in sys.modules;"
+        "import sys, et_pipeline.checkpoints.template as c; assert 'jinja2' not in sys.modules;"
         "c.compile_template('{% for m in messages %}{{ m.content }}|{% endfor %}', {});"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

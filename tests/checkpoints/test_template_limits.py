@@ -7,7 +7,8 @@ import time
 import pytest
 
 from et_pipeline import tiny_assistant
-from et_pipeline.chat_template import SECONDS, compile_template, load_chat_format
+from et_pipeline.checkpoints.template import SECONDS, load_chat_format
+from et_pipeline.checkpoints.template_compiler import compile_template
 from et_pipeline.errors import UserError
 
 CHATML = (

@@ -1,0 +1,169 @@
+"""Compiles the app: its resources, its Kotlin, and a check of the Android APIs that it uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import api_check
+from artifacts import ROOT, BuildError
+from steps import BUILD, class_path, jdk, run, say, step
+from toolbox import Toolbox
+
+CORE, APP = ROOT / "core" / "src", ROOT / "app" / "src"
+ALLOWED_PERMISSIONS = ("DYNAMIC_RECEIVER_NOT_EXPORTED_PERMISSION",)  # androidx.core's own, for the app itself
+
+
+def compile_kotlin(tools: Toolbox, name: str, sources: Path, path: str, *options: str) -> Path:
+    """Compiles a Kotlin source folder to build/<name>; warnings are errors."""
+    files = sorted(str(file) for file in sources.rglob("*.kt"))
+    plugins = [f"-Xplugin={path}" for path in tools.jars["tool"] if "compiler-plugin" in path.name]
+
+    def make(folder: Path) -> None:
+        arguments = folder.with_suffix(".arguments")
+        lines = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", "17", "-jdk-home", str(jdk()), *plugins]
+        lines += ["-d", str(folder), "-classpath", path, *options, *files]
+        arguments.write_text("\n".join(json.dumps(line) for line in lines))
+        compiler = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+        run("java", "-Xmx2g", "-cp", class_path(tools.jars["compiler"]), compiler, f"@{arguments}")
+
+    depends = [Path(part) for part in path.split(os.pathsep)]
+    own = [part for part in depends if part.is_relative_to(BUILD) and not part.is_relative_to(BUILD / "aar")]
+    others = [part.name for part in depends if part not in own]
+    return step(name, f"compiling {name}: {len(files)} files", [sources, *own, *others, options], make)
+
+
+class Settings(NamedTuple):
+    """The app's settings, as its Gradle file has them."""
+
+    application: str
+    min_sdk: str
+    target_sdk: str
+    version_code: str
+    version_name: str
+
+
+def read_settings() -> Settings:
+    """Reads app/build.gradle.kts."""
+    text = (ROOT / "app" / "build.gradle.kts").read_text(encoding="utf-8")
+
+    def value(key: str) -> str:
+        found = re.search(rf'\b{key}\s*=\s*"?([^"\s]+)', text)
+        if not found:
+            raise BuildError(f"app/build.gradle.kts does not set {key}.")
+        return found[1]
+
+    return Settings(*map(value, ("applicationId", "minSdk", "targetSdk", "versionCode", "versionName")))
+
+
+class Resources(NamedTuple):
+    """The app's manifest and resources, ready to package."""
+
+    manifest: Path
+    apk: Path
+    classes: Path
+    rules: Path
+
+
+def link_resources(tools: Toolbox, settings: Settings, *, debuggable: bool) -> Resources:
+    """Merges the manifests, compiles and links the resources, and makes the R classes."""
+    main = APP / "main"
+    aars = tools.aars["app"]
+    kind = "debug" if debuggable else "release"
+
+    def make(folder: Path) -> None:
+        source, manifest = folder / "main.xml", folder / "AndroidManifest.xml"
+        text = (main / "AndroidManifest.xml").read_text(encoding="utf-8")
+        source.write_text(text.replace("<manifest ", f'<manifest package="{settings.application}" ', 1))
+        properties = {
+            "min_sdk_version": settings.min_sdk,
+            "target_sdk_version": settings.target_sdk,
+            "version_code": settings.version_code,
+            "version_name": settings.version_name,
+            "package": settings.application,
+        }
+        arguments = [part for key, value in properties.items() for part in ("--property", f"{key}={value}")]
+        run(
+            *("java", "-cp", class_path(tools.jars["merger"]), "com.android.manifmerger.Merger"),
+            *("--main", source, "--out", manifest, "--remove-tools-declarations", "--log", "WARNING"),
+            *("--manifest-placeholders", f"applicationId={settings.application}", *arguments),
+            *("--libs", os.pathsep.join(str(aar / "AndroidManifest.xml") for aar in aars)),
+        )
+        if debuggable:
+            text = manifest.read_text(encoding="utf-8")
+            manifest.write_text(text.replace("<application", '<application android:debuggable="true"', 1))
+        check_permissions(manifest)
+
+        compiled = []
+        for index, resources in enumerate([*(aar / "res" for aar in aars), main / "res"]):
+            if resources.is_dir() and any(resources.iterdir()):
+                compiled.append(folder / f"{index:03}.zip")
+                run(tools.aapt2, "compile", "--dir", resources, "-o", compiled[-1])
+        packages = {
+            match[1]
+            for aar in [*aars, *tools.aars["test"]]
+            if (match := re.search(r'package="([^"]+)"', (aar / "AndroidManifest.xml").read_text(encoding="utf-8")))
+        }
+        run(
+            *(tools.aapt2, "link", "-o", folder / "resources.apk", "-I", tools.android, "--manifest", manifest),
+            *("--java", folder / "java", "--custom-package", settings.application),
+            *("--extra-packages", ":".join(sorted(packages)), "--non-final-ids", "--no-version-vectors"),
+            *("--auto-add-overlay", "--proguard", folder / "aapt.pro"),
+            *("--min-sdk-version", settings.min_sdk, "--target-sdk-version", settings.target_sdk),
+            *("--version-code", settings.version_code, "--version-name", settings.version_name),
+            *(part for path in compiled for part in ("-R", path)),
+        )
+        sources = sorted((folder / "java").rglob("*.java"))
+        run("javac", "-nowarn", "--release", "11", "-d", folder / "classes", *sources)
+
+    inputs = [main / "AndroidManifest.xml", main / "res", *settings, *(aar.name for aar in aars)]
+    folder = step(f"resources-{kind}", "manifest and resources", inputs, make)
+    return Resources(folder / "AndroidManifest.xml", folder / "resources.apk", folder / "classes", folder / "aapt.pro")
+
+
+def permissions_of(manifest: Path) -> list[str]:
+    """Permissions that a merged manifest asks for."""
+    return re.findall(r'<uses-permission[^>]*android:name="([^"]+)"', manifest.read_text(encoding="utf-8"))
+
+
+def check_permissions(manifest: Path) -> None:
+    """Offline is a promise: the app asks for nothing, the network least of all."""
+    asked = [name for name in permissions_of(manifest) if not name.endswith(ALLOWED_PERMISSIONS)]
+    if asked:
+        raise BuildError(f"The merged manifest asks for {', '.join(asked)}, and the app must ask for nothing.")
+
+
+def compile_app(tools: Toolbox, resources: Resources) -> tuple[Path, Path]:
+    """Class folders of core and app."""
+    libraries = tools.libraries
+    core = compile_kotlin(tools, "core", CORE / "main", class_path(tools.jars["app"]))
+    path = class_path(core, libraries, resources.classes, tools.android)
+    app = compile_kotlin(tools, "app", APP / "main", path)
+    check_apis(tools, [core, app, tools.runtime / "classes.jar"], [*tools.jars["app"], resources.classes])
+    return core, app
+
+
+def check_apis(tools: Toolbox, classes: Sequence[Path], libraries: Sequence[Path]) -> None:
+    """Stops at APIs that are hidden, or newer than minSdk and not listed: see `api_check`."""
+    found = ((re.match(r"gummy-bears-api-(\d+)-", path.name), path) for path in tools.jars["tool"])
+    signatures = {int(match[1]): path for match, path in found if match}
+    lowest, highest = int(read_settings().min_sdk), max(signatures)
+    if lowest not in signatures:
+        raise BuildError(f"dependencies.lock has no signatures of API {lowest}, which is minSdk: see TOOLS in lock.py.")
+    files = [tools.tool("animal-sniffer-"), tools.tool("asm-"), signatures[lowest], signatures[highest]]
+    sources = [CORE / "main" / "kotlin", APP / "main" / "kotlin"]
+
+    def make(folder: Path) -> None:
+        java: list[str | Path] = ["java", "-cp", class_path(files[:2]), api_check.CHECKER, *files[2:]]
+        output = run(*java, class_path(classes), class_path(libraries))
+        (folder / "uses.txt").write_text(output)
+        count = api_check.check(output, sources, lowest, highest)
+        say(f"no hidden API; {count} uses newer than API {lowest}, all listed with their guards")
+
+    scripts = [Path(api_check.__file__), api_check.CHECKER, api_check.LISTED]
+    names = [path.name for path in (*files, *libraries)]
+    step("api-check", "which Android APIs are used", [*classes, *sources, *scripts, *names], make)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import hashlib
+import json
+
+import package
+import pytest
+from artifacts import BuildError
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """The files of a bundle as far as the build looks at them."""
+    folder = tmp_path / "bundle"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "model.pte").write_bytes(b"program")
+    (folder / "tokenizer" / "tokenizer.json").write_bytes(b"{}")
+    listed = {
+        name: {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(), "size_bytes": 1}
+        for name in ("model.pte", "tokenizer/tokenizer.json")
+    }
+    (folder / "manifest.json").write_text(json.dumps({"files": listed}))
+    return folder
+
+
+def test_check_bundle_gives_the_listed_files_and_the_manifest_and_nothing_else(bundle):
+    (bundle / "note.txt").write_text("not listed")
+    files = package.check_bundle(bundle)
+    assert set(files) == {"manifest.json", "model.pte", "tokenizer/tokenizer.json"}
+    assert all(path == bundle / name for name, path in files.items())
+
+
+def test_check_bundle_says_in_one_sentence_what_is_missing_or_altered(bundle, tmp_path):
+    with pytest.raises(
+        BuildError, match=r"nowhere is no bundle: it has no manifest\.json; make one with 'make demo'\.$"
+    ):
+        package.check_bundle(tmp_path / "nowhere")
+    (bundle / "model.pte").write_bytes(b"programm")
+    with pytest.raises(BuildError, match=r"model\.pte was altered: its SHA-256 is not the manifest's\.$"):
+        package.check_bundle(bundle)
+    (bundle / "model.pte").unlink()
+    with pytest.raises(BuildError, match=r"bundle lacks 'model\.pte', which its manifest lists\.$"):
+        package.check_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff", b"[]", b"{}", b'{"files": []}', b'{"files": {"a": {}}}', b'{"files": {"a": 1}}', b'"files"'],
+)
+def test_check_bundle_refuses_a_manifest_that_is_none(bundle, content):
+    (bundle / "manifest.json").write_bytes(content)
+    with pytest.raises(BuildError, match=r"manifest\.json is no bundle manifest \("):
+        package.check_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/../../outside"])
+def test_check_bundle_refuses_files_outside_of_the_bundle(bundle, name):
+    (bundle.parent / "outside").write_bytes(b"")
+    entry = {"sha256": hashlib.sha256(b"").hexdigest()}
+    (bundle / "manifest.json").write_text(json.dumps({"files": {name: entry}}))
+    with pytest.raises(BuildError, match="outside of the bundle"):
+        package.check_bundle(bundle)
