@@ -19,7 +19,8 @@ PAGES = [*ROOT.glob("*.md"), ROOT / "android_demo" / "README.md", *(ROOT / "docs
 
 def commands(start=""):
     """Every different command line in a code block of a page."""
-    blocks = (block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL))
+    text = "\n".join(page.read_text().replace("\\\n", "") for page in PAGES)
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = {shlex.join(shlex.split(line, comments=True)) for block in blocks for line in block.splitlines()}
     return sorted(line for line in lines if line.startswith(start) and line)
 
