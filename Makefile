@@ -15,7 +15,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all test-eval test-kill lint format \
-        docs bench-7b bench-host bench-quality clean \
+        docs docs-site bench-7b bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -109,6 +109,9 @@ format: $(READY) ## Let ruff put the code in order
 
 docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and pictures made from it
 	$(BIN)/python -m et_pipeline.bench.docs recipes
+
+docs-site: $(READY) ## Build the documentation as a site that works offline, into build/site
+	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size, random weights: an hour, 60 GB of disk
 	$(BIN)/python -m et_pipeline.bench.docs full_size

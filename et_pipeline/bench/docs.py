@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
-PICTURE = Path("docs/closing-table.svg")
-HOST_PICTURE = Path("docs/host.svg")
-PAGES = ("README.md", "docs/benchmarks.md")
+PICTURE = Path("docs/pages/closing-table.svg")
+HOST_PICTURE = Path("docs/pages/host.svg")
+PAGES = ("README.md", "docs/pages/benchmarks.md", "docs/pages/howto/recipes.md")
 EXPERIMENTS = ("recipes", "full_size", "forecast", "qnn")
 _COSINE = "min_cosine_quantized"
 DEMO = "tiny_assistant-8da4w-g32-xnnpack"
@@ -78,39 +78,39 @@ def _keep(root: Path, experiment: str, result: dict[str, Any]) -> None:
 
 
 def render(root: Path) -> dict[Path, str]:
-    """What the pages and the picture have to be, by path, from what `docs/results/` holds."""
-    pages = {root / name: (root / name).read_text(encoding="utf-8") for name in PAGES}
-    for experiment, make_table in (
-        ("recipes", recipes_table),
-        ("full_size", full_size_table),
-        ("qnn", qnn_table),
-    ):
-        result = json.loads((root / RESULTS / f"{experiment}.json").read_text(encoding="utf-8"))
-        manifests = [Manifest.model_validate_json(json.dumps(each)) for each in result["manifests"]]
-        table = make_table(manifests) + (
-            f"\n\nMeasured {result['date']} on {result['machine']} with `{result['command']}`.\n"
-        )
-        for path, text in pages.items():
-            place = re.compile(rf"(<!-- {experiment} -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, table), text)
-        if experiment == "recipes":
-            pages[root / PICTURE] = picture(next(each for each in manifests if each.what.name == DEMO))
-    measured = json.loads((root / RESULTS / "host.json").read_text(encoding="utf-8"))
-    pages[root / HOST_PICTURE] = host_picture.host_svg(measured)
-    compared = json.loads((root / RESULTS / "compare.json").read_text(encoding="utf-8"))
-    quality = json.loads((root / RESULTS / "quality.json").read_text(encoding="utf-8"))
-    for path, text in pages.items():
-        if path.suffix == ".md":
-            place = re.compile(r"(<!-- forecast -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            text = place.sub(partial(_between, forecast_table(root)), text)
-            place = re.compile(r"(<!-- export_llm -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            text = place.sub(partial(_between, export_llm_text(root)), text)
-            place = re.compile(r"(<!-- host -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            text = place.sub(partial(_between, host_tables.tables(measured)), text)
-            place = re.compile(r"(<!-- quality -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            text = place.sub(partial(_between, quality_tables.tables(quality)), text)
-            place = re.compile(r"(<!-- compare -->\n).*?(<!-- end -->)", flags=re.DOTALL)
-            pages[path] = place.sub(partial(_between, quality_tables.compared(compared["models"])), text)
+    """What the pages and the pictures have to be, by path, from what `docs/results/` holds."""
+
+    def kept(name: str) -> Any:
+        return json.loads((root / RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+    def measured(experiment: str, make_table: Callable[[list[Manifest]], str]) -> str:
+        result = kept(experiment)
+        how = f"Measured {result['date']} on {result['machine']} with `{result['command']}`."
+        return f"{make_table(manifests(experiment))}\n\n{how}\n"
+
+    def manifests(experiment: str) -> list[Manifest]:
+        return [Manifest.model_validate_json(json.dumps(each)) for each in kept(experiment)["manifests"]]
+
+    tables = {
+        "recipes": measured("recipes", recipes_table),
+        "recipes in short": measured("recipes", short_table),
+        "full_size": measured("full_size", full_size_table),
+        "qnn": measured("qnn", qnn_table),
+        "forecast": forecast_table(root),
+        "export_llm": export_llm_text(root),
+        "host": host_tables.tables(kept("host")),
+        "quality": quality_tables.tables(kept("quality")),
+        "compare": quality_tables.compared(kept("compare")["models"]),
+    }
+    pages = {}
+    for name in PAGES:
+        text = (root / name).read_text(encoding="utf-8")
+        for place, table in tables.items():
+            marked = re.compile(rf"(<!-- {place} -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+            text = marked.sub(partial(_between, table), text)
+        pages[root / name] = text
+    pages[root / PICTURE] = picture(next(each for each in manifests("recipes") if each.what.name == DEMO))
+    pages[root / HOST_PICTURE] = host_picture.host_svg(kept("host"))
     return pages
 
 
@@ -140,6 +140,15 @@ def _between(table: str, match: re.Match[str]) -> str:
 
 def recipes_table(manifests: list[Manifest]) -> str:
     """The recipes side by side, in Markdown."""
+    return markdown(_recipe_rows(manifests))
+
+
+def short_table(manifests: list[Manifest]) -> str:
+    """The columns of the same that a newcomer asks for."""
+    return markdown([[row[column] for column in (0, 1, 2, 7, 8, 9, 10)] for row in _recipe_rows(manifests)])
+
+
+def _recipe_rows(manifests: list[Manifest]) -> list[list[Any]]:
     rows: list[list[Any]] = [
         [
             "recipe",
@@ -176,7 +185,7 @@ def recipes_table(manifests: list[Manifest]) -> str:
                 f"{speed.decode_tok_s.p50:,.0f}",
             ]
         )
-    return markdown(rows)
+    return rows
 
 
 def qnn_table(manifests: list[Manifest]) -> str:

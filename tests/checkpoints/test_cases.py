@@ -1,4 +1,4 @@
-"""What people reported of projects like this one, made anew, each with what is right; see docs/reports.md."""
+"""What people reported of projects like this one, made anew, each with what is right; see docs/pages/reports.md."""
 
 import json
 import logging
