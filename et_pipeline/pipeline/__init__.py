@@ -1,0 +1,244 @@
+"""Stage order, cache keys and resume: `run` takes the settings of one or several programs to a bundle.
+
+Each stage names what it needs, the settings it reads and the libraries it uses; together with the code's own hash
+these make its cache key. A run that was killed continues after the last stage that finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from et_pipeline import cache, forms, plugins
+from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.place import Place
+from et_pipeline.checkpoints.source import gguf_file, prepare
+from et_pipeline.errors import StageError, UserError
+from et_pipeline.evaluation.tasks import evaluation_file, read_items
+from et_pipeline.manifest import Manifest
+from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
+from et_pipeline.pipeline.order import Stage, stages
+from et_pipeline.settings import Settings
+from et_pipeline.stages import Acquired, acquire, bundle
+from et_pipeline.worker import StageKilled, Tick, run_stage
+
+__all__ = ["Face", "Made", "Result", "check", "given_texts", "run", "stages", "target"]
+
+log = logging.getLogger(__name__)
+
+
+class Face(Protocol):
+    """What a run shows while it works; see `report.progress`."""
+
+    def start(self, stage: str) -> Tick:
+        """A stage begins; returns the function that takes its progress."""
+
+    def wait(self, stage: str) -> None:
+        """Another run is building this stage's result; ours waits for it."""
+
+    def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
+        """A stage's result is there."""
+
+
+@dataclass
+class Made:
+    """One program of a bundle.
+
+    Attributes:
+        entries: finished stages in order.
+        reused: names of those that were in the cache already.
+    """
+
+    settings: Settings
+    entries: dict[str, cache.Entry] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """What a run made.
+
+    Attributes:
+        programs: in the order of the settings.
+        failures: a sentence on each program that could not be made although others were.
+        checkpoint: the folder of the original weights.
+        bundle: the bundle's folder, or None if the run stopped before it.
+        manifest: the bundle's.
+    """
+
+    programs: list[Made] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    bundle: Path | None = None
+    manifest: Manifest | None = None
+
+
+def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
+    """Run all stages up to `until`, reusing what the cache holds, and put the programs into one bundle.
+
+    Args:
+        programs: the settings of each program, which differ in backend, recipe and device.
+        face: shows progress.
+        logs: folder for what the stages' processes print.
+
+    Raises:
+        UserError: an input is missing, broken or does not fit the settings. Where some programs could be made, those
+            that could not are `failures` of the result instead.
+        StageCrash: a stage's process ended by a fault.
+    """
+    first = programs[0]
+    root = first.paths.cache.expanduser().resolve()
+    held_out = evaluation_file(first.task)
+    if held_out is not None:
+        read_items(held_out)  # a broken line is better found now than after the export
+    texts = [given_texts(settings) for settings in programs]
+    tick = face.start("acquire")
+    place = Place(root, logs, tick, lambda: face.wait("acquire"))
+    source, files = prepare(first.model.checkpoint, first.seed, place)
+    extra = {"checkpoint": (source, cache.digest(files))}
+    gguf = gguf_file(first.model.source)
+    if gguf is not None:
+        extra["gguf"] = (gguf, extra["checkpoint"][1])
+    if held_out is not None:
+        extra["evaluation"] = (held_out, cache.sha256_file(held_out))
+
+    result = Result(checkpoint=source)
+    errors: list[UserError] = []
+    for settings, given in zip(programs, texts, strict=True):
+        sizes = forms.get(forms.choose(settings.model.task, settings.backend)).fit(settings.model)
+        settings = settings.model_copy(update={"model": sizes})
+        made = Made(settings)
+        shown = _Named(face, target(settings)) if len(programs) > 1 else face
+        try:
+            _make(made, source, files, extra | given, root, shown, logs)
+        except UserError as error:
+            errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
+        else:
+            result.programs.append(made)
+    if not result.programs:
+        raise errors[0]
+    result.failures = [str(error) for error in errors]
+    if first.until != "bundle":
+        return result
+
+    face.start("bundle")
+    parts = [(made.settings, made.entries) for made in result.programs]
+    result.bundle, result.manifest, cost = bundle.run(parts, source, files)
+    face.finish("bundle", cost, False)
+    return result
+
+
+def target(settings: Settings) -> str:
+    """What a program is for: its backend, and the chip if it is for one."""
+    backend = settings.backend
+    return f"{backend.name} {backend.soc}" if backend.soc else backend.name
+
+
+class _Named:
+    """A face that says which program a stage belongs to."""
+
+    def __init__(self, face: Face, name: str) -> None:
+        self.face, self.name = face, name
+
+    def start(self, stage: str) -> Tick:
+        return self.face.start(f"{self.name}: {stage}")
+
+    def wait(self, stage: str) -> None:
+        self.face.wait(f"{self.name}: {stage}")
+
+    def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
+        self.face.finish(f"{self.name}: {stage}", cost, reused)
+
+
+def _make(
+    made: Made,
+    source: Path,
+    files: dict[str, str],
+    extra: Mapping[str, tuple[Path, str]],
+    root: Path,
+    face: Face,
+    logs: Path,
+) -> None:
+    """Run the stages of one program up to `until`, into `made`."""
+    settings = made.settings
+    form = settings.model.form
+    key = {
+        "code": cache.code_version(acquire.__name__),
+        "files": files,
+        "form": form.model_dump(),
+        "libraries": cache.library_versions(("transformers", "tokenizers", "pytorch-tokenizers"))
+        | plugins.versions(("families", name) for name in plugins.names("families")),
+    }
+
+    def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        acquire.glance(source, form)
+        given, log_file = {"checkpoint": source}, logs / "acquire.log"
+        return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, log_file, lambda *_: None)
+
+    entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
+    _finish(made, "acquire", entry, reused, face)
+    for warning in Acquired.model_validate(entry.figures).warnings:
+        log.warning(warning)
+    facts = Facts.read(entry.folder)
+    check_task(settings, facts)
+    check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
+    for stage in stages(settings):
+        if settings.until in made.entries:
+            return
+        entry, reused = _heavy(stage, made, extra, root, face, logs)
+        _finish(made, stage.name, entry, reused, face)
+
+
+def _plugins(config: Mapping[str, Any], facts: Path) -> dict[str, str]:
+    """Versions of other packages that a stage's result depends on: of the backend's, the form's and the family's."""
+    used: list[tuple[plugins.Group, str]] = [("families", Facts.read(facts).family)]
+    if "backend" in config:
+        used.append(("backends", config["backend"].name))
+    if "kind" in config:
+        used.append(("forms", config["kind"].name))
+    return plugins.versions(used)
+
+
+def _finish(made: Made, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:
+    made.entries[stage] = entry
+    if reused:
+        made.reused.append(stage)
+    face.finish(stage, entry.cost, reused)
+
+
+def _heavy(
+    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+) -> tuple[cache.Entry, bool]:
+    settings = made.settings
+    config = stage.config(settings)
+    given = {name: extra[name] for name in ("checkpoint", *stage.texts) if name in extra}
+    inputs = {name: path for name, (path, _) in given.items()}
+    inputs |= {name: made.entries[name].folder for name in stage.needs}
+    key = {
+        "code": cache.code_version(stage.module),
+        "config": {name: value.model_dump(mode="json") for name, value in config.items()},
+        "inputs": {name: content for name, (_, content) in given.items()}
+        | {name: made.entries[name].content for name in stage.needs},
+        "libraries": cache.library_versions(stage.libraries) | _plugins(config, made.entries["acquire"].folder),
+        "seed": settings.seed,
+    }
+    if stage.host:
+        key["host"] = [platform.node(), platform.machine(), platform.processor()]
+    tick = face.start(stage.name)
+
+    def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        try:
+            return run_stage(stage.module, inputs, out, config, settings.seed, logs / f"{stage.name}.log", tick)
+        except StageKilled as error:
+            if stage.name == "export" or settings.backend.name != "qnn":
+                raise
+            raise StageError(
+                f"stage {stage.name}: Qualcomm's libraries took their process down (it {error.ending}, as it is when "
+                f"memory runs out); {logs / stage.name}.log has what they said"
+            ) from error
+
+    return cache.build(root / stage.name / cache.digest(key), make, key, lambda: face.wait(stage.name))

@@ -1,0 +1,110 @@
+"""What a run refuses before anything heavy starts, in a sentence that names the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from et_pipeline import cache, forms
+from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.facts import Facts, read_tokenizer
+from et_pipeline.errors import UserError
+from et_pipeline.evaluation import calibration, perplexity, text_source
+from et_pipeline.pipeline.order import evidence
+from et_pipeline.settings import Calibration, Settings
+
+
+def check(settings: Settings) -> None:
+    """Refuse a recipe that the backend has no kernel for, before any work is done.
+
+    Raises:
+        UserError: says why, and what works.
+    """
+    recipe, name = settings.recipe, settings.backend.name
+    backend = get_backend(name, settings.backend.soc)
+    support = backend.supports(recipe.quantization)
+    if not support.ok:
+        raise UserError(
+            f"recipe.scheme={recipe.scheme} with recipe.group_size={recipe.group_size} and "
+            f"recipe.mapping={recipe.mapping} does not run on backend={settings.backend.name}: "
+            f"{support.reason}; {support.instead}"
+        )
+    _check_algorithm(settings)
+    backend.check()
+    if settings.backend.external_weights and name != "xnnpack":
+        raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
+    forms.get(forms.choose(settings.model.task, settings.backend)).check(settings)
+
+
+def _check_algorithm(settings: Settings) -> None:
+    """Refuse another rounding than to the nearest, and what goes with it, where it has no place."""
+    recipe = settings.recipe
+    asked = [
+        (f"recipe.algorithm={recipe.algorithm}", recipe.algorithm != "rtn", "use recipe.algorithm=rtn"),
+        (f"recipe.transform={recipe.transform}", recipe.transform != "none", "use recipe.transform=none"),
+        (f"recipe.mixed_bits={recipe.mixed_bits}", recipe.mixed_bits is not None, "use recipe.mixed_bits=null"),
+    ]
+    for key, wanted, instead in asked:
+        if not wanted:
+            continue
+        if recipe.scheme not in ("8da4w", "int4_weight_only"):
+            raise UserError(
+                f"{key} is for 4-bit weights, and recipe.scheme={recipe.scheme} has none that are quantized before the "
+                f"export; {instead}, or recipe=8da4w"
+            )
+        if recipe.mapping == "asymmetric":
+            raise UserError(f"{key} has no zero points; use recipe.mapping=symmetric_no_clipping_error")
+        if settings.model.task == "embedding" and recipe.algorithm != "hqq":
+            raise UserError(f"{key} is for models that answer; with model.task=embedding use recipe=8da4w as it is")
+    if recipe.mixed_bits is not None and recipe.scheme != "8da4w":
+        raise UserError(f"recipe.mixed_bits={recipe.mixed_bits} is for recipe.scheme=8da4w; use it, or leave it out")
+    if recipe.calibrated and recipe.calibration is None:
+        key = next(key for key, wanted, _ in asked if wanted)
+        raise UserError(f"{key} needs recipe.calibration, a text to calibrate with; recipe=8da4w_gptq has one")
+
+
+def check_task(settings: Settings, facts: Facts) -> None:
+    """Refuse a model of another kind than `model.task` says; a checkpoint's files tell it."""
+    found = "text-generation" if facts.pooling is None else "embedding"
+    if settings.model.task != found:
+        what = "generates text" if facts.pooling is None else "is an encoder, which embeds texts"
+        instead = "model=custom task=chat" if facts.pooling is None else "model=custom_embedding"
+        raise UserError(
+            f"model.task={settings.model.task}, but model.source={settings.model.source} ({facts.family}) {what}; use "
+            f"{instead} with it"
+        )
+
+
+def _calibration(settings: Settings) -> Calibration | None:
+    """What the recipe calibrates with, if it does."""
+    calibrates = get_backend(settings.backend.name).calibrated or settings.recipe.calibrated
+    return settings.recipe.calibration if calibrates else None
+
+
+def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
+    """The path and the content's hash of each text that a run reads and that is not built in, by name.
+
+    Raises:
+        UserError: one does not exist, or is no text.
+    """
+    chosen = _calibration(settings)
+    sources = {"calibration": (calibration.KEY, chosen.source)} if chosen else {}
+    if settings.verify.text is not None:
+        sources["text"] = (perplexity.KEY, settings.verify.text)
+    found = {}
+    for name, (key, source) in sources.items():
+        path = text_source.resolve(key, source)
+        if path is not None:
+            files = text_source.files(key, source, path)
+            found[name] = (path, cache.digest([cache.sha256_file(file) for file in files]))
+    return found
+
+
+def check_texts(settings: Settings, facts: Facts, source: Path, paths: Mapping[str, Path]) -> None:
+    """Refuse too short a text, or one of tokens that the model does not have, before anything heavy starts."""
+    chosen, longest = _calibration(settings), settings.model.max_context
+    if chosen is not None:
+        calibration.sequences(chosen, paths.get("calibration"), facts, read_tokenizer(source), longest)
+    if settings.verify.text is not None:
+        count = evidence(settings).text_tokens
+        perplexity.text_ids(settings.verify.text, paths.get("text"), count, facts, read_tokenizer(source))
