@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SHAPE, write_tokenizer
 
 from et_pipeline import forms, plugins
 from et_pipeline.architecture import read_architecture
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Backend, ExportForm
+from tests.conftest import SHAPE, write_tokenizer
 
 ROOT = Path(__file__).parents[1]
 GRANITE = {**SHAPE, "model_type": "granite", "architectures": ["GraniteForCausalLM"]}
