@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
 from et_pipeline.checkpoints.facts import read_tokenizer
-from et_pipeline.errors import UserError
 from et_pipeline.evaluation.gate import judge_embeddings
 from et_pipeline.evaluation.verified import VerifiedEmbedding
 from et_pipeline.forms.base import Form
@@ -43,15 +42,6 @@ class EncoderForm(Form):
     def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
         """It remembers nothing."""
         return 0
-
-    def check(self, settings: Settings) -> None:
-        """It remembers nothing."""
-        kept = settings.model.kv_cache
-        if kept != "fp32":
-            raise UserError(
-                f"model.kv_cache={kept} is for models that answer; model.task=embedding keeps no cache, so leave it at "
-                "fp32"
-            )
 
     def comparison(self) -> ModuleType:
         """The steps of `verify`."""
