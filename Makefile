@@ -6,6 +6,8 @@ READY  := $(VENV)/.ready
 MODEL  ?= tiny_assistant
 RECIPE ?= 8da4w
 DEVICE ?= phone_6gb
+# Tests at a time, each of one thread: threads that outnumber the cores wait for each other and burn them.
+JOBS   ?= 2
 DEMO   := bundles/tiny_assistant-8da4w-g32-xnnpack
 BUNDLE ?= $(DEMO)
 ANDROID := android_demo
@@ -14,7 +16,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all test-eval test-kill lint format \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-eval test-kill lint format \
         docs docs-site bench-7b bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
@@ -84,8 +86,11 @@ train-writer: $(READY) ## Train tiny-writer again, which recipes are measured on
 	$(BIN)/python -m et_pipeline.tiny_writer.text build/tiny_writer
 	$(BIN)/python -m et_pipeline.tiny_writer.train build/tiny_writer
 
-test: $(READY) ## Fast tests and one end-to-end run, with coverage
-	$(BIN)/python -m pytest -m 'not slow' --cov --cov-report=term
+test: $(READY) ## Fast tests and one end-to-end run, two at a time: make test [JOBS=4]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal
+
+coverage: $(READY) ## The same tests, and what of the package they run
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 test-all: $(READY) ## All tests, real exports of every recipe among them
 	$(BIN)/python -m pytest --cov --cov-report=term

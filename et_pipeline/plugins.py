@@ -88,7 +88,7 @@ def versions(used: Iterable[tuple[Group, str]]) -> dict[str, str]:
             place = _package(point)
             sources = [place] if place.is_file() else sorted(place.rglob("*.py"))
             code = digest([sha256_file(source) for source in sources])
-            found[_distribution(point)] = f"{point.dist.version if point.dist else ''} {code}"
+            found[f"{_distribution(point)} {place.name}"] = f"{point.dist.version if point.dist else ''} {code}"
     return found
 
 

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Backend
-from et_pipeline.worker import StageCrash, StageKilled, run_stage
+from et_pipeline.worker import StageCrash, StageKilled, run_stage, server
 
 
 @pytest.fixture
@@ -116,6 +117,111 @@ def test_run_stage_says_that_the_disk_is_full(stage, monkeypatch, tmp_path):
             raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
             """
         )
+
+
+def test_a_full_disk_that_holds_the_log_too_is_said(stage, tmp_path):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"no space left on the disk of paths\.cache="):
+        stage(
+            """
+            import shutil, collections
+            shutil.disk_usage = lambda path: collections.namedtuple("usage", "total used free")(1, 1, 0)
+            raise OSError(errno.ENOSPC, "No space left on device")
+            """
+        )
+
+
+def test_what_a_library_does_at_its_end_is_done(stage, tmp_path):
+    (tmp_path / "temporary").touch()
+    stage("import atexit; atexit.register(os.unlink, out.parent / 'temporary'); return {}")
+    assert not (tmp_path / "temporary").exists()
+
+
+def test_an_interruption_that_comes_late_is_one(stage, tmp_path, monkeypatch):
+    class Late(KeyboardInterrupt):
+        pass
+
+    def tick(done, total):
+        time.sleep(0.5)  # the stage has ended, and the server has told so
+        raise Late
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "quick.py").write_text("def run(inputs, out, tick):\n    tick(1, 1)\n")
+    with pytest.raises(Late):
+        run_stage("quick", {}, tmp_path / "out", {}, 0, tmp_path / "log.txt", tick)
+
+
+def threaded(tmp_path, body):
+    """Run a stage in another thread; returns that and the list that takes its figures, or what it raised."""
+    (tmp_path / "slow.py").write_text("import time\ndef run(inputs, out, tick):\n" + textwrap.indent(body, "    "))
+    found = []
+
+    def run():
+        try:
+            found.append(run_stage("slow", {}, tmp_path, {}, 0, tmp_path / "slow.txt", lambda *_: None)[0])
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, found
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_another_environment_disturbs_no_stage_that_runs(stage, tmp_path, monkeypatch):
+    begun = "(open(out / 'begun', 'w'), time.sleep(3))\nreturn 'whole'"
+    thread, found = threaded(tmp_path, begun)
+    wait_for(tmp_path / "begun")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    figures, _, _ = stage(
+        "return {'home': os.environ['HF_HOME'], 'before': sys.modules['huggingface_hub'].constants.HF_HOME}"
+    )
+    assert figures == {"home": str(tmp_path), "before": str(tmp_path)}
+    thread.join()
+    assert found == ["whole"]
+
+
+def test_a_server_that_is_killed_takes_no_stage_along_and_is_started_again(stage, tmp_path):
+    thread, found = threaded(tmp_path, "(open(out / 'begun', 'w'), time.sleep(2))\nreturn 'whole'")
+    wait_for(tmp_path / "begun")
+    server._server.process.kill()
+    thread.join()
+    assert found == ["whole"]
+    assert stage("return {'again': True}")[0] == {"again": True}
+
+
+def test_a_stage_can_have_a_process_of_its_own(stage, tmp_path):
+    (tmp_path / "inner.py").write_text("import os\ndef run(inputs, out, tick):\n    return os.getppid()\n")
+    figures, _, _ = stage(
+        """
+        from et_pipeline.worker import run_stage
+        inner, _ = run_stage("inner", {}, out, {}, 0, out / "log", print)
+        return {"inner": inner, "outer": os.getppid()}
+        """
+    )
+    assert figures["inner"] == figures["outer"] == server._server.process.pid
+
+
+def test_stages_leave_nothing_open(stage, tmp_path):
+    (tmp_path / "quick.py").write_text(
+        "import os\ndef run(inputs, out, tick):\n    return sorted(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))\n"
+    )
+
+    def run():
+        return run_stage("quick", {}, tmp_path, {}, 0, tmp_path / "log.txt", print)[0]
+
+    first = run()
+    here = len(os.listdir("/proc/self/fd"))
+    assert first[1] == 2  # one waits for the caller's end
+    assert [run() for _ in range(5)] == [first] * 5
+    assert len(os.listdir("/proc/self/fd")) == here
+    assert Path(f"/proc/{server._server.process.pid}/status").read_text().count("Threads:\t1\n") == 1
 
 
 def test_child_ends_with_its_parent(tmp_path):

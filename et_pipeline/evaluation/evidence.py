@@ -77,8 +77,7 @@ def gather(subject: Subject, asked: Asked, task: Task, held_out: Path | None, pa
     texts = conversations(read_items(EVAL), asked.sequences, facts, tokenizer, length)
     sequences = [text.ids for text in texts]
     long = long_text(sequences, facts.windows, form) if subject.made_as.long else []
-    scored = held_out is not None and subject.executable
-    items = read_items(held_out, asked.items_per_task) if held_out is not None and scored else []
+    items = read_items(held_out, asked.items_per_task) if held_out is not None and subject.executable else []
     prompts = [tokenizer.encode(facts.chat.render(item.messages), add_special_tokens=False).ids for item in items]
     text: list[int] = []
     spans: list[Window] = []

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from et_pipeline.errors import UserError
+from et_pipeline.manifest import WaysOfFeeding
 
 if TYPE_CHECKING:
     import torch
 
     from et_pipeline.runtime.program import Program
 
+FEEDINGS = tuple(WaysOfFeeding.model_fields)
 CHUNK = 7  # divides neither the prompts' lengths nor the prefill chunk: the last piece is a short one
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from et_pipeline import manifest
 from et_pipeline.evaluation.agreement import merge
+from et_pipeline.evaluation.evidence import LOGIT_BYTES
 from et_pipeline.evaluation.feeding import finite
 from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity
 from et_pipeline.evaluation.verified import OnText
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from et_pipeline.runtime.program import Program
-
-LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
 
 Logits = Callable[[Sequence[list[int]]], list["torch.Tensor"]]
 """Computes the logits of every position of some sequences, [length, vocabulary] each."""

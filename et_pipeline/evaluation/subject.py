@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts, read_tokenizer
-from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import Backend, ExportForm, Quantization
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from et_pipeline.forms.base import Form
     from et_pipeline.runtime.program import Program
-
-SMALL_BYTES = 64_000_000  # below, waking a second thread for each token costs more than it brings (0.4 against 1.2 ms)
 
 Advance = Callable[[int], None]
 """Takes how many steps of the work are done."""
@@ -66,6 +63,8 @@ class Subject:
         """
         if get_backend(self.backend.name).calibrated:
             return self.made_as.reference(self.quantized)
+        from et_pipeline.quantization.torchao_config import load_quantized  # imports torchao
+
         return load_quantized(self.checkpoint, self.quantized, self.quantization)
 
     def quantized_outputs(
@@ -81,8 +80,12 @@ class Subject:
         advance(len(sequences))
         return eager(model, sequences)
 
-    def open_program(self) -> Program:
-        """The .pte, loaded into the runtime."""
+    @property
+    def program_bytes(self) -> int:
+        """The size of the .pte, with its weights where they have a file of their own."""
+        return sum(file.stat().st_size for file in self.lowered.glob("model.*"))
+
+    def open_program(self, threads: int | None = None) -> Program:
+        """The .pte, loaded into the runtime; by default that chooses how many threads compute."""
         get_backend(self.backend.name).prepare()
-        size = sum(file.stat().st_size for file in self.lowered.glob("model.*"))  # weights may have their own file
-        return self.made_as.open(self.lowered, threads=1 if size < SMALL_BYTES else None)
+        return self.made_as.open(self.lowered, threads)

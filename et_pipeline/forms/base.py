@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
 from et_pipeline import manifest
+from et_pipeline.evaluation.feeding import FEEDINGS
 from et_pipeline.evaluation.gate import judge
+from et_pipeline.evaluation.subject import Advance
 from et_pipeline.evaluation.verified import Verified
 from et_pipeline.forecast import kv_cache_bytes
 from et_pipeline.runtime.speed import Speed, measure_speed
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
 
 METADATA = "metadata.json"
 PTE = "model.pte"
-FEEDINGS = ("one_piece", "chunked", "token_by_token")
 TOKENS = 96  # of a sequence that is fed one token per call
-
-Advance = Callable[[int], None]
 
 
 class Form:
@@ -45,6 +43,7 @@ class Form:
         ways: in which a prompt can be fed to it.
         backends: names of those that a form of another package is for; ours are in the table.
         long: a text of several calls, beyond each sliding window, is compared too.
+        compared: module of `evaluation` with the steps of `verify`.
         verified: what `verify` finds out.
         measured: what `measure` finds out.
     """
@@ -57,6 +56,7 @@ class Form:
     ways: ClassVar[tuple[str, ...]] = FEEDINGS
     long: ClassVar[bool] = True
     backends: ClassVar[tuple[str, ...]] = ()
+    compared: ClassVar[Literal["answers", "embedding"]] = "answers"
     verified: ClassVar[type[BaseModel]] = Verified
     measured: ClassVar[type[BaseModel]] = Speed
 
@@ -115,12 +115,6 @@ class Form:
     ) -> list[torch.Tensor]:
         """Its logits of every position, [length, vocabulary] each; `lowered` is lower's folder."""
         raise NotImplementedError
-
-    def comparison(self) -> ModuleType:
-        """The steps of `verify`."""
-        from et_pipeline.evaluation import answers
-
-        return answers
 
     def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
         """Time it with ExecuTorch's own LLM runner."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
@@ -25,6 +24,7 @@ class EncoderForm(Form):
     """See `models.encoder`."""
 
     embeds = True
+    compared = "embedding"
     verified = VerifiedEmbedding
     measured = EmbeddingSpeed
 
@@ -42,12 +42,6 @@ class EncoderForm(Form):
     def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
         """It remembers nothing."""
         return 0
-
-    def comparison(self) -> ModuleType:
-        """The steps of `verify`."""
-        from et_pipeline.evaluation import embedding
-
-        return embedding
 
     def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
         """Time the call that embeds a text."""

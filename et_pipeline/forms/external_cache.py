@@ -30,7 +30,6 @@ class ExternalCacheForm(StaticDecoderForm):
 
     def check(self, settings: Settings) -> None:
         """Chunks and caches of integers are needed; a `UserError` says what to change."""
-        super().check(settings)
         name = settings.backend.name
         if name != "qnn":
             raise UserError(f"backend.prefill=true is for backend=qnn; leave it out with backend={name}")
@@ -43,6 +42,7 @@ class ExternalCacheForm(StaticDecoderForm):
             raise UserError(
                 "backend.prefill=true takes several tokens at once, and model.prefill_chunk=1; raise it, to 32"
             )
+        super().check(settings)
 
     def fit(self, form: ExportForm) -> ExportForm:
         """As they are: it takes chunks."""

@@ -46,7 +46,8 @@ class Speed(Model):
         description="Resident memory that loading and running the program added to the process, in bytes."
     )
     peak_rss_bytes: Bytes = Field(
-        description="Highest resident memory of the process, in bytes; on a computer with all of Python's libraries."
+        description="Highest resident memory of the process, in bytes; on a computer with what it touched of Python's "
+        "libraries."
     )
     energy: float | None = Field(default=None, ge=0, description="Joules per answer token; null if not measured.")
 
@@ -63,7 +64,8 @@ class EmbeddingSpeed(Model):
         description="Resident memory that loading and running the program added to the process, in bytes."
     )
     peak_rss_bytes: Bytes = Field(
-        description="Highest resident memory of the process, in bytes; on a computer with all of Python's libraries."
+        description="Highest resident memory of the process, in bytes; on a computer with what it touched of Python's "
+        "libraries."
     )
 
 
@@ -71,7 +73,9 @@ class StageCost(Model):
     """What a stage of the pipeline took."""
 
     wall_s: Seconds = Field(description="Elapsed time, in seconds.")
-    cpu_s: Seconds = Field(description="Processor time of all threads, in seconds.")
+    cpu_s: Seconds = Field(
+        description="Processor time of all threads, in seconds, without importing libraries, which the stages share."
+    )
     peak_rss_bytes: Bytes = Field(
         description="Highest resident memory, in bytes; on Linux without mapped files, which the system can take back."
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline.backends import Delegation
+from et_pipeline.backends.base import Delegation
 from et_pipeline.manifest import Rounded
 
 

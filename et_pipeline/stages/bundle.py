@@ -103,15 +103,17 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
     if settings.backend.external_weights:
         weights.append(f"{stem}.ptd")
         shutil.copyfile(lowered / "model.ptd", folder / weights[0])
-    stored = part.facts.stored and manifest.SourceQuantization(
-        form=part.facts.stored, kept=part.quantized.kept, requantized=part.quantized.requantized
-    )
+    stored = None
+    if part.facts.stored is not None:
+        stored = manifest.SourceQuantization(
+            form=part.facts.stored, kept=part.quantized.kept, requantized=part.quantized.requantized
+        )
     return manifest.ProgramInfo(
         file=f"{stem}.pte",
         weights=weights,
         backend=settings.backend.name,
         recipe=settings.recipe.name,
-        source_quantization=stored or None,
+        source_quantization=stored,
         soc=list(settings.backend.socs),
         hexagon=delegation.hexagon,
         methods=list(form.methods),

@@ -6,13 +6,17 @@ evidence → reference → program → compare: what each of these is for the ki
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from et_pipeline import forms
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.evaluation import answers, embedding
 from et_pipeline.evaluation.subject import Subject
 from et_pipeline.evaluation.verified import Verified, VerifiedEmbedding
 from et_pipeline.settings import Backend, Evidence, ExportForm, Quantization, Task
 from et_pipeline.worker import Tick
+
+STEPS: dict[str, Any] = {"answers": answers, "embedding": embedding}
 
 
 def run(
@@ -42,7 +46,7 @@ def run(
         backend=backend,
         made_as=forms.get(kind),
     )
-    steps = subject.made_as.comparison()
+    steps = STEPS[subject.made_as.compared]
     evidence = steps.gather(subject, verify, task, inputs.get("evaluation"), inputs.get("text"))
     done = 0
 

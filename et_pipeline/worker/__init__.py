@@ -91,7 +91,8 @@ def run_stage(
             if "mistake" in event:
                 mistake = (StageError if event.get("logged") else UserError)(event["mistake"])
     except BaseException:
-        os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
         raise
     finally:
         ended = process.wait()
@@ -100,7 +101,7 @@ def run_stage(
             orders.close()
     if mistake is not None:
         raise mistake
-    if ended.code != 0 or figures is None:
+    if ended.code or figures is None:
         ending = _ending(ended.code)
         message = f"{module} {ending}; {log_file} ends with:\n{_tail(log_file)}"
         # A Python exception ends in 1; native code that gives up chooses other codes.
@@ -119,9 +120,11 @@ def _start(log_file: Path) -> tuple[server.Forked, BinaryIO, BinaryIO]:
     try:
         with log_file.open("ab") as log:
             process = server.fork(request, reported, log.fileno())
-    except server.Dead as error:
+    except BaseException as error:
         os.close(orders)
         os.close(events)
+        if not isinstance(error, server.Dead):
+            raise
         raise StageCrash(f"{error}; {log_file} ends with:\n{_tail(log_file)}") from error
     finally:
         os.close(request)
@@ -129,7 +132,9 @@ def _start(log_file: Path) -> tuple[server.Forked, BinaryIO, BinaryIO]:
     return process, os.fdopen(orders, "wb"), os.fdopen(events, "rb")
 
 
-def _ending(code: int) -> str:
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "was lost with the server that forked it, which was killed"
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 

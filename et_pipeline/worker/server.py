@@ -1,11 +1,12 @@
 """A process that has imported what stages use, and forks one for each: imports cost more than a small model's stages.
 
-`fork` is the caller's side, in the process of a run or of a stage; `main` the server's. It has one thread and computes
-nothing, so what it forks is sound. It ends as soon as the process that started it is gone.
+`fork` is the caller's side, in the process of a run or of a stage; `main` the server's. It computes nothing and has one
+thread when it forks, so what it forks is sound. It ends when the process that started it is gone and no stage is left.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -23,7 +24,7 @@ from typing import BinaryIO, NamedTuple
 from et_pipeline.upstream.yaml_parser import quick_yaml
 from et_pipeline.worker import stage
 
-# What the stages of a common run import, found in `sys.modules` at the end of each.
+# What stages of a common run import themselves, or their libraries when they are first used.
 PRELOAD = (
     "et_pipeline.stages.acquire",
     "et_pipeline.stages.quantize",
@@ -31,10 +32,18 @@ PRELOAD = (
     "et_pipeline.stages.lower",
     "et_pipeline.stages.verify",
     "et_pipeline.stages.measure",
+    "et_pipeline.models.decoder",
+    "et_pipeline.quantization.calibrated",
+    "transformers.models.llama.modeling_llama",
+    "executorch.exir",
+    "executorch.backends.xnnpack.partition.xnnpack_partitioner",
 )
 
 # Libraries read variables of these names while they are imported.
-_READ_AT_IMPORT = ("CUDA_", "HF_", "KMP_", "LD_", "MKL_", "OMP_", "PYTORCH_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_")
+_READ_AT_IMPORT = (
+    *("CUDA_", "HF_", "HOME", "KMP_", "LD_", "MKL_", "OMP_", "PYTORCH_"),
+    *("TOKENIZERS_", "TORCH", "TRANSFORMERS_", "XDG_"),
+)
 
 _starting = threading.Lock()
 _server: _Server | None = None
@@ -53,9 +62,9 @@ class Dead(Exception):
 
 
 class Ended(NamedTuple):
-    """How a stage's process ended."""
+    """How a stage's process ended; the code is None where the server was killed before it could tell."""
 
-    code: int  # as of subprocess: a signal is negative
+    code: int | None  # as of subprocess: a signal is negative
     cpu_s: float
     peak_rss_bytes: int
 
@@ -70,9 +79,7 @@ class Forked(NamedTuple):
         """Wait for its end."""
         line = self.answers.readline()
         self.answers.close()
-        if not line:  # the server was killed, and has taken nobody along
-            return Ended(-signal.SIGKILL, 0.0, 0)
-        return Ended(**json.loads(line))
+        return Ended(**json.loads(line)) if line else Ended(None, 0.0, 0)
 
 
 def fork(request: int, events: int, log: int) -> Forked:
@@ -86,27 +93,34 @@ def fork(request: int, events: int, log: int) -> Forked:
     Raises:
         Dead: the server does not start.
     """
-    for new in (False, True):  # a server that was killed since is found out by asking it
+    failed, reason = None, ""
+    for _ in range(2):  # a server that was killed since is found out by asking it
         read_end, told = os.pipe()
         answers = os.fdopen(read_end, "rb")
-        with contextlib.suppress(OSError):
-            socket.send_fds(_get(log, new).orders, [b"stage"], [request, events, log, told])
-        os.close(told)
+        try:
+            server = _get(log, failed)
+            failed = server
+            socket.send_fds(server.orders, [b"stage"], [request, events, log, told])
+        except OSError as error:
+            reason = f" ({error})"
+        finally:
+            os.close(told)
         if line := answers.readline():
             return Forked(int(line), answers)
         answers.close()
-    raise Dead("the server of stages does not start")
+    raise Dead(f"the server of stages does not start{reason}")
 
 
-def _get(log: int, new: bool) -> _Server:
-    """The server of this process, started if there is none that fits."""
+def _get(log: int, failed: _Server | None) -> _Server:
+    """The server of this process, started if there is none that fits; not the one that has failed."""
     global _server
     with _starting:
         environment = {name: value for name, value in os.environ.items() if name.startswith(_READ_AT_IMPORT)}
-        if _server is None or (_server.process and (new or _server.environment != environment)):
-            if _server is not None:
-                _stop(_server)
-            _server = _start(environment, log)
+        found = _server
+        if found is not None and (found.process is None or (found is not failed and found.environment == environment)):
+            return found
+        _let_go()
+        _server = _start(environment, log)
         return _server
 
 
@@ -125,32 +139,41 @@ def _start(environment: dict[str, str], log: int) -> _Server:
     return _Server(orders, process, environment)
 
 
-def _stop(server: _Server) -> None:
-    assert server.process is not None
-    assert server.process.stdin is not None
-    server.process.stdin.close()
-    server.process.wait()
-    server.orders.close()
+@atexit.register
+def _let_go() -> None:
+    """Have the server end as soon as its last stage has; nobody waits for it."""
+    global _server
+    if _server is not None and _server.process is not None:
+        assert _server.process.stdin is not None
+        _server.process.stdin.close()
+        _server.orders.close()
+        _server.process.returncode = 0  # or Python warns that it still runs
+    _server = None
 
 
 def main() -> None:
-    """Serve until standard input is closed."""
+    """Serve until standard input is closed and the last stage has ended."""
     global _server
     orders, taken = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
-    _server = _Server(orders, None, {})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the run decides
     with quick_yaml():
         for name in PRELOAD:
             importlib.import_module(name)
+    _server = _Server(orders, None, {})
     gc.collect()
     gc.freeze()  # pages that nobody writes to stay shared
+    sys.stdout.flush()
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  so that the first run's log can be removed
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     told: dict[int, int] = {}
-    while True:
-        ready, _, _ = select.select([taken, sys.stdin, ended], [], [])
+    sources: list[int | socket.socket] = [0, taken, ended]
+    while told or 0 in sources:
+        ready, _, _ = select.select(sources, [], [])
         if ended in ready:
             os.read(ended, 4096)
             _tell_ends(told)
@@ -162,9 +185,10 @@ def main() -> None:
             for number in (request, events, log):
                 os.close(number)
             told[pid] = answer
-            os.write(answer, b"%d\n" % pid)
-        if sys.stdin in ready:
-            return
+            with contextlib.suppress(BrokenPipeError):
+                os.write(answer, b"%d\n" % pid)
+        if 0 in ready:
+            sources.remove(0)
 
 
 def _tell_ends(told: dict[int, int]) -> None:
@@ -182,6 +206,7 @@ def _become_stage(request: int, events: int, log: int, others: list[int]) -> Non
     """In the forked process: run the stage and end."""
     code = 1
     try:
+        atexit._clear()  # what the server's libraries do at its end is not this process's business
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -192,6 +217,8 @@ def _become_stage(request: int, events: int, log: int, others: list[int]) -> Non
         for number in (request, log):
             os.close(number)
         code = stage.main(events)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:

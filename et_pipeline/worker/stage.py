@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import importlib
 import json
@@ -9,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -33,6 +36,7 @@ def main(pipe: int) -> int:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # looked up again
     sys.path[:] = request["path"]
 
     def say(**event: object) -> None:
@@ -59,12 +63,12 @@ def main(pipe: int) -> int:
         say(mistake=str(error), logged=isinstance(error, StageError))
         return EXIT_USER
     except Exception as error:
-        traceback.print_exc()
         mistake = _mistake(error, request)
-        if mistake is None:
-            return 1
-        say(mistake=str(mistake), logged=isinstance(mistake, StageError))
-        return EXIT_USER
+        if mistake is not None:
+            say(mistake=str(mistake), logged=isinstance(mistake, StageError))
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
+        return 1 if mistake is None else EXIT_USER
     return 0
 
 
@@ -81,11 +85,14 @@ def _mistake(error: Exception, request: dict[str, typing.Any]) -> UserError | No
 
 
 def leave(code: int) -> None:
-    """End the process at once, with all that was printed in its file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    ctypes.CDLL(None).fflush(None)
-    os._exit(code)
+    """End the process, with what libraries do at its end, but without taking it to pieces."""
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ctypes.CDLL(None).fflush(None)
+    finally:
+        os._exit(code)
 
 
 def _line() -> bytes:

@@ -133,7 +133,7 @@ import json, sys
 from pathlib import Path
 import torch
 from et_pipeline.backends import get_backend
-from et_pipeline.evaluation.embedding import compare
+from et_pipeline.evaluation.embedding import near as compare
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.encoder import embed_batch
 from et_pipeline.models.pooling import Pooling

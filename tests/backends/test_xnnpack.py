@@ -14,6 +14,8 @@ from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.gate import judge
+from et_pipeline.evaluation.verified import Verified, Witnessed
+from et_pipeline.manifest import WaysOfFeeding
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import quiet, runtime_library
 from et_pipeline.settings import Gate, Quantization
@@ -128,15 +130,15 @@ def test_what_upstream_lowers_to_garbage(tmp_path, q):
     (tmp_path / "model.pte").write_bytes(lowered.buffer)
     found = compare(execute(tmp_path / "model.pte"), expected)
     assert found.cosine < 0.95
-    figures = {kind: {"one_piece": found.model_dump()} for kind in ("quantized", "original")}
+    ways = WaysOfFeeding(**dict.fromkeys(WaysOfFeeding.model_fields, found))
+    witness = Witnessed(name="et_pipeline", version="1")
+    verified = Verified(witness=witness, eager=found, quantized=ways, original=ways)
     for path in sorted((CONF / "recipe").glob("*.yaml")):  # had `supports` let it through, every gate would stop it
         recipe_file = OmegaConf.load(path)
         if "gate" not in recipe_file and "defaults" in recipe_file:
             continue  # it has the gate of the recipe that it builds on
         gate = Gate.model_validate(OmegaConf.to_container(recipe_file.gate))
-        assert not judge(
-            {**figures, "rounding": None, "long": None, "tasks": {}, "witness": {"difference": None}}, gate
-        ).passed, path
+        assert not judge(verified, gate).passed, path
 
 
 def test_a_groupwise_weight_only_linear_is_an_error_not_garbage(tmp_path):
