@@ -126,8 +126,8 @@ def test_options_are_found_by_the_command(command):
 @pytest.mark.usefixtures("toy")
 def test_keys_hold_a_plugins_version_and_code():
     versions = plugins.versions([("backends", "toy"), ("backends", "xnnpack"), ("forms", "decoder")])
-    assert list(versions) == ["et-pipeline-toy"]
-    assert versions["et-pipeline-toy"].startswith("0.1.0 ")
+    assert list(versions) == ["et-pipeline-toy et_pipeline_toy"]
+    assert next(iter(versions.values())).startswith("0.1.0 ")
     assert plugins.versions([("backends", "xnnpack")]) == {}
 
 
@@ -136,7 +136,7 @@ def test_a_changed_plugin_has_another_key(tmp_path, add):
     add(tmp_path)
     before = plugins.versions([("forms", "own")])
     (tmp_path / "theirs.py").write_text("# changed\n")
-    assert plugins.versions([("forms", "own")])["theirs"] != before["theirs"]
+    assert plugins.versions([("forms", "own")]) != before
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,9 @@ def test_peak_memory_is_anonymous_memory(stage, tmp_path):
         return {}
         """
     )
-    assert 400e6 < cost["peak_rss_bytes"] < 900e6
+    (tmp_path / "out").rmdir()
+    _, without, _ = stage("import time; time.sleep(0.3); return {}")
+    assert 400e6 < cost["peak_rss_bytes"] - without["peak_rss_bytes"] < 500e6
 
 
 def test_run_stage_hands_on_a_users_mistake(stage):
@@ -179,10 +181,8 @@ def test_another_environment_disturbs_no_stage_that_runs(stage, tmp_path, monkey
     thread, found = threaded(tmp_path, begun)
     wait_for(tmp_path / "begun")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    figures, _, _ = stage(
-        "return {'home': os.environ['HF_HOME'], 'before': sys.modules['huggingface_hub'].constants.HF_HOME}"
-    )
-    assert figures == {"home": str(tmp_path), "before": str(tmp_path)}
+    figures, _, _ = stage("return sys.modules['huggingface_hub'].constants.HF_HOME")
+    assert figures == str(tmp_path)
     thread.join()
     assert found == ["whole"]
 
@@ -210,17 +210,18 @@ def test_a_stage_can_have_a_process_of_its_own(stage, tmp_path):
 
 def test_stages_leave_nothing_open(stage, tmp_path):
     (tmp_path / "quick.py").write_text(
-        "import os\ndef run(inputs, out, tick):\n    return sorted(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))\n"
+        "import os\ndef run(inputs, out, tick):\n"
+        "    return sorted(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))\n"
     )
 
     def run():
         return run_stage("quick", {}, tmp_path, {}, 0, tmp_path / "log.txt", print)[0]
 
     first = run()
-    here = len(os.listdir("/proc/self/fd"))
+    here = len([*Path("/proc/self/fd").iterdir()])
     assert first[1] == 2  # one waits for the caller's end
     assert [run() for _ in range(5)] == [first] * 5
-    assert len(os.listdir("/proc/self/fd")) == here
+    assert len([*Path("/proc/self/fd").iterdir()]) == here
     assert Path(f"/proc/{server._server.process.pid}/status").read_text().count("Threads:\t1\n") == 1
 
 
