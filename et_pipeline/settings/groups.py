@@ -230,7 +230,7 @@ class Settings(Frozen):
     """A whole run."""
 
     mode: Literal["run", "plan"] = Field(description="make a bundle, or forecast it")
-    until: StageName = Field(description="the last stage that is run")
+    until: StageName = Field(description="stop after this stage")
     format: Literal["table", "json"] = Field(description="json: one document on standard output")
     plot: Annotated[Path, Field(strict=False)] | None = Field(
         default=None, description="with mode=plan: an .svg file for size and speed of every recipe"
