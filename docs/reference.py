@@ -29,7 +29,11 @@ from et_pipeline.manifest import SCHEMA_PATH
 from et_pipeline.settings import Frozen, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"CONTRIBUTING.md": "contributing.md", "android_demo/README.md": "android.md"}
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "android_demo/README.md": "android.md",
+    "docs/notebooks/quickstart.ipynb": "quickstart.ipynb",
+}
 PICTURES = ROOT / "android_demo" / "app" / "src" / "test" / "screenshots" / "phone-light"
 GROUPS = ("model", "recipe", "backend", "device", "task", "experiment")
 

@@ -1,5 +1,6 @@
 """The notebook of the documentation, as a reader runs it."""
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -34,3 +35,12 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     assert shown("messages =") == "Your dog is called Coco."
     assert shown("verification =").endswith("True")
     assert {path.name for path in tmp_path.iterdir()} == {"bundles", "cache", "outputs"}
+
+
+def test_what_the_page_shows_is_in_the_notebook():
+    page = (NOTEBOOK.parents[1] / "pages" / "howto" / "python.md").read_text(encoding="utf-8")
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code").splitlines()
+    shown = [line for block in page.split("```python\n")[1:] for line in block.split("```")[0].splitlines() if line]
+    assert shown
+    assert [line for line in shown if line not in code] == []
