@@ -172,3 +172,35 @@ def test_gguf_reader(tmp_path):
 
     with pytest.raises(TypeError, match="reader"):
         theirs.load_gguf_checkpoint(str(tmp_path), reader=object())
+
+
+def test_packing():
+    """Upstream's passes over a weight make copies of the whole of it."""
+    from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from et_pipeline.upstream.packing import packed_pairs
+
+    class Whole(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            copied = isinstance(made, torch.Tensor) and made.numel() >= weights.numel() and not made._is_view()
+            self.count += copied and made.data_ptr() != weights.data_ptr()
+            return made
+
+    weights = torch.randint(-8, 8, (64, 256), dtype=torch.int8)
+    with Whole() as upstream:
+        expected = NodeVisitor.convert_to_qc4w(weights)
+    with packed_pairs(), Whole() as ours:
+        assert torch.equal(NodeVisitor.convert_to_qc4w(weights), expected)
+    assert upstream.count > ours.count == 0
+
+
+def test_packed_cache():
+    """The bindings take a file and nothing of how the backend is to load it."""
+    from executorch.extension.pybindings import portable_lib
+
+    assert "option" not in portable_lib._load_for_executorch.__doc__
+    assert "path" in portable_lib._load_for_executorch.__doc__
