@@ -74,7 +74,8 @@ def test_peak_memory_is_anonymous_memory(stage, tmp_path):
     )
     (tmp_path / "out").rmdir()
     _, without, _ = stage("import time; time.sleep(0.3); return {}")
-    assert 400e6 < cost["peak_rss_bytes"] - without["peak_rss_bytes"] < 500e6
+    # The block and not the file; what the process had besides differs by some megabytes.
+    assert 390e6 < cost["peak_rss_bytes"] - without["peak_rss_bytes"] < 450e6
 
 
 def test_run_stage_hands_on_a_users_mistake(stage):
