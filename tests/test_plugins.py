@@ -211,5 +211,5 @@ def test_the_whole_road_with_a_plugin(site, tmp_path):
         path.parents[1].name: json.loads(path.read_text())["key"]["libraries"]
         for path in (tmp_path / "cache").glob("*/*/entry.json")
     }
-    with_toy = {stage for stage, libraries in keys.items() if "et-pipeline-toy" in libraries}
+    with_toy = {stage for stage, libraries in keys.items() if "et-pipeline-toy et_pipeline_toy" in libraries}
     assert with_toy == {"acquire", "export", "lower", "verify", "measure"}
