@@ -204,8 +204,6 @@ class ChatSession:
             ContextFullError: The message does not fit; the chat is unchanged.
             UserError: The program has gone to another conversation.
         """
-        if self._ended:
-            raise UserError("This conversation ended when another one began with the same program; give its history.")
         prompt = self._encode(text)
         started = time.perf_counter()
         logits = self._program.prefill(torch.tensor([prompt]), start=self._position)
@@ -255,6 +253,8 @@ class ChatSession:
 
     def _encode(self, text: str) -> list[int]:
         """Token ids to feed for a user message. The segments hold all special tokens, so none are added."""
+        if self._ended:
+            raise UserError("This conversation ended when another one began with the same program; give its history.")
         if not text.strip():
             raise ValueError("the message is blank")
         if self.is_new:

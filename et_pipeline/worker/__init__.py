@@ -64,32 +64,12 @@ def run_stage(
         UserError: raised by the stage.
         StageCrash: it ended in any other way than by returning.
     """
-    request = {
-        "module": module,
-        "inputs": {name: str(path) for name, path in inputs.items()},
-        "out": str(out),
-        "config": {name: value.model_dump_json() for name, value in config.items()},
-        "seed": seed,
-        "folder": str(Path.cwd()),
-        "environment": {**os.environ, "PYTHONHASHSEED": "0"},
-        "path": sys.path,
-    }
+    request = _request(module, inputs, out, config, seed)
     started = time.monotonic()
-    figures: dict[str, Any] | None = None
-    mistake: UserError | None = None
     process, orders, events = _start(log_file)
     peak = watch_memory(process.pid)
     try:
-        with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit code says more
-            orders.write(json.dumps(request).encode() + b"\n")
-            orders.flush()  # not closed: the end of the pipe tells the process that we are gone
-        for line in events:
-            event = json.loads(line)
-            if "tick" in event:
-                tick(*event["tick"])
-            figures = event.get("figures", figures)
-            if "mistake" in event:
-                mistake = (StageError if event.get("logged") else UserError)(event["mistake"])
+        figures, mistake = _talk(orders, events, request, tick)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
@@ -111,6 +91,39 @@ def run_stage(
         "cpu_s": round(ended.cpu_s, 2),
         "peak_rss_bytes": peak() or ended.peak_rss_bytes,
     }
+
+
+def _request(
+    module: str, inputs: Mapping[str, Path], out: Path, config: Mapping[str, BaseModel], seed: int
+) -> dict[str, Any]:
+    return {
+        "module": module,
+        "inputs": {name: str(path) for name, path in inputs.items()},
+        "out": str(out),
+        "config": {name: value.model_dump_json() for name, value in config.items()},
+        "seed": seed,
+        "folder": str(Path.cwd()),
+        "environment": {**os.environ, "PYTHONHASHSEED": "0"},
+        "path": sys.path,
+    }
+
+
+def _talk(
+    orders: BinaryIO, events: BinaryIO, request: dict[str, Any], tick: Tick
+) -> tuple[dict[str, Any] | None, UserError | None]:
+    """Give a process its request; what it reports until it ends: its figures, or the mistake that ended it."""
+    with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit code says more
+        orders.write(json.dumps(request).encode() + b"\n")
+        orders.flush()  # not closed: the end of the pipe tells the process that we are gone
+    figures, mistake = None, None
+    for line in events:
+        event = json.loads(line)
+        if "tick" in event:
+            tick(*event["tick"])
+        figures = event.get("figures", figures)
+        if "mistake" in event:
+            mistake = (StageError if event.get("logged") else UserError)(event["mistake"])
+    return figures, mistake
 
 
 def _start(log_file: Path) -> tuple[server.Forked, BinaryIO, BinaryIO]:
