@@ -78,7 +78,8 @@ def test_transformers_and_the_tokenizer_of_the_bundle_agree(checkpoint, tmp_path
     """The checkpoint's tokenizer.json pads to 128 tokens; the bundle's must not."""
     from transformers import AutoTokenizer
 
-    from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
+    from et_pipeline.checkpoints.facts import read_facts
+    from et_pipeline.checkpoints.tokens import read_tokenizer
     from et_pipeline.runtime.embedding import for_one_text
 
     tokenizer = for_one_text(read_tokenizer(checkpoint), 256)

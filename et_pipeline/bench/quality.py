@@ -22,7 +22,8 @@ from et_pipeline import tiny_assistant
 from et_pipeline.bench import contenders, engines, peer_files
 from et_pipeline.bench.host_tables import LLAMA_CPP, OURS
 from et_pipeline.bench.quality_tables import tables
-from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation.agreement import merge
 from et_pipeline.evaluation.evidence import conversations

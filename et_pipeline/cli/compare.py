@@ -144,8 +144,9 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
 def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], Outcome]:
     """What looks into each recipe's result; the original's part of it is computed once."""
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # it complains about torchao
-    from et_pipeline.checkpoints.facts import Facts, read_tokenizer
+    from et_pipeline.checkpoints.facts import Facts
     from et_pipeline.checkpoints.reader import stream_model
+    from et_pipeline.checkpoints.tokens import read_tokenizer
     from et_pipeline.evaluation import inspection, perplexity, text_source
     from et_pipeline.quantization.torchao_config import load_quantized
 

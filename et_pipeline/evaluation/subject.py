@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.backends import get_backend
-from et_pipeline.checkpoints.facts import Facts, read_tokenizer
+from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.settings import Backend, ExportForm, Quantization
 
 if TYPE_CHECKING:

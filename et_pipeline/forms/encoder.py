@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
-from et_pipeline.checkpoints.facts import read_tokenizer
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.evaluation.gate import judge_embeddings
 from et_pipeline.evaluation.verified import VerifiedEmbedding
 from et_pipeline.forms.base import Form

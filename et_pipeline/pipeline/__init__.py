@@ -18,7 +18,6 @@ from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import StageError, UserError
-from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.manifest import Manifest
 from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
 from et_pipeline.pipeline.order import Stage, stages
@@ -92,9 +91,6 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     """
     first = programs[0]
     root = first.paths.cache.expanduser().resolve()
-    held_out = evaluation_file(first.task)
-    if held_out is not None:
-        read_items(held_out)  # a broken line is better found now than after the export
     texts = [given_texts(settings) for settings in programs]
     tick = face.start("acquire")
     place = Place(root, logs, tick, lambda: face.wait("acquire"))
@@ -103,14 +99,12 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     gguf = gguf_file(first.model.source)
     if gguf is not None:
         extra["gguf"] = (gguf, extra["checkpoint"][1])
-    if held_out is not None:
-        extra["evaluation"] = (held_out, cache.sha256_file(held_out))
 
     result = Result(checkpoint=source)
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
-        sizes = forms.get(forms.choose(settings.model.task, settings.backend)).fit(settings.model)
-        settings = settings.model_copy(update={"model": sizes})
+        kind = forms.choose(settings.model.task, settings.backend)
+        settings = settings.model_copy(update={"model": forms.get(kind).fit(settings.model)})
         made = Made(settings)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:

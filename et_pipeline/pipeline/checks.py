@@ -7,9 +7,11 @@ from pathlib import Path
 
 from et_pipeline import cache, forms
 from et_pipeline.backends import get_backend
-from et_pipeline.checkpoints.facts import Facts, read_tokenizer
+from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
+from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.pipeline.order import evidence
 from et_pipeline.settings import Calibration, Settings
 
@@ -82,16 +84,20 @@ def _calibration(settings: Settings) -> Calibration | None:
 
 
 def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
-    """The path and the content's hash of each text that a run reads and that is not built in, by name.
+    """The path and the content's hash of each file that a run reads beside the checkpoint, by name; no built-in text.
 
     Raises:
-        UserError: one does not exist, or is no text.
+        UserError: one does not exist, is no text, or holds no items.
     """
+    found = {}
+    held_out = evaluation_file(settings.task)
+    if held_out is not None:
+        read_items(held_out)  # a broken line is better found now than after the export
+        found["evaluation"] = (held_out, cache.sha256_file(held_out))
     chosen = _calibration(settings)
     sources = {"calibration": (calibration.KEY, chosen.source)} if chosen else {}
     if settings.verify.text is not None:
         sources["text"] = (perplexity.KEY, settings.verify.text)
-    found = {}
     for name, (key, source) in sources.items():
         path = text_source.resolve(key, source)
         if path is not None:
@@ -102,9 +108,9 @@ def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
 
 def check_texts(settings: Settings, facts: Facts, source: Path, paths: Mapping[str, Path]) -> None:
     """Refuse too short a text, or one of tokens that the model does not have, before anything heavy starts."""
-    chosen, longest = _calibration(settings), settings.model.max_context
-    if chosen is not None:
-        calibration.sequences(chosen, paths.get("calibration"), facts, read_tokenizer(source), longest)
+    tokenizer, chosen = read_tokenizer(source), _calibration(settings)
     if settings.verify.text is not None:
         count = evidence(settings).text_tokens
-        perplexity.text_ids(settings.verify.text, paths.get("text"), count, facts, read_tokenizer(source))
+        perplexity.text_ids(settings.verify.text, paths.get("text"), count, facts, tokenizer)
+    if chosen is not None:
+        calibration.sequences(chosen, paths.get("calibration"), facts, tokenizer, settings.model.max_context)

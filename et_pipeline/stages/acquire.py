@@ -6,10 +6,12 @@ from pathlib import Path
 
 from et_pipeline.architecture import check_context, layer_windows
 from et_pipeline.checkpoints import auto_tokenizer, tokenizer
-from et_pipeline.checkpoints.facts import Facts, generation_warnings, read_facts, read_tokenizer
+from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.files import unused_files
+from et_pipeline.checkpoints.generation import generation_warnings
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import config_warnings
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.manifest import TokenizerParity
 from et_pipeline.models.pooling import prompt_warnings
 from et_pipeline.settings import ExportForm

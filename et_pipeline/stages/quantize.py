@@ -6,7 +6,8 @@ from pathlib import Path
 
 from et_pipeline import forms
 from et_pipeline.backends import get_backend
-from et_pipeline.checkpoints.facts import Facts, read_tokenizer
+from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.evaluation import calibration
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint

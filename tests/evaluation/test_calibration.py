@@ -5,7 +5,8 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.calibration import sequences
 from et_pipeline.models.pooling import Pooling

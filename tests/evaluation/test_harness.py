@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints.facts import read_tokenizer
+from et_pipeline.checkpoints.tokens import read_tokenizer
 
 pytest.importorskip("lm_eval", reason="the extra 'eval' is not installed")
 pytestmark = pytest.mark.slow

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints.facts import read_facts, read_tokenizer
+from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import perplexity
 from et_pipeline.evaluation.agreement import compare
