@@ -26,9 +26,7 @@ from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation.agreement import merge
-from et_pipeline.evaluation.evidence import conversations
 from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, text_ids, windows
-from et_pipeline.evaluation.tasks import read_items
 from et_pipeline.evaluation.text_source import BUILTIN, resolve
 from et_pipeline.evaluation.verified import Verified
 from et_pipeline.job.composed import composed
@@ -54,7 +52,6 @@ RECIPES = {
 UNCALIBRATED = ("8da8w",)  # has no calibration that could be given another text
 TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 COMMAND = "make bench-quality"
-CONVERSATIONS = 200
 TOKENS, WINDOW, STRIDE = 8192, engines.LlamaCpp.BATCH, 256
 FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
 SAME = 1e-5  # relative difference of the original's perplexity as the pipeline and as this module computes it
@@ -65,15 +62,12 @@ _LIBRARIES = ("executorch", "torch", "torchao", "transformers", "llama-cpp-pytho
 
 
 class Model(NamedTuple):
-    """A checkpoint, the settings that choose it, and the texts that it is measured on and calibrated with.
-
-    Without a text it is measured on the built-in held-out conversations, each by itself.
-    """
+    """A checkpoint, the settings that choose it, and the texts that it is measured on and calibrated with."""
 
     name: str
     checkpoint: Path
     words: tuple[str, ...]
-    text: str | None
+    text: str
     calibration: str
 
 
@@ -92,7 +86,7 @@ def models(texts: Path) -> list[Model]:
         if not (texts / name).is_file():
             raise UserError(f"{texts / name} does not exist; `python -m et_pipeline.tiny_writer.text {texts}` makes it")
     words = ("model=custom", "model.name=tiny_writer", f"model.source={CHECKPOINT}", "model.max_context=512")
-    ours = Model("tiny_assistant", tiny_assistant.CHECKPOINT, ("model=tiny_assistant",), None, BUILTIN)
+    ours = Model("tiny_assistant", tiny_assistant.CHECKPOINT, ("model=tiny_assistant",), BUILTIN, BUILTIN)
     held_out, calibration = (str(texts.resolve() / name) for name in ("held_out.txt", "calibration.txt"))
     return [ours, Model("tiny_writer", CHECKPOINT, words, held_out, calibration)]
 
@@ -100,11 +94,8 @@ def models(texts: Path) -> list[Model]:
 def settings_of(model: Model, recipe: str) -> Settings:
     """The pipeline's settings of one of our programs."""
     words = [*model.words, *RECIPES[recipe], "task=chat", "until=verify", "verify.items_per_task=0"]
-    if model.text is None:
-        words += [f"verify.sequences={CONVERSATIONS}"]
-    else:
-        words += [f"verify.text={model.text}", f"verify.text_tokens={TOKENS}", f"verify.window={WINDOW}"]
-        words += [f"verify.stride={STRIDE}", "verify.sequences=4"]  # the text is what counts
+    words += [f"verify.text={model.text}", f"verify.text_tokens={TOKENS}", f"verify.window={WINDOW}"]
+    words += [f"verify.stride={STRIDE}", "verify.sequences=4"]  # the text is what counts
     if recipe not in UNCALIBRATED:
         words += [f"recipe.calibration.source={model.calibration}"]
     return composed(words)
@@ -122,14 +113,9 @@ def measure_ours(
         finally:
             face.close()
         figures = Verified.model_validate(made.entries["verify"].figures)
-        if figures.text is None:
-            assert figures.original is not None
-            assert figures.perplexity is not None
-            near, original = figures.original.token_by_token, figures.perplexity.original
-            found = {"perplexity": figures.perplexity.deployed, "kl": near.kl, "top1": near.top1}
-        else:
-            assert figures.text.deployed is not None
-            found, original = figures.text.deployed.model_dump(), figures.text.original
+        assert figures.text is not None
+        assert figures.text.deployed is not None
+        found, original = figures.text.deployed.model_dump(), figures.text.original
         rows.append(_row(f"{OURS} `{name}`", made.entries["lower"].folder / "model.pte", parameters) | found)
     return rows, original
 
@@ -153,12 +139,8 @@ class Passage(NamedTuple):
 
 
 def passages(model: Model) -> list[Passage]:
-    """What the pipeline's verify stage reads with these settings: windows over a text, or conversations."""
+    """What the pipeline's verify stage reads with these settings: windows over a text."""
     facts, tokenizer = read_facts(model.checkpoint), read_tokenizer(model.checkpoint)
-    if model.text is None:
-        chunk = settings_of(model, next(iter(RECIPES))).model.prefill_chunk
-        found = conversations(read_items(tiny_assistant.EVAL), CONVERSATIONS, facts, tokenizer, chunk)
-        return [Passage(each.ids, each.prompt, slice(None)) for each in found]
     ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, tokenizer)
     spans = windows(len(ids), WINDOW, STRIDE)
     return [Passage(ids[span.start : span.end], span.first, slice(span.first - 1, -1)) for span in spans]

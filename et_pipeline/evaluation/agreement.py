@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import KvCache
 
+RESAMPLES = 2000
+
 
 def compare(found: torch.Tensor, reference: torch.Tensor) -> Agreement:
     """Compare logits with a reference, in float64.
@@ -87,6 +89,33 @@ def merge(parts: Sequence[Agreement]) -> Agreement:
         kl=mean([part.kl for part in parts]),
         top1=mean([part.top1 for part in parts]),
     )
+
+
+def over_sequences(parts: Sequence[Agreement]) -> Agreement:
+    """`merge` of comparisons of a sequence each, with the interval of the mean divergence."""
+    sums = [(part.kl * part.positions, float(part.positions)) for part in parts]
+    return merge(parts).model_copy(update={"kl_interval": interval(sums)})
+
+
+def interval(sums: Sequence[tuple[float, float]]) -> list[float] | None:
+    """Where a mean per token lies with 95 %: the percentile bootstrap over sequences (Efron & Tibshirani 1993, 13.3).
+
+    Tokens of one sequence depend on each other, so whole sequences are drawn.
+
+    Args:
+        sums: of each sequence, the figure summed over its tokens, and how many these are.
+
+    Returns:
+        The lower and upper end; None of fewer than two sequences.
+    """
+    import numpy as np
+
+    if len(sums) < 2:
+        return None
+    drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
+    values, tokens = np.array(sums).T
+    low, high = np.percentile(values[drawn].sum(1) / tokens[drawn].sum(1), [2.5, 97.5])
+    return [float(low), float(high)]
 
 
 def greedy_agreement(found: Sequence[Sequence[int]], reference: Sequence[Sequence[int]]) -> GreedyAgreement:

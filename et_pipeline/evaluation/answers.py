@@ -8,7 +8,6 @@ The program is fed in three ways: the prompt in one piece, in chunks, and token 
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,12 +20,13 @@ from et_pipeline.errors import UserError
 from et_pipeline.evaluation import on_text
 from et_pipeline.evaluation.agreement import compare as near
 from et_pipeline.evaluation.agreement import eager_logits, greedy_agreement, merge, negative_log_likelihood
-from et_pipeline.evaluation.evidence import LONG_END, Conversation, Evidence, gather
+from et_pipeline.evaluation.evidence import LONG_END, Evidence, gather
 from et_pipeline.evaluation.feeding import FEEDINGS, Fed, feed, feed_long
+from et_pipeline.evaluation.own_text import Conversation
 from et_pipeline.evaluation.reading import examine
 from et_pipeline.evaluation.subject import Advance, Subject
 from et_pipeline.evaluation.tasks import accuracy, eager_answers
-from et_pipeline.evaluation.verified import Verified, Witnessed
+from et_pipeline.evaluation.verified import Losses, Verified, Ways, Witnessed
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.torchao_config import DYNAMIC
 from et_pipeline.runtime.chat import greedy_answer
@@ -143,7 +143,7 @@ def compare(
     """Hold what the three computed against each other; `deployed` is None where this host cannot execute it."""
     found = Verified(
         witness=theirs.witness,
-        eager=_merged(eager.logits, theirs.logits),
+        eager=_each(eager.logits, theirs.logits, evidence.texts),
         rounding=eager.rounding,
         text=_text(subject, evidence, deployed, advance) if evidence.spans else None,
     )
@@ -155,12 +155,12 @@ def compare(
     return found.model_copy(
         update={
             "quantized": _ways(deployed, eager.logits),
-            "original": _ways(deployed, theirs.logits),
+            "original": _ways(deployed, theirs.logits, evidence.texts),
             "long": None if deployed.long is None or eager.long is None else near(deployed.long, eager.long),
-            "perplexity": _perplexity(theirs.logits, stepwise, evidence.texts),
+            "losses": _losses(theirs.logits, stepwise, evidence.texts),
             "greedy": greedy_agreement(deployed.answers, theirs.answers) if answered else None,
             "tasks": _scores(evidence, meant, answered),
-            "samples": _samples(subject, evidence, deployed.program, task),
+            "samples": _samples(subject, evidence, deployed.program, task) if evidence.far else [],
         }
     )
 
@@ -217,31 +217,44 @@ def _text(subject: Subject, evidence: Evidence, deployed: Deployed | None, advan
     return on_text.score(evidence.text, evidence.spans, theirs, ours, executed, subject.facts.vocab_size, advance)
 
 
-def _ways(deployed: Deployed, reference: Sequence[torch.Tensor]) -> manifest.WaysOfFeeding:
-    def over(way: str) -> manifest.Agreement:
-        pairs = zip(deployed.fed[way], reference, strict=True)
-        return merge([near(fed.rows, logits[fed.positions]) for fed, logits in pairs])
+def _ways(deployed: Deployed, reference: Sequence[torch.Tensor], texts: Sequence[Conversation] | None = None) -> Ways:
+    """Per way of feeding and sequence; of `texts`, what predicts an answer's tokens alone counts."""
 
-    return manifest.WaysOfFeeding(**{way: over(way) for way in FEEDINGS})
+    def over(way: str) -> list[manifest.Agreement]:
+        found = []
+        for number, (fed, logits) in enumerate(zip(deployed.fed[way], reference, strict=True)):
+            first = 0 if texts is None else texts[number].first
+            kept = [row for row, position in enumerate(fed.positions) if position >= first]
+            if kept:
+                found.append(near(fed.rows[kept], logits[[fed.positions[row] for row in kept]]))
+        return found
+
+    return {way: over(way) for way in FEEDINGS}
+
+
+def _each(
+    found: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], texts: Sequence[Conversation]
+) -> list[manifest.Agreement]:
+    return [near(a[text.first :], b[text.first :]) for a, b, text in zip(found, reference, texts, strict=True)]
 
 
 def _merged(found: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> manifest.Agreement:
     return merge([near(a, b) for a, b in zip(found, reference, strict=True)])
 
 
-def _perplexity(
+def _losses(
     original: Sequence[torch.Tensor], deployed: Sequence[torch.Tensor], texts: Sequence[Conversation]
-) -> manifest.Perplexity | None:
-    """Of the answers, given the conversations; None where no answer fits into a call."""
-    count = sum(len(text.ids) - text.prompt for text in texts)
-    if not count:
-        return None
-
-    def of(logits: Sequence[torch.Tensor]) -> float:
-        pairs = zip(logits, texts, strict=True)
-        return math.exp(sum(negative_log_likelihood(rows, text.ids, text.prompt) for rows, text in pairs) / count)
-
-    return manifest.Perplexity(original=of(original), deployed=of(deployed))
+) -> list[Losses]:
+    """Of each answer, given its prompt; none where no answer fits into a call."""
+    return [
+        Losses(
+            tokens=len(text.ids) - text.prompt,
+            original=negative_log_likelihood(theirs, text.ids, text.prompt),
+            deployed=negative_log_likelihood(ours, text.ids, text.prompt),
+        )
+        for theirs, ours, text in zip(original, deployed, texts, strict=True)
+        if 0 < text.prompt < len(text.ids)
+    ]
 
 
 def _scores(evidence: Evidence, meant: Sequence[str], answered: Sequence[str]) -> dict[str, manifest.TaskScore]:

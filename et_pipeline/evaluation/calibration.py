@@ -8,9 +8,11 @@ from typing import Any
 
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.errors import UserError
+from et_pipeline.evaluation import own_text
+from et_pipeline.evaluation.prompts import CALIBRATION
 from et_pipeline.evaluation.text_source import check_ids, documents
 from et_pipeline.runtime.embedding import for_one_text
-from et_pipeline.settings import Calibration
+from et_pipeline.settings import OWN, Calibration
 from et_pipeline.tiny_assistant.text import training_samples
 
 KEY = "recipe.calibration.source"
@@ -25,9 +27,11 @@ def sequences(
     tokens, and besides an empty text and one of full length: what the pooling computes depends on the length, so the
     shortest and the longest text make its range.
 
+    Of the model's own answers there may be fewer tokens than are asked for, as it ends them when it likes.
+
     Args:
         calibration: where the text is, and how many tokens.
-        path: the source's, from `text_source.resolve`.
+        path: the source's, from `text_source.resolve`; of the model's own answers their folder, of an encoder none.
         facts: the model's; conversations get its chat format.
         tokenizer: the model's.
         longest: most tokens of one sequence.
@@ -38,6 +42,8 @@ def sequences(
     embeds = facts.pooling is not None
     if embeds:
         for_one_text(tokenizer, longest)
+    elif calibration.source == OWN and path is not None:
+        return _cut([each.ids for each in own_text.read(path)], calibration.tokens, longest)
     found: list[list[int]] = []
     used: list[str] = []
     left = calibration.tokens
@@ -56,7 +62,21 @@ def sequences(
     )
 
 
+def _cut(answers: list[list[int]], tokens: int, longest: int) -> list[list[int]]:
+    """As many of them as the budget takes, no longer than a sequence may be."""
+    found: list[list[int]] = []
+    for ids in answers:
+        if tokens > 0:
+            found.append(ids[: min(tokens, longest)])
+            tokens -= len(found[-1])
+    return found
+
+
 def _texts(calibration: Calibration, path: Path | None, facts: Facts) -> Iterator[str]:
+    if calibration.source == OWN:  # of an encoder: what others would be asked, alone and as longer texts
+        for size in (1, 2, 4, 8, 16):
+            yield from (" ".join(CALIBRATION[at : at + size]) for at in range(0, len(CALIBRATION), size))
+        return
     if path is None:
         for sample in training_samples("calibration"):
             if facts.pooling is not None:

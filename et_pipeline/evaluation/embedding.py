@@ -5,6 +5,7 @@ The eager models are transformers' own, fed all texts in one padded batch; the p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -68,6 +69,7 @@ class Evidence(NamedTuple):
     texts: tuple[str, ...]
     ids: list[list[int]]
     steps: int
+    rest: tuple[str, ...] = ()
 
 
 class Original(NamedTuple):
@@ -77,7 +79,7 @@ class Original(NamedTuple):
     witness: Witnessed
 
 
-def gather(subject: Subject, asked: Asked, task: Task, held_out: Path | None, path: Path | None) -> Evidence:
+def gather(subject: Subject, asked: Asked, task: Task, files: Mapping[str, Path], advance: Advance) -> Evidence:
     """The built-in texts, as many as are asked for; a longer one than the program takes is cut."""
     from et_pipeline.runtime.embedding import for_one_text
 

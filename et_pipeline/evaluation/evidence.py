@@ -1,23 +1,20 @@
-"""On what a model that answers is compared with its original: conversations, a long text, held-out items, a text."""
+"""On what a model that answers is compared with its original: its own answers, a long text, held-out items, a text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.evaluation import own_text
+from et_pipeline.evaluation.own_text import Conversation
 from et_pipeline.evaluation.perplexity import Window, text_ids, windows
 from et_pipeline.evaluation.subject import Subject
 from et_pipeline.evaluation.tasks import Item, read_items
 from et_pipeline.quantization.torchao_config import DYNAMIC
 from et_pipeline.settings import Evidence as Asked
 from et_pipeline.settings import ExportForm, Task
-from et_pipeline.tiny_assistant import EVAL
-
-if TYPE_CHECKING:
-    from et_pipeline.checkpoints.facts import Facts
 
 LONG_END = 16  # tokens
 LOGIT_BYTES = 1_000_000_000  # of one model's logits; three are in memory at a time
@@ -25,19 +22,13 @@ FEWEST_SEQUENCES = 4
 FARTHER = 256  # tokens behind the largest window
 
 
-class Conversation(NamedTuple):
-    """A whole conversation as token ids."""
-
-    ids: list[int]
-    prompt: int  # how many of them are not the last answer's
-
-
 @dataclass(frozen=True)
 class Evidence:
     """All of it, as token ids.
 
     Attributes:
-        texts: conversations, whose logits are compared.
+        texts: the model's own answers, whose logits are compared.
+        rest: more of them, for where these leave a verdict open.
         long: a text that takes several calls and fills each sliding window; empty where there is none.
         far: a text that goes beyond each sliding window of the original.
         items: held-out items, and their `prompts`.
@@ -47,6 +38,7 @@ class Evidence:
     """
 
     texts: list[Conversation]
+    rest: list[Conversation]
     long: list[int]
     far: list[int]
     items: list[Item] = field(default_factory=list)
@@ -61,32 +53,52 @@ class Evidence:
         """The conversations' tokens."""
         return [text.ids for text in self.texts]
 
+    def more(self) -> Evidence:
+        """As many answers of the rest, and nothing else."""
+        size = len(self.texts)
+        return replace(
+            self,
+            texts=self.rest[:size],
+            rest=self.rest[size:],
+            long=[],
+            far=[],
+            items=[],
+            prompts=[],
+            text=[],
+            spans=[],
+        )
 
-def gather(subject: Subject, asked: Asked, task: Task, held_out: Path | None, path: Path | None) -> Evidence:
-    """Any real text serves the comparison of logits; the built-in items are there for every model.
+
+def gather(
+    subject: Subject, asked: Asked, task: Task, files: Mapping[str, Path], advance: Callable[[int], None]
+) -> Evidence:
+    """Collect what was drawn, read and given.
 
     Args:
         subject: what is verified.
         asked: how much.
         task: whose answers are scored.
-        held_out: its items, if it has some.
-        path: of the text for perplexity, unless it is built in.
+        files: `evidence`, the folder of the model's own answers; `evaluation`, the task's held-out items, if it has
+            some; `text`, the one for perplexity, unless it is built in.
+        advance: takes steps of the work.
     """
     facts, tokenizer, form = subject.facts, subject.tokenizer, subject.form
-    length = subject.made_as.sequence_length(form)
-    texts = conversations(read_items(EVAL), asked.sequences, facts, tokenizer, length)
+    texts = _own(subject, files["evidence"], subject.made_as.sequence_length(form), advance)
+    first = _first_round(len(texts), facts.vocab_size, max(len(text.ids) for text in texts))
     sequences = [text.ids for text in texts]
     long = long_text(sequences, facts.windows, form) if subject.made_as.long else []
+    held_out = files.get("evaluation")
     items = read_items(held_out, asked.items_per_task) if held_out is not None and subject.executable else []
     prompts = [tokenizer.encode(facts.chat.render(item.messages), add_special_tokens=False).ids for item in items]
     text: list[int] = []
     spans: list[Window] = []
     if asked.text is not None:
-        text = text_ids(asked.text, path, asked.text_tokens, facts, tokenizer)
+        text = text_ids(asked.text, files.get("text"), asked.text_tokens, facts, tokenizer)
         spans = windows(len(text), asked.window, asked.stride)
-    steps = (6 if subject.quantization.scheme in DYNAMIC else 5) * len(sequences) + 2 * len(items) + 2 * bool(long)
+    steps = (6 if subject.quantization.scheme in DYNAMIC else 5) * first + 2 * len(items) + 2 * bool(long)
     return Evidence(
-        texts=texts,
+        texts=texts[:first],
+        rest=texts[first:],
         long=long,
         far=far_text(sequences, facts.windows, form),
         items=items,
@@ -98,16 +110,19 @@ def gather(subject: Subject, asked: Asked, task: Task, held_out: Path | None, pa
     )
 
 
-def conversations(items: Sequence[Item], count: int, facts: Facts, tokenizer: Any, limit: int) -> list[Conversation]:
-    """Whole conversations as token ids, spread over the items, no longer than one forward call takes."""
-    count = min(count, max(FEWEST_SEQUENCES, LOGIT_BYTES // (4 * facts.vocab_size * limit)))
-    step = max(1, len(items) // count)
-    texts = []
-    for item in items[::step][:count]:
-        prompt = facts.chat.render(item.messages)
-        ids = tokenizer.encode(prompt + item.answer, add_special_tokens=False).ids[:limit]
-        texts.append(Conversation(ids, min(len(tokenizer.encode(prompt, add_special_tokens=False).ids), len(ids))))
-    return texts
+def _own(subject: Subject, folder: Path, limit: int, advance: Callable[[int], None]) -> list[Conversation]:
+    """The model's own answers, no longer than a call takes; the program's where the model was too large to answer."""
+    found = own_text.read(folder)
+    if subject.executable and not any(len(each.ids) > each.prompt for each in found):
+        given = [each.ids for each in found]
+        length = max(1, limit - max(map(len, given)))
+        found = own_text.draw_by_program(subject.open_program(), given, subject.facts.eos_ids, length, advance)
+    return [Conversation(each.ids[:limit], min(each.prompt, len(each.ids[:limit]))) for each in found]
+
+
+def _first_round(count: int, vocabulary: int, length: int) -> int:
+    """A third of the sequences, and no more than memory has room for."""
+    return min(count, max(FEWEST_SEQUENCES, min(-(-count // 3), LOGIT_BYTES // (4 * vocabulary * length))))
 
 
 def long_text(sequences: Sequence[list[int]], windows: Sequence[int | None], form: ExportForm) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from et_pipeline import manifest
+from et_pipeline.evaluation.agreement import over_sequences
 from et_pipeline.evaluation.verified import Verified, VerifiedEmbedding, Witnessed
 from et_pipeline.settings import Gate
 
@@ -22,7 +23,7 @@ def judge(found: Verified, gate: Gate) -> manifest.Gate:
         min_cosine = min(min_cosine, 1 - 2 * (1 - found.rounding.cosine))
         min_top1 = min(min_top1, 1 - 2 * (1 - found.rounding.top1))
     if found.agreement is None:  # the program could not be executed: what can be said is said of the eager model
-        checks += _to_original(found.eager, " of quantized eager", "", gate)
+        checks.append(_divergence(over_sequences(found.eager), " of quantized eager", "", gate))
     else:
         for way, near in found.agreement.quantized:
             checks.append(_at_least(f"cosine to quantized eager, {way}", near.cosine, min_cosine))
@@ -30,7 +31,9 @@ def judge(found: Verified, gate: Gate) -> manifest.Gate:
         if found.long is not None:
             checks.append(_at_least("cosine to quantized eager, end of a long text", found.long.cosine, min_cosine))
         for way, near in found.agreement.original:
-            checks += _to_original(near, "", f", {way}", gate)
+            checks.append(_divergence(near, "", f", {way}", gate))
+    if found.perplexity is not None:
+        checks.append(_ratio(found.perplexity, gate.max_perplexity_ratio))
     for task, score in found.tasks.items():
         checks.append(_at_most(f"accuracy drop in points, {task}", score.original - score.deployed, gate.max_task_drop))
     return _verdict(checks, gate)
@@ -63,19 +66,32 @@ def witness_checks(found: Witnessed) -> list[manifest.Check]:
     return [_at_most(f"difference of our reading of the original from {found.name}", found.difference, found.allowed)]
 
 
-def _to_original(near: manifest.Agreement, whose: str, way: str, gate: Gate) -> list[manifest.Check]:
-    return [
-        _at_least(f"top-1{whose} with original{way}", near.top1, gate.min_top1_original),
-        _at_most(f"KL{whose} to original{way}", near.kl, gate.max_kl_original),
-    ]
+def undecided(found: manifest.Gate) -> bool:
+    """Whether more evidence may change a verdict: a threshold lies within the interval of its figure."""
+    return any(
+        check.interval is not None and check.value <= check.threshold < check.interval[1] for check in found.checks
+    )
+
+
+def _divergence(near: manifest.Agreement, whose: str, way: str, gate: Gate) -> manifest.Check:
+    return _at_most(f"KL{whose} to original{way}", near.kl, gate.max_kl_original, near.kl_interval)
+
+
+def _ratio(found: manifest.Perplexity, threshold: float) -> manifest.Check:
+    value = found.deployed / found.original
+    return _at_most(
+        "perplexity of the original's answers, ratio to the original", value, threshold, found.ratio_interval
+    )
 
 
 def _at_least(name: str, value: float, threshold: float) -> manifest.Check:
     return manifest.Check(name=name, value=value, threshold=threshold, passed=value >= threshold)
 
 
-def _at_most(name: str, value: float, threshold: float) -> manifest.Check:
-    return manifest.Check(name=name, value=value, threshold=threshold, passed=value <= threshold)
+def _at_most(name: str, value: float, threshold: float, interval: manifest.Interval | None = None) -> manifest.Check:
+    """An estimate passes where the upper end of its interval does."""
+    passed = (value if interval is None else interval[1]) <= threshold
+    return manifest.Check(name=name, value=value, threshold=threshold, interval=interval, passed=passed)
 
 
 def _verdict(checks: Sequence[manifest.Check], gate: Gate) -> manifest.Gate:

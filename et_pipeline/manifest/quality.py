@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from et_pipeline.manifest.fields import Fraction, Model, Percent
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Agreement(Model):
@@ -17,6 +19,9 @@ class Agreement(Model):
     min_cosine: float = Field(ge=-1, le=1, description="Lowest cosine similarity of any token.")
     max_abs_diff: float = Field(ge=0, description="Largest difference of a logit.")
     kl: float = Field(description="Mean KL divergence from the reference, in nats per token; 0 is equal.")
+    kl_interval: Interval | None = Field(
+        default=None, description="Of 95 %, from resampling the sequences; null where there is one sequence only."
+    )
     top1: Fraction = Field(description="Share of tokens whose most probable next token is the same; 1 is all.")
 
 
@@ -67,10 +72,13 @@ class GreedyAgreement(Model):
 
 
 class Perplexity(Model):
-    """Perplexity per token of held-out answers, given their conversations; lower is better, 1 is certain."""
+    """Perplexity per token of the original model's own answers, given their prompts; lower is better, 1 is certain."""
 
     original: float = Field(gt=0, description="Perplexity of the original model.")
     deployed: float = Field(gt=0, description="Perplexity of the deployed program.")
+    ratio_interval: Interval | None = Field(
+        default=None, description="Of the second over the first; of 95 %, from resampling the answers."
+    )
 
 
 class TextScore(Model):
@@ -111,6 +119,9 @@ class Check(Model):
     name: str = Field(description="What is checked, such as 'top1 against original'.")
     value: float = Field(description="The figure that was measured.")
     threshold: float = Field(description="The recipe's threshold for it.")
+    interval: Interval | None = Field(
+        default=None, description="Of 95 %, where the figure is an estimate; its worse end counts."
+    )
     passed: bool = Field(description="Whether the figure is on the good side of the threshold.")
 
 

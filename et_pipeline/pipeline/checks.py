@@ -12,8 +12,8 @@ from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
-from et_pipeline.pipeline.order import evidence
-from et_pipeline.settings import Calibration, Settings
+from et_pipeline.pipeline.order import calibration_of, evidence
+from et_pipeline.settings import OWN, Settings
 
 
 def check(settings: Settings) -> None:
@@ -77,12 +77,6 @@ def check_task(settings: Settings, facts: Facts) -> None:
         )
 
 
-def _calibration(settings: Settings) -> Calibration | None:
-    """What the recipe calibrates with, if it does."""
-    calibrates = get_backend(settings.backend.name).calibrated or settings.recipe.calibrated
-    return settings.recipe.calibration if calibrates else None
-
-
 def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
     """The path and the content's hash of each file that a run reads beside the checkpoint, by name; no built-in text.
 
@@ -94,8 +88,8 @@ def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
     if held_out is not None:
         read_items(held_out)  # a broken line is better found now than after the export
         found["evaluation"] = (held_out, cache.sha256_file(held_out))
-    chosen = _calibration(settings)
-    sources = {"calibration": (calibration.KEY, chosen.source)} if chosen else {}
+    chosen = calibration_of(settings)
+    sources = {"calibration": (calibration.KEY, chosen.source)} if chosen and chosen.source != OWN else {}
     if settings.verify.text is not None:
         sources["text"] = (perplexity.KEY, settings.verify.text)
     for name, (key, source) in sources.items():
@@ -108,9 +102,9 @@ def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
 
 def check_texts(settings: Settings, facts: Facts, source: Path, paths: Mapping[str, Path]) -> None:
     """Refuse too short a text, or one of tokens that the model does not have, before anything heavy starts."""
-    tokenizer, chosen = read_tokenizer(source), _calibration(settings)
+    tokenizer, chosen = read_tokenizer(source), calibration_of(settings)
     if settings.verify.text is not None:
         count = evidence(settings).text_tokens
         perplexity.text_ids(settings.verify.text, paths.get("text"), count, facts, tokenizer)
-    if chosen is not None:
+    if chosen is not None and chosen.source != OWN:
         calibration.sequences(chosen, paths.get("calibration"), facts, tokenizer, settings.model.max_context)

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from et_pipeline import forms
 from et_pipeline.backends import get_backend
-from et_pipeline.settings import Backend, Evidence, Settings
+from et_pipeline.settings import OWN, Backend, Calibration, Evidence, Samples, Settings
+
+ANSWER, CALIBRATION_ANSWER = 80, 192  # most tokens of an answer of the model's own
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Stage:
         libraries: distributions whose version its result depends on.
         host: whether its result depends on the machine it ran on.
         texts: files besides the checkpoint that it reads, where a run has them; `gguf` is what that was made from.
+        does: the step of `et_pipeline.stages` that it is, where that has another name.
     """
 
     name: str
@@ -30,11 +33,12 @@ class Stage:
     libraries: tuple[str, ...]
     host: bool = False
     texts: tuple[str, ...] = ()
+    does: str = ""
 
     @property
     def module(self) -> str:
         """Where its `run` lives."""
-        return f"et_pipeline.stages.{self.name}"
+        return f"et_pipeline.stages.{self.does or self.name}"
 
 
 _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
@@ -57,6 +61,13 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     def compiled(s: Settings) -> dict[str, BaseModel]:
         return {"kind": kind, "backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
 
+    own = _samples(settings)
+
+    def drawn(part: str) -> tuple[Stage, ...]:
+        config = {"samples": own[part]} if part in own else {}
+        libraries = ("torch", "transformers")
+        return (Stage(part, ("acquire",), lambda _: {**config}, libraries, does="sample"),) if config else ()
+
     def export(s: Settings) -> dict[str, BaseModel]:
         # No other setting of a backend counts here.
         return {**quantization(s), "kind": kind, "form": s.model.form, "backend": Backend(name=s.backend.name)}
@@ -66,7 +77,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("export", ("acquire",), export, _EXPORT_LIBRARIES),
             Stage(
                 "quantize",
-                ("acquire", "export"),
+                ("acquire", "export", *(stage.name for stage in drawn("calibration"))),
                 lambda s: {**quantization(s), **compiled(s)},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
                 texts=("calibration",),
@@ -74,7 +85,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
-        needs = ("acquire",) if settings.recipe.calibrated else ()  # the chat format of calibration text
+        needs = ("acquire", *(stage.name for stage in drawn("calibration"))) if settings.recipe.calibrated else ()
         making = (
             Stage("quantize", needs, quantization, ("torch", "torchao", "transformers"), texts=("calibration",)),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
@@ -82,11 +93,12 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         )
     verify = Stage(
         "verify",
-        ("acquire", "quantize", "lower"),
+        ("acquire", "quantize", "lower", *(stage.name for stage in drawn("evidence"))),
         lambda s: {
             **export(s),
             "task": s.task,
             "verify": evidence(s),
+            "gate": s.recipe.gate,
         },
         _EXPORT_LIBRARIES,
         texts=("evaluation", "text", "gguf"),
@@ -94,7 +106,26 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     measure = Stage(
         "measure", ("acquire", "lower"), lambda s: {"kind": kind, "measure": s.measure}, ("executorch",), host=True
     )
-    return (*making, verify, measure) if backend.timed else (*making, verify)
+    made = (*drawn("calibration"), *making, *drawn("evidence"), verify)
+    return (*made, measure) if backend.timed else made
+
+
+def _samples(settings: Settings) -> dict[str, Samples]:
+    """The text that a model which answers is to write itself, by what it is for."""
+    if settings.model.task == "embedding":
+        return {}
+    found = {"evidence": Samples(part="evidence", sequences=evidence(settings).sequences, length=ANSWER)}
+    chosen = calibration_of(settings)
+    if chosen is not None and chosen.source == OWN:
+        count = -(-3 * chosen.tokens // (2 * CALIBRATION_ANSWER))  # many answers end early
+        found["calibration"] = Samples(part="calibration", sequences=count, length=CALIBRATION_ANSWER)
+    return found
+
+
+def calibration_of(settings: Settings) -> Calibration | None:
+    """What the recipe calibrates with, if it does."""
+    calibrates = get_backend(settings.backend.name).calibrated or settings.recipe.calibrated
+    return settings.recipe.calibration if calibrates else None
 
 
 def evidence(settings: Settings) -> Evidence:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from et_pipeline.errors import UserError
 from et_pipeline.settings.combinations import check_combination
 from et_pipeline.settings.groups import (
+    OWN,
     Algorithm,
     Amount,
     Backend,
@@ -31,6 +32,7 @@ from et_pipeline.settings.groups import (
     Paths,
     Quantization,
     Recipe,
+    Samples,
     Scheme,
     Settings,
     StageName,
@@ -42,6 +44,7 @@ from et_pipeline.settings.groups import (
 from et_pipeline.settings.words import closest, first_line
 
 __all__ = [
+    "OWN",
     "Algorithm",
     "Amount",
     "Backend",
@@ -59,6 +62,7 @@ __all__ = [
     "Paths",
     "Quantization",
     "Recipe",
+    "Samples",
     "Scheme",
     "Settings",
     "StageName",

@@ -14,6 +14,8 @@ Transform = Literal["none", "awq", "smoothquant", "rotation"]
 KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
 
+OWN = "own"  # of calibration: the model's own answers
+
 
 class Frozen(BaseModel):
     """Base of all settings: immutable, no unknown keys, no silent conversion."""
@@ -60,12 +62,21 @@ class Model(Checkpoint, ExportForm):
         return ExportForm(max_context=self.max_context, prefill_chunk=self.prefill_chunk, kv_cache=self.kv_cache)
 
 
+class Samples(Frozen):
+    """Text that the model itself is to write."""
+
+    part: Literal["calibration", "evidence"]
+    sequences: int = Field(ge=1)
+    length: int = Field(ge=1, description="most tokens of an answer")
+
+
 class Calibration(Frozen):
     """Text that shows the activations, for schemes that fix their ranges and algorithms that round by them."""
 
     source: str = Field(
-        description="builtin:tiny_assistant, a text file, a folder of .txt and .md files, or "
-        "hub:<data set>:<config>:<split>; each paragraph and each row is a text of its own"
+        description="own: the model's own answers to prompts in many languages; builtin:tiny_assistant, a text file, "
+        "a folder of .txt and .md files, or hub:<data set>:<config>:<split>; each paragraph and each row is a text of "
+        "its own"
     )
     tokens: int = Field(ge=16, description="how many tokens of it are fed")
 
@@ -108,8 +119,10 @@ class Gate(Frozen):
 
     min_cosine_quantized: float = Field(ge=0, le=1, description="of the logits, mean over tokens: is the export right?")
     min_top1_quantized: float = Field(ge=0, le=1, description="share of tokens with the same likeliest next one")
-    min_top1_original: float = Field(ge=0, le=1, description="likewise: is the quantization good?")
-    max_kl_original: float = Field(ge=0, description="mean KL divergence, in nats per token")
+    max_kl_original: float = Field(
+        ge=0, description="mean KL divergence in nats per token, upper end of its interval: is the quantization good?"
+    )
+    max_perplexity_ratio: float = Field(ge=1, description="of the program to the original, likewise")
     max_task_drop: float = Field(ge=0, le=100, description="points of task accuracy, per task")
     min_cosine_original: float = Field(default=0.9, ge=0, le=1, description="of a text's embedding, worst text")
     min_rank_original: float = Field(
@@ -183,7 +196,7 @@ class Amount(Frozen):
     """How much evidence `verify` gathers."""
 
     sequences: int = Field(
-        ge=1, description="token sequences on which logits are compared; fewer where these would take over 1 GB"
+        ge=1, description="most answers of the model's own on which logits are compared, a third of them at first"
     )
     items_per_task: int = Field(ge=0, description="held-out items scored per task; 0 scores none")
     text_tokens: int = Field(ge=2, description="tokens of `text` that are scored, each by a call of the program")
@@ -191,6 +204,8 @@ class Amount(Frozen):
 
 class Evidence(Amount):
     """The same, and a text of the user's."""
+
+    seconds: float = Field(ge=0, description="after that no more sequences are taken, though figures are undecided")
 
     text: str | None = Field(description="text to measure perplexity on: a source as of recipe.calibration; null: none")
     window: int = Field(ge=2, description="most tokens that the model sees of it at once")

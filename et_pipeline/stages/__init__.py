@@ -22,6 +22,12 @@ class Acquired(_Result):
     warnings: list[str]
 
 
+class Sampled(_Result):
+    """Text of the model's own; no tokens where the model is too large to answer."""
+
+    tokens: int
+
+
 class Quantized(_Result):
     """Quantized weights, and what became of those that the checkpoint holds quantized; None where it holds none."""
 

@@ -5,15 +5,17 @@ evidence → reference → program → compare: what each of these is for the ki
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from et_pipeline import forms
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.evaluation import answers, embedding
+from et_pipeline.evaluation.gate import judge, undecided
 from et_pipeline.evaluation.subject import Subject
 from et_pipeline.evaluation.verified import Verified, VerifiedEmbedding
-from et_pipeline.settings import Backend, Evidence, ExportForm, Quantization, Task
+from et_pipeline.settings import Backend, Evidence, ExportForm, Gate, Quantization, Task
 from et_pipeline.worker import Tick
 
 STEPS: dict[str, Any] = {"answers": answers, "embedding": embedding}
@@ -30,10 +32,12 @@ def run(
     task: Task,
     verify: Evidence,
     backend: Backend,
+    gate: Gate,
 ) -> Verified | VerifiedEmbedding:
     """Compare what the three compute on the same evidence.
 
     Where this host cannot execute the program, the quantized eager model is all that is compared with the original.
+    While the gate's verdict is open, more evidence is taken, as long as there is some and time is left.
     """
     subject = Subject(
         checkpoint=inputs["checkpoint"],
@@ -46,17 +50,26 @@ def run(
         backend=backend,
         made_as=forms.get(kind),
     )
-    steps = STEPS[subject.made_as.compared]
-    evidence = steps.gather(subject, verify, task, inputs.get("evaluation"), inputs.get("text"))
-    done = 0
+    began, done, steps = time.monotonic(), 0, STEPS[subject.made_as.compared]
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        tick(done, evidence.steps)
+        tick(done, max(done, total))
 
+    total = verify.sequences
+    evidence = steps.gather(subject, verify, task, inputs, advance)
+    total = evidence.steps
+    found = _compared(steps, subject, evidence, task, advance)
+    while evidence.rest and undecided(judge(found, gate)) and time.monotonic() - began < verify.seconds:
+        evidence = evidence.more()
+        found = found.joined(_compared(steps, subject, evidence, task, advance))
+    return found
+
+
+def _compared(steps: Any, subject: Subject, evidence: Any, task: Task, advance: Any) -> Any:
+    """What the three compute of the evidence, held against each other."""
     original = steps.original(subject, evidence, advance)
     quantized = steps.quantized(subject, evidence, advance)
     program = steps.program(subject, evidence, advance) if subject.executable else None
-    found: Verified | VerifiedEmbedding = steps.compare(subject, evidence, original, quantized, program, task, advance)
-    return found
+    return steps.compare(subject, evidence, original, quantized, program, task, advance)

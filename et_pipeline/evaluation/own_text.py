@@ -1,0 +1,114 @@
+"""Text of the model's own: its answers to prompts, drawn as it would draw them.
+
+On samples of the original, the mean of log p - log q is the divergence of the two models itself, whatever the language
+and without any data set; and calibration sees what the model will see when it answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from et_pipeline.evaluation.prompts import CALIBRATION, EVIDENCE
+
+if TYPE_CHECKING:
+    from et_pipeline.checkpoints.facts import Facts
+    from et_pipeline.runtime.program import Program
+
+FILE = "samples.json"
+PROMPTS = {"evidence": EVIDENCE, "calibration": CALIBRATION}
+CACHE_BYTES = 2_000_000_000  # of keys and values while answers are drawn
+MOST_TOGETHER = 64
+LONGEST_PROMPT = 96  # tokens; one that a tokenizer cuts into more is left out
+ANSWERS = 16  # that a program draws itself, where the original does not fit into memory
+
+
+class Conversation(NamedTuple):
+    """A whole conversation as token ids."""
+
+    ids: list[int]
+    prompt: int  # how many of them are not the last answer's
+
+    @property
+    def first(self) -> int:
+        """The position that predicts the answer's first token; 0 where there is no answer."""
+        return self.prompt - 1 if 0 < self.prompt < len(self.ids) else 0
+
+
+def prompts(part: str, count: int, facts: Facts, tokenizer: Any) -> list[list[int]]:
+    """Token ids of as many prompts in the model's chat format, from the first on again where there are too few."""
+    roles = ([{"role": "user", "content": text}] for text in PROMPTS[part])
+    rendered = [tokenizer.encode(facts.chat.render(messages), add_special_tokens=False).ids for messages in roles]
+    if facts.fed_bos_id is not None:
+        rendered = [[facts.fed_bos_id, *ids] for ids in rendered]
+    short = [ids for ids in rendered if 0 < len(ids) <= LONGEST_PROMPT and max(ids) < facts.vocab_size]
+    short = short or [min(rendered, key=len)[:LONGEST_PROMPT]]
+    return [short[number % len(short)] for number in range(count)]
+
+
+def draw(
+    model: Any, given: Sequence[Sequence[int]], facts: Facts, length: int, advance: Callable[[int], None]
+) -> list[Conversation]:
+    """The model's answers to prompts at temperature 1, the token that ends one included.
+
+    Args:
+        model: of transformers.
+        given: token ids of each prompt.
+        facts: the model's.
+        length: most tokens of an answer.
+        advance: takes how many prompts are done.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    eos_ids, cached = facts.eos_ids, 8 * facts.layers * facts.kv_heads * facts.head_dim * (LONGEST_PROMPT + length)
+    together = max(1, min(MOST_TOGETHER, CACHE_BYTES // cached))
+
+    # The model's own settings would shape the distribution that is to be seen.
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=list(eos_ids), pad_token_id=eos_ids[0]
+    )
+    order = sorted(range(len(given)), key=lambda number: len(given[number]))  # so that little is padded
+    found: dict[int, Conversation] = {}
+    for start in range(0, len(order), together):
+        batch = order[start : start + together]
+        longest = max(len(given[number]) for number in batch)
+        tokens = torch.tensor([[eos_ids[0]] * (longest - len(given[number])) + list(given[number]) for number in batch])
+        mask = torch.tensor([[0] * (longest - len(given[number])) + [1] * len(given[number]) for number in batch])
+        with torch.no_grad():
+            answers = model.generate(tokens, attention_mask=mask, max_new_tokens=length)[:, longest:].tolist()
+        for number, answer in zip(batch, answers, strict=True):
+            end = next((at for at, token in enumerate(answer, 1) if token in eos_ids), len(answer))
+            found[number] = Conversation([*given[number], *answer[:end]], len(given[number]))
+        advance(len(batch))
+    return [found[number] for number in range(len(given))]
+
+
+def draw_by_program(
+    program: Program, given: Sequence[list[int]], eos_ids: Sequence[int], length: int, advance: Callable[[int], None]
+) -> list[Conversation]:
+    """The same by a program, whose answers stand for the original's where that does not fit into memory."""
+    import torch
+
+    generator, found = torch.Generator().manual_seed(0), []
+    for prompt in given:
+        answer: list[int] = []
+        logits = program.prefill(torch.tensor([prompt]))
+        while len(answer) < length and (not answer or answer[-1] not in eos_ids):
+            answer.append(int(torch.multinomial(logits.float().softmax(-1), 1, generator=generator)))
+            logits = program.forward(torch.tensor([[answer[-1]]]), len(prompt) + len(answer) - 1)
+        found.append(Conversation([*prompt, *answer], len(prompt)))
+        advance(1)
+    return found
+
+
+def write(found: Sequence[Conversation], folder: Path) -> None:
+    """Write conversations into a folder."""
+    (folder / FILE).write_text(json.dumps([each._asdict() for each in found]))
+
+
+def read(folder: Path) -> list[Conversation]:
+    """Read what `write` wrote."""
+    return [Conversation(**each) for each in json.loads((folder / FILE).read_text())]
