@@ -39,7 +39,10 @@ def start(folder, checkpoint):
             f"paths.cache={folder / 'cache'}",
             f"hydra.run.dir={folder / 'run'}",
             # The weights are random, so nothing can be said of the quality against the original.
-            *(f"recipe.gate.{key}" for key in ("min_top1_quantized=0", "min_top1_original=0", "max_kl_original=1e9")),
+            *(
+                f"recipe.gate.{key}"
+                for key in ("min_top1_quantized=0", "max_perplexity_ratio=1e9", "max_kl_original=1e9")
+            ),
         ],
         cwd=folder,
         stdout=subprocess.DEVNULL,

@@ -106,12 +106,12 @@ def test_the_content_of_a_text_is_part_of_its_stages_key(monkeypatch, command, t
         path.write_text(path.read_text() + "And then straight on.")
 
     reused()
-    assert reused() == ["acquire", "quantize", "export", "lower", "verify"]
+    assert reused() == ["acquire", "quantize", "export", "lower", "evidence", "verify"]
     edit(tmp_path / "b.txt")
-    assert reused() == ["acquire", "quantize", "export", "lower"]
+    assert reused() == ["acquire", "quantize", "export", "lower", "evidence"]
     edit(texts / "a.txt")  # what follows gets the same input again, because these stages make none
-    assert reused() == ["acquire", "export", "lower", "verify"]
+    assert reused() == ["acquire", "export", "lower", "evidence", "verify"]
     (texts / "more.md").write_text("One more.")
-    assert reused() == ["acquire", "export", "lower", "verify"]
+    assert reused() == ["acquire", "export", "lower", "evidence", "verify"]
     (texts / "no text.json").write_text("{}")
-    assert reused() == ["acquire", "quantize", "export", "lower", "verify"]
+    assert reused() == ["acquire", "quantize", "export", "lower", "evidence", "verify"]

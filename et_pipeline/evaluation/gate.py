@@ -34,8 +34,11 @@ def judge(found: Verified, gate: Gate) -> manifest.Gate:
             checks.append(_divergence(near, "", f", {way}", gate))
     if found.perplexity is not None:
         checks.append(_ratio(found.perplexity, gate.max_perplexity_ratio))
-    for task, score in found.tasks.items():
-        checks.append(_at_most(f"accuracy drop in points, {task}", score.original - score.deployed, gate.max_task_drop))
+    if found.text is not None:
+        score = found.text.deployed or found.text.quantized
+        checks.append(_at_most("KL to original on the text", score.kl, gate.max_kl_original, score.kl_interval))
+    for task, right in found.tasks.items():
+        checks.append(_at_most(f"accuracy drop in points, {task}", right.original - right.deployed, gate.max_task_drop))
     return _verdict(checks, gate)
 
 
@@ -68,9 +71,7 @@ def witness_checks(found: Witnessed) -> list[manifest.Check]:
 
 def undecided(found: manifest.Gate) -> bool:
     """Whether more evidence may change a verdict: a threshold lies within the interval of its figure."""
-    return any(
-        check.interval is not None and check.value <= check.threshold < check.interval[1] for check in found.checks
-    )
+    return any(each.interval and each.interval[0] <= each.threshold < each.interval[1] for each in found.checks)
 
 
 def _divergence(near: manifest.Agreement, whose: str, way: str, gate: Gate) -> manifest.Check:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from et_pipeline import manifest
-from et_pipeline.evaluation.agreement import merge
+from et_pipeline.evaluation.agreement import over_sequences
 from et_pipeline.evaluation.evidence import LOGIT_BYTES
 from et_pipeline.evaluation.feeding import finite
 from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity
@@ -54,8 +54,10 @@ def score(
     tokens = len(text) - 1
 
     def figures(name: str) -> manifest.TextScore:
-        merged = merge(agreements[name])
-        return manifest.TextScore(perplexity=perplexity(losses[name], tokens), kl=merged.kl, top1=merged.top1)
+        near = over_sequences(agreements[name])
+        return manifest.TextScore(
+            perplexity=perplexity(losses[name], tokens), kl=near.kl, kl_interval=near.kl_interval, top1=near.top1
+        )
 
     return OnText(
         tokens=tokens,

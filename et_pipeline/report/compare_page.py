@@ -10,7 +10,7 @@ from typing import Any
 
 from et_pipeline.report.compare_pictures import pictures
 from et_pipeline.report.comparison import Comparison, Outcome, best, figures, method, recipe
-from et_pipeline.report.words import size
+from et_pipeline.report.words import size, within
 
 
 def write(comparison: Comparison, out: Path) -> Path:
@@ -55,7 +55,7 @@ def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
                 "size": size(found.size),
                 "bits": f"{8 * found.size / each.manifest.what.parameters:.2f}",
                 "perplexity": "–" if found.perplexity is None else f"{found.perplexity:.3f}",
-                "kl": f"{max(0.0, found.kl):.4f}",
+                "kl": f"{max(0.0, found.kl):.4f}{within(found.kl_interval)}",
                 "top1": f"{100 * found.top1:.2f} %",
                 "accuracy": "–" if found.accuracy is None else f"{found.accuracy[0]:.1f} % ({found.accuracy[1]:+.1f})",
                 "prefill": "–" if found.prefill is None else f"{found.prefill:,.0f}",
@@ -101,10 +101,10 @@ def _original(comparison: Comparison) -> str:
             )
         if quality.perplexity is not None:
             return (
-                "on built-in conversations (perplexity of their answers), where the original model has a perplexity "
+                "on the original model's own answers, of which it has a perplexity "
                 f"of {quality.perplexity.original:.3f}"
             )
-    return "on built-in conversations"
+    return "on the original model's own answers"
 
 
 def _answers(measured: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -55,8 +55,9 @@ class Figures(NamedTuple):
 
     Attributes:
         size: bytes of the program.
-        perplexity: on the text, or of the answers of the built-in conversations; None if no answer fits a call.
+        perplexity: on the text, or of the original's own answers; None if none was drawn.
         kl: from the original, in nats per token, on the same.
+        kl_interval: where that lies with 95 %.
         top1: share of tokens that both find the most probable.
         accuracy: mean over the tasks in percent, and its change in points; None without tasks.
         prefill: tokens per second on this host, if measured.
@@ -67,6 +68,7 @@ class Figures(NamedTuple):
     size: int
     perplexity: float | None
     kl: float
+    kl_interval: list[float] | None
     top1: float
     accuracy: tuple[float, float] | None
     prefill: float | None
@@ -92,6 +94,7 @@ def figures(outcome: Outcome) -> Figures:
         size=sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights)),
         perplexity=perplexity,
         kl=near.kl,
+        kl_interval=near.kl_interval,
         top1=near.top1,
         accuracy=(means[0], means[0] - means[1]) if means else None,
         prefill=None if speed is None else speed.prefill_tok_s.p50,

@@ -12,7 +12,7 @@ from rich.text import Text
 from et_pipeline.forecast import Survey, summary
 from et_pipeline.manifest import Manifest, Quality, TextQuality
 from et_pipeline.report.plan_tables import forecast, plan_table, two_columns
-from et_pipeline.report.words import check_sentence, down, imported, outside, size, witness_sentence
+from et_pipeline.report.words import check_sentence, down, imported, outside, size, within, witness_sentence
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result
@@ -154,10 +154,13 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
             " (worst of one piece, chunks, token by token)"
         )
         rows["vs original"] = (
-            f"cosine {down(original.cosine)}, top-1 {down(100 * original.top1, 2)} %, KL {original.kl:.4f} nats"
+            f"cosine {down(original.cosine)}, top-1 {down(100 * original.top1, 2)} %, "
+            f"KL {original.kl:.4f} nats{within(original.kl_interval)}"
         )
     if quality.perplexity is not None:
-        rows["perplexity"] = f"{quality.perplexity.deployed:.3f} (original {quality.perplexity.original:.3f})"
+        deployed, theirs = quality.perplexity.deployed, quality.perplexity.original
+        ratio = f"ratio {deployed / theirs:.4f}{within(quality.perplexity.ratio_interval)}"
+        rows["perplexity"] = f"{deployed:.3f} of the original's own answers (original {theirs:.3f}), {ratio}"
     if quality.text is not None:
         rows["on text"] = _on_text(quality.text)
     if quality.greedy is not None:
@@ -187,6 +190,7 @@ def _on_text(text: TextQuality) -> str:
     scores = {"quantized eager": text.quantized, "program": text.deployed}
     lines += [
         f"{name}: perplexity {score.perplexity:.3f}, top-1 {down(100 * score.top1, 2)} %, KL {score.kl:.4f} nats"
+        f"{within(score.kl_interval)}"
         for name, score in scores.items()
         if score is not None
     ]

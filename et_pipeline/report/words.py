@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from et_pipeline.manifest import Check, ProgramInfo, SourceQuantization, Witness
 
 
@@ -22,7 +24,12 @@ def down(value: float, digits: int = 5) -> str:
 
 def check_sentence(check: Check) -> str:
     """A check of the gate in words."""
-    return f"{check.name} is {check.value:.4g}, threshold {check.threshold:.4g}"
+    return f"{check.name} is {check.value:.4g}{within(check.interval)}, threshold {check.threshold:.4g}"
+
+
+def within(interval: Sequence[float] | None) -> str:
+    """Where an estimate lies with 95 %, behind it; nothing of a figure that is none."""
+    return "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
 
 
 def witness_sentence(witness: Witness) -> str:

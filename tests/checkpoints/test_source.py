@@ -293,7 +293,7 @@ def test_random_weights_become_a_bundle(command, tmp_path):
     group.mkdir(parents=True)
     model = {"name": "made", "source": "random", "max_context": 64, "prefill_chunk": 32, "architecture": SMALL}
     (group / "made.yaml").write_text(json.dumps(model))
-    open_gate = ["min_top1_quantized=0", "min_top1_original=0", "max_kl_original=1e9"]
+    open_gate = ["min_top1_quantized=0", "max_perplexity_ratio=1e9", "max_kl_original=1e9"]
     code, _, err = command(
         "--config-dir", str(group.parent), "model=made", "task=chat", *QUICK, *(f"recipe.gate.{x}" for x in open_gate)
     )

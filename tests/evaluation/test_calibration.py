@@ -8,6 +8,7 @@ from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
+from et_pipeline.evaluation import own_text
 from et_pipeline.evaluation.calibration import sequences
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.settings import Calibration
@@ -93,3 +94,18 @@ def test_rows_of_a_data_set_are_texts(model, tmp_path):
     (tmp_path / "test.parquet").write_text("no Parquet")
     with pytest.raises(UserError, match=r"test.parquet is not a readable Parquet file"):
         sequences(asked, tmp_path, facts, tokenizer, longest=64)
+
+
+def test_the_models_own_answers_are_taken_as_they_are(model, tmp_path):
+    own_text.write([own_text.Conversation(list(range(10)), 4), own_text.Conversation(list(range(20, 60)), 4)], tmp_path)
+    found = sequences(calibration("own", 40), tmp_path, *model, longest=25)
+    assert found == [list(range(10)), list(range(20, 45))]
+    assert sum(map(len, sequences(calibration("own", 30), tmp_path, *model, longest=25))) == 30
+
+
+def test_an_encoder_calibrates_with_what_others_would_be_asked(model):
+    facts, tokenizer = model
+    encoder = facts.model_copy(update={"pooling": Pooling()})
+    found = sequences(calibration("own", 1024), None, encoder, Tokenizer.from_str(tokenizer.to_str()), longest=128)
+    assert sum(map(len, found)) >= 1024
+    assert max(map(len, found)) > 60

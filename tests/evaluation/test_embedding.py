@@ -10,8 +10,8 @@ from et_pipeline.settings import Gate
 GATE = Gate(
     min_cosine_quantized=0.999,
     min_top1_quantized=0.99,
-    min_top1_original=0.9,
     max_kl_original=0.1,
+    max_perplexity_ratio=1.15,
     max_task_drop=1.0,
     min_cosine_original=0.9,
     min_rank_original=0.95,

@@ -8,8 +8,17 @@ from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument
 from et_pipeline.cli.bundle.speeds import speed_table
 from et_pipeline.cli.bundle.terminal import Titled, print_json, print_table
-from et_pipeline.manifest import Agreement, Embedding, EmbeddingAgreement, Gate, Manifest, Quality, TextQuality
-from et_pipeline.report.words import size
+from et_pipeline.manifest import (
+    Agreement,
+    Embedding,
+    EmbeddingAgreement,
+    Gate,
+    Manifest,
+    Quality,
+    TextQuality,
+    TextScore,
+)
+from et_pipeline.report.words import size, within
 
 
 def inspect(path: PathArgument, as_json: JsonOption = False) -> None:
@@ -122,7 +131,7 @@ def _quality_tables(quality: Quality) -> Iterator[Titled]:
         "Agreement of the program's logits",
         ("against", "fed", "tokens", "cosine", "lowest", "max diff", "KL", "top-1"),
         [
-            (against, way, str(figures.positions), *_nearness(figures), f"{figures.kl:.2g}", f"{figures.top1:.1%}")
+            (against, way, str(figures.positions), *_nearness(figures), _kl(figures), f"{figures.top1:.1%}")
             for against, ways in quality.agreement or ()
             for way, figures in ways
         ],
@@ -145,12 +154,16 @@ def _nearness(figures: Agreement | EmbeddingAgreement) -> tuple[str, str, str]:
     return f"{figures.cosine:.6f}", f"{figures.min_cosine:.6f}", f"{figures.max_abs_diff:.3g}"
 
 
+def _kl(figures: Agreement | TextScore) -> str:
+    return f"{figures.kl:.2g}{within(figures.kl_interval)}"
+
+
 def _text(text: TextQuality) -> Titled:
     what = f"{text.source}, {text.tokens} tokens, window {text.window}, stride {text.stride}"
     rows = [("original", f"{text.original:.3f}", "", "", what)]
     for name, found in (("quantized eager", text.quantized), ("program", text.deployed)):
         if found is not None:
-            rows.append((name, f"{found.perplexity:.3f}", f"{found.kl:.2g}", f"{found.top1:.1%}", ""))
+            rows.append((name, f"{found.perplexity:.3f}", _kl(found), f"{found.top1:.1%}", ""))
     return "Quality on a text", ("model", "perplexity", "KL", "top-1", "text"), rows
 
 
@@ -169,7 +182,12 @@ def _scores(quality: Quality) -> Titled:
 
 def _gate(gate: Gate) -> Titled:
     rows = [
-        (check.name, f"{check.value:.4g}", f"{check.threshold:.4g}", "ok" if check.passed else "FAILED")
+        (
+            check.name,
+            f"{check.value:.4g}{within(check.interval)}",
+            f"{check.threshold:.4g}",
+            "ok" if check.passed else "FAILED",
+        )
         for check in gate.checks
     ]
     return f"Gate: {'passed' if gate.passed else 'FAILED'}", ("check", "value", "threshold", ""), rows

@@ -42,7 +42,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 6
+        const val VERSION = 7
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -181,6 +181,7 @@ data class Agreement(
     @SerialName("min_cosine") val minCosine: Double,
     @SerialName("max_abs_diff") val maxAbsDiff: Double,
     val kl: Double,
+    @SerialName("kl_interval") val klInterval: List<Double>? = null,
     val top1: Double,
 )
 
@@ -195,13 +196,22 @@ data class WaysOfFeeding(
 data class Comparison(val quantized: WaysOfFeeding, val original: WaysOfFeeding)
 
 @Serializable
-data class Perplexity(val original: Double, val deployed: Double)
+data class Perplexity(
+    val original: Double,
+    val deployed: Double,
+    @SerialName("ratio_interval") val ratioInterval: List<Double>? = null,
+)
 
 @Serializable
 data class GreedyAgreement(val prompts: Int, val equal: Int, val tokens: Long, val agreement: Double)
 
 @Serializable
-data class TextScore(val perplexity: Double, val kl: Double, val top1: Double)
+data class TextScore(
+    val perplexity: Double,
+    val kl: Double,
+    @SerialName("kl_interval") val klInterval: List<Double>? = null,
+    val top1: Double,
+)
 
 @Serializable
 data class TextQuality(
@@ -218,7 +228,13 @@ data class TextQuality(
 data class TaskScore(val original: Double, val deployed: Double, val items: Int)
 
 @Serializable
-data class Check(val name: String, val value: Double, val threshold: Double, val passed: Boolean)
+data class Check(
+    val name: String,
+    val value: Double,
+    val threshold: Double,
+    val interval: List<Double>? = null,
+    val passed: Boolean,
+)
 
 @Serializable
 data class Gate(val thresholds: Map<String, Double>, val checks: List<Check>, val passed: Boolean)

@@ -41,7 +41,7 @@ class ReadManifestTest {
             "chat.add_bos", "chat.stop_strings", "chat.sampling", "chat.system_prompt", "quality.agreement",
             "quality.tasks", "quality.perplexity", "chat.segments.system_prefix", "embedding", "quality.embedding",
             "what.task", "programs.0.weights", "programs.0.source_quantization", "quality.text",
-            "quality.text.deployed",
+            "quality.text.deployed", "quality.gate.checks.0.interval",
         ) + VERSION_3 + VERSION_5
         for (field in optional) {
             val text = if (field == "tasks") edited("samples", "[]") else sampleManifest()
@@ -72,10 +72,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("7", 6), problemOf { readManifest(edited("version", "7")) })
+        assertEquals(Problem.NewerManifest("8", 7), problemOf { readManifest(edited("version", "8")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 8, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("8", 6), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 9, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("9", 7), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
@@ -87,8 +87,9 @@ class ReadManifestTest {
     fun `versions 1 to 4, which lack what came later`() {
         val now = readManifest(sampleManifest())
         var text = edited("version", "4")
-        for (field in VERSION_5) text = edited(field, null, text)
-        val unseen = now.quality.copy(witness = null)
+        for (field in VERSION_5 + "quality.gate.checks.0.interval") text = edited(field, null, text)
+        val certain = now.quality.gate.copy(checks = now.quality.gate.checks.map { it.copy(interval = null) })
+        val unseen = now.quality.copy(witness = null, gate = certain)
         val plain = now.tokenizer.copy(
             bosToken = null, normalization = null, lstrip = emptyList(), rstrip = emptyList(), parity = null,
         )

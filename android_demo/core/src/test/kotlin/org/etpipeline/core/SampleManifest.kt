@@ -25,7 +25,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     return """
         {
           "format": "et_pipeline.bundle",
-          "version": 6,
+          "version": 7,
           "what": {
             "task": "text-generation",
             "name": "$name", "family": "llama", "architecture": "LlamaForCausalLM", "parameters": 1967808,
@@ -89,7 +89,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
             },
             "gate": {
               "thresholds": {"max_task_drop": 1.0},
-              "checks": [{"name": "drop", "value": -1.0, "threshold": 1.0, "passed": true}],
+              "checks": [{"name": "drop", "value": -1.0, "threshold": 1.0, "interval": [-2.0, 0.5], "passed": true}],
               "passed": true
             }
           },
