@@ -84,7 +84,7 @@ def gather(
     """
     facts, tokenizer, form = subject.facts, subject.tokenizer, subject.form
     texts = _own(subject, files["evidence"], subject.made_as.sequence_length(form), advance)
-    first = _first_round(len(texts), facts.vocab_size, max(len(text.ids) for text in texts))
+    first = first_round(len(texts), facts.vocab_size, max(len(text.ids) for text in texts))
     sequences = [text.ids for text in texts]
     long = long_text(sequences, facts.windows, form) if subject.made_as.long else []
     held_out = files.get("evaluation")
@@ -117,11 +117,11 @@ def _own(subject: Subject, folder: Path, limit: int, advance: Callable[[int], No
         given = [each.ids for each in found]
         length = max(1, limit - max(map(len, given)))
         found = own_text.draw_by_program(subject.open_program(), given, subject.facts.eos_ids, length, advance)
-    return [Conversation(each.ids[:limit], min(each.prompt, len(each.ids[:limit]))) for each in found]
+    return [each.cut(limit) for each in found]
 
 
-def _first_round(count: int, vocabulary: int, length: int) -> int:
-    """A third of the sequences, and no more than memory has room for."""
+def first_round(count: int, vocabulary: int, length: int) -> int:
+    """How many sequences are compared at first: a third, and no more than memory has room for."""
     return min(count, max(FEWEST_SEQUENCES, min(-(-count // 3), LOGIT_BYTES // (4 * vocabulary * length))))
 
 

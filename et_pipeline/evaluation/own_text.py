@@ -36,6 +36,10 @@ class Conversation(NamedTuple):
         """The position that predicts the answer's first token; 0 where there is no answer."""
         return self.prompt - 1 if 0 < self.prompt < len(self.ids) else 0
 
+    def cut(self, limit: int) -> Conversation:
+        """Its beginning, no longer than that."""
+        return Conversation(self.ids[:limit], min(self.prompt, limit))
+
 
 def prompts(part: str, count: int, facts: Facts, tokenizer: Any) -> list[list[int]]:
     """Token ids of as many prompts in the model's chat format, from the first on again where there are too few."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 register()
 
+_ALSO = ("random", "gguf", "calibration", "evidence", "trial")  # what stages of no name for `until` print
+
 
 def do(composed: DictConfig, outputs: Path, quiet: bool) -> Result | list[Survey]:
     """Run the programs of a bundle, or forecast each of them.
@@ -75,7 +77,7 @@ def forget(outputs: Path, logs: Iterable[Path] = ()) -> None:
         outputs: as of `do`.
         logs: files that others wrote besides the stages.
     """
-    for path in (*logs, *(outputs / f"{name}.log" for name in (*get_args(StageName), "random", "gguf"))):
+    for path in (*logs, *(outputs / f"{name}.log" for name in (*get_args(StageName), *_ALSO))):
         path.unlink(missing_ok=True)
     remove_empty(outputs)
 

@@ -28,6 +28,8 @@ def forecast(settings: Settings) -> Survey:
         raise UserError(f"plot={settings.plot} is not a name ending in .svg, the one format that is drawn")
     if settings.backend.name != "xnnpack":
         raise UserError(f"mode=plan forecasts backend=xnnpack, and backend={settings.backend.name} was chosen")
+    if settings.recipe.prefer is not None:
+        raise UserError("recipe=auto is found by measuring; leave it out, and mode=plan shows every recipe")
     every = settings.device.name == ALL_DEVICES
     recipes = {} if every else _options("recipe", Recipe)
     backend = get_backend(settings.backend.name)

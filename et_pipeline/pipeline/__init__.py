@@ -20,9 +20,10 @@ from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import StageError, UserError
 from et_pipeline.manifest import Manifest
 from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
-from et_pipeline.pipeline.order import Stage, stages
+from et_pipeline.pipeline.order import Stage, stages, trial
+from et_pipeline.pipeline.search import Candidate, Trial, candidates, choose
 from et_pipeline.settings import Settings
-from et_pipeline.stages import Acquired, acquire, bundle
+from et_pipeline.stages import Acquired, Tried, acquire, bundle
 from et_pipeline.worker import StageKilled, Tick, run_stage
 
 __all__ = ["Face", "Made", "Result", "check", "given_texts", "run", "stages", "target"]
@@ -50,11 +51,13 @@ class Made:
     Attributes:
         entries: finished stages in order.
         reused: names of those that were in the cache already.
+        trials: what `recipe=auto` tried, in the order of what it prefers.
     """
 
     settings: Settings
     entries: dict[str, cache.Entry] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
 
 
 @dataclass
@@ -180,11 +183,38 @@ def _make(
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
     check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
+    if settings.recipe.prefer is not None:
+        _search(made, facts.family, source, extra, root, face, logs)
+        settings = made.settings
     for stage in stages(settings):
         if settings.until in made.entries:
             return
         entry, reused = _heavy(stage, made, extra, root, face, logs)
         _finish(made, stage.name, entry, reused, face)
+
+
+def _search(
+    made: Made,
+    family: str,
+    source: Path,
+    extra: Mapping[str, tuple[Path, str]],
+    root: Path,
+    face: Face,
+    logs: Path,
+) -> None:
+    """Put an ordinary recipe in the place of `recipe=auto`."""
+    settings = made.settings
+
+    def attempt(candidate: Candidate) -> Tried:
+        tried = Made(settings.model_copy(update={"recipe": candidate.recipe}), {"acquire": made.entries["acquire"]})
+        shown = _Named(face, candidate.recipe.name)
+        for stage in trial(tried.settings):
+            entry, reused = _heavy(stage, tried, extra, root, shown, logs)
+            _finish(tried, stage.name, entry, reused, shown)
+        return Tried.model_validate(tried.entries["trial"].figures)
+
+    recipe, made.trials = choose(candidates(settings, source, family), settings, attempt)
+    made.settings = settings.model_copy(update={"recipe": recipe})
 
 
 def _plugins(config: Mapping[str, Any], facts: Path) -> dict[str, str]:

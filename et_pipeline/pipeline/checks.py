@@ -32,6 +32,11 @@ def check(settings: Settings) -> None:
             f"{support.reason}; {support.instead}"
         )
     _check_algorithm(settings)
+    if recipe.prefer is not None and (backend.calibrated or settings.model.task == "embedding"):
+        raise UserError(
+            f"recipe.prefer={recipe.prefer} searches for models that answer, on backends that need no calibration; "
+            f"with backend={name} and model.task={settings.model.task} choose a recipe"
+        )
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")

@@ -110,6 +110,17 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     return (*made, measure) if backend.timed else made
 
 
+def trial(settings: Settings) -> tuple[Stage, ...]:
+    """The stages that try a recipe without exporting anything."""
+    made = [stage for stage in stages(settings) if stage.name in ("calibration", "quantize", "evidence")]
+    needs = ("acquire", "quantize", "evidence")
+
+    def config(s: Settings) -> dict[str, BaseModel]:
+        return {"quantization": s.recipe.quantization, "form": s.model.form}
+
+    return (*made, Stage("trial", needs, config, ("torch", "torchao", "transformers")))
+
+
 def _samples(settings: Settings) -> dict[str, Samples]:
     """The text that a model which answers is to write itself, by what it is for."""
     if settings.model.task == "embedding":

@@ -16,6 +16,7 @@ from et_pipeline.report.words import check_sentence, down, imported, outside, si
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result
+    from et_pipeline.pipeline.search import Trial
 
 
 def as_json(done: Result | Survey) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def as_json(done: Result | Survey) -> dict[str, Any]:
 def _made(program: Made) -> dict[str, Any]:
     return {
         "reused": program.reused,
+        "trials": [each._asdict() for each in program.trials],
         "stages": {name: {**entry.cost, "folder": str(entry.folder)} for name, entry in program.entries.items()},
     }
 
@@ -57,6 +59,9 @@ def show(done: Sequence[Result | Survey], console: Console | None = None) -> Non
     if len(bundles) == 1:
         result, manifest = bundles[0]
         reused = result.programs[0].reused if len(result.programs) == 1 else ()
+        for made in result.programs:
+            if made.trials:
+                console.print(searched(made.trials, made.settings.recipe.name))
         console.print(closing(manifest, str(result.bundle), reused))
     elif bundles:
         console.print(comparison([manifest for _, manifest in bundles]))
@@ -99,6 +104,17 @@ def programs_table(manifest: Manifest) -> Table:
             *_agreement_cells(quality),
             Text("PASSED", style="green") if quality.gate.passed else Text("FAILED", style="bold red"),
         )
+    return table
+
+
+def searched(trials: Sequence[Trial], chosen: str) -> Table:
+    """What `recipe=auto` tried."""
+    table = Table(title=f"recipe=auto chose {chosen}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("tried", "KL to original in nats [95 %]", ""):
+        table.add_column(name, no_wrap=True)
+    for each in trials:
+        verdict = Text("passes", style="green") if each.passed else Text("too far", style="red")
+        table.add_row(each.words, f"{each.kl:.4f}{within(each.interval)}", verdict)
     return table
 
 

@@ -135,6 +135,9 @@ class Recipe(Quantization):
 
     name: str = Field(description="part of the bundle's name")
     gate: Gate
+    prefer: Literal["size", "speed", "quality"] | None = Field(
+        default=None, description="of recipe=auto: look for the smallest, fastest or best recipe that passes the gate"
+    )
 
     @property
     def quantization(self) -> Quantization:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.backends.base import Delegation
-from et_pipeline.manifest import Rounded
+from et_pipeline.manifest import Agreement, Rounded
 
 
 class _Result(BaseModel):
@@ -34,6 +34,13 @@ class Quantized(_Result):
     bytes: int
     kept: Rounded | None = None
     requantized: Rounded | None = None
+
+
+class Tried(_Result):
+    """The quantized eager model with the original, of each sequence."""
+
+    found: list[Agreement]
+    bytes: int
 
 
 class Exported(_Result):

@@ -1,0 +1,141 @@
+"""`recipe=auto`: try ordinary recipes on this model, and take the first in the wanted order that passes.
+
+Each try quantizes the model and compares it, before any export, with the original on the model's own answers. A try is
+two stages like any other, so a search that was killed goes on where it stopped, and a second one reads the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from et_pipeline import forecast
+from et_pipeline.architecture import find_family
+from et_pipeline.backends import get_backend
+from et_pipeline.errors import UserError
+from et_pipeline.evaluation.agreement import over_sequences
+from et_pipeline.settings import Recipe, Settings
+from et_pipeline.stages import Tried
+
+MIXED_BITS = (5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0)
+
+
+class Candidate(NamedTuple):
+    """An ordinary recipe, and the words that ask for it on the command line."""
+
+    words: str
+    recipe: Recipe
+
+
+class Trial(NamedTuple):
+    """What a try found.
+
+    Attributes:
+        words: ask for the recipe on the command line.
+        bytes: of the quantized weights, each held in a byte at least.
+        kl: of the original to the quantized model, in nats per token.
+        interval: where that lies with 95 %.
+        passed: whether its upper end is below the threshold.
+    """
+
+    words: str
+    bytes: int
+    kl: float
+    interval: list[float] | None
+    passed: bool
+
+
+def ladder(turns: bool) -> dict[str, dict[str, Any]]:
+    """What is tried, by the words that ask for it; `turns`: the model's layers can be rotated."""
+    how = " recipe.transform=rotation" if turns else ""
+    change = {"algorithm": "gptq", "transform": "rotation" if turns else "none"}
+    gptq = "8da4w_rotation_gptq" if turns else "8da4w_gptq"
+    groups, channels = {"scheme": "8da4w", "group_size": 32}, {"group_size": 0, "mapping": "symmetric"}
+    rounded = {} if turns else {"recipe=8da4w": {**groups, "name": "8da4w-g32"}}
+    mixed = {
+        f"recipe=8da4w_mixed recipe.mixed_bits={bits}{how}": {
+            **groups,
+            **change,
+            "mixed_bits": bits,
+            "name": f"8da4w-mixed{bits}-g32",
+        }
+        for bits in MIXED_BITS
+    }
+    return {
+        **rounded,
+        f"recipe={gptq} recipe.group_size=32": {**groups, **change, "name": f"{gptq.replace('_', '-')}-g32"},
+        **mixed,
+        f"recipe=8da8w{how}": {**channels, "scheme": "8da8w", "transform": change["transform"], "name": "8da8w"},
+        "recipe=int8_weight_only": {**channels, "scheme": "int8_weight_only", "name": "int8_weight_only"},
+    }
+
+
+def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]:
+    """The recipes that the backend has kernels for and the model's shapes allow, in the order that is preferred.
+
+    Args:
+        settings: with `recipe.prefer`.
+        source: the checkpoint.
+        family: the model's.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = forecast.read_model(settings.model.model_copy(update={"source": str(source), "architecture": None}))
+    backend = get_backend(settings.backend.name, settings.backend.soc)
+    kind = find_family(family)
+    found = []
+    for words, change in ladder(turns=kind is not None and not kind.four_norms and "gemma" not in family).items():
+        recipe = settings.recipe.model_copy(update={**change, "prefer": None})
+        try:
+            forecast.check_groups(known, recipe)
+        except UserError:
+            continue
+        if backend.supports(recipe.quantization).ok:
+            found.append(Candidate(words, recipe))
+    if not found:
+        raise UserError(f"recipe=auto knows no recipe for backend={settings.backend.name}; choose one yourself")
+
+    def size(each: Candidate) -> float:
+        return forecast.pte_bytes(known, each.recipe)
+
+    def seconds(each: Candidate) -> float:
+        plan = forecast.forecast(settings, known, each.recipe, settings.device)
+        return plan.ttft_s + settings.measure.decode_tokens / plan.decode_tok_s
+
+    ordered = sorted(found, key=seconds if settings.recipe.prefer == "speed" else size)
+    return ordered[::-1] if settings.recipe.prefer == "quality" else ordered
+
+
+def choose(
+    ordered: Sequence[Candidate], settings: Settings, attempt: Callable[[Candidate], Tried]
+) -> tuple[Recipe, list[Trial]]:
+    """The first candidate that passes, found by halves: what takes more bits is as good or better.
+
+    Args:
+        ordered: of `candidates`.
+        settings: with the thresholds.
+        attempt: tries one.
+
+    Returns:
+        The recipe, the last one if none passes, and all that was tried.
+    """
+    path: dict[int, Trial] = {}
+
+    def passes(at: int) -> bool:
+        tried = attempt(ordered[at])
+        near = over_sequences(tried.found)
+        worst = near.kl if near.kl_interval is None else near.kl_interval[1]
+        path[at] = Trial(
+            ordered[at].words, tried.bytes, near.kl, near.kl_interval, worst <= settings.recipe.gate.max_kl_original
+        )
+        return path[at].passed
+
+    low, high = 0, len(ordered) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if passes(middle) else (middle + 1, high)
+    if low not in path:
+        passes(low)
+    return ordered[low].recipe, [path[at] for at in sorted(path)]

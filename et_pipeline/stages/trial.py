@@ -1,0 +1,43 @@
+"""trial: a quantized model against the original before it is exported: what `recipe=auto` chooses by; only figures."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from et_pipeline.checkpoints import witness
+from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.reader import stream_model
+from et_pipeline.evaluation import own_text
+from et_pipeline.evaluation.agreement import compare, eager_logits
+from et_pipeline.evaluation.evidence import first_round
+from et_pipeline.quantization.torchao_config import load_quantized
+from et_pipeline.settings import ExportForm, Quantization
+from et_pipeline.stages import Tried
+from et_pipeline.worker import Tick
+
+if TYPE_CHECKING:
+    import torch
+
+
+def run(inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantization, form: ExportForm) -> Tried:
+    """Compare the logits of the model's own answers, in rounds that memory has room for."""
+    folder, facts = inputs["checkpoint"], Facts.read(inputs["acquire"])
+    texts = [each.cut(form.prefill_chunk) for each in own_text.read(inputs["evidence"])]
+    size, found = first_round(len(texts), facts.vocab_size, form.prefill_chunk), []
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        original = witness.load_original(folder)[0] if witness.fits(facts) else stream_model(folder)
+        theirs = _logits(original, part, form)
+        del original
+        gc.collect()
+        ours = _logits(load_quantized(folder, inputs["quantize"], quantization), part, form)
+        gc.collect()
+        found += [compare(a[text.first :], b[text.first :]) for a, b, text in zip(ours, theirs, part, strict=True)]
+        tick(len(found), len(texts))
+    return Tried(found=found, bytes=sum(file.stat().st_size for file in inputs["quantize"].glob("*.pt")))
+
+
+def _logits(model: Any, texts: list[own_text.Conversation], form: ExportForm) -> list[torch.Tensor]:
+    return eager_logits(model, form.max_context, [text.ids for text in texts])

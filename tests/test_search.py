@@ -1,0 +1,126 @@
+"""`recipe=auto`: what is tried, in which order, and what is chosen."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from et_pipeline import tiny_assistant
+from et_pipeline.errors import UserError
+from et_pipeline.job.composed import composed
+from et_pipeline.manifest import Agreement
+from et_pipeline.pipeline.search import MIXED_BITS, Candidate, candidates, choose, ladder
+from et_pipeline.stages import Tried
+
+
+def auto(*words):
+    return composed(["recipe=auto", *words])
+
+
+def tried(*kls):
+    return Tried(
+        found=[Agreement(positions=10, cosine=1.0, min_cosine=1.0, max_abs_diff=0.0, kl=kl, top1=1.0) for kl in kls],
+        bytes=1,
+    )
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_the_words_of_a_try_ask_for_that_very_recipe(turns):
+    """What the search ends in can be typed by hand."""
+    for words, change in ladder(turns).items():
+        typed = composed(words.split(" ")).recipe
+        ours = auto().recipe.model_copy(update={**change, "prefer": None})
+        assert typed.quantization.model_dump(exclude={"calibration"}) == ours.quantization.model_dump(
+            exclude={"calibration"}
+        ), words
+        assert typed.name == ours.name
+
+
+def test_candidates_come_in_the_order_that_is_preferred():
+    model = ["model.prefill_chunk=64"]
+    found = {
+        prefer: candidates(auto(f"recipe.prefer={prefer}", *model), tiny_assistant.CHECKPOINT, "llama")
+        for prefer in ("size", "speed", "quality")
+    }
+    bits = [each.recipe.mixed_bits for each in found["size"] if each.recipe.mixed_bits]
+    assert bits == sorted(bits) == list(MIXED_BITS)
+    assert found["size"][-1].recipe.name in ("8da8w", "int8_weight_only")
+    assert [each.words for each in found["quality"]] == [each.words for each in reversed(found["size"])]
+    assert {each.words for each in found["speed"]} == {each.words for each in found["size"]}
+    assert all(each.recipe.prefer is None for each in found["size"])
+
+
+def test_layers_that_cannot_be_turned_are_not():
+    found = candidates(auto(), tiny_assistant.CHECKPOINT, "gemma2")
+    assert {each.recipe.transform for each in found} == {"none"}
+    assert "recipe=8da4w" in {each.words for each in found}
+
+
+@pytest.mark.parametrize("first", range(7))
+def test_the_first_that_passes_is_found_by_halves(first):
+    settings = auto()
+    ordered = [Candidate(f"recipe=r{at}", settings.recipe.model_copy(update={"name": f"r{at}"})) for at in range(6)]
+    asked = []
+
+    def attempt(candidate):
+        asked.append(candidate.words)
+        return tried(*[0.01 if int(candidate.recipe.name[1:]) >= first else 0.4] * 3)
+
+    recipe, path = choose(ordered, settings, attempt)
+    assert recipe.name == f"r{min(first, 5)}"
+    assert len(asked) == len(set(asked)) <= 4
+    assert [each.words for each in path] == sorted(asked)
+    assert [each.passed for each in path] == [int(each.words[-1]) >= first for each in path]
+
+
+def test_what_is_not_sure_does_not_pass():
+    settings = auto()
+    ordered = [Candidate(f"recipe={name}", settings.recipe.model_copy(update={"name": name})) for name in "ab"]
+    kls = {"a": (0.0, 0.09), "b": (0.01, 0.01)}  # the first one's mean is below the threshold
+    recipe, path = choose(ordered, settings, lambda each: tried(*kls[each.recipe.name]))
+    assert recipe.name == "b"
+    assert [each.passed for each in path] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["backend=qnn", "backend.soc=SM8650"], ["model=minilm"]],
+)
+def test_where_nothing_is_searched(words, command):
+    code, _, err = command("recipe=auto", *words)
+    assert code == 2
+    assert err.count("\n") <= 2
+
+
+def test_a_plan_cannot_know(command):
+    code, _, err = command("recipe=auto", "mode=plan")
+    assert code == 2
+    assert "recipe=auto is found by measuring" in err
+
+
+@pytest.mark.slow
+def test_auto_ends_in_an_ordinary_recipe_and_goes_on_where_it_stopped(command, tmp_path):
+    words = ["recipe=auto", "task=chat", "verify.sequences=12", "format=json", f"paths.bundles={tmp_path}"]
+    code, out, err = command(*words, "until=quantize")
+    assert code == 0, err
+    first = json.loads(out)
+    assert first["trials"]
+    code, out, err = command(*words)
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["trials"] == first["trials"]
+    assert "quantize" in document["reused"]
+    recipe = document["manifest"]["what"]["settings"]["recipe"]
+    assert recipe["prefer"] is None
+    assert recipe["name"] != "auto"
+    assert Path(document["bundle"]).name == "tiny_assistant-auto-xnnpack"
+
+
+def test_no_recipe_at_all():
+    settings = auto()
+    with pytest.raises(UserError, match="knows no recipe"):
+        candidates(
+            settings.model_copy(update={"backend": settings.backend.model_copy(update={"name": "qnn"})}),
+            tiny_assistant.CHECKPOINT,
+            "llama",
+        )
