@@ -21,6 +21,7 @@ from et_pipeline.backends.base import (
 )
 from et_pipeline.upstream.cheap import cheap_lowering
 from et_pipeline.upstream.refusals import noted_xnnpack_refusals
+from et_pipeline.upstream.shared_constants import shared_constants
 from et_pipeline.upstream.shared_weights import shared_weights
 from et_pipeline.upstream.xnnpack_branches import (
     branch_partitioner,
@@ -139,7 +140,7 @@ class XnnpackBackend:
             sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
             external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
         )
-        with cheap_lowering(), branches_delegates_kept():
+        with cheap_lowering(), branches_delegates_kept(), shared_constants():
             executable = edge.to_executorch(config)
         with out.open("wb") as stream:
             executable.write_to_file(stream)

@@ -129,6 +129,35 @@ def test_shared_weights():
     assert copied.state_dict["weight"].data_ptr() != program.state_dict["weight"].data_ptr()
 
 
+def test_shared_constants():
+    """Upstream writes a table twice that is a constant and named data; ours reads like it."""
+    from executorch.exir._serialize._named_data_store import NamedDataStore
+    from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary, serialize_pte_binary
+    from executorch.exir.schema import Buffer, Program, SubsegmentOffsets
+
+    from et_pipeline.upstream.shared_constants import shared_constants
+
+    other, table = (torch.rand(size // 4).numpy().tobytes() for size in (5000, 7000))
+    store = NamedDataStore()
+    for key, data in (("another", other[::-1]), ("tied", table), ("short", b"12"), ("again", other)):
+        store.add_named_data(key, data)
+    constants = [Buffer(storage=data) for data in (b"", b"12", other, table)]
+    program = Program(0, [], constants, [], [], SubsegmentOffsets(0, []), None, [])
+    file = PTEFile(program, named_data=store.get_named_data_store_output())
+    upstream = bytes(serialize_pte_binary(file))
+    with shared_constants():
+        ours = bytes(serialize_pte_binary(file))
+    assert (upstream.count(table), ours.count(table)) == (2, 1)
+    assert (upstream.count(other), ours.count(other)) == (2, 1)
+    theirs, own = deserialize_pte_binary(upstream), deserialize_pte_binary(ours)
+    assert own.program == theirs.program
+    held = [
+        [each.buffers[entry.buffer_index] for entry in each.pte_data.values()]
+        for each in (own.named_data, theirs.named_data)
+    ]
+    assert held[0] == held[1] == [other[::-1], table, b"12", other]
+
+
 def test_branches_delegates():
     inner = torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))
     outer = torch.fx.symbolic_trace(nn.Sequential(nn.ReLU()))
