@@ -244,8 +244,23 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
 
 def pte_bytes(known: Architecture, recipe: Quantization) -> int:
     """Size of the program."""
+    return _held_bytes(known, recipe) - _shared_bytes(known, recipe)
+
+
+def _held_bytes(known: Architecture, recipe: Quantization) -> int:
+    """What becomes the program, while it is made."""
     stored = sum(tensor_bytes(name, shape, recipe) for name, shape in exported_shapes(known).items())
     return stored + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
+
+
+def _shared_bytes(known: Architecture, recipe: Quantization) -> int:
+    """What a tied head does not take of the file where its numbers are the embedding's: such bytes lie there once."""
+    if not known.tied_head or recipe.algorithm != "rtn" or recipe.transform == "rotation":
+        return 0
+    head, embedding = (
+        tensor_bytes(name, known.embedding, recipe) for name in ("lm_head.weight", "embed_tokens.weight")
+    )
+    return head if head == embedding and recipe.embedding_bits != 4 else 0  # 4 bits are packed in two ways
 
 
 def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
@@ -253,7 +268,7 @@ def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
     counts = [math.prod(shape) for shape in exported_shapes(known).values()]
     waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
     graph = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers
-    program = LOWER_BYTES_PER_PTE_BYTE * pte_bytes(known, recipe)
+    program = LOWER_BYTES_PER_PTE_BYTE * _held_bytes(known, recipe)
     return {
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
         "lower": round(graph + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * max(counts)),

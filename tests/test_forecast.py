@@ -15,9 +15,13 @@ from et_pipeline.bench.forecast import compare, full_size_exports
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import (
     PREFILL_CHANNELS,
+    PTE_BYTES,
+    PTE_BYTES_PER_LAYER,
     WEIGHT_BITS,
+    exported_shapes,
     forecast,
     kv_cache_bytes,
+    pte_bytes,
     read_model,
     summary,
     survey,
@@ -27,6 +31,14 @@ from et_pipeline.settings import ExportForm, Quantization, load_settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text())["manifests"]
+# Kept from when a tied head lay in the file beside the embedding's table. To go once measured again: make docs, and
+# python -m et_pipeline.bench.docs forecast.
+TWICE = pytest.mark.xfail(strict=True, reason="the file that was measured holds the table twice")
+
+
+def kept(result, name, recipe):
+    """A parameter of a test; `name` is its id."""
+    return pytest.param(result, id=name, marks=TWICE if recipe in ("fp32", "8da8w", "int8_weight_only") else ())
 
 
 def settings(*overrides):
@@ -92,6 +104,24 @@ def test_plan_of_an_encoder_on_every_device_is_sorted_by_speed():
     assert found.plans[0].ttft_s < found.plans[1].ttft_s
 
 
+@pytest.mark.parametrize(
+    ("model", "changes", "shared"),
+    [
+        ("smollm2_135m", ["recipe=8da8w"], 49152 * (576 + 4)),
+        ("smollm2_135m", ["recipe=fp32"], 49152 * 576 * 4),
+        ("smollm2_135m", ["recipe=8da8w", "+recipe.algorithm=hqq"], 0),
+        ("smollm2_135m", ["recipe=8da8w", "recipe.embedding_bits=32"], 0),
+        ("smollm2_135m", ["recipe=8da4w"], 0),
+        ("llama2_7b", ["recipe=8da8w"], 0),  # not tied
+    ],
+)
+def test_a_tied_head_takes_no_bytes_where_its_numbers_are_the_embeddings(model, changes, shared):
+    made = settings(f"model={model}", *changes)
+    known = read_model(made.model)
+    stored = sum(tensor_bytes(name, shape, made.recipe) for name, shape in exported_shapes(known).items())
+    assert stored - pte_bytes(known, made.recipe) + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers == shared
+
+
 def test_norms_stay_in_fp32():
     assert tensor_bytes("model.norm.weight", (128,), quantization()) == 512
 
@@ -128,7 +158,9 @@ def test_kv_cache_of_a_decoder_is_the_forecast(make_checkpoint):
     assert kv_cache_bytes(layer_windows(config, 7), 2, 32, form) == real
 
 
-@pytest.mark.parametrize("result", RESULTS, ids=lambda each: each["what"]["settings"]["recipe"]["name"])
+@pytest.mark.parametrize(
+    "result", [kept(each, name, name) for each in RESULTS for name in [each["what"]["settings"]["recipe"]["name"]]]
+)
 def test_sizes_of_the_built_in_model_are_within_two_percent(result):
     kept = result["what"]["settings"]["recipe"]
     option = kept["name"].split("-")[0]
@@ -203,7 +235,7 @@ def forecasts():
     return compare([*exports, *full_size_exports(full_size)])
 
 
-@pytest.mark.parametrize("export", forecasts(), ids=lambda each: f"{each.model}-{each.recipe}")
+@pytest.mark.parametrize("export", [kept(each, f"{each.model}-{each.recipe}", each.recipe) for each in forecasts()])
 def test_size_and_memory_of_an_export_are_what_was_forecast(export):
     assert export.pte[0] == pytest.approx(export.pte[1], rel=0.02)
     assert export.lower[0] == pytest.approx(export.lower[1], rel=0.1)

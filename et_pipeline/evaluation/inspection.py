@@ -27,6 +27,8 @@ EMBEDDING, ATTENTION, FEED_FORWARD, HEAD = "embedding", "attention", "feed-forwa
 def part_bytes(model: PreTrainedModel, q: Quantization) -> dict[str, int]:
     """Bytes of a quantized model's embedding and linears in the program, scales included, by part.
 
+    A head with the embedding's numbers takes none of its own.
+
     Args:
         model: of `load_quantized`.
         q: what it was quantized with.
@@ -42,12 +44,25 @@ def part_bytes(model: PreTrainedModel, q: Quantization) -> dict[str, int]:
             part = EMBEDDING
         elif module is head:
             part = HEAD
+            if _alike(weight, model.get_input_embeddings().weight):
+                continue
         else:
             part = ATTENTION if "attn" in name or "attention" in name else FEED_FORWARD
         known_as = "embed_tokens.weight" if part == EMBEDDING else f"{name}.weight"
         is_finer = finer and part != EMBEDDING
         found[part] += tensor_bytes(known_as, tuple(weight.shape), with_8_bits(q) if is_finer else q)
     return {part: found[part] for part in (EMBEDDING, ATTENTION, FEED_FORWARD, HEAD)}
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two weights are the same bytes in a program."""
+    if getattr(one, "target_dtype", None) != getattr(other, "target_dtype", None):
+        return False
+    if not hasattr(one, "qdata"):
+        return torch.equal(one, other)
+    return (
+        one.target_dtype is torch.int8 and torch.equal(one.qdata, other.qdata) and torch.equal(one.scale, other.scale)
+    )
 
 
 def weight_errors(checkpoint: Path, model: PreTrainedModel, q: Quantization) -> dict[str, float]:

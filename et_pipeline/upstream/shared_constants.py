@@ -27,8 +27,9 @@ def shared_constants() -> Iterator[None]:
 
     def extract_others(program: Any, segments: list[Any], buffers: Sequence[Any], entries: Mapping[str, Any]) -> None:
         """Leave a segment empty whose bytes are a constant."""
-        constants = segments[program.constant_segment.segment_index].data if program.constant_segment else ()
-        known = _offsets(constants, {len(each) for each in buffers})
+        constants = program.constant_segment
+        pieces = segments[constants.segment_index].data._buffers if constants.offsets else []
+        known = _offsets(pieces, {len(each) for each in buffers})
         equal = [known.get(each) if isinstance(each, bytes) else None for each in buffers]
         left = [each if at is None else b"" for each, at in zip(buffers, equal, strict=True)]
         extract(program, segments, left, entries)
@@ -54,11 +55,11 @@ def shared_constants() -> Iterator[None]:
         yield
 
 
-def _offsets(segment: Any, sizes: set[int]) -> dict[bytes, int]:
-    """Where each tensor of one of these sizes lies in a segment."""
+def _offsets(pieces: Sequence[Any], sizes: set[int]) -> dict[bytes, int]:
+    """Where each tensor of one of these sizes lies in a segment, whose pieces are tensors and padding."""
     found: dict[bytes, int] = {}
     at = 0
-    for piece in getattr(segment, "_buffers", ()):
+    for piece in pieces:
         if isinstance(piece, bytes) and len(piece) >= _LEAST and len(piece) in sizes:
             found.setdefault(piece, at)
         at += len(piece)

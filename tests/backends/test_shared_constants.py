@@ -56,12 +56,7 @@ def lower(q, pte, external_weights=False):
 
 @pytest.mark.parametrize(
     ("scheme", "mapping"),
-    [
-        ("8da8w", "symmetric"),
-        ("8da8w", "symmetric_no_clipping_error"),
-        ("int8_weight_only", "symmetric_no_clipping_error"),
-        ("fp32", "symmetric"),
-    ],
+    [("8da8w", "symmetric"), ("int8_weight_only", "symmetric_no_clipping_error"), ("fp32", "symmetric")],
 )
 def test_a_tied_head_takes_no_bytes_of_its_own(tmp_path, monkeypatch, scheme, mapping):
     q = recipe(scheme, mapping=mapping)

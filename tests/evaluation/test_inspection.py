@@ -44,6 +44,14 @@ def test_bytes_are_integers_and_their_scales(tiny_llama, tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("changes", "own"), [({}, False), ({"algorithm": "hqq"}, True), ({"embedding_bits": 32}, True)]
+)
+def test_a_tied_head_takes_no_bytes_of_its_own_where_the_numbers_are_the_embeddings(tiny_llama, tmp_path, changes, own):
+    q = EIGHT.model_copy(update=changes)
+    assert part_bytes(made(tiny_llama, tmp_path, q), q)["head"] == (512 * (128 + 4) if own else 0)
+
+
 def test_weight_errors_are_those_of_the_whole_model(tiny_llama, tmp_path):
     model = made(tiny_llama, tmp_path, FOUR)
     whole = load_model(tiny_llama)
