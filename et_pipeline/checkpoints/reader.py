@@ -40,12 +40,14 @@ class Prepared(NamedTuple):
         fill: gives a module (name, module) its weights, as float32; with `as_stored=True` in the checkpoint's own
             type, mapped to its file, and integers that it has in our form as those.
         packed: the model's tensors that the checkpoint holds quantized.
+        tied: the head's weight is the embedding's.
     """
 
     model: PreTrainedModel
     modules: list[tuple[str, nn.Module]]
     fill: Callable[..., None]
     packed: frozenset[str]
+    tied: bool
 
 
 def load_model(
@@ -69,7 +71,7 @@ def load_model(
     Raises:
         UserError: an unreadable config or file, or weights that do not fit the config.
     """
-    model, modules, fill, _ = prepare(folder)
+    model, modules, fill, *_ = prepare(folder)
     for done, (name, module) in enumerate(modules, start=1):
         fill(name, module)
         if convert is not None:
@@ -90,7 +92,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
     """
     import torch
 
-    model, modules, fill, _ = prepare(folder)
+    model, modules, fill, *_ = prepare(folder)
 
     def drop(module: nn.Module, *_: Any) -> None:
         for own, tensor in _own_tensors(module).items():
@@ -154,7 +156,7 @@ def prepare(folder: Path) -> Prepared:
                 _set_tensor(module, own, tensor if as_stored else tensor.float())
 
     packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
-    return Prepared(model, modules, fill, packed)
+    return Prepared(model, modules, fill, packed, bool(tied))
 
 
 def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:

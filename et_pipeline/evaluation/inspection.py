@@ -78,7 +78,7 @@ def weight_errors(checkpoint: Path, model: PreTrainedModel, q: Quantization) -> 
     """
     if q.scheme == "fp32" or q.transform in ("awq", "smoothquant"):
         return {}
-    original, modules, fill, _ = prepare(checkpoint)
+    original, modules, fill, *_ = prepare(checkpoint)
     if q.transform == "rotation":
         fill = rotated(original, fill)
     found = {}

@@ -112,14 +112,14 @@ class _Walk:
     def __init__(
         self, folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
     ) -> None:
-        self.model, modules, self.fill, self.packed = prepare(folder)
+        self.model, modules, self.fill, self.packed, self.tied = prepare(folder)
         self.model.eval().requires_grad_(False)
         self.decoder: Any = self.model.get_decoder()
         self.names = {module: name for name, module in modules}
         self.q, self.batches, self.out, self.tick = q, list(_batches(texts)), out, tick
         self.folds: list[dict[str, Any]] = []
         if q.transform == "rotation":
-            self.fill = rotated(self.model, self.fill)
+            self.fill = rotated(self.model, self.fill, self.tied)
         elif q.transform != "none":
             self.folds = plain_layers(self.model, f"recipe.transform={q.transform}")
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from et_pipeline.errors import UserError
+from et_pipeline.quantization.turned import turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ def plain_layers(model: Any, key: str) -> list[dict[str, nn.Module]]:
     return found
 
 
-def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
+def rotated(model: Any, fill: Callable[..., None], tied: bool = False) -> Callable[..., None]:
     """Make the `fill` of `checkpoint.prepare` give rotated weights.
 
     The residual stream is turned by one random Hadamard matrix, and what each head sums up by another per layer: R1 and
@@ -63,6 +64,7 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
     Args:
         model: of `checkpoint.prepare`.
         fill: what fills one of its modules.
+        tied: the head's weight is the embedding's, and stays so (see `turned`).
 
     Raises:
         UserError: the family's layers are of another kind.
@@ -82,7 +84,7 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
         norm.weight.data = left.get(norm, torch.ones_like(norm.weight))  # not in place: it may lie in the mapped file
         return found
 
-    changes = _changes(model, layers, gain)
+    changes = _changes(model, layers, gain, tied)
 
     def fill_rotated(name: str, module: nn.Module, as_stored: bool = False) -> None:
         changed = changes.get(module)
@@ -96,7 +98,7 @@ def rotated(model: Any, fill: Callable[..., None]) -> Callable[..., None]:
 
 
 def _changes(
-    model: Any, layers: list[dict[str, nn.Module]], gain: Callable[[Any], torch.Tensor]
+    model: Any, layers: list[dict[str, nn.Module]], gain: Callable[[Any], torch.Tensor], tied: bool
 ) -> dict[nn.Module, Callable[[nn.Module], None]]:
     """What is done to each module that has its weights; `gain` takes a norm's gain out of it."""
     config = model.config.get_text_config()
@@ -126,9 +128,16 @@ def _changes(
     def embed(embedding: Any) -> None:
         embedding.weight.data = _in_blocks(embedding.weight, stream)
 
+    def turn(table: Any) -> None:
+        matrix = stream(torch.eye(config.hidden_size, dtype=torch.float64))
+        if isinstance(table, nn.Embedding):
+            turned(table, matrix.T.float().contiguous())
+        else:
+            turned(table, (gain(model.get_decoder().norm)[:, None] * matrix).float())
+
     changes: dict[nn.Module, Callable[[nn.Module], None]] = {
-        model.get_input_embeddings(): embed,
-        model.get_output_embeddings(): partial(read, norm=model.get_decoder().norm),
+        model.get_input_embeddings(): turn if tied else embed,
+        model.get_output_embeddings(): turn if tied else partial(read, norm=model.get_decoder().norm),
     }
     for number, parts in enumerate(layers, 1):
         heads = hadamard(size, number)

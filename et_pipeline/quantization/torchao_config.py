@@ -21,6 +21,7 @@ from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
+from et_pipeline.quantization.turned import TURN, turn_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,7 +273,7 @@ def quantize_checkpoint(
         UserError: the weights do not fit config.json or the recipe.
     """
     shards, requantized = Shards(out), Requantized()
-    _, modules, fill, packed = prepare(folder)
+    _, modules, fill, packed, _ = prepare(folder)
     for done, (name, module) in enumerate(modules, start=1):
         fill(name, module, as_stored=True)
         before = module.weight if f"{name}.weight" in packed else None
@@ -335,6 +336,8 @@ def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedMode
             weights |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
             raise UserError(f"{path} is not a file of quantized weights: quantize again") from error
+    if any(name.endswith(f".{TURN}") for name in weights):
+        turn_table(model)
     expected = model.state_dict()
     if weights.keys() != expected.keys():
         name = min(weights.keys() ^ expected.keys())
