@@ -31,14 +31,14 @@ from et_pipeline.settings import ExportForm, Quantization, load_settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text())["manifests"]
-# Kept from when a tied head lay in the file beside the embedding's table. To go once measured again: make docs, and
-# python -m et_pipeline.bench.docs forecast.
+# Kept from when a tied head lay in the file beside the embedding's table; to go once `make docs` has measured again.
 TWICE = pytest.mark.xfail(strict=True, reason="the file that was measured holds the table twice")
 
 
-def kept(result, name, recipe):
-    """A parameter of a test; `name` is its id."""
-    return pytest.param(result, id=name, marks=TWICE if recipe in ("fp32", "8da8w", "int8_weight_only") else ())
+def kept(result):
+    """A parameter of a test."""
+    recipe = result["what"]["settings"]["recipe"]["name"]
+    return pytest.param(result, id=recipe, marks=TWICE if recipe in ("fp32", "8da8w", "int8_weight_only") else ())
 
 
 def settings(*overrides):
@@ -158,9 +158,7 @@ def test_kv_cache_of_a_decoder_is_the_forecast(make_checkpoint):
     assert kv_cache_bytes(layer_windows(config, 7), 2, 32, form) == real
 
 
-@pytest.mark.parametrize(
-    "result", [kept(each, name, name) for each in RESULTS for name in [each["what"]["settings"]["recipe"]["name"]]]
-)
+@pytest.mark.parametrize("result", map(kept, RESULTS))
 def test_sizes_of_the_built_in_model_are_within_two_percent(result):
     kept = result["what"]["settings"]["recipe"]
     option = kept["name"].split("-")[0]
@@ -235,7 +233,7 @@ def forecasts():
     return compare([*exports, *full_size_exports(full_size)])
 
 
-@pytest.mark.parametrize("export", [kept(each, f"{each.model}-{each.recipe}", each.recipe) for each in forecasts()])
+@pytest.mark.parametrize("export", forecasts(), ids=lambda each: f"{each.model}-{each.recipe}")
 def test_size_and_memory_of_an_export_are_what_was_forecast(export):
     assert export.pte[0] == pytest.approx(export.pte[1], rel=0.02)
     assert export.lower[0] == pytest.approx(export.lower[1], rel=0.1)
