@@ -250,17 +250,21 @@ def pte_bytes(known: Architecture, recipe: Quantization) -> int:
 def _held_bytes(known: Architecture, recipe: Quantization) -> int:
     """What becomes the program, while it is made."""
     stored = sum(tensor_bytes(name, shape, recipe) for name, shape in exported_shapes(known).items())
-    return stored + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
+    turned = 2 * 4 * known.embedding[1] ** 2 if known.tied_head and recipe.transform == "rotation" else 0
+    return stored + turned + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
 
 
 def _shared_bytes(known: Architecture, recipe: Quantization) -> int:
     """What a tied head does not take of the file where its numbers are the embedding's: such bytes lie there once."""
-    if not known.tied_head or recipe.algorithm != "rtn" or recipe.transform == "rotation":
+    if not known.tied_head:
         return 0
     head, embedding = (
         tensor_bytes(name, known.embedding, recipe) for name in ("lm_head.weight", "embed_tokens.weight")
     )
-    return head if head == embedding and recipe.embedding_bits != 4 else 0  # 4 bits are packed in two ways
+    if recipe.mixed_bits is not None:  # 8 bits, whatever the mean of the others is
+        return head if (recipe.embedding_bits, recipe.embedding_group_size) == (8, 0) else 0
+    exact = recipe.algorithm == "rtn" or WEIGHT_BITS[recipe.scheme] == 8
+    return head if exact and head == embedding and recipe.embedding_bits != 4 else 0  # 4 bits are packed in two ways
 
 
 def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:

@@ -60,7 +60,7 @@ def quantize_calibrated(
     walks = 1 if q.mixed_bits is None else 2
     with torch.no_grad():
         if q.mixed_bits is not None:
-            finer = in_8_bits(_errors(_Walk(folder, q, texts, out, lambda at, of: tick(at, walks * of))), q)
+            finer = _finer(_Walk(folder, q, texts, out, lambda at, of: tick(at, walks * of)))
         walk = _Walk(folder, q, texts, out, lambda at, of: tick((walks - 1) * of + at, walks * of))
         shards, requantized = Shards(out), Requantized()
         for part, calls in walk.parts(shards.add):
@@ -79,6 +79,13 @@ def quantize_calibrated(
                     requantized.add(weight, linear.weight, linear not in left)
         shards.close()
     return requantized.figures()
+
+
+def _finer(walk: _Walk) -> frozenset[str]:
+    """The linears that get 8 bits: a tied head does, as it then has the embedding's numbers and costs nothing."""
+    head = {walk.names[walk.model.get_output_embeddings()]} if walk.tied else set()
+    errors = _errors(walk)
+    return in_8_bits({name: each for name, each in errors.items() if name not in head}, walk.q) | head
 
 
 def _errors(walk: _Walk) -> dict[str, tuple[float, int]]:

@@ -133,6 +133,7 @@ def test_same_bytes_again(tiny_llama, texts, tmp_path):
         {"transform": "smoothquant"},
         {"transform": "rotation"},
         {"mixed_bits": 5.5},
+        {"mixed_bits": 5.5, "transform": "rotation", "tied": True},
     ],
 )
 def test_the_program_computes_with_these_integers(make_checkpoint, texts, tmp_path, group_size, changes):
@@ -141,7 +142,9 @@ def test_the_program_computes_with_these_integers(make_checkpoint, texts, tmp_pa
     from et_pipeline.runtime.program import Program
     from et_pipeline.settings import ExportForm
 
-    folder = make_checkpoint("llama", num_hidden_layers=1, initializer_range=0.05)
+    changes, tied = {**changes}, changes.get("tied", False)
+    changes.pop("tied", None)
+    folder = make_checkpoint("llama", num_hidden_layers=1, initializer_range=0.05, tie_word_embeddings=tied)
     q = recipe(group_size, **changes)
     quantize_calibrated(folder, q, texts if q.calibrated else [], tmp_path, lambda *_: None)
     model = load_quantized(folder, tmp_path, q)

@@ -15,6 +15,7 @@ from et_pipeline.quantization.folding import awq_scales, smoothquant_scales
 from et_pipeline.quantization.mixed import in_8_bits
 from et_pipeline.quantization.rotation import hadamard
 from et_pipeline.quantization.torchao_config import _linear_config, load_quantized, quantize_checkpoint, quantize_module
+from et_pipeline.quantization.turned import TURN, turn_table
 from tests.quantization.test_calibrated import distance, logits, recipe, texts  # noqa: F401  a fixture
 
 FAMILIES = {
@@ -63,6 +64,8 @@ def transformed(folder, q, texts, out):  # noqa: F811
             pass
     model, _ = build_skeleton(folder)
     fill_computed_buffers(model)
+    if any(name.endswith(TURN) for name in state):
+        turn_table(model)
     model.load_state_dict(state, assign=True)
     return model.eval()
 
@@ -78,6 +81,20 @@ def test_a_transform_changes_weights_and_not_answers(outliers, texts, tmp_path, 
     moved = {name for name, value in original.state_dict().items() if distance(weights[name], value) > 0.01}
     linears = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "input_layernorm"}
     assert {name.split(".")[-2] for name in moved} >= linears
+
+
+@pytest.mark.parametrize("mixed_bits", [None, 5.0])
+def test_a_tied_table_stays_one_in_a_rotated_model(outliers, texts, tmp_path, mixed_bits):  # noqa: F811
+    """With 8 bits the head holds the embedding's very numbers, so that a program holds them once."""
+    folder = outliers(tie_word_embeddings=True)
+    scheme = {} if mixed_bits else {"scheme": "8da8w", "algorithm": "rtn"}
+    q = recipe(32 if mixed_bits else 0, transform="rotation", mixed_bits=mixed_bits, **scheme)
+    quantize_calibrated(folder, q, texts, tmp_path, lambda *_: None)
+    model = load_quantized(folder, tmp_path, q)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert torch.equal(embedding.weight.qdata, head.weight.qdata)
+    assert torch.equal(embedding.weight.scale, head.weight.scale)
+    assert distance(logits(model), logits(load_model(folder))) < (0.3 if mixed_bits else 0.1)
 
 
 @pytest.mark.parametrize("transform", ["awq", "smoothquant", "rotation"])
