@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-BLOCK = 128  # inputs whose errors reach the inputs behind them together
+BLOCK = 32  # inputs whose errors reach the inputs behind them together
 DAMPING = 0.01  # of the mean diagonal, the paper's
 SHRINKS = tuple(1 - step / 20 for step in range(11))  # of the scale that clips nothing: 1.0 to 0.5
 COLUMNS = 1024  # of an inverse at a time
-ROWS = 256  # at a time, each with every one of SHRINKS: rows do not depend on each other
+ROWS = 1024  # of outputs at a time, which do not depend on each other
 LOWEST, HIGHEST = -8, 7
 
 
@@ -64,55 +64,67 @@ def gptq(
 def _rows(
     weight: torch.Tensor, u: torch.Tensor, group_size: int, scale_dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    columns = weight.T.contiguous()  # one input after the other is computed with
     if group_size:
-        integers, scales, _ = _run(weight, u, group_size, None, scale_dtype)
+        integers, scales, _ = _run(columns, u, group_size, None, scale_dtype)
         return integers, scales
-    tried = torch.cat([(_no_clipping(weight) * shrink).to(scale_dtype) for shrink in SHRINKS])
-    integers, scales, error = _run(weight.repeat(len(SHRINKS), 1), u, weight.shape[1], tried, scale_dtype)
+    tried = torch.cat([(_no_clipping(columns) * shrink).to(scale_dtype) for shrink in SHRINKS])
+    integers, scales, error = _run(columns.repeat(1, len(SHRINKS)), u, weight.shape[1], tried, scale_dtype)
     best = error.reshape(len(SHRINKS), -1).argmin(0) * len(weight) + torch.arange(len(weight))
     return integers[best], scales[best]
 
 
 def _run(
-    weight: torch.Tensor, u: torch.Tensor, group_size: int, scale: torch.Tensor | None, scale_dtype: torch.dtype
+    left: torch.Tensor, u: torch.Tensor, group_size: int, scale: torch.Tensor | None, scale_dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One pass over the inputs; returns integers, scales and each row's error, tr((W-Q)H(W-Q)ᵀ) in the paper."""
-    left = weight.clone()
-    integers = torch.empty_like(weight, dtype=torch.int8)
+    """One pass over the inputs of a weight [inputs, outputs], whose memory is used for other numbers.
+
+    Returns:
+        Integers, scales, and each output's error, tr((W-Q)H(W-Q)ᵀ) in the paper.
+    """
+    inputs, outputs = left.shape
+    integers = torch.empty(inputs, outputs, dtype=torch.int8)
     scales = []
-    error = weight.new_zeros(len(weight))
-    inputs = weight.shape[1]
-    block = BLOCK if scale is not None else group_size * max(1, BLOCK // group_size)
+    error = left.new_zeros(outputs)
+    diagonal: list[float] = u.diagonal().tolist()
+    # A group's scale is chosen when all errors before it have arrived.
+    block = BLOCK if group_size % BLOCK == 0 or scale is not None else group_size * max(1, BLOCK // group_size)
     for start in range(0, inputs, block):
         end = min(start + block, inputs)
-        errors = torch.empty_like(left[:, start:end])
+        errors = left.new_empty(end - start, outputs)
         for at in range(start, end):
             if at % group_size == 0:
                 group = slice(at, at + group_size)
-                chosen = _search(left[:, group], u.diagonal()[group], scale_dtype) if scale is None else scale
+                chosen = _search(left[group], u.diagonal()[group], scale_dtype) if scale is None else scale
                 scales.append(chosen)
                 step = chosen.float()
-            column = left[:, at]
-            integers[:, at] = (column / step).round().clamp(LOWEST, HIGHEST)
-            missed = (column - integers[:, at] * step) / u[at, at]
-            left[:, at + 1 : end] -= missed[:, None] * u[at, at + 1 : end]
-            errors[:, at - start] = missed
-        left[:, end:] -= errors @ u[start:end, end:]
-        error += errors.square().sum(1)
-    return integers, torch.stack(scales, 1), error
+            column, missed = left[at], errors[at - start]
+            rounded = (column / step).round_().clamp_(LOWEST, HIGHEST)
+            integers[at] = rounded
+            torch.sub(column, rounded.mul_(step), out=missed).div_(diagonal[at])
+            left[at + 1 : end].addr_(u[at, at + 1 : end], missed, alpha=-1)
+        left[end:].addmm_(u[start:end, end:].T, errors, alpha=-1)
+        error += errors.square().sum(0)
+    return integers.T.contiguous(), torch.stack(scales, 1), error
 
 
-def _no_clipping(weight: torch.Tensor) -> torch.Tensor:
-    """The smallest scale [outputs] whose steps reach each row's largest weights."""
-    scale = torch.maximum(weight.amax(1) / HIGHEST, weight.amin(1) / LOWEST)
+def _no_clipping(columns: torch.Tensor) -> torch.Tensor:
+    """The smallest scale [outputs] whose steps reach the largest of some weights [inputs, outputs]."""
+    scale = torch.maximum(columns.amax(0) / HIGHEST, columns.amin(0) / LOWEST)
     return scale.clamp_min(torch.finfo(torch.float32).eps)
 
 
-def _search(weight: torch.Tensor, diagonal: torch.Tensor, scale_dtype: torch.dtype) -> torch.Tensor:
-    """The one of `SHRINKS` scales [outputs] that rounds a group with the least error, as GPTQ weighs it."""
-    whole = _no_clipping(weight)
-    tried = torch.stack([(whole * shrink).to(scale_dtype) for shrink in SHRINKS])
-    step = tried.float()[..., None]
-    missed = weight - (weight / step).round().clamp(LOWEST, HIGHEST) * step
-    best = (missed / diagonal).square().sum(-1).argmin(0)
-    return tried.gather(0, best[None])[0]
+def _search(columns: torch.Tensor, diagonal: torch.Tensor, scale_dtype: torch.dtype) -> torch.Tensor:
+    """The one of `SHRINKS` scales [outputs] that rounds a group [inputs, outputs] with the least error, as GPTQ
+    weighs it.
+    """
+    whole = _no_clipping(columns)
+    best = whole.to(scale_dtype)
+    least = torch.full_like(whole, float("inf"))
+    for shrink in SHRINKS:
+        tried = (whole * shrink).to(scale_dtype)
+        step = tried.float()
+        missed = (columns / step).round_().clamp_(LOWEST, HIGHEST).mul_(step).sub_(columns)
+        loss = missed.div_(diagonal[:, None]).square_().sum(0)
+        best, least = torch.where(loss < least, tried, best), torch.minimum(loss, least)
+    return best
