@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from et_pipeline.quantization.folding import FOLDS, awq_scales, fold, smoothquan
 from et_pipeline.quantization.gptq import error_weights, gptq
 from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
 from et_pipeline.quantization.rotation import plain_layers, rotated
-from et_pipeline.quantization.torchao_config import Requantized, Shards, keep, quantize_module
+from et_pipeline.quantization.sensitivity import SEED, TOKENS, Losses, of_head, of_layer
+from et_pipeline.quantization.torchao_config import Requantized, Shards, keep, quantize_module, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +62,8 @@ def quantize_calibrated(
     walks = 1 if q.mixed_bits is None else 2
     with torch.no_grad():
         if q.mixed_bits is not None:
-            finer = _finer(_Walk(folder, q, texts, out, lambda at, of: tick(at, walks * of)))
+            few = _first(texts, TOKENS)
+            finer = _finer(_Walk(folder, q, few, out, lambda at, of: tick(at, walks * of)))
         walk = _Walk(folder, q, texts, out, lambda at, of: tick((walks - 1) * of + at, walks * of))
         shards, requantized = Shards(out), Requantized()
         for part, calls in walk.parts(shards.add):
@@ -77,34 +80,53 @@ def quantize_calibrated(
                         quantize_module(walk.names[linear], linear, q)
                 for linear, weight in before.items():
                     requantized.add(weight, linear.weight, linear not in left)
+                if calls and part is not walk.model.get_output_embeddings():
+                    for linear in group:
+                        unpack(linear)
         shards.close()
     return requantized.figures()
 
 
 def _finer(walk: _Walk) -> frozenset[str]:
     """The linears that get 8 bits: a tied head does, as it then has the embedding's numbers and costs nothing."""
-    head = {walk.names[walk.model.get_output_embeddings()]} if walk.tied else set()
-    errors = _errors(walk)
-    return in_8_bits({name: each for name, each in errors.items() if name not in head}, walk.q) | head
+    q, head = walk.q, {walk.names[walk.model.get_output_embeddings()]} if walk.tied else set()
+    return in_8_bits({name: each for name, each in _losses(walk).items() if name not in head}, q) | head
 
 
-def _errors(walk: _Walk) -> dict[str, tuple[float, int]]:
-    """What 4 bits of each linear alone do to its layer's output, relative to that, and the linear's weights."""
-    found = {}
-    for part, calls in walk.parts(lambda _, module: module.to("meta")):
-        reference = [call() for call in calls]
-        for linear in [module for module in part.modules() if isinstance(module, nn.Linear)]:
-            name, weight = walk.names[linear], linear.weight
-            quantize_module(name, linear, walk.q)
-            missed = [_relative(call(), right) for call, right in zip(calls, reference, strict=True)]
-            linear.weight = weight
-            found[name] = (torch.cat(missed).mean().item(), weight.numel())
-    return found
+def _losses(walk: _Walk) -> dict[str, tuple[float, int]]:
+    """What 4 bits of each linear alone do to the answers of the model in float, and the linear's weights.
+
+    Scales that AWQ or SmoothQuant fold in are left out: each layer's would have to be searched for once more.
+    """
+    q, names, kept = walk.q, dict(walk.names), []
+    walk.q, walk.folds = q.model_copy(update={"scheme": "fp32", "embedding_bits": 32}), []
+    losses, generator = Losses(q), torch.Generator().manual_seed(SEED)
+    layers, norm = list(walk.decoder.layers), walk.decoder.norm
+    with ExitStack() as files:
+        for part, calls in walk.parts(lambda _, module: module.to("meta")):
+            inputs = calls[0].args[2]  # type: ignore[attr-defined]
+            kept.append(inputs.copy(files.enter_context(tempfile.TemporaryFile(dir=walk.out))))
+            if isinstance(part, nn.Linear):
+                with losses.watch({names[part]: part}):
+                    for at in range(len(calls)):
+                        kept[-1][at] = of_head(nn.Sequential(norm, part), inputs[at], generator)
+        gradients = kept.pop()
+        for layer, inputs in zip(reversed(layers), reversed(kept), strict=True):
+            walk.names |= {module: names[module] for module in layer.modules() if module in names}
+            walk.fill_part(layer)
+            linears = {names[part]: part for part in layer.modules() if isinstance(part, nn.Linear)}
+            with losses.watch(linears), walk.alone(layer):
+                for at in range(len(walk.batches)):
+                    call = partial(_output, walk.decoder, layer)
+                    gradients[at] = of_layer(call, inputs[at], gradients[at])
+            layer.to("meta")
+    return losses.per_token(sum(batch.numel() for batch in walk.batches))
 
 
-def _relative(found: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Per token, so that a few with huge values do not stand for all; [texts * length]."""
-    return ((found - right).square().sum(-1) / (right - right.mean(-1, keepdim=True)).square().sum(-1)).flatten()
+def _first(texts: Sequence[Sequence[int]], tokens: int) -> list[Sequence[int]]:
+    """As many texts as have that many tokens."""
+    ends = np.cumsum([len(text) for text in texts])
+    return list(texts[: int(np.searchsorted(ends, tokens)) + 1])
 
 
 class _Walk:
@@ -145,14 +167,15 @@ class _Walk:
         def end(part: nn.Module) -> None:
             nonlocal done
             for module in self._own(part):
+                module.__dict__.pop("forward", None)
                 finish(self.names.pop(module), module)
                 done += 1
                 self.tick(done, done + len(self.names))
 
         with tempfile.TemporaryFile(dir=self.out) as spilled:
             embedding = self.model.get_input_embeddings()
-            self._fill(embedding)
-            self._fill(self.decoder.norm)
+            self.fill_part(embedding)
+            self.fill_part(self.decoder.norm)
             for module in self._own(embedding):
                 quantize_module(self.names[module], module, self.q)
             seen = _Inputs(spilled, self.batches, self.model.config.get_text_config().hidden_size)
@@ -161,11 +184,8 @@ class _Walk:
             end(embedding)
             count = range(len(self.batches))
             for number, layer in enumerate(layers):
-                self._fill(layer)
-                with ExitStack() as patches:
-                    for other in layers:
-                        if other is not layer:
-                            patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
+                self.fill_part(layer)
+                with self.alone(layer):
                     calls: list[Callable[[], Any]] = [partial(_call, self.decoder, layer, seen, at) for at in count]
                     if self.folds:
                         _fold(self.folds[number], calls, self.q, self.model.config.get_text_config())
@@ -173,14 +193,24 @@ class _Walk:
                     for at, call in enumerate(calls):
                         seen[at] = call()
                 end(layer)
-            self._fill(head)
+            self.fill_part(head)
             yield head, [partial(_call_head, self.decoder, head, seen, at) for at in count]
             end(self.model)
 
     def _own(self, part: nn.Module) -> list[nn.Module]:
         return [module for module in part.modules() if module in self.names]
 
-    def _fill(self, part: nn.Module) -> None:
+    @contextmanager
+    def alone(self, layer: nn.Module) -> Iterator[None]:
+        """Let no other layer compute."""
+        with ExitStack() as patches:
+            for other in self.decoder.layers:
+                if other is not layer:
+                    patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
+            yield
+
+    def fill_part(self, part: nn.Module) -> None:
+        """Give a layer, or another part, its weights."""
         for module in self._own(part):
             # Integers of the checkpoint are computed with as floats, but can stay unless scales are folded into them.
             self.fill(self.names[module], module, not self.folds)
@@ -262,6 +292,13 @@ class _Inputs:
     def __setitem__(self, at: int, value: torch.Tensor) -> None:
         self.rows[self.starts[at] : self.starts[at + 1]] = value.reshape(-1, self.rows.shape[1]).numpy()
 
+    def copy(self, file: Any) -> _Inputs:
+        """The same in another file."""
+        made = copy(self)
+        made.rows = np.memmap(file, np.float32, "w+", shape=self.rows.shape)
+        made.rows[:] = self.rows
+        return made
+
 
 def _input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     found = []
@@ -280,8 +317,13 @@ def _call_head(decoder: Any, head: nn.Module, seen: _Inputs, at: int) -> torch.T
 
 
 def _call(decoder: nn.Module, layer: nn.Module, seen: _Inputs, at: int) -> torch.Tensor:
-    """The layer's output for a batch, called with the masks and positions that the family's own code gives it."""
-    hidden, found = seen[at], []
+    """The layer's output for a batch."""
+    return _output(decoder, layer, seen[at])
+
+
+def _output(decoder: nn.Module, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """What a layer makes of its input, called with the masks and positions that the family's own code gives it."""
+    found: list[torch.Tensor] = []
 
     def give(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> Any:
         return (hidden, *args[1:]), kwargs  # some families scale what they take for embeddings

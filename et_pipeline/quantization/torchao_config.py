@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torchao.quantization import (
     Int8DynamicActivationIntxWeightConfig,
     IntxWeightOnlyConfig,
@@ -212,6 +213,27 @@ def _granularity(group_size: int) -> PerGroup | PerAxis:
 def _check_groups(what: str, width: int, group_size: int, key: str) -> None:
     if group_size and width % group_size:
         raise UserError(f"{what} has rows of {width} weights, which {key}={group_size} does not divide")
+
+
+def unpack(linear: nn.Linear) -> None:
+    """Let a linear compute as its quantized weight does, without unpacking that in every call; until forward is popped.
+
+    Takes the memory of the weight as floats. A linear that is not quantized stays as it is.
+    """
+    weight: Any = linear.weight
+    if isinstance(weight, IntxUnpackedToInt8Tensor):
+        unpacked, dynamic = weight.dequantize(), weight.activation_quantization is not None
+        linear.forward = lambda rows: functional.linear(  # type: ignore[method-assign]
+            rounded_activations(rows) if dynamic else rows, unpacked, linear.bias
+        )
+
+
+def rounded_activations(rows: torch.Tensor) -> torch.Tensor:
+    """Activations [..., width] as the dynamic schemes round them: to 256 steps of each row's range, which holds 0."""
+    lowest = rows.amin(-1, keepdim=True).clamp_(max=0)
+    scale = (rows.amax(-1, keepdim=True).clamp_(min=0) - lowest).div_(255).clamp_(min=torch.finfo(torch.float32).eps)
+    zero = (-128 - torch.round(lowest / scale)).clamp_(-128, 127)
+    return torch.round(rows * (1 / scale)).add_(zero).clamp_(-128, 127).sub_(zero).mul_(scale)
 
 
 class Requantized:

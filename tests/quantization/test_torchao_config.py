@@ -16,7 +16,7 @@ from torchao.quantization import quantize_
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.quantization import torchao_config
-from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint, quantize_module
+from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint, quantize_module, unpack
 from et_pipeline.settings import Mapping, Quantization
 
 BASE = Quantization(
@@ -213,3 +213,17 @@ def test_a_bfloat16_checkpoint_is_quantized_as_its_float32_values(tiny_llama, tm
             if hasattr(value, "dequantize") and hasattr(value, "qdata"):
                 value, saved[name] = value.dequantize(), saved[name].dequantize()
             assert torch.equal(saved[name], value), name
+
+
+@pytest.mark.parametrize(("scheme", "group_size"), [("8da4w", 32), ("8da8w", 0), ("int4_weight_only", 0), ("fp32", 0)])
+def test_an_unpacked_linear_computes_the_same(scheme, group_size):
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48)
+    quantize_module("linear", linear, recipe(scheme=scheme, group_size=group_size))
+    rows = torch.randn(2, 30, 64) * torch.logspace(-8, 3, 30)[:, None]
+    rows[0, 3] = 0
+    rows[0, 4].abs_()
+    expected = linear(rows)
+    unpack(linear)
+    torch.testing.assert_close(linear(rows), expected, rtol=1e-5, atol=1e-6)
+    assert ("forward" in linear.__dict__) == (scheme != "fp32")

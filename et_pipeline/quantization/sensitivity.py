@@ -1,0 +1,94 @@
+"""What rounding each linear does to a model's answers, by Fisher information; one decoder layer in memory at a time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from et_pipeline.checkpoints.prequantized.weight import floats
+from et_pipeline.quantization.torchao_config import quantize_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from et_pipeline.settings import Quantization
+
+TOKENS = 8192  # of the calibration text that are read for it
+HEAD_TOKENS = 256  # whose logits are in memory at a time
+SEED = 0  # of the labels that are drawn
+
+
+class Losses:
+    """What rounding the weights of linears does to the answers, added up in backward passes.
+
+    A model's answers move by KL ≈ ½ δᵀFδ, where F is the Fisher information: the mean of g·gᵀ, g being the gradient of
+    the log-likelihood of an answer that the model itself draws. What rounding does to a linear's output at one token is
+    taken to be independent of what it does at another.
+    """
+
+    def __init__(self, q: Quantization) -> None:
+        self._q = q
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, int] = {}
+
+    @contextmanager
+    def watch(self, linears: Mapping[str, nn.Linear]) -> Iterator[None]:
+        """Count for linears by name, which get float weights."""
+        with ExitStack() as hooks:
+            for name, linear in linears.items():
+                before = floats(linear.weight.detach())
+                quantize_module(name, linear, self._q)
+                change = floats(linear.weight.detach()) - before
+                linear.weight = nn.Parameter(before, requires_grad=False)
+                self._sums[name], self._weights[name] = 0.0, before.numel()
+                hooks.enter_context(linear.register_forward_hook(partial(self._forward, name, change)))
+            yield
+
+    def _forward(self, name: str, change: torch.Tensor, _: nn.Module, args: Any, output: torch.Tensor) -> None:
+        rows = args[0].detach()
+
+        def add(gradient: torch.Tensor) -> None:
+            moved = (gradient * functional.linear(rows, change)).sum(-1)
+            self._sums[name] += moved.square().sum().item()
+
+        if output.requires_grad:
+            output.register_hook(add)
+
+    def per_token(self, tokens: int) -> dict[str, tuple[float, int]]:
+        """By linear: nats of KL per token, and its number of weights."""
+        return {name: (total / 2 / tokens, self._weights[name]) for name, total in self._sums.items()}
+
+
+def of_head(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, generator: torch.Generator) -> Any:
+    """Run backward from answers that are drawn from the model.
+
+    Args:
+        head: makes logits of what the last layer gives.
+        hidden: [texts, length, width] of that.
+        generator: draws.
+
+    Returns:
+        Gradient of the drawn answers' negative log-likelihoods with regard to `hidden`.
+    """
+    found = []
+    for rows in hidden.flatten(0, -2).split(HEAD_TOKENS):
+        with torch.enable_grad():
+            given = rows.detach().requires_grad_()
+            logits = head(given)
+            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+            functional.cross_entropy(logits, drawn, reduction="sum").backward()
+        found.append(given.grad)
+    return torch.cat([rows for rows in found if rows is not None]).reshape(hidden.shape)
+
+
+def of_layer(call: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, gradient: torch.Tensor) -> Any:
+    """Run a layer forward and backward; returns the gradient with regard to its input, from that of its output."""
+    with torch.enable_grad():
+        given = hidden.detach().requires_grad_()
+        call(given).backward(gradient)
+    return given.grad

@@ -1,0 +1,48 @@
+import torch
+from torch import nn
+
+from et_pipeline.checkpoints.reader import load_model
+from et_pipeline.quantization.calibrated import _first, _losses, _Walk
+from et_pipeline.quantization.torchao_config import quantize_module
+from tests.quantization.test_calibrated import recipe, texts  # noqa: F401  a fixture
+
+
+def divergence(model, original, texts):  # noqa: F811
+    total = 0.0
+    with torch.no_grad():
+        for text in texts:
+            found, right = (each(torch.tensor([text])).logits[0].log_softmax(-1) for each in (model, original))
+            total += (right.exp() * (right - found)).sum().item()
+    return total / sum(map(len, texts))
+
+
+def test_losses_are_what_each_linear_alone_costs(make_checkpoint, texts, tmp_path):  # noqa: F811
+    folder = make_checkpoint("llama", initializer_range=0.1, tie_word_embeddings=True)
+    q = recipe(32, scheme="int4_weight_only")
+    with torch.no_grad():
+        losses = _losses(_Walk(folder, q, texts, tmp_path, lambda *_: None))
+    original, model = load_model(folder), load_model(folder)
+    linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+    assert losses.keys() == linears.keys()
+    for name, linear in linears.items():
+        weight = linear.weight
+        quantize_module(name, linear, q)
+        measured = divergence(model, original, texts)
+        linear.weight = weight
+        found, count = losses[name]
+        assert count == weight.numel()
+        assert 0.4 < found / measured < 2.5, (name, found, measured)
+
+
+def test_a_rotated_model_and_one_of_another_family_are_measured_too(make_checkpoint, texts, tmp_path):  # noqa: F811
+    for family, changes in (("llama", {"transform": "rotation"}), ("gemma3_text", {}), ("qwen2", {"transform": "awq"})):
+        folder = make_checkpoint(family, initializer_range=0.05)
+        with torch.no_grad():
+            losses = _losses(_Walk(folder, recipe(32, **changes), texts, tmp_path, lambda *_: None))
+        assert all(error > 0 for error, _ in losses.values()), family
+
+
+def test_a_few_texts_are_enough():
+    assert _first([[1] * 10, [2] * 10, [3] * 10], 15) == [[1] * 10, [2] * 10]
+    assert _first([[1] * 10, [2] * 10], 20) == [[1] * 10, [2] * 10]
+    assert _first([], 20) == []
