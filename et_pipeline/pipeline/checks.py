@@ -54,7 +54,9 @@ def _check_algorithm(settings: Settings) -> None:
     for key, wanted, instead in asked:
         if not wanted:
             continue
-        if recipe.scheme not in ("8da4w", "int4_weight_only"):
+        # Where activations are rounded, what makes them rounder helps weights of 8 bits too.
+        eased = key.startswith("recipe.transform") and recipe.scheme == "8da8w" and recipe.transform != "awq"
+        if recipe.scheme not in ("8da4w", "int4_weight_only") and not eased:
             raise UserError(
                 f"{key} is for 4-bit weights, and recipe.scheme={recipe.scheme} has none that are quantized before the "
                 f"export; {instead}, or recipe=8da4w"
