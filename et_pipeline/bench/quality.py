@@ -47,9 +47,11 @@ RECIPES = {
     "8da4w-rotation-gptq-g32": ("recipe=8da4w_rotation_gptq", "recipe.group_size=32"),
     "8da4w-rotation-gptq-g0": ("recipe=8da4w_rotation_gptq",),
     "8da4w-mixed5.5-g32": ("recipe=8da4w_mixed",),
+    "8da4w-rotation-mixed5.5-g32": ("recipe=8da4w_rotation_mixed",),
     "8da8w": ("recipe=8da8w",),
+    "8da8w-rotation": ("recipe=8da8w_rotation",),
 }
-UNCALIBRATED = ("8da8w",)  # has no calibration that could be given another text
+UNCALIBRATED = ("8da8w", "8da8w-rotation")  # have no calibration that could be given another text
 TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
 COMMAND = "make bench-quality"
 TOKENS, WINDOW, STRIDE = 8192, engines.LlamaCpp.BATCH, 256

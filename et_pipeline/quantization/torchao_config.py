@@ -223,9 +223,11 @@ def unpack(linear: nn.Linear) -> None:
     weight: Any = linear.weight
     if isinstance(weight, IntxUnpackedToInt8Tensor):
         unpacked, dynamic = weight.dequantize(), weight.activation_quantization is not None
-        linear.forward = lambda rows: functional.linear(  # type: ignore[method-assign]
-            rounded_activations(rows) if dynamic else rows, unpacked, linear.bias
-        )
+
+        def forward(input: torch.Tensor) -> torch.Tensor:
+            return functional.linear(rounded_activations(input) if dynamic else input, unpacked, linear.bias)
+
+        linear.forward = forward  # type: ignore[method-assign]
 
 
 def rounded_activations(rows: torch.Tensor) -> torch.Tensor:
