@@ -21,7 +21,7 @@ def in_8_bits(errors: Mapping[str, tuple[float, int]], q: Quantization) -> froze
     """Spend `q.mixed_bits` where a bit takes away most error: by error per weight, largest first.
 
     Args:
-        errors: of each linear, what 4 bits do to its layer's output, and its number of weights.
+        errors: of each linear, what 4 bits do to the model's answers, and its number of weights.
         q: 4 bits in groups whose scales take 16 bits, or per output channel.
 
     Returns:

@@ -147,6 +147,20 @@ def test_outliers_cost_less(outliers, texts, tmp_path, changes):  # noqa: F811
     assert found < distance(logits(load_quantized(folder, plain, rtn)), reference)
 
 
+@pytest.mark.parametrize("transform", ["smoothquant", "rotation"])
+def test_rounding_activations_costs_less_beside_8_bits_too(outliers, texts, tmp_path, transform):  # noqa: F811
+    folder = outliers()
+    reference = logits(load_model(folder))
+    found = {}
+    for chosen in ("none", transform):
+        q = recipe(scheme="8da8w", algorithm="rtn", transform=chosen)
+        out = tmp_path / chosen
+        out.mkdir()
+        quantize_calibrated(folder, q, texts if q.calibrated else [], out, lambda *_: None)
+        found[chosen] = distance(logits(load_quantized(folder, out, q)), reference)
+    assert found[transform] < found["none"]
+
+
 def test_bits_are_spent_where_they_help_most():
     errors = {"a": (0.9, 100), "b": (0.5, 10), "c": (0.2, 1000), "d": (0.001, 100)}
     assert in_8_bits(errors, recipe(mixed_bits=4.4)) == {"a", "b"}
