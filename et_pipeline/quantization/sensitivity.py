@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from et_pipeline.settings import Quantization
 
-TOKENS = 8192  # of the calibration text that are read for it
+TOKENS = 4096  # of the calibration text that are read; with 3,072 nine tenths of what 8,192 choose in SmolLM2 stay
 HEAD_TOKENS = 256  # whose logits are in memory at a time
 SEED = 0  # of the labels that are drawn
 
