@@ -48,27 +48,24 @@ class Trial(NamedTuple):
 
 def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     """What is tried, by the words that ask for it; `turns`: the model's layers can be rotated."""
-    how = " recipe.transform=rotation" if turns else ""
-    change = {"algorithm": "gptq", "transform": "rotation" if turns else "none"}
-    gptq = "8da4w_rotation_gptq" if turns else "8da4w_gptq"
+    turn, how = ("_rotation", "rotation") if turns else ("", "none")
     groups, channels = {"scheme": "8da4w", "group_size": 32}, {"group_size": 0, "mapping": "symmetric"}
-    rounded = {} if turns else {"recipe=8da4w": {**groups, "name": "8da4w-g32"}}
-    mixed = {
-        f"recipe=8da4w_mixed recipe.mixed_bits={bits}{how}": {
-            **groups,
-            **change,
-            "mixed_bits": bits,
-            "name": f"8da4w-mixed{bits}-g32",
-        }
-        for bits in MIXED_BITS
-    }
-    return {
-        **rounded,
-        f"recipe={gptq} recipe.group_size=32": {**groups, **change, "name": f"{gptq.replace('_', '-')}-g32"},
-        **mixed,
-        f"recipe=8da8w{how}": {**channels, "scheme": "8da8w", "transform": change["transform"], "name": "8da8w"},
+    gptq = {**groups, "algorithm": "gptq", "transform": how}
+    dashed = turn.replace("_", "-")
+    found = {
+        f"recipe=8da4w{turn}_gptq recipe.group_size=32": {**gptq, "name": f"8da4w{dashed}-gptq-g32"},
+        **{
+            f"recipe=8da4w{turn}_mixed recipe.mixed_bits={bits}": {
+                **gptq,
+                "mixed_bits": bits,
+                "name": f"8da4w{dashed}-mixed{bits}-g32",
+            }
+            for bits in MIXED_BITS
+        },
+        f"recipe=8da8w{turn}": {**channels, "scheme": "8da8w", "transform": how, "name": f"8da8w{dashed}"},
         "recipe=int8_weight_only": {**channels, "scheme": "int8_weight_only", "name": "int8_weight_only"},
     }
+    return found if turns else {"recipe=8da4w": {**groups, "name": "8da4w-g32"}, **found}
 
 
 def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]:
