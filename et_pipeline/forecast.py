@@ -250,7 +250,7 @@ def pte_bytes(known: Architecture, recipe: Quantization) -> int:
 def _held_bytes(known: Architecture, recipe: Quantization) -> int:
     """What becomes the program, while it is made."""
     stored = sum(tensor_bytes(name, shape, recipe) for name, shape in exported_shapes(known).items())
-    turned = 2 * 4 * known.embedding[1] ** 2 if known.tied_head and recipe.transform == "rotation" else 0
+    turned = known.embedding[1] ** 2 if known.tied_head and recipe.transform == "rotation" else 0  # twice, in 4 bits
     return stored + turned + PTE_BYTES + PTE_BYTES_PER_LAYER * known.layers
 
 

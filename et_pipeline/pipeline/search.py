@@ -18,7 +18,7 @@ from et_pipeline.evaluation.agreement import over_sequences
 from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Tried
 
-MIXED_BITS = (5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0)
+MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0)  # from all in 4 bits, with groups' scales, on
 
 
 class Candidate(NamedTuple):
@@ -53,7 +53,6 @@ def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     gptq = {**groups, "algorithm": "gptq", "transform": how}
     dashed = turn.replace("_", "-")
     found = {
-        f"recipe=8da4w{turn}_gptq recipe.group_size=32": {**gptq, "name": f"8da4w{dashed}-gptq-g32"},
         **{
             f"recipe=8da4w{turn}_mixed recipe.mixed_bits={bits}": {
                 **gptq,

@@ -22,6 +22,7 @@ from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
 from et_pipeline.quantization.rotation import plain_layers, rotated
 from et_pipeline.quantization.sensitivity import SEED, TOKENS, Losses, of_head, of_layer
 from et_pipeline.quantization.torchao_config import Requantized, Shards, keep, quantize_module, unpack
+from et_pipeline.quantization.turned import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +167,9 @@ class _Walk:
 
         def end(part: nn.Module) -> None:
             nonlocal done
-            for module in self._own(part):
+            for module in sorted(
+                self._own(part), key=lambda each: not isinstance(each, Turn)
+            ):  # with it goes its child
                 module.__dict__.pop("forward", None)
                 finish(self.names.pop(module), module)
                 done += 1
@@ -214,7 +217,10 @@ class _Walk:
         for module in self._own(part):
             # Integers of the checkpoint are computed with as floats, but can stay unless scales are folded into them.
             self.fill(self.names[module], module, not self.folds)
-            module.float()
+            for own, child in module.named_children():
+                if isinstance(child, Turn):
+                    self.names[child] = f"{self.names[module]}.{own}"
+            module._apply(lambda tensor: tensor.float(), recurse=False)
 
 
 def _fold(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Quantization, config: Any) -> None:
@@ -343,7 +349,7 @@ def _output(decoder: nn.Module, layer: nn.Module, hidden: torch.Tensor) -> torch
 
 def _sharing_inputs(part: nn.Module, calls: Sequence[Callable[[], Any]]) -> list[list[nn.Linear]]:
     """The part's linears in the order in which they compute, those of one input together; each alone without calls."""
-    linears = [module for module in part.modules() if isinstance(module, nn.Linear)]
+    linears = [each for each in part.modules() if isinstance(each, nn.Linear) and not isinstance(each, Turn)]
     if not calls or len(linears) == 1:
         return [[linear] for linear in linears]
     groups: list[tuple[torch.Tensor, list[nn.Linear]]] = []

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from et_pipeline.errors import UserError
+from et_pipeline.quantization.torchao_config import quantize_turn
 from et_pipeline.quantization.turned import turned
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def _changes(
             turned(table, matrix.T.float().contiguous())
         else:
             turned(table, (gain(model.get_decoder().norm)[:, None] * matrix).float())
+        quantize_turn(table.turn)
 
     changes: dict[nn.Module, Callable[[nn.Module], None]] = {
         model.get_input_embeddings(): turn if tied else embed,

@@ -22,7 +22,7 @@ from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
-from et_pipeline.quantization.turned import TURN, turn_table
+from et_pipeline.quantization.turned import Turn, is_turned, turn_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> bool:
     Raises:
         UserError: a row is not a whole number of groups.
     """
-    if not isinstance(module, (nn.Linear, nn.Embedding)):
+    if not isinstance(module, (nn.Linear, nn.Embedding)) or isinstance(module, Turn):
         return False
     config = _config(module, q)
     if config is None:
@@ -196,6 +196,14 @@ def _linear_config(q: Quantization) -> Any:
         mapping_type=_MAPPINGS[q.mapping],
         intx_choose_qparams_algorithm=search,
     )
+
+
+def quantize_turn(turn: Turn) -> None:
+    """Give a matrix of a turned table 4 bits per weight, if that changes nothing (see `turned`)."""
+    exact, mapping = turn.weight.detach().clone(), MappingType.SYMMETRIC_NO_CLIPPING_ERR
+    _quantize_rows(turn, IntxWeightOnlyConfig(weight_dtype=_INT4, granularity=PerAxis(0), mapping_type=mapping))
+    if not torch.allclose(floats(turn.weight.detach()), exact, rtol=1e-5, atol=0):
+        turn.weight = nn.Parameter(exact, requires_grad=False)
 
 
 def _embedding_config(q: Quantization) -> Any:
@@ -360,7 +368,7 @@ def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedMode
             weights |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
             raise UserError(f"{path} is not a file of quantized weights: quantize again") from error
-    if any(name.endswith(f".{TURN}") for name in weights):
+    if is_turned(weights):
         turn_table(model)
     expected = model.state_dict()
     if weights.keys() != expected.keys():
@@ -374,7 +382,8 @@ def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedMode
             )
     model.load_state_dict(weights, assign=True)
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)) and _layout(module.weight) not in _expected_layouts(module, q):
+        plain = isinstance(module, (nn.Linear, nn.Embedding)) and not isinstance(module, Turn)
+        if plain and _layout(module.weight) not in _expected_layouts(module, q):
             raise UserError(f"{saved} was not quantized with the given recipe: {name} differs; quantize again")
     return model.eval().requires_grad_(False)
 

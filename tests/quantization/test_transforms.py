@@ -15,7 +15,7 @@ from et_pipeline.quantization.folding import awq_scales, smoothquant_scales
 from et_pipeline.quantization.mixed import in_8_bits
 from et_pipeline.quantization.rotation import hadamard
 from et_pipeline.quantization.torchao_config import _linear_config, load_quantized, quantize_checkpoint, quantize_module
-from et_pipeline.quantization.turned import TURN, turn_table
+from et_pipeline.quantization.turned import is_turned, turn_table
 from tests.quantization.test_calibrated import distance, logits, recipe, texts  # noqa: F401  a fixture
 
 FAMILIES = {
@@ -64,7 +64,7 @@ def transformed(folder, q, texts, out):  # noqa: F811
             pass
     model, _ = build_skeleton(folder)
     fill_computed_buffers(model)
-    if any(name.endswith(TURN) for name in state):
+    if is_turned(state):
         turn_table(model)
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -94,6 +94,7 @@ def test_a_tied_table_stays_one_in_a_rotated_model(outliers, texts, tmp_path, mi
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert torch.equal(embedding.weight.qdata, head.weight.qdata)
     assert torch.equal(embedding.weight.scale, head.weight.scale)
+    assert {str(each.turn.weight.target_dtype) for each in (embedding, head)} == {"torch.int4"}
     assert distance(logits(model), logits(load_model(folder))) < (0.3 if mixed_bits else 0.1)
 
 
