@@ -11,7 +11,7 @@ from et_pipeline import forms
 from et_pipeline.backends import get_backend
 from et_pipeline.settings import OWN, Backend, Calibration, Evidence, Samples, Settings
 
-ANSWER, CALIBRATION_ANSWER = 80, 192  # most tokens of an answer of the model's own
+ANSWER, CALIBRATION_ANSWER = 64, 128  # most tokens of an answer of the model's own
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _samples(settings: Settings) -> dict[str, Samples]:
     found = {"evidence": Samples(part="evidence", sequences=evidence(settings).sequences, length=ANSWER)}
     chosen = calibration_of(settings)
     if chosen is not None and chosen.source == OWN:
-        count = -(-3 * chosen.tokens // (2 * CALIBRATION_ANSWER))  # many answers end early
+        count = -(-chosen.tokens // CALIBRATION_ANSWER)  # what ends early is made up for by the prompts
         found["calibration"] = Samples(part="calibration", sequences=count, length=CALIBRATION_ANSWER)
     return found
 
