@@ -43,7 +43,7 @@ def sequences(
     if embeds:
         for_one_text(tokenizer, longest)
     elif calibration.source == OWN and path is not None:
-        return _cut([each.ids for each in own_text.read(path)], calibration.tokens, longest)
+        return _joined([each.ids for each in own_text.read(path)], calibration.tokens, longest)
     found: list[list[int]] = []
     used: list[str] = []
     left = calibration.tokens
@@ -62,14 +62,11 @@ def sequences(
     )
 
 
-def _cut(answers: list[list[int]], tokens: int, longest: int) -> list[list[int]]:
-    """As many of them as the budget takes, no longer than a sequence may be."""
-    found: list[list[int]] = []
-    for ids in answers:
-        if tokens > 0:
-            found.append(ids[: min(tokens, longest)])
-            tokens -= len(found[-1])
-    return found
+def _joined(answers: list[list[int]], tokens: int, longest: int) -> list[list[int]]:
+    """One behind the other, in sequences of equal length, which compute together; as many tokens as the budget takes."""
+    ids = [token for answer in answers for token in answer][:tokens]
+    whole = len(ids) - len(ids) % longest or len(ids)
+    return [ids[at : at + longest] for at in range(0, whole, longest)]
 
 
 def _texts(calibration: Calibration, path: Path | None, facts: Facts) -> Iterator[str]:

@@ -96,11 +96,13 @@ def test_rows_of_a_data_set_are_texts(model, tmp_path):
         sequences(asked, tmp_path, facts, tokenizer, longest=64)
 
 
-def test_the_models_own_answers_are_taken_as_they_are(model, tmp_path):
-    own_text.write([own_text.Conversation(list(range(10)), 4), own_text.Conversation(list(range(20, 60)), 4)], tmp_path)
-    found = sequences(calibration("own", 40), tmp_path, *model, longest=25)
-    assert found == [list(range(10)), list(range(20, 45))]
-    assert sum(map(len, sequences(calibration("own", 30), tmp_path, *model, longest=25))) == 30
+def test_the_models_own_answers_make_sequences_of_one_length(model, tmp_path):
+    answers = [list(range(10)), list(range(20, 60)), list(range(70, 80))]
+    own_text.write([own_text.Conversation(ids, 4) for ids in answers], tmp_path)
+    ids = list(itertools.chain(*answers))
+    assert sequences(calibration("own", 100), tmp_path, *model, longest=25) == [ids[:25], ids[25:50]]
+    assert sequences(calibration("own", 30), tmp_path, *model, longest=25) == [ids[:25]]
+    assert sequences(calibration("own", 30), tmp_path, *model, longest=512) == [ids[:30]]
 
 
 def test_an_encoder_calibrates_with_what_others_would_be_asked(model):
