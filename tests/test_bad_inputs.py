@@ -212,7 +212,7 @@ COMMAND_LINES = {
     ),
     "gptq of an encoder": (["recipe=8da4w_gptq", "model=minilm"], r"recipe\.algorithm=gptq is for models that answer"),
     "unknown algorithm": (["recipe.algorithm=awq"], r"recipe\.algorithm=\"awq\" is not valid"),
-    "awq without 4 bits": (["recipe=8da8w", "+recipe.transform=awq"], r"transform=awq is for 4-bit"),
+    "awq without 4 bits": (["recipe=8da8w", "recipe.transform=awq"], r"transform=awq is for 4-bit"),
     "rotation of float activations": (
         ["recipe=int8_weight_only", "+recipe.transform=rotation"],
         r"transform=rotation is for 4-bit",
