@@ -99,7 +99,7 @@ def render(root: Path) -> dict[Path, str]:
         "forecast": forecast_table(root),
         "export_llm": export_llm_text(root),
         "host": host_tables.tables(kept("host")),
-        "quality": quality_tables.tables(kept("quality")),
+        "quality": quality_tables.tables(kept("quality")["models"]),
         "compare": quality_tables.compared(kept("compare")["models"]),
     }
     pages = {}

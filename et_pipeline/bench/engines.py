@@ -82,8 +82,8 @@ class LlamaCpp:
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         self._batch = llama_cpp.llama_batch_init(self.BATCH, 0, 1)
 
-    def _run(self, tokens: list[int], start: int, every: bool = False) -> np.ndarray[Any, Any]:
-        """Logits of the last token [vocabulary], or of `every` one of a batch [N, vocabulary]."""
+    def _run(self, tokens: list[int], start: int) -> np.ndarray[Any, Any]:
+        """Logits of the last token, [vocabulary]."""
         import numpy as np
 
         batch = self._batch
@@ -93,12 +93,10 @@ class LlamaCpp:
             for i, token in enumerate(piece):
                 batch.token[i], batch.pos[i] = token, start + offset + i
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-                batch.logits[i] = every or offset + i == len(tokens) - 1
+                batch.logits[i] = offset + i == len(tokens) - 1
             failed = self._api.llama_decode(self._context, batch)
             if failed:
                 raise RuntimeError(f"llama_decode returned {failed}")
-        if every:
-            return np.ctypeslib.as_array(self._api.llama_get_logits(self._context), (len(tokens), self._vocabulary))
         return np.ctypeslib.as_array(self._api.llama_get_logits_ith(self._context, -1), (self._vocabulary,))
 
     def prefill(self, tokens: list[int], start: int) -> None:
@@ -117,11 +115,6 @@ class LlamaCpp:
         """See `Engine`."""
         self._api.llama_memory_seq_rm(self._memory, 0, 0, -1)
         return self._run(tokens, 0).copy()
-
-    def every_logits(self, tokens: list[int]) -> np.ndarray[Any, Any]:
-        """[N, vocabulary] after each of N tokens from position 0 on, at most `BATCH`."""
-        self._api.llama_memory_seq_rm(self._memory, 0, 0, -1)
-        return self._run(tokens, 0, every=True).copy()
 
 
 class GenAi:

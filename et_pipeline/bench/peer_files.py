@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline.errors import UserError
+from et_pipeline.checkpoints import llama_cpp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,32 +124,13 @@ def _rope_divisors(checkpoint: Path) -> np.ndarray[Any, Any] | None:
     return (config.rope_parameters["rope_theta"] ** (-np.arange(count) / count) / scaled).astype(np.float32)
 
 
-def quantize_gguf(whole: Path, path: Path, kind: str) -> None:
-    """Quantize a file with llama.cpp's own defaults, which decide the head's type.
-
-    Args:
-        whole: the file in 16 or 32 bits.
-        path: the file to write.
-        kind: as llama.cpp names it, such as Q4_0.
-
-    Raises:
-        UserError: llama.cpp could not.
-    """
-    import llama_cpp
-
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    settings.nthread = 1
-    failed = llama_cpp.llama_model_quantize(str(whole).encode(), str(path).encode(), settings)
-    if failed:
-        raise UserError(f"llama_model_quantize returned {failed} for {kind}")
-
-
 def _make_gguf(checkpoint: Path, path: Path) -> None:
     """The child's side of making llama.cpp's file."""
+    from gguf import LlamaFileType
+
     whole = path.with_name("f16.gguf")
     write_gguf(checkpoint, whole)
-    quantize_gguf(whole, path, "Q4_0")
+    llama_cpp.quantize(whole, path, LlamaFileType.MOSTLY_Q4_0)
     whole.unlink()
 
 

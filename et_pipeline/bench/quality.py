@@ -1,8 +1,8 @@
-"""What quantization costs, beside llama.cpp: the built-in models on held-out text, ours through the .pte.
+"""What quantization costs, beside llama.cpp: ours through the .pte, on held-out text.
 
-`python -m et_pipeline.bench.quality FOLDER` makes every program and file from the same checkpoints, and compares
-each with transformers in fp32 on the same tokens. FOLDER holds the texts of `tiny_writer.text`. Before any
-type of llama.cpp counts, its file in fp32 has to give transformers' logits.
+`python -m et_pipeline.bench.quality FOLDER` makes every program and file from the same weights, and compares each with
+transformers in fp32 on the same tokens. FOLDER holds the texts of `tiny_writer.text` and a GGUF file of SmolLM2. Before
+any type of llama.cpp counts, its file in fp32 has to give transformers' logits.
 """
 
 from __future__ import annotations
@@ -13,26 +13,28 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline import tiny_assistant
-from et_pipeline.bench import contenders, engines, peer_files
+from et_pipeline.bench import peer_files
 from et_pipeline.bench.host_tables import LLAMA_CPP, OURS
 from et_pipeline.bench.quality_tables import tables
+from et_pipeline.bench.subjects import MODELS, Model
+from et_pipeline.checkpoints import llama_cpp
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import EXIT_USER, UserError
-from et_pipeline.evaluation.agreement import merge
-from et_pipeline.evaluation.perplexity import KEY, agreement, loss, perplexity, text_ids, windows
-from et_pipeline.evaluation.text_source import BUILTIN, resolve
-from et_pipeline.evaluation.verified import Verified
+from et_pipeline.evaluation import on_text
+from et_pipeline.evaluation.agreement import eager_logits
+from et_pipeline.evaluation.perplexity import KEY, text_ids, windows
+from et_pipeline.evaluation.text_source import resolve
+from et_pipeline.evaluation.verified import OnText, Verified
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
-from et_pipeline.runtime.program import quiet
+from et_pipeline.runtime.speed import Speed
 from et_pipeline.settings import Settings
 from et_pipeline.stages.bundle import host
 
@@ -50,52 +52,27 @@ RECIPES = {
     "8da4w-rotation-mixed5.5-g32": ("recipe=8da4w_rotation_mixed",),
     "8da8w": ("recipe=8da8w",),
     "8da8w-rotation": ("recipe=8da8w_rotation",),
+    "int4_weight_only": ("recipe=int4_weight_only",),
+    "int8_weight_only": ("recipe=int8_weight_only",),
 }
-UNCALIBRATED = ("8da8w", "8da8w-rotation")  # have no calibration that could be given another text
-TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
-COMMAND = "make bench-quality"
-TOKENS, WINDOW, STRIDE = 8192, engines.LlamaCpp.BATCH, 256
-FAITHFUL = 0.9999  # mean cosine of llama.cpp's logits with transformers', both in fp32 but llama.cpp's cache in fp16
+UNCALIBRATED = ("8da8w", "8da8w-rotation", "int8_weight_only")  # have no calibration that could be given another text
+TYPES = {"Q4_0": "MOSTLY_Q4_0", "Q4_K_M": "MOSTLY_Q4_K_M", "Q8_0": "MOSTLY_Q8_0"}
+TOKENS, WINDOW, STRIDE = 8192, 512, 256
+FAITHFUL = 1e-5  # nats between transformers and llama.cpp, both in fp32
 SAME = 1e-5  # relative difference of the original's perplexity as the pipeline and as this module computes it
-Logits = Callable[[list[int]], "torch.Tensor"]
-"""Computes the logits of every position of a window, [N, vocabulary]."""
-
-_LIBRARIES = ("executorch", "torch", "torchao", "transformers", "llama-cpp-python")
+_LIBRARIES = ("executorch", "torch", "torchao", "transformers", "cyllama")
 
 
-class Model(NamedTuple):
-    """A checkpoint, the settings that choose it, and the texts that it is measured on and calibrated with."""
+class Scored(NamedTuple):
+    """A row of the table, and the comparison that it is of."""
 
-    name: str
-    checkpoint: Path
-    words: tuple[str, ...]
-    text: str
-    calibration: str
-
-
-def models(texts: Path) -> list[Model]:
-    """The built-in models.
-
-    Args:
-        texts: the folder that `tiny_writer.text` has written.
-
-    Raises:
-        UserError: a text is missing.
-    """
-    from et_pipeline.tiny_writer import CHECKPOINT  # not above: it is no part of the installed package
-
-    for name in ("held_out.txt", "calibration.txt"):
-        if not (texts / name).is_file():
-            raise UserError(f"{texts / name} does not exist; `python -m et_pipeline.tiny_writer.text {texts}` makes it")
-    words = ("model=custom", "model.name=tiny_writer", f"model.source={CHECKPOINT}", "model.max_context=512")
-    ours = Model("tiny_assistant", tiny_assistant.CHECKPOINT, ("model=tiny_assistant",), BUILTIN, BUILTIN)
-    held_out, calibration = (str(texts.resolve() / name) for name in ("held_out.txt", "calibration.txt"))
-    return [ours, Model("tiny_writer", CHECKPOINT, words, held_out, calibration)]
+    row: dict[str, Any]
+    text: OnText
 
 
 def settings_of(model: Model, recipe: str) -> Settings:
     """The pipeline's settings of one of our programs."""
-    words = [*model.words, *RECIPES[recipe], "task=chat", "until=verify", "verify.items_per_task=0"]
+    words = [*model.words, *RECIPES[recipe], "task=chat", "until=measure", "verify.items_per_task=0"]
     words += [f"verify.text={model.text}", f"verify.text_tokens={TOKENS}", f"verify.window={WINDOW}"]
     words += [f"verify.stride={STRIDE}", "verify.sequences=4"]  # the text is what counts
     if recipe not in UNCALIBRATED:
@@ -103,132 +80,74 @@ def settings_of(model: Model, recipe: str) -> Settings:
     return composed(words)
 
 
-def measure_ours(
-    model: Model, recipes: Sequence[str], parameters: int, logs: Path
-) -> tuple[list[dict[str, Any]], float]:
-    """Our recipes through the .pte, and the original's perplexity as the pipeline finds it."""
-    rows = []
+def _ours(model: Model, recipes: Sequence[str], logs: Path) -> Iterator[Scored]:
+    """Our recipes, through the .pte."""
     for name in recipes:
         face = progress.face(quiet=False)
         try:
             (made,) = run([settings_of(model, name)], face, logs).programs
         finally:
             face.close()
-        figures = Verified.model_validate(made.entries["verify"].figures)
-        assert figures.text is not None
-        assert figures.text.deployed is not None
-        found, original = figures.text.deployed.model_dump(), figures.text.original
-        rows.append(_row(f"{OURS} `{name}`", made.entries["lower"].folder / "model.pte", parameters) | found)
-    return rows, original
+        found = Verified.model_validate(made.entries["verify"].figures).text
+        assert found is not None
+        assert found.deployed is not None
+        speed = Speed.model_validate(made.entries["measure"].figures)
+        row = {
+            "name": f"{OURS} `{name}`",
+            "file_bytes": (made.entries["lower"].folder / "model.pte").stat().st_size,
+            **found.deployed.model_dump(),
+            "prefill": speed.prefill_tok_s.p50,
+            "decode": speed.decode_tok_s.p50,
+        }
+        yield Scored(row, found)
 
 
-def _row(name: str, path: Path, parameters: int) -> dict[str, Any]:
-    bytes_ = path.stat().st_size
-    return {"name": name, "file_bytes": bytes_, "bits_per_weight": 8 * bytes_ / parameters, "types": {}}
-
-
-class Passage(NamedTuple):
-    """Tokens that a model sees at once.
-
-    Attributes:
-        first: index of the first token that counts for perplexity.
-        compared: the positions whose logits are compared with the original's.
-    """
-
-    ids: list[int]
-    first: int
-    compared: slice
-
-
-def passages(model: Model) -> list[Passage]:
-    """What the pipeline's verify stage reads with these settings: windows over a text."""
-    facts, tokenizer = read_facts(model.checkpoint), read_tokenizer(model.checkpoint)
-    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, tokenizer)
-    spans = windows(len(ids), WINDOW, STRIDE)
-    return [Passage(ids[span.start : span.end], span.first, slice(span.first - 1, -1)) for span in spans]
-
-
-class Text:
-    """Passages, and the original's logits of them."""
-
-    def __init__(self, parts: Sequence[Passage], original: Logits) -> None:
-        self._parts = parts
-        self._original = [original(part.ids) for part in parts]
-
-    @property
-    def tokens(self) -> int:
-        """How many count for perplexity."""
-        return sum(len(part.ids) - part.first for part in self._parts)
-
-    @property
-    def original(self) -> float:
-        """The original's perplexity."""
-        return self._perplexity(self._original)
-
-    def _perplexity(self, found: Sequence[torch.Tensor]) -> float:
-        pairs = zip(self._parts, found, strict=True)
-        return perplexity(
-            [loss(rows[part.first - 1 : -1], part.ids[part.first :]) for part, rows in pairs], self.tokens
-        )
-
-    def score(self, logits: Logits) -> dict[str, float]:
-        """How a model does, and how near it is to the original.
-
-        Returns:
-            `perplexity`, `kl` (of the original to it, in nats), `top1` (share of equal choices) and `cosine`.
-        """
-        found = [logits(part.ids) for part in self._parts]
-        pairs = zip(self._parts, found, self._original, strict=True)
-        merged = merge([agreement(rows[part.compared], theirs[part.compared]) for part, rows, theirs in pairs])
-        figures = {"kl": merged.kl, "top1": merged.top1, "cosine": merged.cosine}
-        return {"perplexity": self._perplexity(found), **figures}
-
-
-def read_text(model: Model) -> Text:
-    """A model's passages, through transformers."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    whole = AutoModelForCausalLM.from_pretrained(model.checkpoint, dtype=torch.float32)
-
-    def logits(tokens: list[int]) -> torch.Tensor:
-        with torch.no_grad():
-            return whole(torch.tensor([tokens])).logits[0]
-
-    return Text(passages(model), logits)
-
-
-def measure_peer(model: Model, text: Text, parameters: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """llama.cpp's types, and its file in fp32.
+def _theirs(model: Model, kinds: Sequence[str]) -> Iterator[Scored]:
+    """llama.cpp's file in fp32, and its types made of that.
 
     Raises:
         UserError: llama.cpp computes another model than transformers, so its types say nothing of quantization.
     """
-    rows = []
+    import torch
+    from gguf import LlamaFileType
+    from transformers import AutoModelForCausalLM
+
+    facts, tokenizer = read_facts(model.checkpoint), read_tokenizer(model.checkpoint)
+    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, tokenizer)
+    spans = windows(len(ids), WINDOW, STRIDE)
+    original = AutoModelForCausalLM.from_pretrained(model.checkpoint, dtype=torch.float32)
+
+    def scored(name: str, path: Path) -> Scored:
+        found = on_text.score(
+            ids,
+            spans,
+            lambda sequences: eager_logits(original, WINDOW, sequences),
+            _through_llama_cpp(path),
+            None,
+            facts.vocab_size,
+            lambda steps: None,
+        )
+        about = {"name": f"{LLAMA_CPP} {name}", "file_bytes": path.stat().st_size, "types": tensor_types(path)}
+        return Scored(about | found.quantized.model_dump(), found)
+
     with tempfile.TemporaryDirectory() as made:
         whole = Path(made) / "whole.gguf"
         peer_files.write_gguf(model.checkpoint, whole, exact=True)
-        exact = text.score(_through_llama_cpp(whole))
-        if exact["cosine"] < FAITHFUL:
+        exact = scored("F32", whole)
+        if exact.text.quantized.kl > FAITHFUL:
             raise UserError(
-                f"{model.name} in fp32 through llama.cpp has a cosine of {exact['cosine']:.6f} to transformers' "
-                f"logits, below {FAITHFUL}: the file is not the same model, so its types cannot be compared"
+                f"in fp32 llama.cpp is {exact.text.quantized.kl:.2g} nats from transformers, more than {FAITHFUL}: "
+                "the file is not the same model, so its types cannot be compared"
             )
-        for kind in TYPES:
+        yield exact
+        for kind in kinds:
             path = whole.with_name(f"{kind}.gguf")
-            with quiet():
-                peer_files.quantize_gguf(whole, path, kind)
-            row = _row(f"{LLAMA_CPP} {kind}", path, parameters) | {"types": tensor_types(path)}
-            rows.append(row | text.score(_through_llama_cpp(path)))
-    return rows, exact
+            llama_cpp.quantize(whole, path, LlamaFileType[TYPES[kind]])
+            yield scored(kind, path)
 
 
-def _through_llama_cpp(path: Path) -> Logits:
-    import torch
-
-    with quiet():
-        engine = engines.LlamaCpp(path, threads=1, context=WINDOW)
-    return lambda tokens: torch.from_numpy(engine.every_logits(tokens))
+def _through_llama_cpp(path: Path) -> Callable[[Sequence[list[int]]], list[torch.Tensor]]:
+    return lambda sequences: llama_cpp.logits(path, WINDOW, sequences)
 
 
 def tensor_types(path: Path) -> dict[str, float]:
@@ -241,65 +160,74 @@ def tensor_types(path: Path) -> dict[str, float]:
     return {name: count / counts.total() for name, count in counts.most_common()}
 
 
-def bench(texts: Path, recipes: Sequence[str]) -> dict[str, Any]:
-    """Make and measure everything.
+def measure(model: Model, only: Sequence[str], logs: Path) -> dict[str, Any]:
+    """Make and measure rows of a model.
+
+    Args:
+        model: what all are made from.
+        only: names of recipes and of llama.cpp's types.
+        logs: folder for what the stages print.
 
     Raises:
-        UserError: llama.cpp is not installed or computes something else, a text is missing, or a recipe is unknown.
+        UserError: as `_theirs`, or llama.cpp and our programs read different tokens.
     """
-    for name in recipes:
-        if name not in RECIPES:
-            raise UserError(f"--only={name} is none of {', '.join(RECIPES)}")
-    reason = contenders.missing(LLAMA_CPP)
-    if reason is not None:
-        raise UserError(reason)
-    logs, results = Path(tempfile.mkdtemp(prefix="quality_bench")), []
-    for model in models(texts):
-        parameters = read_facts(model.checkpoint).parameters
-        text = read_text(model)
-        theirs, exact = measure_peer(model, text, parameters)
-        ours, original = measure_ours(model, recipes, parameters, logs)
-        if abs(original / text.original - 1) > SAME:
-            raise UserError(
-                f"{model.name} has perplexity {original} in the pipeline and {text.original} here: they read "
-                "different tokens"
-            )
-        results.append(
-            {
-                "model": model.name,
-                "parameters": parameters,
-                "tokens": text.tokens,
-                "original": text.original,
-                "llama_cpp_fp32": exact,
-                "rows": sorted([*ours, *theirs], key=lambda row: row["file_bytes"]),
-            }
-        )
+    parameters, kinds = read_facts(model.checkpoint).parameters, [kind for kind in TYPES if kind in only]
+    found = list(_theirs(model, kinds)) if kinds else []
+    found += _ours(model, [name for name in RECIPES if name in only], logs)
+    perplexities = [each.text.original for each in found]
+    if max(perplexities) / min(perplexities) - 1 > SAME:
+        raise UserError(f"the original's perplexity is {perplexities}: they read different tokens")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": host(),
-        "command": "make bench-quality"
-        if list(recipes) == list(RECIPES)
-        else f"et_pipeline.bench.quality --only {','.join(recipes)}",
-        "versions": {name: metadata.version(name) for name in _LIBRARIES},
-        "models": results,
+        "command": "make bench-quality",
+        "versions": {name: metadata.version(name) for name in _LIBRARIES if util.find_spec(name)},
+        "parameters": parameters,
+        "tokens": found[0].text.tokens,
+        "original": found[0].text.original,
+        "rows": [each.row | {"bits_per_weight": 8 * each.row["file_bytes"] / parameters} for each in found],
     }
+
+
+def merged(kept: Mapping[str, Any], name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """All models' figures, with new ones of one: they join what was measured before of the same on the same text."""
+    before = kept.get(name, found)
+    same = all(before[key] == found[key] for key in ("machine", "versions", "tokens"))
+    same = same and abs(before["original"] / found["original"] - 1) <= SAME
+    rows = {row["name"]: row for row in [*(before["rows"] if same else []), *found["rows"]]}
+    return {**kept, name: {**found, "rows": sorted(rows.values(), key=lambda row: row["file_bytes"])}}
+
+
+def _chosen(option: str, given: str, known: Sequence[str]) -> list[str]:
+    names = given.split(",")
+    for name in names:
+        if name not in known:
+            raise UserError(f"--{option}={name} is none of {', '.join(known)}")
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.quality", description=__doc__)
-    parser.add_argument("texts", type=Path, help="the folder that `python -m et_pipeline.tiny_writer.text` has written")
-    parser.add_argument("--only", default=",".join(RECIPES), help="recipes of ours, the others are left out")
-    parser.add_argument("--json", type=Path, default=None, help="keep the figures in this file")
+    parser.add_argument("folder", type=Path, help="what `make bench-quality` has made and downloaded")
+    parser.add_argument("--only", default=",".join((*RECIPES, *TYPES)), help="our recipes and llama.cpp's types")
+    parser.add_argument("--model", default=",".join(MODELS), help="the others are left out")
+    parser.add_argument("--json", type=Path, default=None, help="put the figures into this file")
     options = parser.parse_args(arguments)
+    kept: dict[str, Any] = {}
+    if options.json and options.json.is_file():
+        kept = json.loads(options.json.read_text(encoding="utf-8"))["models"]
+    logs = Path(tempfile.mkdtemp(prefix="quality_bench"))
     try:
-        result = bench(options.texts, options.only.split(","))
-    except UserError as error:
+        only = _chosen("only", options.only, (*RECIPES, *TYPES))
+        for name in _chosen("model", options.model, list(MODELS)):
+            kept = merged(kept, name, measure(MODELS[name](options.folder), only, logs))
+            if options.json:
+                options.json.write_text(json.dumps({"models": kept}, indent=1) + "\n", encoding="utf-8")
+    except (UserError, llama_cpp.Unavailable) as error:
         sys.stderr.write(f"bench.quality: {error}\n")
         sys.exit(EXIT_USER)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(tables(result))
+    sys.stdout.write(tables(kept))
 
 
 if __name__ == "__main__":

@@ -7,26 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline.report.comparison import figures
 from et_pipeline.report.tables import markdown
-from et_pipeline.report.words import size
+from et_pipeline.report.words import size, within
 
 if TYPE_CHECKING:
     from et_pipeline.report.comparison import Comparison
 
 
-def tables(result: Mapping[str, Any]) -> str:
+def tables(models: Mapping[str, Any]) -> str:
     """All that was measured, in Markdown."""
     parts = []
-    for model in result["models"]:
-        exact = model["llama_cpp_fp32"]
-        parts.append(f"### {model['model']}\n")
-        parts.append(
-            f"{model['parameters']:,} weights, {model['tokens']:,} tokens scored. The original in fp32 has perplexity "
-            f"{model['original']:.3f}; through llama.cpp in fp32 {exact['perplexity']:.3f}, KL {exact['kl']:.6f}, "
-            f"cosine {exact['cosine']:.6f}.\n"
-        )
-        parts.append(_table(model) + "\n")
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts.append(f"Measured {result['date']} on {result['machine']} with `{result['command']}`. {versions}.\n")
+    for name, model in models.items():
+        versions = ", ".join(f"{name} {version}" for name, version in model["versions"].items())
+        parts += [
+            f"### {name}\n",
+            f"{model['parameters']:,} weights, {model['tokens']:,} tokens scored, on which the original in fp32 has "
+            f"perplexity {model['original']:.3f}.\n",
+            _table(model) + "\n",
+            f"Measured {model['date']} on {model['machine']} with `{model['command']}`. {versions}.\n",
+        ]
     return "\n".join(parts)
 
 
@@ -86,19 +84,34 @@ def compared(models: Mapping[str, Any]) -> str:
 
 
 def _table(model: Mapping[str, Any]) -> str:
-    rows = [["program", "file", "bits per weight", "perplexity", "change", "KL", "top-1", "types, by share of weights"]]
+    rows = [
+        [
+            "program",
+            "file",
+            "bits per weight",
+            "KL",
+            "perplexity",
+            "of the original's",
+            "top-1",
+            "prefill",
+            "decode",
+            "types, by share of weights",
+        ]
+    ]
     for each in model["rows"]:
-        types = ", ".join(f"{name} {100 * share:.0f} %" for name, share in each["types"].items() if share >= 0.005)
+        types = each.get("types", {}).items()
+        speeds = (each.get("prefill"), each.get("decode"))
         rows.append(
             [
                 each["name"],
                 size(each["file_bytes"]),
                 f"{each['bits_per_weight']:.2f}",
+                f"{max(0.0, each['kl']):.4f}{within(each.get('kl_interval'))}",
                 f"{each['perplexity']:.3f}",
-                f"{100 * (each['perplexity'] / model['original'] - 1):+.2f} %",
-                f"{each['kl']:.4f}",
+                f"{each['perplexity'] / model['original']:.4f}{within(each.get('ratio_interval'))}",
                 f"{100 * each['top1']:.2f} %",
-                types,
+                *("" if speed is None else f"{speed:,.0f}" for speed in speeds),
+                ", ".join(f"{name} {100 * share:.0f} %" for name, share in types if share >= 0.005),
             ]
         )
     return markdown(rows)

@@ -1,6 +1,6 @@
-"""llama.cpp as a witness of GGUF files, by its Python binding cyllama where that is installed.
+"""llama.cpp as a witness of GGUF files, and its quantizer, by its Python binding cyllama where that is installed.
 
-It runs in a process of its own: what it does not expect of a file makes it abort.
+It computes in a process of its own: what it does not expect of a file makes it abort.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from et_pipeline.worker import StageKilled, Tick, run_stage
 
 if TYPE_CHECKING:
     import torch
+    from gguf import LlamaFileType
 
-_ALL_F32 = 0  # llama.cpp's llama_ftype
 _NO_FLASH_ATTENTION = 0
 _TYPE_F32 = 0
 _LOGITS = "logits.npy"
@@ -104,26 +104,34 @@ def logits(
 
 def run(inputs: dict[str, Path], out: Path, tick: Tick, question: Question) -> dict[str, Any]:
     """The process's side: write the logits of all sequences, one after the other; see `worker.run_stage`."""
+    from gguf import LlamaFileType
+
     os.environ["GGML_NO_BACKTRACE"] = "1"  # an abort would call a debugger
     path = Path(question.path)
     try:
         _check_window(path)
-        _compute(_floats(path, out) if question.as_floats else path, out / _LOGITS, question)
+        if question.as_floats:
+            path = out / "float32.gguf"
+            quantize(Path(question.path), path, LlamaFileType.ALL_F32)
+        _compute(path, out / _LOGITS, question)
     except Unavailable as error:
         return {"unavailable": str(error)}
     return {}
 
 
-def _floats(path: Path, folder: Path) -> Path:
+def quantize(path: Path, made: Path, kind: LlamaFileType) -> None:
+    """Let llama.cpp's own quantizer make a file of another type, with its defaults, which decide the head's.
+
+    Raises:
+        Unavailable: llama.cpp is not installed, or cannot.
+    """
     binding = _binding()
     settings = binding.LlamaModelQuantizeParams()
-    settings.allow_requantize, settings.ftype = True, _ALL_F32
-    made = folder / "float32.gguf"
+    settings.allow_requantize, settings.ftype = True, int(kind)
     try:
         binding.model_quantize(str(path), str(made), settings)
     except RuntimeError as error:
         raise Unavailable(f"llama.cpp does not read it ({error})") from error
-    return made
 
 
 def _compute(path: Path, file: Path, question: Question) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from et_pipeline import manifest
-from et_pipeline.evaluation.agreement import over_sequences
+from et_pipeline.evaluation.agreement import interval, over_sequences
 from et_pipeline.evaluation.evidence import LOGIT_BYTES
 from et_pipeline.evaluation.feeding import finite
 from et_pipeline.evaluation.perplexity import Window, agreement, loss, perplexity
@@ -55,8 +56,14 @@ def score(
 
     def figures(name: str) -> manifest.TextScore:
         near = over_sequences(agreements[name])
+        more = [found - before for found, before in zip(losses[name], losses["original"], strict=True)]
+        ends = interval([(each, float(near.positions)) for each, near in zip(more, agreements[name], strict=True)])
         return manifest.TextScore(
-            perplexity=perplexity(losses[name], tokens), kl=near.kl, kl_interval=near.kl_interval, top1=near.top1
+            perplexity=perplexity(losses[name], tokens),
+            ratio_interval=None if ends is None else [math.exp(end) for end in ends],
+            kl=near.kl,
+            kl_interval=near.kl_interval,
+            top1=near.top1,
         )
 
     return OnText(

@@ -85,6 +85,9 @@ class TextScore(Model):
     """A model on a text."""
 
     perplexity: float = Field(gt=0, description="Perplexity per token; lower is better.")
+    ratio_interval: Interval | None = Field(
+        default=None, description="Of it over the original model's; of 95 %, from resampling the windows."
+    )
     kl: float = Field(description="Mean KL divergence from the original model, in nats per token; 0 is equal.")
     kl_interval: Interval | None = Field(default=None, description="Of 95 %, from resampling the windows.")
     top1: Fraction = Field(description="Share of tokens that it and the original find the most probable alike.")

@@ -1,53 +1,57 @@
 """The comparison of quality with llama.cpp: its files, its scores, and how they are shown."""
 
+import copy
+import json
 import math
+from importlib import metadata
 
 import gguf
 import pytest
 import torch
-from torch.nn import functional
 
-from et_pipeline.bench import contenders, peer_files, quality_tables
+from et_pipeline.bench import peer_files, quality_tables, subjects
 from et_pipeline.bench import quality as quality_bench
-from et_pipeline.bench.quality import RECIPES, Model, Passage, Text
+from et_pipeline.bench.quality import RECIPES
+from et_pipeline.bench.subjects import MODELS, Model
+from et_pipeline.checkpoints import llama_cpp
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.perplexity import windows
+from et_pipeline.evaluation.text_source import BUILTIN
 
 RESULT = {
-    "date": "2026-01-02",
-    "machine": "a machine",
-    "command": "bench",
-    "versions": {"torch": "9"},
-    "models": [
-        {
-            "model": "small",
-            "parameters": 1_000_000,
-            "tokens": 8191,
-            "original": 10.0,
-            "llama_cpp_fp32": {"perplexity": 10.001, "kl": 0.000001, "top1": 0.999, "cosine": 0.999999},
-            "rows": [
-                {
-                    "name": "llama.cpp Q4_0",
-                    "file_bytes": 600_000,
-                    "bits_per_weight": 4.8,
-                    "types": {"Q4_0": 0.9, "Q6_K": 0.099, "F32": 0.001},
-                    "perplexity": 10.5,
-                    "kl": 0.05,
-                    "top1": 0.9,
-                    "cosine": 0.99,
-                },
-                {
-                    "name": "et_pipeline `8da8w`",
-                    "file_bytes": 1_100_000,
-                    "bits_per_weight": 8.8,
-                    "types": {},
-                    "perplexity": 9.99,
-                    "kl": 0.001,
-                    "top1": 0.99,
-                },
-            ],
-        }
-    ],
+    "small": {
+        "date": "2026-01-02",
+        "machine": "a machine",
+        "command": "bench",
+        "versions": {"torch": "9"},
+        "parameters": 1_000_000,
+        "tokens": 8191,
+        "original": 10.0,
+        "rows": [
+            {
+                "name": "llama.cpp Q4_0",
+                "file_bytes": 600_000,
+                "bits_per_weight": 4.8,
+                "types": {"Q4_0": 0.9, "Q6_K": 0.099, "F32": 0.001},
+                "perplexity": 10.5,
+                "ratio_interval": [1.04, 1.061],
+                "kl": 0.05,
+                "kl_interval": [0.045, 0.0562],
+                "top1": 0.9,
+            },
+            {
+                "name": "et_pipeline `8da8w`",
+                "file_bytes": 1_100_000,
+                "bits_per_weight": 8.8,
+                "perplexity": 9.99,
+                "ratio_interval": None,
+                "kl": 0.001,
+                "kl_interval": None,
+                "top1": 0.99,
+                "prefill": 1234.4,
+                "decode": 56.7,
+            },
+        ],
+    }
 }
 
 
@@ -91,65 +95,75 @@ def test_types_are_counted_by_weights(make_checkpoint, tmp_path):
     assert shares["F32"] == pytest.approx(3 * 128 / (512 * 128 + 128 * (2 * 128 + 2 * 64 + 3 * 256) + 3 * 128))
 
 
-def embedding(tokens, table):
-    return table[torch.tensor(tokens)]
+@pytest.fixture
+def small(make_checkpoint, monkeypatch):
+    """A model that reads the built-in text through short windows."""
+    checkpoint = make_checkpoint("llama", num_hidden_layers=1, vocab_size=2048, tie_word_embeddings=True)
+    monkeypatch.setattr(quality_bench, "read_tokenizer", lambda folder: _Tokenizer())
+    for name, value in {"TOKENS": 64, "WINDOW": 16, "STRIDE": 8}.items():
+        monkeypatch.setattr(quality_bench, name, value)
+    return Model(checkpoint, (), BUILTIN, "own")
 
 
-def windowed(ids, table):
-    spans = windows(len(ids), 16, 8)
-    parts = [Passage(ids[span.start : span.end], span.first, slice(span.first - 1, -1)) for span in spans]
-    return Text(parts, lambda tokens: embedding(tokens, table))
+class _Tokenizer:
+    def encode(self, text, **_):
+        return type("Encoding", (), {"ids": [3 + byte for byte in text.encode()]})
+
+    def no_truncation(self): ...
+
+    def no_padding(self): ...
 
 
-def test_a_text_scores_each_token_once():
-    generator = torch.Generator().manual_seed(0)
-    table, other = torch.randn(16, 16, generator=generator), torch.randn(16, 16, generator=generator)
-    ids = torch.randint(16, (40,), generator=generator).tolist()
-    text = windowed(ids, table)
-    assert text.tokens == 39
-    same = text.score(lambda tokens: embedding(tokens, table))
-    assert (same["kl"], same["top1"], same["perplexity"]) == (pytest.approx(0, abs=1e-12), 1.0, text.original)
-    # A token's logits depend on it alone here, so windows change nothing.
-    whole = functional.cross_entropy(table[ids[:-1]].double(), torch.tensor(ids[1:]))
-    assert text.original == pytest.approx(whole.exp().item(), rel=1e-6)
-    found = text.score(lambda tokens: embedding(tokens, other))
-    log_p, log_q = (functional.log_softmax(each[ids[:-1]].double(), -1) for each in (table, other))
-    assert found["kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-6)
+def test_llama_cpps_types_are_scored_on_the_same_text(small, tmp_path):
+    pytest.importorskip("cyllama")
+    found = quality_bench.measure(small, ["Q8_0", "Q4_0"], tmp_path)
+    exact, *types = found["rows"]
+    assert (found["tokens"], exact["name"]) == (63, "llama.cpp F32")
+    assert exact["kl"] < 1e-9
+    assert exact["types"] == {"F32": 1.0}
+    assert exact["perplexity"] == pytest.approx(found["original"], rel=1e-5)
+    assert [each["name"] for each in types] == ["llama.cpp Q4_0", "llama.cpp Q8_0"]
+    four, eight = types
+    assert exact["kl"] < eight["kl"] < four["kl"]
+    assert eight["bits_per_weight"] < 10 < exact["bits_per_weight"]
+    for each in types:
+        assert each["kl_interval"][0] <= each["kl"] <= each["kl_interval"][1]
+        assert each["ratio_interval"][0] <= each["perplexity"] / found["original"] <= each["ratio_interval"][1]
 
 
-def test_conversations_count_answers_and_compare_all(tmp_path):
-    for name in ("held_out", "calibration"):
-        (tmp_path / f"{name}.txt").write_text("A sentence.")
-    model = quality_bench.models(tmp_path)[0]
-    found = quality_bench.passages(model)
-    assert len(found) == quality_bench.CONVERSATIONS
-    assert all(0 < part.first < len(part.ids) <= 128 for part in found[:20])
-    table = torch.randn(2048, 2048)
-    same = Text(found[:2], lambda tokens: embedding(tokens, table))
-    assert same.tokens == sum(len(part.ids) - part.first for part in found[:2])
-    changed = table.clone()
-    changed[found[0].ids[0]] = 0  # the first token belongs to the prompt
-    assert same.score(lambda tokens: embedding(tokens, changed))["kl"] > 0
-
-
-def test_another_model_in_llama_cpp_is_refused(monkeypatch, make_checkpoint):
+def test_another_model_in_llama_cpp_is_refused(monkeypatch, small, tmp_path):
     """The gate before any type counts; llama.cpp itself need not be installed for it."""
-    checkpoint = make_checkpoint("llama", num_hidden_layers=1)
-    model = Model("tiny", checkpoint, (), None, "")
-    table, other = torch.randn(512, 512), torch.randn(512, 512)
-    text = windowed(list(range(3, 43)), table)
-    monkeypatch.setattr(quality_bench, "_through_llama_cpp", lambda path: lambda tokens: embedding(tokens, other))
-    with pytest.raises(UserError, match=r"tiny in fp32 through llama.cpp has a cosine of .* the file is not the same"):
-        quality_bench.measure_peer(model, text, 1000)
+
+    def another(path):
+        return lambda sequences: [torch.randn(len(each), 2048) for each in sequences]
+
+    monkeypatch.setattr(quality_bench, "_through_llama_cpp", another)
+    with pytest.raises(UserError, match=r"in fp32 llama\.cpp is .* nats from transformers.* is not the same model"):
+        quality_bench.measure(small, ["Q4_0"], tmp_path)
 
 
-def test_recipes_are_what_they_are_called(tmp_path):
-    for name in ("held_out", "calibration"):
-        (tmp_path / f"{name}.txt").write_text("A sentence.")
-    for model in quality_bench.models(tmp_path):
+def test_descriptions_are_in_the_order_of_the_packages(monkeypatch):
+    class Package:
+        def __init__(self, name, text):
+            self.name, self.metadata = name, {"Description": text}
+
+    packages = [Package("b", "second\n"), Package("A", "x" * 9000), Package("c", None), Package("et-pipeline", "ours")]
+    monkeypatch.setattr(metadata, "distributions", lambda: packages)
+    assert subjects.descriptions() == "x" * subjects.BEGINNING + "\n\nsecond"
+
+
+def test_there_is_more_text_than_is_read():
+    assert len(subjects.descriptions()) > 8 * quality_bench.TOKENS
+
+
+def test_recipes_are_what_they_are_called(monkeypatch, tmp_path):
+    for name in ("held_out.txt", "calibration.txt", subjects.SMOLLM2):
+        (tmp_path / name).write_text("A sentence.")
+    monkeypatch.setattr(subjects, "prepare", lambda *_: (tmp_path, {}))
+    for find in MODELS.values():
+        model = find(tmp_path)
         for recipe in RECIPES:
             settings = quality_bench.settings_of(model, recipe)
-            assert settings.model.name == model.name
             found = settings.recipe
             expected = found.name.replace("8da4w-", f"8da4w-{found.algorithm}-") if "hqq" in recipe else found.name
             assert expected == recipe
@@ -160,23 +174,63 @@ def test_recipes_are_what_they_are_called(tmp_path):
 def test_tables_show_what_is_worse_too():
     text = quality_tables.tables(RESULT)
     peer, ours = (next(line for line in text.splitlines() if name in line) for name in ("Q4_0", "8da8w"))
-    assert peer == "| llama.cpp Q4_0 | 600.0 kB | 4.80 | 10.500 | +5.00 % | 0.0500 | 90.00 % | Q4_0 90 %, Q6_K 10 % |"
-    assert "1.1 MB | 8.80 | 9.990 | -0.10 %" in ours
-    assert "cosine 0.999999" in text
-    assert "torch 9" in text
+    assert peer == (
+        "| llama.cpp Q4_0 | 600.0 kB | 4.80 | 0.0500 [0.045, 0.0562] | 10.500 | 1.0500 [1.04, 1.061] | 90.00 % |  |  | "
+        "Q4_0 90 %, Q6_K 10 % |"
+    )
+    assert "| 1.1 MB | 8.80 | 0.0010 | 9.990 | 0.9990 | 99.00 % | 1,234 | 57 |  |" in ours
+    assert "Measured 2026-01-02 on a machine with `bench`. torch 9." in text
 
 
-def test_an_unknown_recipe_is_told_in_a_sentence(tmp_path, capsys):
+def test_rows_join_what_was_measured_of_the_same():
+    (row, other), again = RESULT["small"]["rows"], copy.deepcopy(RESULT["small"])
+    again["rows"] = [other | {"kl": 0.002}]
+    found = quality_bench.merged(RESULT, "small", again)["small"]["rows"]
+    assert found == [row, again["rows"][0]]
+    for change in ({"original": 10.1}, {"machine": "another"}, {"versions": {"torch": "10"}}):
+        assert quality_bench.merged(RESULT, "small", again | change)["small"]["rows"] == again["rows"]
+    both = quality_bench.merged(RESULT, "large", again)
+    assert both["small"] == RESULT["small"]
+    assert both["large"] == again
+
+
+def test_a_part_is_put_into_the_file(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def measure(model, only, logs):
+        asked.append((model, only))
+        return copy.deepcopy(RESULT["small"])
+
+    monkeypatch.setattr(quality_bench, "measure", measure)
+    monkeypatch.setattr(quality_bench, "MODELS", {"small": lambda folder: folder, "large": None})
+    kept = tmp_path / "quality.json"
+    kept.write_text(json.dumps({"models": {"large": RESULT["small"]}}))
+    quality_bench.main([str(tmp_path), "--model", "small", "--only", "8da8w,Q4_0", "--json", str(kept)])
+    assert asked == [(tmp_path, ["8da8w", "Q4_0"])]
+    assert list(json.loads(kept.read_text())["models"]) == ["large", "small"]
+    assert "### small" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--only", "8da8w,q4"], "--only=q4 is none of 8da4w-g32"),
+        (["--model", "tiny"], "--model=tiny is none of tiny_assistant, tiny_writer"),
+        (["--model", "tiny_writer"], "held_out.txt does not exist; `python -m"),
+        (["--model", "SmolLM2-135M-Instruct"], "Q4_1.gguf does not exist; make bench-quality downloads it"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(arguments, sentence, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        quality_bench.main([str(tmp_path), "--only", "8da8w,q4"])
+        quality_bench.main([str(tmp_path), *arguments])
     assert ended.value.code == 2
-    assert "--only=q4 is none of 8da4w-g32" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
 
 
-def test_missing_texts_and_llama_cpp_are_told_in_a_sentence(monkeypatch, tmp_path, capsys):
-    for found, sentence in ((None, "llama-cpp-python is not installed"), (object(), "held_out.txt does not exist")):
-        monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name, found=found: found)
-        with pytest.raises(SystemExit) as ended:
-            quality_bench.main([str(tmp_path)])
-        assert ended.value.code == 2
-        assert sentence in capsys.readouterr().err
+def test_a_missing_llama_cpp_is_told_in_a_sentence(monkeypatch, small, tmp_path, capsys):
+    monkeypatch.setattr(llama_cpp.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(quality_bench, "MODELS", {"small": lambda folder: small})
+    with pytest.raises(SystemExit) as ended:
+        quality_bench.main([str(tmp_path), "--model", "small"])
+    assert ended.value.code == 2
+    assert "cyllama, which is llama.cpp for Python, is not installed" in capsys.readouterr().err

@@ -208,6 +208,7 @@ data class GreedyAgreement(val prompts: Int, val equal: Int, val tokens: Long, v
 @Serializable
 data class TextScore(
     val perplexity: Double,
+    @SerialName("ratio_interval") val ratioInterval: List<Double>? = null,
     val kl: Double,
     @SerialName("kl_interval") val klInterval: List<Double>? = null,
     val top1: Double,
