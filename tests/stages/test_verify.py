@@ -1,11 +1,13 @@
 """The parts of `verify` that its end-to-end runs do not show one by one."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from et_pipeline.checkpoints.reader import load_model
-from et_pipeline.evaluation.agreement import compare, eager_logits
+from et_pipeline.evaluation.agreement import compare, eager_logits, interval
 from et_pipeline.evaluation.answers import nudged
 from et_pipeline.evaluation.evidence import LONG_END, far_text, long_text
 from et_pipeline.evaluation.on_text import score
@@ -111,6 +113,9 @@ def test_a_text_is_scored_as_the_documentation_does_it_on_all_three_models(tiny_
     assert found.quantized.perplexity == pytest.approx(nn.functional.nll_loss(b, targets).exp().item(), rel=1e-5)
     assert found.quantized.kl == pytest.approx((a.exp() * (a - b)).sum(-1).mean().item(), rel=1e-4)
     assert found.quantized.top1 == (a.argmax(-1) == b.argmax(-1)).double().mean().item()
+    more = (a - b).gather(1, targets[:, None]).split([span.end - span.start - span.first for span in spans])
+    ends = interval([(each.sum().item(), len(each)) for each in more])
+    assert found.quantized.ratio_interval == pytest.approx([math.exp(end) for end in ends], rel=1e-5)
     # The program is the quantized model, up to activations on the edge between two steps.
     assert found.deployed.perplexity == pytest.approx(found.quantized.perplexity, rel=0.02)
     assert found.deployed.kl == pytest.approx(found.quantized.kl, rel=0.1)
