@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -117,11 +118,15 @@ def _theirs(model: Model, kinds: Sequence[str]) -> Iterator[Scored]:
     spans = windows(len(ids), WINDOW, STRIDE)
     original = AutoModelForCausalLM.from_pretrained(model.checkpoint, dtype=torch.float32)
 
+    @cache
+    def before(sequences: tuple[tuple[int, ...], ...]) -> list[torch.Tensor]:
+        return eager_logits(original, WINDOW, sequences)
+
     def scored(name: str, path: Path) -> Scored:
         found = on_text.score(
             ids,
             spans,
-            lambda sequences: eager_logits(original, WINDOW, sequences),
+            lambda sequences: before(tuple(map(tuple, sequences))),
             _through_llama_cpp(path),
             None,
             facts.vocab_size,
