@@ -69,7 +69,7 @@ def test_second_run_reuses_everything_quickly_and_says_so(demo):
     started = time.monotonic()
     again = demo("experiment=demo", "verify.items_per_task=25")
     assert time.monotonic() - started < 15
-    assert "Reused: acquire, quantize, export, lower, verify, measure" in again.stdout
+    assert "Reused: acquire, quantize, export, lower, evidence, verify, measure" in again.stdout
     assert (demo.bundle / "xnnpack.pte").read_bytes() == before
 
 
@@ -78,7 +78,7 @@ def test_another_evaluation_reuses_the_program(demo):
     text = ["verify.text=notes.txt", "verify.text_tokens=300", "verify.window=128", "verify.stride=64"]
     ended = demo("experiment=demo", "verify.items_per_task=1", "name=on-text", *text, "format=json")
     document = json.loads(ended.stdout)
-    assert document["reused"] == ["acquire", "quantize", "export", "lower", "measure"]
+    assert document["reused"] == ["acquire", "quantize", "export", "lower", "evidence", "measure"]
     quality = document["manifest"]["quality"]
     assert quality["tasks"]["chat"]["items"] == 1
     on_text = quality["text"]

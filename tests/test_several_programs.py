@@ -78,20 +78,21 @@ def test_what_cannot_be_one_bundle_is_one_sentence(command, tmp_path, arguments,
 
 
 AGREEMENT = {"positions": 2, "cosine": 1.0, "min_cosine": 1.0, "max_abs_diff": 0.0, "kl": 0.0, "top1": 1.0}
-WAYS = dict.fromkeys(("one_piece", "chunked", "token_by_token"), AGREEMENT)
+WAYS = {way: [AGREEMENT] for way in ("one_piece", "chunked", "token_by_token")}
 FIGURES = {
+    "sample": {"tokens": 1},
     "quantize": {"bytes": 1},
     "export": {"bytes": 1},
     "lower": {"bytes": 5, "delegation": {"delegates": 1, "delegated_operators": {}, "fallback_operators": {}}},
     "verify": {
         "quantized": WAYS,
         "original": WAYS,
-        "eager": AGREEMENT,
+        "eager": [AGREEMENT],
         "witness": {"name": "et_pipeline", "version": "1", "note": "a test", "layers": None, "agreement": None}
         | {"difference": None, "allowed": None},
         "rounding": None,
         "long": None,
-        "perplexity": None,
+        "losses": [],
         "greedy": {"prompts": 2, "equal": 1, "tokens": 10, "agreement": 0.9},
         "tasks": {},
         "text": None,

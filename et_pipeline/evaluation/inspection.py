@@ -78,9 +78,9 @@ def weight_errors(checkpoint: Path, model: PreTrainedModel, q: Quantization) -> 
     """
     if q.scheme == "fp32" or q.transform in ("awq", "smoothquant"):
         return {}
-    original, modules, fill, *_ = prepare(checkpoint)
+    original, modules, fill, _, tied = prepare(checkpoint)
     if q.transform == "rotation":
-        fill = rotated(original, fill)
+        fill = rotated(original, fill, tied)
     found = {}
     with torch.no_grad():
         for name, module in modules:

@@ -183,7 +183,7 @@ def _make(
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
     check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
-    if settings.recipe.prefer is not None:
+    if settings.recipe.prefer is not None and settings.until != "acquire":
         _search(made, facts.family, source, extra, root, face, logs)
         settings = made.settings
     for stage in stages(settings):

@@ -61,12 +61,8 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     def compiled(s: Settings) -> dict[str, BaseModel]:
         return {"kind": kind, "backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
 
-    own = _samples(settings)
-
-    def drawn(part: str) -> tuple[Stage, ...]:
-        config = {"samples": own[part]} if part in own else {}
-        libraries = ("torch", "transformers")
-        return (Stage(part, ("acquire",), lambda _: {**config}, libraries, does="sample"),) if config else ()
+    drawn = {part: _drawn(part, asked) for part, asked in _samples(settings).items()}
+    calibration, answers = (tuple(part for part in (name,) if part in drawn) for name in ("calibration", "evidence"))
 
     def export(s: Settings) -> dict[str, BaseModel]:
         # No other setting of a backend counts here.
@@ -77,7 +73,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("export", ("acquire",), export, _EXPORT_LIBRARIES),
             Stage(
                 "quantize",
-                ("acquire", "export", *(stage.name for stage in drawn("calibration"))),
+                ("acquire", "export", *calibration),
                 lambda s: {**quantization(s), **compiled(s)},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
                 texts=("calibration",),
@@ -85,7 +81,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
-        needs = ("acquire", *(stage.name for stage in drawn("calibration"))) if settings.recipe.calibrated else ()
+        needs = ("acquire", *calibration) if settings.recipe.calibrated else ()
         making = (
             Stage("quantize", needs, quantization, ("torch", "torchao", "transformers"), texts=("calibration",)),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
@@ -93,21 +89,21 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         )
     verify = Stage(
         "verify",
-        ("acquire", "quantize", "lower", *(stage.name for stage in drawn("evidence"))),
-        lambda s: {
-            **export(s),
-            "task": s.task,
-            "verify": evidence(s),
-            "gate": s.recipe.gate,
-        },
+        ("acquire", "quantize", "lower", *answers),
+        lambda s: {**export(s), "task": s.task, "verify": evidence(s), "gate": s.recipe.gate},
         _EXPORT_LIBRARIES,
         texts=("evaluation", "text", "gguf"),
     )
     measure = Stage(
         "measure", ("acquire", "lower"), lambda s: {"kind": kind, "measure": s.measure}, ("executorch",), host=True
     )
-    made = (*drawn("calibration"), *making, *drawn("evidence"), verify)
+    made = (*(drawn[part] for part in calibration), *making, *(drawn[part] for part in answers), verify)
     return (*made, measure) if backend.timed else made
+
+
+def _drawn(part: str, asked: Samples) -> Stage:
+    """The stage that lets the model write text."""
+    return Stage(part, ("acquire",), lambda _: {"samples": asked}, ("torch", "transformers"), does="sample")
 
 
 def trial(settings: Settings) -> tuple[Stage, ...]:

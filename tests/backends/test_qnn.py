@@ -276,10 +276,10 @@ def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
     monkeypatch.setattr(pipeline, "run_stage", run_stage)
     arguments = ("backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon", "format=json")
     code, out, err = command(*arguments)
-    assert (code, out, ran) == (2, "", ["export", "quantize", "lower"])
+    assert (code, out, ran) == (2, "", ["sample", "export", "quantize", "lower"])
     assert "stage lower: Qualcomm's libraries took their process down (it was ended by SIGKILL" in err
     command(*arguments)
-    assert ran == ["export", "quantize", "lower", "lower"]
+    assert ran == ["sample", "export", "quantize", "lower", "lower"]
 
 
 # Before the compile: what executorch gets when Qualcomm's compiler returns an error.

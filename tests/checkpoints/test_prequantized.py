@@ -568,7 +568,7 @@ def test_torchao_weights_of_another_kind_are_refused(made, tmp_path):
 
 def test_only_one_float_weight_exists_at_a_time(made, tmp_path):
     """Packed weights stay in their files until their module is filled, and integers come without a float copy."""
-    model, modules, fill, packed = prepare(made("gptq"))
+    model, modules, fill, packed, _ = prepare(made("gptq"))
     assert {value.device.type for value in model.parameters()} == {"meta"}
     assert len(packed) == 7
     name, module = next((name, module) for name, module in modules if f"{name}." == QUERY)
