@@ -63,7 +63,7 @@ def sequences(
 
 
 def _joined(answers: list[list[int]], tokens: int, longest: int) -> list[list[int]]:
-    """One behind the other, in sequences of equal length, which compute together; no more tokens than the budget has."""
+    """One behind the other, in sequences of equal length, which compute together; no more than the budget has."""
     ids = [token for answer in answers for token in answer][:tokens]
     whole = len(ids) - len(ids) % longest or len(ids)
     return [ids[at : at + longest] for at in range(0, whole, longest)]

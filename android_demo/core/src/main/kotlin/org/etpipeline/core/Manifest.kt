@@ -181,8 +181,8 @@ data class Agreement(
     @SerialName("min_cosine") val minCosine: Double,
     @SerialName("max_abs_diff") val maxAbsDiff: Double,
     val kl: Double,
-    @SerialName("kl_interval") val klInterval: List<Double>? = null,
     val top1: Double,
+    @SerialName("kl_interval") val klInterval: List<Double>? = null,
 )
 
 @Serializable
@@ -208,10 +208,10 @@ data class GreedyAgreement(val prompts: Int, val equal: Int, val tokens: Long, v
 @Serializable
 data class TextScore(
     val perplexity: Double,
-    @SerialName("ratio_interval") val ratioInterval: List<Double>? = null,
     val kl: Double,
-    @SerialName("kl_interval") val klInterval: List<Double>? = null,
     val top1: Double,
+    @SerialName("ratio_interval") val ratioInterval: List<Double>? = null,
+    @SerialName("kl_interval") val klInterval: List<Double>? = null,
 )
 
 @Serializable
@@ -233,8 +233,8 @@ data class Check(
     val name: String,
     val value: Double,
     val threshold: Double,
-    val interval: List<Double>? = null,
     val passed: Boolean,
+    val interval: List<Double>? = null,
 )
 
 @Serializable
