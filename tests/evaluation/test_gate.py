@@ -42,9 +42,9 @@ def figures(
 def test_judge_passes_a_good_bundle():
     verdict = judge(figures(), GATE)
     assert verdict.passed
-    assert len(verdict.checks) == 13
-    assert len(judge(figures(long=None), GATE).checks) == 12
-    assert len(judge(figures(difference=None), GATE).checks) == 12  # nothing but our own reader reads it
+    assert len(verdict.checks) == 11
+    assert len(judge(figures(long=None), GATE).checks) == 10
+    assert len(judge(figures(difference=None), GATE).checks) == 10  # nothing but our own reader reads it
 
 
 @pytest.mark.parametrize(
