@@ -263,9 +263,8 @@ def _shared_bytes(known: Architecture, recipe: Quantization) -> int:
     )
     if recipe.mixed_bits is not None:  # 8 bits, whatever the mean of the others is
         return head if (recipe.embedding_bits, recipe.embedding_group_size) == (8, 0) else 0
-    return (
-        head if recipe.algorithm == "rtn" and head == embedding and recipe.embedding_bits != 4 else 0
-    )  # 4 bits are packed in two ways
+    alike = head == embedding and recipe.embedding_bits != 4  # 4 bits are packed in two ways
+    return head if alike and recipe.algorithm == "rtn" else 0
 
 
 def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:

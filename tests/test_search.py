@@ -20,7 +20,6 @@ def auto(*words):
 def tried(*kls):
     return Tried(
         found=[Agreement(positions=10, cosine=1.0, min_cosine=1.0, max_abs_diff=0.0, kl=kl, top1=1.0) for kl in kls],
-        bytes=1,
     )
 
 
@@ -56,29 +55,43 @@ def test_layers_that_cannot_be_turned_are_not():
     assert "recipe=8da4w" in {each.words for each in found}
 
 
+def ordered(count, prefer="size"):
+    wanted = auto(f"recipe.prefer={prefer}").recipe
+    recipes = [wanted.model_copy(update={"name": f"r{at}"}) for at in range(count)]
+    return wanted, [Candidate(f"recipe={each.name}", each, 1000 + at) for at, each in enumerate(recipes)]
+
+
 @pytest.mark.parametrize("first", range(7))
-def test_the_first_that_passes_is_found_by_halves(first):
-    settings = auto()
-    ordered = [Candidate(f"recipe=r{at}", settings.recipe.model_copy(update={"name": f"r{at}"})) for at in range(6)]
+@pytest.mark.parametrize(("prefer", "most"), [("size", 4), ("speed", 6), ("quality", 6)])
+def test_the_first_that_passes_is_found(first, prefer, most):
+    wanted, candidates_ = ordered(6, prefer)
     asked = []
 
-    def attempt(candidate):
-        asked.append(candidate.words)
-        return tried(*[0.01 if int(candidate.recipe.name[1:]) >= first else 0.4] * 3)
+    def attempt(recipe):
+        asked.append(recipe.name)
+        return tried(*[0.01 if int(recipe.name[1:]) >= first else 0.4] * 3)
 
-    recipe, path = choose(ordered, settings, attempt)
+    recipe, path = choose(candidates_, wanted, attempt)
     assert recipe.name == f"r{min(first, 5)}"
-    assert len(asked) == len(set(asked)) <= 4
-    assert [each.words for each in path] == sorted(asked)
+    assert len(asked) == len(set(asked)) <= most
+    assert [each.words for each in path] == [f"recipe={name}" for name in sorted(asked)]
     assert [each.passed for each in path] == [int(each.words[-1]) >= first for each in path]
+    assert [each.bytes for each in path] == [1000 + int(each.words[-1]) for each in path]
+
+
+def test_the_best_is_taken_though_a_smaller_one_is_too_far():
+    """From the largest on; by halves, one in the middle that fails would lead to the smallest."""
+    wanted, candidates_ = ordered(6, "quality")
+    recipe, path = choose(candidates_, wanted, lambda each: tried(*[0.01 if each.name == "r0" else 0.4] * 3))
+    assert recipe.name == "r0"
+    assert len(path) == 1
 
 
 def test_what_is_not_sure_does_not_pass():
-    settings = auto()
-    ordered = [Candidate(f"recipe={name}", settings.recipe.model_copy(update={"name": name})) for name in "ab"]
-    kls = {"a": (0.0, 0.19), "b": (0.01, 0.01)}  # the first one's mean is below the threshold
-    recipe, path = choose(ordered, settings, lambda each: tried(*kls[each.recipe.name]))
-    assert recipe.name == "b"
+    wanted, candidates_ = ordered(2)
+    kls = {"r0": (0.0, 0.19), "r1": (0.01, 0.01)}  # the first one's mean is below the threshold
+    recipe, path = choose(candidates_, wanted, lambda each: tried(*kls[each.name]))
+    assert recipe.name == "r1"
     assert [each.passed for each in path] == [False, True]
 
 

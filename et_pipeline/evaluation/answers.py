@@ -160,7 +160,9 @@ def compare(
             "losses": _losses(theirs.logits, stepwise, evidence.texts),
             "greedy": greedy_agreement(deployed.answers, theirs.answers) if answered else None,
             "tasks": _scores(evidence, meant, answered),
-            "samples": _samples(subject, evidence, deployed.program, task) if evidence.far else [],
+            "samples": _samples(subject, evidence, deployed.program, task)
+            if evidence.far
+            else [],  # in the first round
         }
     )
 

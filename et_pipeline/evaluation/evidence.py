@@ -114,7 +114,7 @@ def _own(subject: Subject, folder: Path, limit: int, advance: Callable[[int], No
     """The model's own answers, no longer than a call takes; the program's where the model was too large to answer."""
     found = own_text.read(folder)
     if subject.executable and not any(len(each.ids) > each.prompt for each in found):
-        given = [each.ids for each in found]
+        given = [each.ids[: limit - 1] for each in found]
         length = max(1, limit - max(map(len, given)))
         found = own_text.draw_by_program(subject.open_program(), given, subject.facts.eos_ids, length, advance)
     return [each.cut(limit) for each in found]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from et_pipeline.manifest import Manifest
 from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
 from et_pipeline.pipeline.search import Candidate, Trial, candidates, choose
-from et_pipeline.settings import Settings
+from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Acquired, Tried, acquire, bundle
 from et_pipeline.worker import StageKilled, Tick, run_stage
 
@@ -183,37 +183,30 @@ def _make(
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
     check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
-    if settings.recipe.prefer is not None and settings.until != "acquire":
-        _search(made, facts.family, source, extra, root, face, logs)
-        settings = made.settings
-    for stage in stages(settings):
-        if settings.until in made.entries:
-            return
+
+    def do(stage: Stage, made: Made, face: Face) -> None:
         entry, reused = _heavy(stage, made, extra, root, face, logs)
         _finish(made, stage.name, entry, reused, face)
 
+    if settings.recipe.prefer is not None and settings.until != "acquire":
+        _search(made, candidates(settings, source, facts.family), do, face)
+    for stage in stages(made.settings):
+        if settings.until in made.entries:
+            return
+        do(stage, made, face)
 
-def _search(
-    made: Made,
-    family: str,
-    source: Path,
-    extra: Mapping[str, tuple[Path, str]],
-    root: Path,
-    face: Face,
-    logs: Path,
-) -> None:
+
+def _search(made: Made, ordered: Sequence[Candidate], do: Callable[[Stage, Made, Face], None], face: Face) -> None:
     """Put an ordinary recipe in the place of `recipe=auto`."""
     settings = made.settings
 
-    def attempt(candidate: Candidate) -> Tried:
-        tried = Made(settings.model_copy(update={"recipe": candidate.recipe}), {"acquire": made.entries["acquire"]})
-        shown = _Named(face, candidate.recipe.name)
+    def attempt(recipe: Recipe) -> Tried:
+        tried = Made(settings.model_copy(update={"recipe": recipe}), {"acquire": made.entries["acquire"]})
         for stage in trial(tried.settings):
-            entry, reused = _heavy(stage, tried, extra, root, shown, logs)
-            _finish(tried, stage.name, entry, reused, shown)
+            do(stage, tried, _Named(face, recipe.name))
         return Tried.model_validate(tried.entries["trial"].figures)
 
-    recipe, made.trials = choose(candidates(settings, source, family), settings, attempt)
+    recipe, made.trials = choose(ordered, settings.recipe, attempt)
     made.settings = settings.model_copy(update={"recipe": recipe})
 
 

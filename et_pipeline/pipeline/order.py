@@ -61,8 +61,8 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     def compiled(s: Settings) -> dict[str, BaseModel]:
         return {"kind": kind, "backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
 
-    drawn = {part: _drawn(part, asked) for part, asked in _samples(settings).items()}
-    calibration, answers = (tuple(part for part in (name,) if part in drawn) for name in ("calibration", "evidence"))
+    drawn = [_drawn(part, asked) for part, asked in _samples(settings).items()]
+    calibration, answers = ([stage for stage in drawn if stage.name == name] for name in ("calibration", "evidence"))
 
     def export(s: Settings) -> dict[str, BaseModel]:
         # No other setting of a backend counts here.
@@ -73,7 +73,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("export", ("acquire",), export, _EXPORT_LIBRARIES),
             Stage(
                 "quantize",
-                ("acquire", "export", *calibration),
+                ("acquire", "export", *(each.name for each in calibration)),
                 lambda s: {**quantization(s), **compiled(s)},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
                 texts=("calibration",),
@@ -81,7 +81,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage("lower", ("export", "quantize"), compiled, (*_EXPORT_LIBRARIES, *_QUALCOMM)),
         )
     else:
-        needs = ("acquire", *calibration) if settings.recipe.calibrated else ()
+        needs = ("acquire", *(each.name for each in calibration)) if settings.recipe.calibrated else ()
         making = (
             Stage("quantize", needs, quantization, ("torch", "torchao", "transformers"), texts=("calibration",)),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
@@ -89,7 +89,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         )
     verify = Stage(
         "verify",
-        ("acquire", "quantize", "lower", *answers),
+        ("acquire", "quantize", "lower", *(each.name for each in answers)),
         lambda s: {**export(s), "task": s.task, "verify": evidence(s), "gate": s.recipe.gate},
         _EXPORT_LIBRARIES,
         texts=("evaluation", "text", "gguf"),
@@ -97,7 +97,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     measure = Stage(
         "measure", ("acquire", "lower"), lambda s: {"kind": kind, "measure": s.measure}, ("executorch",), host=True
     )
-    made = (*(drawn[part] for part in calibration), *making, *(drawn[part] for part in answers), verify)
+    made = (*calibration, *making, *answers, verify)
     return (*made, measure) if backend.timed else made
 
 

@@ -22,10 +22,11 @@ MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0)  # from all in 4 b
 
 
 class Candidate(NamedTuple):
-    """An ordinary recipe, and the words that ask for it on the command line."""
+    """An ordinary recipe, the words that ask for it on the command line, and the program's forecast bytes."""
 
     words: str
     recipe: Recipe
+    bytes: int
 
 
 class Trial(NamedTuple):
@@ -33,7 +34,7 @@ class Trial(NamedTuple):
 
     Attributes:
         words: ask for the recipe on the command line.
-        bytes: of the quantized weights, each held in a byte at least.
+        bytes: of the program, as forecast.
         kl: of the original to the quantized model, in nats per token.
         interval: where that lies with 95 %.
         passed: whether its upper end is below the threshold.
@@ -52,15 +53,15 @@ def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     groups, channels = {"scheme": "8da4w", "group_size": 32}, {"group_size": 0, "mapping": "symmetric"}
     gptq = {**groups, "algorithm": "gptq", "transform": how}
     dashed = turn.replace("_", "-")
-    found = {
-        **{
-            f"recipe=8da4w{turn}_mixed recipe.mixed_bits={bits}": {
-                **gptq,
-                "mixed_bits": bits,
-                "name": f"8da4w{dashed}-mixed{bits}-g32",
-            }
-            for bits in MIXED_BITS
-        },
+    found: dict[str, dict[str, Any]] = {
+        f"recipe=8da4w{turn}_mixed recipe.mixed_bits={bits}": {
+            **gptq,
+            "mixed_bits": bits,
+            "name": f"8da4w{dashed}-mixed{bits}-g32",
+        }
+        for bits in MIXED_BITS
+    }
+    found |= {
         f"recipe=8da8w{turn}": {**channels, "scheme": "8da8w", "transform": how, "name": f"8da8w{dashed}"},
         "recipe=int8_weight_only": {**channels, "scheme": "int8_weight_only", "name": "int8_weight_only"},
     }
@@ -89,29 +90,28 @@ def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]
         except UserError:
             continue
         if backend.supports(recipe.quantization).ok:
-            found.append(Candidate(words, recipe))
+            found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe)))
     if not found:
         raise UserError(f"recipe=auto knows no recipe for backend={settings.backend.name}; choose one yourself")
-
-    def size(each: Candidate) -> float:
-        return forecast.pte_bytes(known, each.recipe)
 
     def seconds(each: Candidate) -> float:
         plan = forecast.forecast(settings, known, each.recipe, settings.device)
         return plan.ttft_s + settings.measure.decode_tokens / plan.decode_tok_s
 
-    ordered = sorted(found, key=seconds if settings.recipe.prefer == "speed" else size)
+    ordered = sorted(found, key=seconds if settings.recipe.prefer == "speed" else lambda each: each.bytes)
     return ordered[::-1] if settings.recipe.prefer == "quality" else ordered
 
 
 def choose(
-    ordered: Sequence[Candidate], settings: Settings, attempt: Callable[[Candidate], Tried]
+    ordered: Sequence[Candidate], wanted: Recipe, attempt: Callable[[Recipe], Tried]
 ) -> tuple[Recipe, list[Trial]]:
-    """The first candidate that passes, found by halves: what takes more bits is as good or better.
+    """The first candidate that passes.
+
+    By size it is found by halves, since what takes more bytes is as good or better; else one is tried after the other.
 
     Args:
         ordered: of `candidates`.
-        settings: with the thresholds.
+        wanted: `recipe=auto`, with what it prefers and the thresholds.
         attempt: tries one.
 
     Returns:
@@ -120,17 +120,15 @@ def choose(
     path: dict[int, Trial] = {}
 
     def passes(at: int) -> bool:
-        tried = attempt(ordered[at])
-        near = over_sequences(tried.found)
+        words, recipe, size = ordered[at]
+        near = over_sequences(attempt(recipe).found)
         worst = near.kl if near.kl_interval is None else near.kl_interval[1]
-        path[at] = Trial(
-            ordered[at].words, tried.bytes, near.kl, near.kl_interval, worst <= settings.recipe.gate.max_kl_original
-        )
+        path[at] = Trial(words, size, near.kl, near.kl_interval, worst <= wanted.gate.max_kl_original)
         return path[at].passed
 
     low, high = 0, len(ordered) - 1
     while low < high:
-        middle = (low + high) // 2
+        middle = (low + high) // 2 if wanted.prefer == "size" else low
         low, high = (low, middle) if passes(middle) else (middle + 1, high)
     if low not in path:
         passes(low)

@@ -110,11 +110,11 @@ def programs_table(manifest: Manifest) -> Table:
 def searched(trials: Sequence[Trial], chosen: str) -> Table:
     """What `recipe=auto` tried."""
     table = Table(title=f"recipe=auto chose {chosen}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("tried", "KL to original in nats [95 %]", ""):
+    for name in ("tried", ".pte", "KL to original in nats [95 %]", ""):
         table.add_column(name, no_wrap=True)
     for each in trials:
         verdict = Text("passes", style="green") if each.passed else Text("too far", style="red")
-        table.add_row(each.words, f"{each.kl:.4f}{within(each.interval)}", verdict)
+        table.add_row(each.words, size(each.bytes), f"{each.kl:.4f}{within(each.interval)}", verdict)
     return table
 
 

@@ -40,7 +40,6 @@ class Tried(_Result):
     """The quantized eager model with the original, of each sequence."""
 
     found: list[Agreement]
-    bytes: int
 
 
 class Exported(_Result):
