@@ -70,6 +70,8 @@ def draw(
     eos_ids, cached = facts.eos_ids, 8 * facts.layers * facts.kv_heads * facts.head_dim * (LONGEST_PROMPT + length)
     together = max(1, min(MOST_TOGETHER, CACHE_BYTES // cached))
 
+    if model._supports_sdpa and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
+        model.set_attn_implementation("sdpa")  # the same numbers for two thirds of eager attention's work
     # The model's own settings would shape the distribution that is to be seen.
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=list(eos_ids), pad_token_id=eos_ids[0]
