@@ -160,9 +160,8 @@ def compare(
             "losses": _losses(theirs.logits, stepwise, evidence.texts),
             "greedy": greedy_agreement(deployed.answers, theirs.answers) if answered else None,
             "tasks": _scores(evidence, meant, answered),
-            "samples": _samples(subject, evidence, deployed.program, task)
-            if evidence.far
-            else [],  # in the first round
+            # The first round alone shows them.
+            "samples": _samples(subject, evidence, deployed.program, task) if evidence.far else [],
         }
     )
 

@@ -71,7 +71,7 @@ def draw(
     together = max(1, min(MOST_TOGETHER, CACHE_BYTES // cached))
 
     if model._supports_sdpa and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
-        model.set_attn_implementation("sdpa")  # the same numbers for two thirds of eager attention's work
+        model.set_attn_implementation("sdpa")  # the same answers for two thirds of the work
     # The model's own settings would shape the distribution that is to be seen.
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=list(eos_ids), pad_token_id=eos_ids[0]
