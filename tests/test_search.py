@@ -7,6 +7,7 @@ import pytest
 
 from et_pipeline import tiny_assistant
 from et_pipeline.errors import UserError
+from et_pipeline.evaluation.verified import Losses
 from et_pipeline.job.composed import composed
 from et_pipeline.manifest import Agreement
 from et_pipeline.pipeline.search import MIXED_BITS, Candidate, candidates, choose, ladder
@@ -17,9 +18,11 @@ def auto(*words):
     return composed(["recipe=auto", *words])
 
 
-def tried(*kls):
+def tried(*kls, loss=0.0):
+    """Of sequences with these divergences, whose answers are that much less likely, in nats per token."""
     return Tried(
         found=[Agreement(positions=10, cosine=1.0, min_cosine=1.0, max_abs_diff=0.0, kl=kl, top1=1.0) for kl in kls],
+        losses=[Losses(tokens=10, original=20.0, deployed=20.0 + 10 * loss) for _ in kls],
     )
 
 
@@ -65,14 +68,14 @@ def ordered(count, prefer="size"):
 @pytest.mark.parametrize(("prefer", "most"), [("size", 4), ("speed", 6), ("quality", 6)])
 def test_the_first_that_passes_is_found(first, prefer, most):
     wanted, candidates_ = ordered(6, prefer)
-    asked = []
+    asked, made = [], []
 
     def attempt(recipe):
         asked.append(recipe.name)
-        return tried(*[0.01 if int(recipe.name[1:]) >= first else 0.4] * 3)
+        return tried(*[0.01 if int(recipe.name[1:]) >= first else 0.4 - 0.01 * int(recipe.name[1:])] * 3)
 
-    recipe, path = choose(candidates_, wanted, attempt)
-    assert recipe.name == f"r{min(first, 5)}"
+    path = choose(candidates_, wanted, attempt, lambda recipe: made.append(recipe.name))
+    assert made == [f"r{min(first, 5)}"]  # the least of those that do not pass
     assert len(asked) == len(set(asked)) <= most
     assert [each.words for each in path] == [f"recipe={name}" for name in sorted(asked)]
     assert [each.passed for each in path] == [int(each.words[-1]) >= first for each in path]
@@ -82,17 +85,55 @@ def test_the_first_that_passes_is_found(first, prefer, most):
 def test_the_best_is_taken_though_a_smaller_one_is_too_far():
     """From the largest on; by halves, one in the middle that fails would lead to the smallest."""
     wanted, candidates_ = ordered(6, "quality")
-    recipe, path = choose(candidates_, wanted, lambda each: tried(*[0.01 if each.name == "r0" else 0.4] * 3))
-    assert recipe.name == "r0"
+    made = []
+    path = choose(
+        candidates_,
+        wanted,
+        lambda each: tried(*[0.01 if each.name == "r0" else 0.4] * 3),
+        lambda each: made.append(each.name),
+    )
+    assert made == ["r0"]
     assert len(path) == 1
 
 
-def test_what_is_not_sure_does_not_pass():
+@pytest.mark.parametrize(
+    "first",
+    [tried(0.0, 0.19), tried(0.01, 0.01, loss=0.2)],
+    ids=["the KL's mean is below its threshold, its interval is not", "the KL is small, the answers are unlikely"],
+)
+def test_what_may_be_too_far_does_not_pass(first):
     wanted, candidates_ = ordered(2)
-    kls = {"r0": (0.0, 0.19), "r1": (0.01, 0.01)}  # the first one's mean is below the threshold
-    recipe, path = choose(candidates_, wanted, lambda each: tried(*kls[each.name]))
-    assert recipe.name == "r1"
+    found, made = {"r0": first, "r1": tried(0.01, 0.01)}, []
+    path = choose(candidates_, wanted, lambda each: found[each.name], lambda each: made.append(each.name))
+    assert made == ["r1"]
     assert [each.passed for each in path] == [False, True]
+
+
+@pytest.mark.parametrize("prefer", ["size", "speed"])
+@pytest.mark.parametrize("good", range(3, 6))
+def test_the_search_goes_on_where_a_program_does_not_keep_what_its_try_promised(good, prefer):
+    wanted, candidates_ = ordered(6, prefer)
+    made = []
+
+    def make(recipe):
+        made.append(recipe.name)
+        return int(recipe.name[1:]) >= good
+
+    path = choose(candidates_, wanted, lambda each: tried(*[0.01 if each.name > "r1" else 0.4] * 3), make)
+    assert made == [f"r{at}" for at in range(2, good + 1)]
+    assert [each.program for each in path if each.passed and each.program is not None] == [False] * (good - 2) + [True]
+
+
+def test_where_no_program_passes_the_nearest_is_made():
+    wanted, candidates_ = ordered(3)
+    kls, made = {"r0": 0.4, "r1": 0.02, "r2": 0.03}, []
+
+    def make(recipe):
+        made.append(recipe.name)
+        return False
+
+    choose(candidates_, wanted, lambda each: tried(*[kls[each.name]] * 3), make)
+    assert made == ["r1", "r2", "r1"]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +159,12 @@ def test_auto_ends_in_an_ordinary_recipe_and_goes_on_where_it_stopped(command, t
     assert code == 0, err
     first = json.loads(out)
     assert first["trials"]
+    assert not any(each["program"] for each in first["trials"])
     code, out, err = command(*words)
     assert code == 0, err
     document = json.loads(out)
-    assert document["trials"] == first["trials"]
+    assert [{**each, "program": None} for each in document["trials"]] == first["trials"]
+    assert [each["words"] for each in document["trials"] if each["program"]]
     assert "quantize" in document["reused"]
     recipe = document["manifest"]["what"]["settings"]["recipe"]
     assert recipe["prefer"] is None

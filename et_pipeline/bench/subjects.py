@@ -15,7 +15,7 @@ from et_pipeline.evaluation.text_source import BUILTIN
 from et_pipeline.job.composed import composed
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-DESCRIPTIONS = "descriptions.txt"
+DESCRIPTIONS, OTHERS = "descriptions.txt", "other_descriptions.txt"
 BEGINNING = 2000  # characters of a description, so that many packages are read
 OURS = "et-pipeline"
 
@@ -50,12 +50,14 @@ def _smollm2(folder: Path) -> Model:
     folder = folder.resolve()
     if not (folder / SMOLLM2).is_file():
         raise UserError(f"{folder / SMOLLM2} does not exist; make bench-quality downloads it")
-    (folder / DESCRIPTIONS).write_text(descriptions(), encoding="utf-8")
+    for name, text in zip((DESCRIPTIONS, OTHERS), descriptions(), strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
     words = ("model=smollm2_135m", f"model.source={folder / SMOLLM2}")
     settings = composed([*words, "task=chat"])
     place = Place(settings.paths.cache, folder / "logs")
     checkpoint, _ = prepare(settings.model.checkpoint, settings.seed, place)
-    return Model(checkpoint, ("model=smollm2_135m", f"model.source={checkpoint}"), str(folder / DESCRIPTIONS), "own")
+    held_out, calibration = (str(folder / name) for name in (DESCRIPTIONS, OTHERS))
+    return Model(checkpoint, ("model=smollm2_135m", f"model.source={checkpoint}"), held_out, calibration)
 
 
 MODELS: dict[str, Callable[[Path], Model]] = {
@@ -69,8 +71,14 @@ They raise UserError: something is missing there.
 """
 
 
-def descriptions() -> str:
-    """Natural text that every installation has: how the packages installed here describe themselves, in their order."""
+def descriptions() -> tuple[str, str]:
+    """Natural text that every installation has: how the packages installed here describe themselves, in their order.
+
+    Returns:
+        Of the first half of the packages, and of the others.
+    """
     found = {each.name.lower(): each.metadata["Description"] or "" for each in metadata.distributions()}
     found.pop(OURS, None)  # which changes with each of our versions
-    return "\n\n".join(text[:BEGINNING].strip() for _, text in sorted(found.items()) if text.strip())
+    texts = [text[:BEGINNING].strip() for _, text in sorted(found.items()) if text.strip()]
+    half = len(texts) // 2
+    return "\n\n".join(texts[:half]), "\n\n".join(texts[half:])

@@ -102,7 +102,7 @@ def quantized(subject: Subject, evidence: Evidence, advance: Advance) -> Quantiz
     model = subject.load_quantized()
     logits = quantized_logits(subject, model, evidence.sequences, advance)
     rounding = None
-    if subject.quantization.scheme in DYNAMIC:
+    if evidence.first and subject.quantization.scheme in DYNAMIC:
         with nudged(model):
             rounding = _merged(quantized_logits(subject, model, evidence.sequences, advance), logits)
     long = None
@@ -115,10 +115,14 @@ def quantized(subject: Subject, evidence: Evidence, advance: Advance) -> Quantiz
 
 
 def program(subject: Subject, evidence: Evidence, advance: Advance) -> Deployed:
-    """Execute the .pte: a program that takes one token per call has one way of feeding, which stands for all."""
+    """Execute the .pte: a program that takes one token per call has one way of feeding, which stands for all.
+
+    That all ways give the same is seen in the first round.
+    """
     opened = subject.open_program(threads=1 if subject.program_bytes < SMALL_BYTES else None)
     fed: dict[str, list[Fed]] = {}
-    for way in subject.made_as.ways:
+    ways = subject.made_as.ways
+    for way in ways if evidence.first else ("token_by_token",):
         fed[way] = []
         for sequence in evidence.sequences:
             fed[way].append(feed(opened, sequence, way))
@@ -128,7 +132,8 @@ def program(subject: Subject, evidence: Evidence, advance: Advance) -> Deployed:
         answers.append(opened.greedy(prompt, evidence.budget, list(subject.facts.eos_ids)))
         advance(1)
     long = feed_long(opened, evidence.long, LONG_END, advance) if evidence.long else None
-    return Deployed(opened, {way: fed.get(way, fed["token_by_token"]) for way in FEEDINGS}, answers, long)
+    fed |= {way: fed["token_by_token"] for way in FEEDINGS if way not in ways}
+    return Deployed(opened, fed, answers, long)
 
 
 def compare(
@@ -157,11 +162,10 @@ def compare(
             "quantized": _ways(deployed, eager.logits),
             "original": _ways(deployed, theirs.logits, evidence.texts),
             "long": None if deployed.long is None or eager.long is None else near(deployed.long, eager.long),
-            "losses": _losses(theirs.logits, stepwise, evidence.texts),
+            "losses": losses(theirs.logits, stepwise, evidence.texts),
             "greedy": greedy_agreement(deployed.answers, theirs.answers) if answered else None,
             "tasks": _scores(evidence, meant, answered),
-            # The first round alone shows them.
-            "samples": _samples(subject, evidence, deployed.program, task) if evidence.far else [],
+            "samples": _samples(subject, evidence, deployed.program, task) if evidence.first else [],
         }
     )
 
@@ -230,7 +234,7 @@ def _ways(deployed: Deployed, reference: Sequence[torch.Tensor], texts: Sequence
                 found.append(near(fed.rows[kept], logits[[fed.positions[row] for row in kept]]))
         return found
 
-    return {way: over(way) for way in FEEDINGS}
+    return {way: over(way) for way in deployed.fed}
 
 
 def _each(
@@ -243,10 +247,16 @@ def _merged(found: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) ->
     return merge([near(a, b) for a, b in zip(found, reference, strict=True)])
 
 
-def _losses(
+def losses(
     original: Sequence[torch.Tensor], deployed: Sequence[torch.Tensor], texts: Sequence[Conversation]
 ) -> list[Losses]:
-    """Of each answer, given its prompt; none where no answer fits into a call."""
+    """Of each answer, given its prompt; none where no answer fits into a call.
+
+    Args:
+        original: logits of each text, [length, vocabulary].
+        deployed: those of what was made of it.
+        texts: the conversations.
+    """
     return [
         Losses(
             tokens=len(text.ids) - text.prompt,

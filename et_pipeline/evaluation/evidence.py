@@ -35,6 +35,7 @@ class Evidence:
         budget: most tokens of an answer.
         text: a text for perplexity, and the windows over it; empty where none is given.
         steps: how many the comparison takes.
+        first: whether it is the first round, which finds out what does not get surer with more sequences.
     """
 
     texts: list[Conversation]
@@ -47,6 +48,7 @@ class Evidence:
     text: list[int] = field(default_factory=list)
     spans: list[Window] = field(default_factory=list)
     steps: int = 0
+    first: bool = True
 
     @property
     def sequences(self) -> list[list[int]]:
@@ -66,6 +68,7 @@ class Evidence:
             prompts=[],
             text=[],
             spans=[],
+            first=False,
         )
 
 

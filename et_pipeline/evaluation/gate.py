@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from et_pipeline import manifest
 from et_pipeline.evaluation.agreement import over_sequences
-from et_pipeline.evaluation.verified import Verified, VerifiedEmbedding, Witnessed
+from et_pipeline.evaluation.verified import Losses, Verified, VerifiedEmbedding, Witnessed, perplexity
 from et_pipeline.settings import Gate
 
 
@@ -39,6 +39,20 @@ def judge(found: Verified, gate: Gate) -> manifest.Gate:
         checks.append(_at_most("KL to original on the text", score.kl, gate.max_kl_original, score.kl_interval))
     for task, right in found.tasks.items():
         checks.append(_at_most(f"accuracy drop in points, {task}", right.original - right.deployed, gate.max_task_drop))
+    return _verdict(checks, gate)
+
+
+def judge_tried(found: Sequence[manifest.Agreement], losses: Sequence[Losses], gate: Gate) -> manifest.Gate:
+    """Apply the thresholds that ask whether a quantization is good, before there is a program.
+
+    Args:
+        found: the quantized eager model with the original, of each sequence.
+        losses: of the original's answers.
+        gate: the recipe's.
+    """
+    checks, known = [_divergence(over_sequences(found), " of quantized eager", gate)], perplexity(losses)
+    if known is not None:
+        checks.append(_ratio(known, gate.max_perplexity_ratio))
     return _verdict(checks, gate)
 
 

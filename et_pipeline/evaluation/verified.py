@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pydantic import Field
 
@@ -82,7 +83,7 @@ class Verified(Model):
         """With the figures of more sequences."""
 
         def both(ours: Ways | None, theirs: Ways | None) -> Ways | None:
-            return ours and theirs and {way: [*ours[way], *theirs[way]] for way in ours}
+            return ours and theirs and {way: [*parts, *theirs.get(way, [])] for way, parts in ours.items()}
 
         return self.model_copy(
             update={
@@ -108,15 +109,20 @@ class Verified(Model):
     @property
     def perplexity(self) -> manifest.Perplexity | None:
         """Of the answers; None where none was drawn."""
-        tokens = sum(each.tokens for each in self.losses)
-        if not tokens:
-            return None
-        ends = interval([(each.deployed - each.original, float(each.tokens)) for each in self.losses])
-        return manifest.Perplexity(
-            original=math.exp(sum(each.original for each in self.losses) / tokens),
-            deployed=math.exp(sum(each.deployed for each in self.losses) / tokens),
-            ratio_interval=None if ends is None else [math.exp(end) for end in ends],
-        )
+        return perplexity(self.losses)
+
+
+def perplexity(losses: Sequence[Losses]) -> manifest.Perplexity | None:
+    """Of answers; None where there is none."""
+    tokens = sum(each.tokens for each in losses)
+    if not tokens:
+        return None
+    ends = interval([(each.deployed - each.original, float(each.tokens)) for each in losses])
+    return manifest.Perplexity(
+        original=math.exp(sum(each.original for each in losses) / tokens),
+        deployed=math.exp(sum(each.deployed for each in losses) / tokens),
+        ratio_interval=None if ends is None else [math.exp(end) for end in ends],
+    )
 
 
 def _over_ways(ways: Ways) -> manifest.WaysOfFeeding:

@@ -18,7 +18,7 @@ from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import StageError, UserError
-from et_pipeline.manifest import Manifest
+from et_pipeline.manifest import Gate, Manifest
 from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
 from et_pipeline.pipeline.search import Candidate, Trial, candidates, choose
@@ -190,24 +190,51 @@ def _make(
 
     if settings.recipe.prefer is not None and settings.until != "acquire":
         _search(made, candidates(settings, source, facts.family), do, face)
+    _go_on(made, settings.until, do, face)
+
+
+_Do = Callable[[Stage, Made, Face], None]
+
+
+def _go_on(made: Made, last: str, do: _Do, face: Face) -> None:
+    """Run the stages that are not done, up to that one."""
     for stage in stages(made.settings):
-        if settings.until in made.entries:
+        if last in made.entries or made.settings.until in made.entries:
             return
-        do(stage, made, face)
+        if stage.name not in made.entries:
+            do(stage, made, face)
 
 
-def _search(made: Made, ordered: Sequence[Candidate], do: Callable[[Stage, Made, Face], None], face: Face) -> None:
-    """Put an ordinary recipe in the place of `recipe=auto`."""
-    settings = made.settings
+def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> None:
+    """Put an ordinary recipe in the place of `recipe=auto`, and make its program up to `verify`."""
+    wanted = made.settings
+    acquired, reused = dict(made.entries), list(made.reused)
 
     def attempt(recipe: Recipe) -> Tried:
-        tried = Made(settings.model_copy(update={"recipe": recipe}), {"acquire": made.entries["acquire"]})
+        tried = Made(wanted.model_copy(update={"recipe": recipe}), dict(acquired))
         for stage in trial(tried.settings):
             do(stage, tried, _Named(face, recipe.name))
         return Tried.model_validate(tried.entries["trial"].figures)
 
-    recipe, made.trials = choose(ordered, settings.recipe, attempt)
-    made.settings = settings.model_copy(update={"recipe": recipe})
+    def make(recipe: Recipe) -> bool | None:
+        made.settings = wanted.model_copy(update={"recipe": recipe})
+        made.entries, made.reused = dict(acquired), list(reused)
+        _go_on(made, "verify", do, _Named(face, recipe.name))
+        if "verify" not in made.entries:
+            return None
+        failed = [check.name for check in _gate(made).checks if not check.passed]
+        if failed:
+            log.warning("the program of %s fails the gate: %s", recipe.name, ", ".join(failed))
+        return not failed
+
+    made.trials = choose(ordered, wanted.recipe, attempt, make)
+
+
+def _gate(made: Made) -> Gate:
+    """Its verdict on a program that was verified."""
+    form = forms.get(forms.choose(made.settings.model.task, made.settings.backend))
+    found: Gate = form.quality(form.verified.model_validate(made.entries["verify"].figures), made.settings).gate
+    return found
 
 
 def _plugins(config: Mapping[str, Any], facts: Path) -> dict[str, str]:

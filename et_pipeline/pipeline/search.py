@@ -1,7 +1,8 @@
 """`recipe=auto`: try ordinary recipes on this model, and take the first in the wanted order that passes.
 
 Each try quantizes the model and compares it, before any export, with the original on the model's own answers. A try is
-two stages like any other, so a search that was killed goes on where it stopped, and a second one reads the cache.
+two stages like any other, so a search that was killed goes on where it stopped, and a second one reads the cache. What
+is promised so, the program has to keep: where it fails the gate, the search goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from et_pipeline import forecast
 from et_pipeline.architecture import find_family
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.agreement import over_sequences
+from et_pipeline.evaluation.gate import judge_tried
+from et_pipeline.manifest import Check
 from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Tried
 
@@ -35,16 +37,16 @@ class Trial(NamedTuple):
     Attributes:
         words: ask for the recipe on the command line.
         bytes: of the program, as forecast.
-        kl: of the original to the quantized model, in nats per token.
-        interval: where that lies with 95 %.
-        passed: whether its upper end is below the threshold.
+        checks: the quantized eager model's figures against the thresholds; the first one is the KL.
+        passed: whether it keeps to them.
+        program: whether the program that was made of it passed the gate; None where none was made.
     """
 
     words: str
     bytes: int
-    kl: float
-    interval: list[float] | None
+    checks: list[Check]
     passed: bool
+    program: bool | None = None
 
 
 def ladder(turns: bool) -> dict[str, dict[str, Any]]:
@@ -103,33 +105,43 @@ def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]
 
 
 def choose(
-    ordered: Sequence[Candidate], wanted: Recipe, attempt: Callable[[Recipe], Tried]
-) -> tuple[Recipe, list[Trial]]:
-    """The first candidate that passes.
+    ordered: Sequence[Candidate],
+    wanted: Recipe,
+    attempt: Callable[[Recipe], Tried],
+    make: Callable[[Recipe], bool | None],
+) -> list[Trial]:
+    """Make the first candidate that passes and whose program does.
 
     By size it is found by halves, since what takes more bytes is as good or better; else one is tried after the other.
+    Where none passes, the one with the least KL is made.
 
     Args:
         ordered: of `candidates`.
         wanted: `recipe=auto`, with what it prefers and the thresholds.
         attempt: tries one.
+        make: makes the program of one; returns whether it passes the gate, None where the run stops before that.
 
     Returns:
-        The recipe, the last one if none passes, and all that was tried.
+        All that was tried; the program that was made last is the chosen one's.
     """
     path: dict[int, Trial] = {}
 
     def passes(at: int) -> bool:
-        words, recipe, size = ordered[at]
-        near = over_sequences(attempt(recipe).found)
-        worst = near.kl if near.kl_interval is None else near.kl_interval[1]
-        path[at] = Trial(words, size, near.kl, near.kl_interval, worst <= wanted.gate.max_kl_original)
+        if at not in path:
+            words, recipe, size = ordered[at]
+            tried = attempt(recipe)
+            found = judge_tried(tried.found, tried.losses, wanted.gate)
+            path[at] = Trial(words, size, found.checks, found.passed)
         return path[at].passed
 
+    def made(at: int) -> bool:
+        path[at] = path[at]._replace(program=make(ordered[at].recipe))
+        return path[at].program is not False
+
     low, high = 0, len(ordered) - 1
-    while low < high:
-        middle = (low + high) // 2 if wanted.prefer == "size" else low
+    while wanted.prefer == "size" and low < high:
+        middle = (low + high) // 2
         low, high = (low, middle) if passes(middle) else (middle + 1, high)
-    if low not in path:
-        passes(low)
-    return ordered[low].recipe, [path[at] for at in sorted(path)]
+    if not any(passes(at) and made(at) for at in range(low, len(ordered))):
+        made(min(path, key=lambda at: path[at].checks[0].value))
+    return [path[at] for at in sorted(path)]

@@ -38,7 +38,10 @@ def as_json(done: Result | Survey) -> dict[str, Any]:
 def _made(program: Made) -> dict[str, Any]:
     return {
         "reused": program.reused,
-        "trials": [each._asdict() for each in program.trials],
+        "trials": [
+            {**each._asdict(), "checks": [check.model_dump(mode="json") for check in each.checks]}
+            for each in program.trials
+        ],
         "stages": {name: {**entry.cost, "folder": str(entry.folder)} for name, entry in program.entries.items()},
     }
 
@@ -110,11 +113,15 @@ def programs_table(manifest: Manifest) -> Table:
 def searched(trials: Sequence[Trial], chosen: str) -> Table:
     """What `recipe=auto` tried."""
     table = Table(title=f"recipe=auto chose {chosen}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("tried", ".pte", "KL to original in nats [95 %]", ""):
-        table.add_column(name, no_wrap=True)
+    for name in ("tried", ".pte", "KL to original in nats [95 %]", "perplexity ratio", ""):
+        table.add_column(name)
     for each in trials:
-        verdict = Text("passes", style="green") if each.passed else Text("too far", style="red")
-        table.add_row(each.words, size(each.bytes), f"{each.kl:.4f}{within(each.interval)}", verdict)
+        figures = [f"{check.value:.4f}{within(check.interval)}" for check in each.checks]
+        if each.program is False:
+            verdict = Text("its program fails", style="red")
+        else:
+            verdict = Text("passes", style="green") if each.passed else Text("too far", style="red")
+        table.add_row(each.words, size(each.bytes), *figures, *[""] * (2 - len(figures)), verdict)
     return table
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.backends.base import Delegation
+from et_pipeline.evaluation.verified import Losses
 from et_pipeline.manifest import Agreement, Rounded
 
 
@@ -37,9 +38,10 @@ class Quantized(_Result):
 
 
 class Tried(_Result):
-    """The quantized eager model with the original, of each sequence."""
+    """The quantized eager model with the original, of each sequence, and losses of the original's answers."""
 
     found: list[Agreement]
+    losses: list[Losses]
 
 
 class Exported(_Result):

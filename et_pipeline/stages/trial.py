@@ -11,6 +11,7 @@ from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.evaluation import own_text
 from et_pipeline.evaluation.agreement import compare, eager_logits
+from et_pipeline.evaluation.answers import losses
 from et_pipeline.evaluation.evidence import first_round
 from et_pipeline.quantization.torchao_config import load_quantized
 from et_pipeline.settings import ExportForm, Quantization
@@ -25,7 +26,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantiz
     """Compare the logits of the model's own answers, in rounds that memory has room for."""
     folder, facts = inputs["checkpoint"], Facts.read(inputs["acquire"])
     texts = [each.cut(form.prefill_chunk) for each in own_text.read(inputs["evidence"])]
-    size, found = first_round(len(texts), facts.vocab_size, form.prefill_chunk), []
+    size = first_round(len(texts), facts.vocab_size, form.prefill_chunk)
+    found, lost = [], []
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
         original = witness.load_original(folder)[0] if witness.fits(facts) else stream_model(folder)
@@ -35,8 +37,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantiz
         ours = _logits(load_quantized(folder, inputs["quantize"], quantization), part, form)
         gc.collect()
         found += [compare(a[text.first :], b[text.first :]) for a, b, text in zip(ours, theirs, part, strict=True)]
+        lost += losses(theirs, ours, part)
         tick(len(found), len(texts))
-    return Tried(found=found)
+    return Tried(found=found, losses=lost)
 
 
 def _logits(model: Any, texts: list[own_text.Conversation], form: ExportForm) -> list[torch.Tensor]:

@@ -37,7 +37,7 @@ def run(
     """Compare what the three compute on the same evidence.
 
     Where this host cannot execute the program, the quantized eager model is all that is compared with the original.
-    While the gate's verdict is open, more evidence is taken, as long as there is some and time is left.
+    While the gate's verdict is open, more evidence is taken, as long as there is some and `verify.seconds` of that.
     """
     subject = Subject(
         checkpoint=inputs["checkpoint"],
@@ -50,7 +50,7 @@ def run(
         backend=backend,
         made_as=forms.get(kind),
     )
-    began, done, steps = time.monotonic(), 0, STEPS[subject.made_as.compared]
+    done, steps = 0, STEPS[subject.made_as.compared]
 
     def advance(count: int) -> None:
         nonlocal done
@@ -61,6 +61,7 @@ def run(
     evidence = steps.gather(subject, verify, task, inputs, advance)
     total = evidence.steps
     found = _compared(steps, subject, evidence, task, advance)
+    began = time.monotonic()
     while evidence.rest and undecided(judge(found, gate)) and time.monotonic() - began < verify.seconds:
         evidence = evidence.more()
         found = found.joined(_compared(steps, subject, evidence, task, advance))

@@ -1,17 +1,22 @@
 """The parts of `verify` that its end-to-end runs do not show one by one."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from et_pipeline import forms
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare, eager_logits, interval
 from et_pipeline.evaluation.answers import nudged
 from et_pipeline.evaluation.evidence import LONG_END, far_text, long_text
 from et_pipeline.evaluation.on_text import score
 from et_pipeline.evaluation.perplexity import windows
+from et_pipeline.evaluation.verified import Verified
+from et_pipeline.job.composed import composed
+from et_pipeline.manifest import WaysOfFeeding
 from et_pipeline.models.decoder import Decoder
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program
@@ -121,3 +126,49 @@ def test_a_text_is_scored_as_the_documentation_does_it_on_all_three_models(tiny_
     assert found.deployed.kl == pytest.approx(found.quantized.kl, rel=0.1)
     without = score(text, spans, logits_of(original), logits_of(quantized), None, 512, steps.append)
     assert without == found.model_copy(update={"deployed": None})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first_takes", "rounds"),
+    [(30, 500, 3), (15, 500, 2), (0, 1, 0), (1000, 1, 5)],
+    ids=["the first round takes none of it", "two fit", "no more than the first is asked for", "all there is"],
+)
+def test_more_rounds_are_taken_for_their_own_seconds(seconds, first_takes, rounds, tmp_path, monkeypatch):
+    """Each takes ten seconds here, and leaves the verdict open."""
+    from et_pipeline.evaluation.evidence import Evidence
+    from et_pipeline.evaluation.own_text import Conversation
+    from et_pipeline.stages import verify
+
+    near = {"positions": 5, "cosine": 1.0, "min_cosine": 1.0, "max_abs_diff": 0.0, "top1": 1.0}
+    way = [{**near, "kl": 0.0}, {**near, "kl": 0.19}]
+    answers = [Conversation([1, 2, 3], 1)] * 6
+    clock, settings = [0.0], composed(["task=chat", f"verify.seconds={seconds}"])
+
+    def compared(steps, subject, evidence, task, advance):
+        clock[0] += first_takes if evidence.first else 10
+        ways = dict.fromkeys(WaysOfFeeding.model_fields if evidence.first else ["token_by_token"], way)
+        return Verified(
+            witness={"name": "transformers", "version": "5"}, eager=way, quantized=ways, original=ways, losses=[]
+        )
+
+    monkeypatch.setattr(verify, "_compared", compared)
+    monkeypatch.setattr(verify, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(verify.answers, "gather", lambda *_: Evidence(answers[:1], answers[1:], [], []))
+    monkeypatch.setattr(verify.Facts, "read", lambda folder: None)
+    found = verify.run(
+        dict.fromkeys(("checkpoint", "quantize", "lower", "acquire"), tmp_path),
+        tmp_path,
+        lambda *_: None,
+        kind=forms.choose(settings.model.task, settings.backend),
+        quantization=settings.recipe.quantization,
+        form=settings.model.form,
+        task=settings.task,
+        verify=settings.verify.evidence(slow=False),
+        backend=settings.backend,
+        gate=settings.recipe.gate,
+    )
+    assert {name: len(parts) for name, parts in found.quantized.items()} == {
+        "one_piece": 2,
+        "chunked": 2,
+        "token_by_token": 2 + 2 * rounds,
+    }
