@@ -149,11 +149,11 @@ def test_descriptions_are_in_the_order_of_the_packages(monkeypatch):
 
     packages = [Package("b", "second\n"), Package("A", "x" * 9000), Package("c", None), Package("et-pipeline", "ours")]
     monkeypatch.setattr(metadata, "distributions", lambda: packages)
-    assert subjects.descriptions() == "x" * subjects.BEGINNING + "\n\nsecond"
+    assert subjects.descriptions() == ("x" * subjects.BEGINNING, "second")
 
 
 def test_there_is_more_text_than_is_read():
-    assert len(subjects.descriptions()) > 8 * quality_bench.TOKENS
+    assert min(map(len, subjects.descriptions())) > 8 * quality_bench.TOKENS
 
 
 def test_recipes_are_what_they_are_called(monkeypatch, tmp_path):
