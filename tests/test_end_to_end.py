@@ -94,6 +94,7 @@ def test_another_evaluation_reuses_the_program(demo):
 def test_failed_gate_exits_3_and_marks_the_bundle(demo):
     ended = demo("experiment=demo", "verify.items_per_task=25", "recipe.gate.max_kl_original=0", "name=strict", code=3)
     assert "KL to original" in ended.stderr
+    assert "recipe=auto looks for the smallest recipe that passes" in ended.stderr
     assert "FAILED" in ended.stdout
     gate = manifest.read(demo.folder / "bundles" / "strict").quality.gate
     assert not gate.passed

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from et_pipeline import CONF
+from et_pipeline.backends import get_backend
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
 from et_pipeline.forecast import Survey
 from et_pipeline.job import do, forget
@@ -66,8 +67,12 @@ def main() -> None:
         rest = "the bundle has the others" if each.bundle else "the others were made"
         mistakes += [f"{failure}; {rest}" for failure in each.failures]
     if failed:
-        sentence = tables.check_sentence(failed[0])
-        sys.stderr.write(f"et-pipeline: the gate failed: {sentence}; the bundle is marked as failed\n")
+        sentence = f"the gate failed: {tables.check_sentence(failed[0])}; the bundle is marked as failed"
+        programs = [made for each in results for made in each.programs]
+        searched = any(made.trials or get_backend(made.settings.backend.name).calibrated for made in programs)
+        if failed[0].interval is not None and not searched:
+            sentence += "; recipe=auto looks for the smallest recipe that passes"
+        sys.stderr.write(f"et-pipeline: {sentence}\n")
     for mistake in mistakes:
         sys.stderr.write(f"et-pipeline: {mistake}\n")
     sys.exit(code or (EXIT_USER if mistakes else EXIT_GATE if failed else 0))
