@@ -51,6 +51,7 @@ RECIPES = {
     "8da4w-rotation-gptq-g0": ("recipe=8da4w_rotation_gptq",),
     "8da4w-mixed5.5-g32": ("recipe=8da4w_mixed",),
     "8da4w-rotation-mixed5.5-g32": ("recipe=8da4w_rotation_mixed",),
+    "8da4w-rotation-mixed8.0-g32": ("recipe=8da4w_rotation_mixed", "recipe.mixed_bits=8.0"),
     "8da8w": ("recipe=8da8w",),
     "8da8w-rotation": ("recipe=8da8w_rotation",),
     "int4_weight_only": ("recipe=int4_weight_only",),

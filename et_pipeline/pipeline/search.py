@@ -20,7 +20,7 @@ from et_pipeline.manifest import Check
 from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Tried
 
-MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0)  # from all in 4 bits, with groups' scales, on
+MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0, 8.0)  # from all in 4 bits, with groups' scales, on
 
 
 class Candidate(NamedTuple):

@@ -20,7 +20,7 @@ from et_pipeline.quantization.folding import FOLDS, awq_scales, fold, smoothquan
 from et_pipeline.quantization.gptq import error_weights, gptq
 from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
 from et_pipeline.quantization.rotation import plain_layers, rotated
-from et_pipeline.quantization.sensitivity import SEED, TOKENS, Losses, of_head, of_layer
+from et_pipeline.quantization.sensitivity import SEED, TOKENS, Loss, Losses, of_head, of_layer
 from et_pipeline.quantization.torchao_config import Requantized, Shards, keep, quantize_module, unpack
 from et_pipeline.quantization.turned import Turn
 
@@ -59,7 +59,7 @@ def quantize_calibrated(
     Raises:
         UserError: the weights do not fit config.json or the recipe, or the transform does not fit the family.
     """
-    finer: frozenset[str] = frozenset()
+    finer: dict[str, Quantization] = {}
     walks = 1 if q.mixed_bits is None else 2
     with torch.no_grad():
         if q.mixed_bits is not None:
@@ -76,7 +76,7 @@ def quantize_calibrated(
                     _gptq(chosen, walk.names, calls, q)
                 for linear in left:
                     if linear not in chosen:
-                        quantize_module(walk.names[linear], linear, with_8_bits(q))
+                        quantize_module(walk.names[linear], linear, finer[walk.names[linear]])
                     elif q.algorithm != "gptq":
                         quantize_module(walk.names[linear], linear, q)
                 for linear, weight in before.items():
@@ -88,14 +88,17 @@ def quantize_calibrated(
     return requantized.figures()
 
 
-def _finer(walk: _Walk) -> frozenset[str]:
+def _finer(walk: _Walk) -> dict[str, Quantization]:
     """The linears that get 8 bits: a tied head does, as it then has the embedding's numbers and costs nothing."""
-    q, head = walk.q, {walk.names[walk.model.get_output_embeddings()]} if walk.tied else set()
-    return in_8_bits({name: each for name, each in _losses(walk).items() if name not in head}, q) | head
+    q, head = walk.q, walk.names[walk.model.get_output_embeddings()]
+    losses = _losses(walk)
+    if not walk.tied:
+        return in_8_bits(losses, q)
+    return in_8_bits({name: each for name, each in losses.items() if name != head}, q) | {head: with_8_bits(q)}
 
 
-def _losses(walk: _Walk) -> dict[str, tuple[float, int]]:
-    """What 4 bits of each linear alone do to the answers of the model in float, and the linear's weights.
+def _losses(walk: _Walk) -> dict[str, Loss]:
+    """What 4 bits of each linear alone, and 8 of its inputs, do to the answers of the model in float.
 
     Scales that AWQ or SmoothQuant fold in are left out: each layer's would have to be searched for once more.
     """

@@ -1,17 +1,20 @@
-"""What rounding each linear does to a model's answers, by Fisher information; one decoder layer in memory at a time."""
+"""What rounding a linear's weights or inputs does to a model's answers, by Fisher information.
+
+One decoder layer is in memory at a time.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from et_pipeline.checkpoints.prequantized.weight import floats
-from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +26,22 @@ HEAD_TOKENS = 256  # whose logits are in memory at a time
 SEED = 0  # of the labels that are drawn
 
 
+class Loss(NamedTuple):
+    """What rounding a linear does to the answers.
+
+    Attributes:
+        weights: how many it has.
+        rounded: nats of KL per token, its weights rounded as the recipe says.
+        activations: the same, its inputs rounded to 8 bits.
+    """
+
+    weights: int
+    rounded: float
+    activations: float
+
+
 class Losses:
-    """What rounding the weights of linears does to the answers, added up in backward passes.
+    """What rounding the weights and the inputs of linears does to the answers, added up in backward passes.
 
     A model's answers move by KL ≈ ½ δᵀFδ, where F is the Fisher information: the mean of g·gᵀ, g being the gradient of
     the log-likelihood of an answer that the model itself draws. What rounding does to a linear's output at one token is
@@ -33,7 +50,7 @@ class Losses:
 
     def __init__(self, q: Quantization) -> None:
         self._q = q
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, list[float]] = {}
         self._weights: dict[str, int] = {}
 
     @contextmanager
@@ -45,23 +62,27 @@ class Losses:
                 quantize_module(name, linear, self._q)
                 change = floats(linear.weight.detach()) - before
                 linear.weight = nn.Parameter(before, requires_grad=False)
-                self._sums[name], self._weights[name] = 0.0, before.numel()
+                self._sums[name], self._weights[name] = [0.0, 0.0], before.numel()
                 hooks.enter_context(linear.register_forward_hook(partial(self._forward, name, change)))
             yield
 
-    def _forward(self, name: str, change: torch.Tensor, _: nn.Module, args: Any, output: torch.Tensor) -> None:
+    def _forward(self, name: str, change: torch.Tensor, linear: Any, args: Any, output: torch.Tensor) -> None:
         rows = args[0].detach()
 
         def add(gradient: torch.Tensor) -> None:
-            moved = (gradient * functional.linear(rows, change)).sum(-1)
-            self._sums[name] += moved.square().sum().item()
+            moves = functional.linear(rows, change), functional.linear(rounded_activations(rows) - rows, linear.weight)
+            for at, moved in enumerate(moves):
+                self._sums[name][at] += (gradient * moved).sum(-1).square().sum().item()
 
         if output.requires_grad:
             output.register_hook(add)
 
-    def per_token(self, tokens: int) -> dict[str, tuple[float, int]]:
-        """By linear: nats of KL per token, and its number of weights."""
-        return {name: (total / 2 / tokens, self._weights[name]) for name, total in self._sums.items()}
+    def per_token(self, tokens: int) -> dict[str, Loss]:
+        """By linear."""
+        return {
+            name: Loss(self._weights[name], *(total / 2 / tokens for total in sums))
+            for name, sums in self._sums.items()
+        }
 
 
 def of_head(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, generator: torch.Generator) -> Any:

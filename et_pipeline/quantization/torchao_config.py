@@ -407,4 +407,4 @@ def _expected_layouts(module: Any, q: Quantization) -> list[_Layout | None]:
     if q.scheme == "fp32":
         return [None]
     layout = (_WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in DYNAMIC)
-    return [layout] if q.mixed_bits is None else [layout, (torch.int8, width, True)]
+    return [layout] if q.mixed_bits is None else [layout, *((torch.int8, width, dynamic) for dynamic in (True, False))]

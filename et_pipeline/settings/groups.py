@@ -101,7 +101,7 @@ class Quantization(Frozen):
         "smoothquant scale the inputs of linears, rotation turns them",
     )
     mixed_bits: float | None = Field(
-        default=None, gt=4, lt=8, description="mean bits per weight; the linears that 4 bits hurt most get 8"
+        default=None, gt=4, le=8, description="mean bits per weight; the linears that 4 bits hurt most get 8"
     )
     calibration: Calibration | None = Field(default=None, description="null for schemes and algorithms without")
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from et_pipeline.checkpoints.reader import load_model
-from et_pipeline.quantization import calibrated
+from et_pipeline.quantization import calibrated, mixed
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
 from et_pipeline.settings import Quantization
@@ -134,9 +134,11 @@ def test_same_bytes_again(tiny_llama, texts, tmp_path):
         {"transform": "rotation"},
         {"mixed_bits": 5.5},
         {"mixed_bits": 5.5, "transform": "rotation", "tied": True},
+        {"mixed_bits": 6.5, "outlier": 1},  # some of the 8-bit linears read their inputs as floats
+        {"mixed_bits": 8.0, "outlier": 0},
     ],
 )
-def test_the_program_computes_with_these_integers(make_checkpoint, texts, tmp_path, group_size, changes):
+def test_the_program_computes_with_these_integers(make_checkpoint, texts, tmp_path, monkeypatch, group_size, changes):
     from et_pipeline.backends import get_backend
     from et_pipeline.models.decoder import Decoder, export_decoder, metadata
     from et_pipeline.runtime.program import Program
@@ -144,10 +146,14 @@ def test_the_program_computes_with_these_integers(make_checkpoint, texts, tmp_pa
 
     changes, tied = {**changes}, changes.get("tied", False)
     changes.pop("tied", None)
+    monkeypatch.setattr(mixed, "OUTLIER", outlier := changes.pop("outlier", mixed.OUTLIER))
     folder = make_checkpoint("llama", num_hidden_layers=1, initializer_range=0.05, tie_word_embeddings=tied)
     q = recipe(group_size, **changes)
     quantize_calibrated(folder, q, texts if q.calibrated else [], tmp_path, lambda *_: None)
     model = load_quantized(folder, tmp_path, q)
+    weights = [module.weight for _, module in model.named_modules() if type(module) is torch.nn.Linear]
+    floats = [weight for weight in weights if getattr(weight, "activation_quantization", None) is None]
+    assert len(floats) == 8 if outlier == 0 else bool(floats) == (outlier == 1)
     tokens = torch.arange(2, 18).unsqueeze(0)
     with torch.no_grad():
         expected = model(tokens).logits[0, -1]

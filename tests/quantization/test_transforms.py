@@ -14,6 +14,7 @@ from et_pipeline.quantization.calibrated import _rounded, _Walk, quantize_calibr
 from et_pipeline.quantization.folding import awq_scales, smoothquant_scales
 from et_pipeline.quantization.mixed import in_8_bits
 from et_pipeline.quantization.rotation import hadamard
+from et_pipeline.quantization.sensitivity import Loss
 from et_pipeline.quantization.torchao_config import _linear_config, load_quantized, quantize_checkpoint, quantize_module
 from et_pipeline.quantization.turned import is_turned, turn_table
 from tests.quantization.test_calibrated import distance, logits, recipe, texts  # noqa: F401  a fixture
@@ -163,12 +164,23 @@ def test_rounding_activations_costs_less_beside_8_bits_too(outliers, texts, tmp_
 
 
 def test_bits_are_spent_where_they_help_most():
-    errors = {"a": (0.9, 100), "b": (0.5, 10), "c": (0.2, 1000), "d": (0.001, 100)}
-    assert in_8_bits(errors, recipe(mixed_bits=4.4)) == {"a", "b"}
-    assert in_8_bits(errors, recipe(mixed_bits=4.1)) == {"b"}
-    assert in_8_bits(errors, recipe(32, mixed_bits=4.5)) == frozenset()
+    errors = {"a": Loss(100, 0.9, 0), "b": Loss(10, 0.5, 0), "c": Loss(1000, 0.2, 0), "d": Loss(100, 0.001, 0)}
+    assert set(in_8_bits(errors, recipe(mixed_bits=4.4))) == {"a", "b"}
+    assert set(in_8_bits(errors, recipe(mixed_bits=4.1))) == {"b"}
+    assert in_8_bits(errors, recipe(32, mixed_bits=4.5)) == {}
+    everything = in_8_bits(errors, recipe(32, mixed_bits=8.0))
+    assert {name: each.scheme for name, each in everything.items()} == dict.fromkeys(errors, "8da8w")
     with pytest.raises(UserError, match=r"recipe\.mixed_bits=4\.2 is less than the 4\.5 bits"):
         in_8_bits(errors, recipe(32, mixed_bits=4.2))
+
+
+def test_inputs_that_cost_far_more_than_the_others_stay_floats():
+    losses = {str(at): Loss(100, 0.01, 0.001) for at in range(20)}
+    losses["out"] = Loss(100, 0.009, 0.5)
+    found = in_8_bits(losses, recipe(mixed_bits=4.2))
+    assert {name: each.scheme for name, each in found.items()} == {"out": "int8_weight_only"}
+    found = in_8_bits(losses, recipe(mixed_bits=8.0))
+    assert {each.scheme for name, each in found.items() if name != "out"} == {"8da8w"}
 
 
 def test_mixed_bits_come_closer(outliers, texts, tmp_path):  # noqa: F811
