@@ -9,7 +9,7 @@ from et_pipeline import tiny_assistant
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.verified import Losses
 from et_pipeline.job.composed import composed
-from et_pipeline.manifest import Agreement
+from et_pipeline.manifest import Agreement, Check, Gate
 from et_pipeline.pipeline.search import MIXED_BITS, Candidate, candidates, choose, ladder
 from et_pipeline.stages import Tried
 
@@ -46,9 +46,9 @@ def test_candidates_come_in_the_order_that_is_preferred():
     }
     bits = [each.recipe.mixed_bits for each in found["size"] if each.recipe.mixed_bits]
     assert bits == sorted(bits) == list(MIXED_BITS)
-    assert found["size"][-1].recipe.name in ("8da8w-rotation", "int8_weight_only")
+    assert {each.recipe.name for each in found["size"][-2:]} == {"8da4w-rotation-mixed8.0-g32", "int8_weight_only"}
     assert [each.words for each in found["quality"]] == [each.words for each in reversed(found["size"])]
-    assert {each.words for each in found["speed"]} == {each.words for each in found["size"]}
+    assert {each.words for each in found["speed"]} == {each.words for each in found["size"]} | {"recipe=8da8w_rotation"}
     assert all(each.recipe.prefer is None for each in found["size"])
 
 
@@ -56,6 +56,11 @@ def test_layers_that_cannot_be_turned_are_not():
     found = candidates(auto(), tiny_assistant.CHECKPOINT, "gemma2")
     assert {each.recipe.transform for each in found} == {"none"}
     assert "recipe=8da4w" in {each.words for each in found}
+
+
+def verdict(passed, name="KL to original", interval=(0.2, 0.3)):
+    check = Check(name=name, value=0.25, threshold=0.1, interval=interval and list(interval), passed=passed)
+    return Gate(thresholds={}, checks=[check], passed=passed)
 
 
 def ordered(count, prefer="size"):
@@ -70,11 +75,14 @@ def test_the_first_that_passes_is_found(first, prefer, most):
     wanted, candidates_ = ordered(6, prefer)
     asked, made = [], []
 
+    def make(recipe):
+        made.append(recipe.name)
+
     def attempt(recipe):
         asked.append(recipe.name)
         return tried(*[0.01 if int(recipe.name[1:]) >= first else 0.4 - 0.01 * int(recipe.name[1:])] * 3)
 
-    path = choose(candidates_, wanted, attempt, lambda recipe: made.append(recipe.name))
+    path = choose(candidates_, wanted, attempt, make)
     assert made == [f"r{min(first, 5)}"]  # the least of those that do not pass
     assert len(asked) == len(set(asked)) <= most
     assert [each.words for each in path] == [f"recipe={name}" for name in sorted(asked)]
@@ -117,11 +125,24 @@ def test_the_search_goes_on_where_a_program_does_not_keep_what_its_try_promised(
 
     def make(recipe):
         made.append(recipe.name)
-        return int(recipe.name[1:]) >= good
+        return verdict(int(recipe.name[1:]) >= good)
 
     path = choose(candidates_, wanted, lambda each: tried(*[0.01 if each.name > "r1" else 0.4] * 3), make)
     assert made == [f"r{at}" for at in range(2, good + 1)]
     assert [each.program for each in path if each.passed and each.program is not None] == [False] * (good - 2) + [True]
+
+
+def test_a_program_that_no_recipe_would_mend_ends_the_search():
+    wanted, candidates_ = ordered(6)
+    made = []
+
+    def make(recipe):
+        made.append(recipe.name)
+        return verdict(False, name="cosine to quantized eager, chunked", interval=None)
+
+    path = choose(candidates_, wanted, lambda each: tried(0.01, 0.01), make)
+    assert made == ["r0"]
+    assert path[0].program is False
 
 
 def test_where_no_program_passes_the_nearest_is_made():
@@ -130,7 +151,7 @@ def test_where_no_program_passes_the_nearest_is_made():
 
     def make(recipe):
         made.append(recipe.name)
-        return False
+        return verdict(False)
 
     choose(candidates_, wanted, lambda each: tried(*[kls[each.name]] * 3), make)
     assert made == ["r1", "r2", "r1"]

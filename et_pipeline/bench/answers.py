@@ -44,6 +44,8 @@ def measure(bundle: Path, checkpoint: Path) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if not checkpoint.is_dir():
+        raise UserError(f"{checkpoint} is no folder of a checkpoint")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     original = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True)
     answers = []
@@ -56,7 +58,7 @@ def measure(bundle: Path, checkpoint: Path) -> dict[str, Any]:
                 return_tensors="pt",
             )
             with torch.no_grad():
-                found = original.generate(**asked, max_new_tokens=LENGTH, do_sample=False)
+                found = original.generate(**asked, max_new_tokens=LENGTH, do_sample=False, repetition_penalty=1.0)
             theirs = tokenizer.decode(found[0, asked["input_ids"].shape[1] :], skip_special_tokens=True).strip()
             said = ours.chat(question, temperature=0, max_new_tokens=LENGTH)
             answers.append({"question": question, "program": said, "transformers": theirs})

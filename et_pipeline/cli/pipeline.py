@@ -21,13 +21,14 @@ from omegaconf import DictConfig
 from et_pipeline import CONF
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
+from et_pipeline.evaluation.gate import too_far
 from et_pipeline.forecast import Survey
 from et_pipeline.job import do, forget
 from et_pipeline.job.mistakes import guarded, told
 from et_pipeline.report import tables
 
 if TYPE_CHECKING:
-    from et_pipeline.pipeline import Result
+    from et_pipeline.pipeline import Made, Result
 
 log = logging.getLogger("et_pipeline")
 
@@ -69,8 +70,7 @@ def main() -> None:
     if failed:
         sentence = f"the gate failed: {tables.check_sentence(failed[0])}; the bundle is marked as failed"
         programs = [made for each in results for made in each.programs]
-        searched = any(made.trials or get_backend(made.settings.backend.name).calibrated for made in programs)
-        if failed[0].interval is not None and not searched:
+        if any(map(too_far, gates)) and all(map(_searchable, programs)):
             sentence += "; recipe=auto looks for the smallest recipe that passes"
         sys.stderr.write(f"et-pipeline: {sentence}\n")
     for mistake in mistakes:
@@ -86,3 +86,11 @@ def _logs() -> list[Path]:
         if isinstance(handler, logging.FileHandler):
             found.append(Path(handler.baseFilename))
     return found
+
+
+def _searchable(made: Made) -> bool:
+    """Whether `recipe=auto` would do for this program, and has not been tried."""
+    settings, backend = made.settings, get_backend(made.settings.backend.name)
+    recipe = settings.recipe.model_copy(update={"scheme": "8da4w", "group_size": 32})
+    possible = backend.supports(recipe.quantization).ok and not backend.calibrated
+    return possible and settings.model.task != "embedding" and not made.trials

@@ -9,6 +9,8 @@ from et_pipeline.evaluation.agreement import over_sequences
 from et_pipeline.evaluation.verified import Losses, Verified, VerifiedEmbedding, Witnessed, perplexity
 from et_pipeline.settings import Gate
 
+_DROP = "accuracy drop in points"
+
 
 def judge(found: Verified, gate: Gate) -> manifest.Gate:
     """Apply a recipe's thresholds to the figures of a model that answers.
@@ -38,7 +40,7 @@ def judge(found: Verified, gate: Gate) -> manifest.Gate:
         score = found.text.deployed or found.text.quantized
         checks.append(_at_most("KL to original on the text", score.kl, gate.max_kl_original, score.kl_interval))
     for task, right in found.tasks.items():
-        checks.append(_at_most(f"accuracy drop in points, {task}", right.original - right.deployed, gate.max_task_drop))
+        checks.append(_at_most(f"{_DROP}, {task}", right.original - right.deployed, gate.max_task_drop))
     return _verdict(checks, gate)
 
 
@@ -81,6 +83,11 @@ def witness_checks(found: Witnessed) -> list[manifest.Check]:
     if found.difference is None or found.allowed is None:
         return []
     return [_at_most(f"difference of our reading of the original from {found.name}", found.difference, found.allowed)]
+
+
+def too_far(found: manifest.Gate) -> bool:
+    """Whether a failed check asks if the quantization is good; the others fail whatever the recipe."""
+    return any(not each.passed and (each.interval or each.name.startswith(_DROP)) for each in found.checks)
 
 
 def undecided(found: manifest.Gate) -> bool:

@@ -216,16 +216,17 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
             do(stage, tried, _Named(face, recipe.name))
         return Tried.model_validate(tried.entries["trial"].figures)
 
-    def make(recipe: Recipe) -> bool | None:
+    def make(recipe: Recipe) -> Gate | None:
         made.settings = wanted.model_copy(update={"recipe": recipe})
         made.entries, made.reused = dict(acquired), list(reused)
         _go_on(made, "verify", do, _Named(face, recipe.name))
         if "verify" not in made.entries:
             return None
-        failed = [check.name for check in _gate(made).checks if not check.passed]
+        verdict = _gate(made)
+        failed = [check.name for check in verdict.checks if not check.passed]
         if failed:
             log.warning("the program of %s fails the gate: %s", recipe.name, ", ".join(failed))
-        return not failed
+        return verdict
 
     made.trials = choose(ordered, wanted.recipe, attempt, make)
 

@@ -112,7 +112,8 @@ def trial(settings: Settings) -> tuple[Stage, ...]:
     needs = ("acquire", "quantize", "evidence")
 
     def config(s: Settings) -> dict[str, BaseModel]:
-        return {"quantization": s.recipe.quantization, "form": s.model.form}
+        kind = forms.choose(s.model.task, s.backend)
+        return {"kind": kind, "quantization": s.recipe.quantization, "form": s.model.form}
 
     return (*made, Stage("trial", needs, config, ("torch", "torchao", "transformers")))
 

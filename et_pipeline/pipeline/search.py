@@ -2,7 +2,7 @@
 
 Each try quantizes the model and compares it, before any export, with the original on the model's own answers. A try is
 two stages like any other, so a search that was killed goes on where it stopped, and a second one reads the cache. What
-is promised so, the program has to keep: where it fails the gate, the search goes on.
+is promised so, the program has to keep: where it is too far from the original, the search goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from et_pipeline import forecast
 from et_pipeline.architecture import find_family
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
-from et_pipeline.evaluation.gate import judge_tried
-from et_pipeline.manifest import Check
+from et_pipeline.evaluation.gate import judge_tried, too_far
+from et_pipeline.manifest import Check, Gate
 from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Tried
 
@@ -52,9 +52,10 @@ class Trial(NamedTuple):
 def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     """What is tried, by the words that ask for it; `turns`: the model's layers can be rotated."""
     turn, how = ("_rotation", "rotation") if turns else ("", "none")
-    groups, channels = {"scheme": "8da4w", "group_size": 32}, {"group_size": 0, "mapping": "symmetric"}
-    gptq = {**groups, "algorithm": "gptq", "transform": how}
+    groups = {"scheme": "8da4w", "group_size": 32, "mixed_bits": None}
+    channels = {"group_size": 0, "mapping": "symmetric", "mixed_bits": None, "algorithm": "rtn"}
     dashed = turn.replace("_", "-")
+    gptq = {**groups, "algorithm": "gptq", "transform": how}
     found: dict[str, dict[str, Any]] = {
         f"recipe=8da4w{turn}_mixed recipe.mixed_bits={bits}": {
             **gptq,
@@ -65,9 +66,14 @@ def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     }
     found |= {
         f"recipe=8da8w{turn}": {**channels, "scheme": "8da8w", "transform": how, "name": f"8da8w{dashed}"},
-        "recipe=int8_weight_only": {**channels, "scheme": "int8_weight_only", "name": "int8_weight_only"},
+        "recipe=int8_weight_only": {
+            **channels,
+            "scheme": "int8_weight_only",
+            "transform": "none",
+            "name": "int8_weight_only",
+        },
     }
-    return found if turns else {"recipe=8da4w": {**groups, "name": "8da4w-g32"}, **found}
+    return found if turns else {"recipe=8da4w": {**groups, "algorithm": "rtn", "name": "8da4w-g32"}, **found}
 
 
 def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]:
@@ -93,6 +99,8 @@ def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]
             continue
         if backend.supports(recipe.quantization).ok:
             found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe)))
+    if settings.recipe.prefer != "speed" and any(each.recipe.mixed_bits == MIXED_BITS[-1] for each in found):
+        found = [each for each in found if each.recipe.scheme != "8da8w"]  # as large, and farther from the original
     if not found:
         raise UserError(f"recipe=auto knows no recipe for backend={settings.backend.name}; choose one yourself")
 
@@ -108,9 +116,9 @@ def choose(
     ordered: Sequence[Candidate],
     wanted: Recipe,
     attempt: Callable[[Recipe], Tried],
-    make: Callable[[Recipe], bool | None],
+    make: Callable[[Recipe], Gate | None],
 ) -> list[Trial]:
-    """Make the first candidate that passes and whose program does.
+    """Make the first candidate that passes and whose program is not too far from the original.
 
     By size it is found by halves, since what takes more bytes is as good or better; else one is tried after the other.
     Where none passes, the one with the least KL is made.
@@ -119,7 +127,7 @@ def choose(
         ordered: of `candidates`.
         wanted: `recipe=auto`, with what it prefers and the thresholds.
         attempt: tries one.
-        make: makes the program of one; returns whether it passes the gate, None where the run stops before that.
+        make: makes the program of one; returns the gate's verdict, None where the run stops before that.
 
     Returns:
         All that was tried; the program that was made last is the chosen one's.
@@ -135,8 +143,9 @@ def choose(
         return path[at].passed
 
     def made(at: int) -> bool:
-        path[at] = path[at]._replace(program=make(ordered[at].recipe))
-        return path[at].program is not False
+        verdict = make(ordered[at].recipe)
+        path[at] = path[at]._replace(program=None if verdict is None else verdict.passed)
+        return verdict is None or not too_far(verdict)
 
     low, high = 0, len(ordered) - 1
     while wanted.prefer == "size" and low < high:

@@ -181,6 +181,12 @@ def test_inputs_that_cost_far_more_than_the_others_stay_floats():
     assert {name: each.scheme for name, each in found.items()} == {"out": "int8_weight_only"}
     found = in_8_bits(losses, recipe(mixed_bits=8.0))
     assert {each.scheme for name, each in found.items() if name != "out"} == {"8da8w"}
+    assert found["out"].scheme == "int8_weight_only"
+
+
+def test_with_8_bits_on_average_all_have_8():
+    losses = {str(at): Loss(96 * (at + 1), 0.01 / (at + 1), 0.0) for at in range(50)}
+    assert set(in_8_bits(losses, recipe(96, mixed_bits=8.0))) == set(losses)
 
 
 def test_mixed_bits_come_closer(outliers, texts, tmp_path):  # noqa: F811
