@@ -104,6 +104,19 @@ def test_failed_gate_exits_3_and_marks_the_bundle(demo):
     assert "FAILED" in inspected.stdout.upper()
 
 
+def test_a_verdict_that_is_open_asks_for_more_answers(demo):
+    """The threshold lies where the first round's figure does; what the first round alone asks stays as it was."""
+    before = manifest.read(demo.bundle).quality.agreement.original
+    threshold = f"recipe.gate.max_kl_original={before.token_by_token.kl}"
+    demo("experiment=demo", "verify.items_per_task=25", threshold, "name=open", code=3)
+    after = manifest.read(demo.folder / "bundles" / "open").quality.agreement.original
+    assert after.token_by_token.positions > 2 * before.token_by_token.positions
+    assert after.one_piece == before.one_piece
+    assert after.chunked == before.chunked
+    (low, high), (lower, higher) = (each.token_by_token.kl_interval for each in (after, before))
+    assert high - low < higher - lower
+
+
 def test_bundle_is_read_by_et_bundle(demo, tmp_path):
     subprocess.run([BIN / "et-bundle", "zip", demo.bundle, tmp_path / "demo.zip"], check=True)
     verified = subprocess.run([BIN / "et-bundle", "verify", tmp_path / "demo.zip"], capture_output=True, text=True)

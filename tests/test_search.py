@@ -1,9 +1,11 @@
 """`recipe=auto`: what is tried, in which order, and what is chosen."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from et_pipeline import tiny_assistant
 from et_pipeline.errors import UserError
@@ -11,6 +13,7 @@ from et_pipeline.evaluation.verified import Losses
 from et_pipeline.job.composed import composed
 from et_pipeline.manifest import Agreement, Check, Gate
 from et_pipeline.pipeline.search import MIXED_BITS, Candidate, candidates, choose, ladder
+from et_pipeline.report.tables import searched
 from et_pipeline.stages import Tried
 
 
@@ -143,6 +146,18 @@ def test_a_program_that_no_recipe_would_mend_ends_the_search():
     path = choose(candidates_, wanted, lambda each: tried(0.01, 0.01), make)
     assert made == ["r0"]
     assert path[0].program is False
+
+
+def test_the_path_is_shown():
+    wanted, candidates_ = ordered(3)
+    found = {"r0": tried(0.4, 0.4), "r1": tried(0.02, 0.03, loss=0.01), "r2": tried(0.01, 0.01)}
+    path = choose(candidates_, wanted, lambda each: found[each.name], lambda each: verdict(each.name == "r2"))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(searched(path, "r2"))
+    shown = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert shown[0] == "recipe=auto chose r2"
+    assert shown[3] == "recipe=r1 1.0 kB 0.0250 [0.02, 0.03] 1.0101 [1.01, 1.01] its program fails"
+    assert shown[4].endswith("passes")
 
 
 def test_where_no_program_passes_the_nearest_is_made():
