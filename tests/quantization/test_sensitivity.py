@@ -3,7 +3,7 @@ from torch import nn
 
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.quantization.calibrated import _first, _losses, _Walk
-from et_pipeline.quantization.torchao_config import quantize_module
+from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
 from tests.quantization.test_calibrated import recipe, texts  # noqa: F401  a fixture
 
 
@@ -29,9 +29,15 @@ def test_losses_are_what_each_linear_alone_costs(make_checkpoint, texts, tmp_pat
         quantize_module(name, linear, q)
         measured = divergence(model, original, texts)
         linear.weight = weight
-        found, count = losses[name]
-        assert count == weight.numel()
-        assert 0.4 < found / measured < 2.5, (name, found, measured)
+        found = losses[name]
+        assert found.weights == weight.numel()
+        assert 0.4 < found.rounded / measured < 2.5, (name, found, measured)
+        with_rounded_inputs = linear.register_forward_pre_hook(
+            lambda _, given: (rounded_activations(given[0].clone()),)
+        )
+        measured = divergence(model, original, texts)
+        with_rounded_inputs.remove()
+        assert 0.4 < found.activations / measured < 2.5, (name, found, measured)
 
 
 def test_a_rotated_model_and_one_of_another_family_are_measured_too(make_checkpoint, texts, tmp_path):  # noqa: F811
@@ -39,7 +45,7 @@ def test_a_rotated_model_and_one_of_another_family_are_measured_too(make_checkpo
         folder = make_checkpoint(family, initializer_range=0.05)
         with torch.no_grad():
             losses = _losses(_Walk(folder, recipe(32, **changes), texts, tmp_path, lambda *_: None))
-        assert all(error > 0 for error, _ in losses.values()), family
+        assert all(each.rounded > 0 and each.activations > 0 for each in losses.values()), family
 
 
 def test_a_few_texts_are_enough():
