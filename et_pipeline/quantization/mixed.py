@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 # A linear whose inputs cost so many times the mean of all when they are rounded reads them as floats. A few tokens have
 # a number there that is thousands of times the others (Sun et al. 2024, arXiv:2402.17762), in the inputs of some
-# layers' last linear: four to six of SmolLM2-135M's 211, as the text goes, with 60 % of what rounding them costs.
+# layers' last linear: four or six of SmolLM2-135M's 211, as the text goes; the six have 60 % of what rounding costs.
 OUTLIER = 10
 
 
 def with_8_bits(q: Quantization, floats: bool = False) -> Quantization:
-    """The recipe of those linears: 8 bits per output channel, to the nearest step; `floats`: so are their inputs."""
+    """The recipe of those linears: 8 bits per output channel, to the nearest step; `floats`: inputs stay floats."""
     scheme = "int8_weight_only" if floats else "8da8w"
     return q.model_copy(update={"scheme": scheme, "group_size": 0, "algorithm": "rtn", "mixed_bits": None})
 
