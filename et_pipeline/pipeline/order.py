@@ -41,6 +41,7 @@ class Stage:
         return f"et_pipeline.stages.{self.does or self.name}"
 
 
+_QUANTIZE_LIBRARIES = ("torch", "torchao", "transformers")
 _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
 _QUALCOMM = ("onnxruntime-qnn",)
 
@@ -82,8 +83,11 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         )
     else:
         needs = ("acquire", *(each.name for each in calibration)) if settings.recipe.calibrated else ()
+        measured = _measured(needs) if settings.recipe.mixed_bits is not None else ()
+        needs += tuple(each.name for each in measured)
         making = (
-            Stage("quantize", needs, quantization, ("torch", "torchao", "transformers"), texts=("calibration",)),
+            *measured,
+            Stage("quantize", needs, quantization, _QUANTIZE_LIBRARIES, texts=("calibration",)),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
             Stage("lower", ("export",), compiled, _EXPORT_LIBRARIES),
         )
@@ -101,6 +105,15 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     return (*made, measure) if backend.timed else made
 
 
+def _measured(needs: tuple[str, ...]) -> tuple[Stage, ...]:
+    """The stage that measures what rounding each linear costs, which is the same however many bits are to be spent."""
+
+    def config(s: Settings) -> dict[str, BaseModel]:
+        return {"quantization": s.recipe.quantization.model_copy(update={"mixed_bits": None})}
+
+    return (Stage("sensitivity", needs, config, _QUANTIZE_LIBRARIES, texts=("calibration",)),)
+
+
 def _drawn(part: str, asked: Samples) -> Stage:
     """The stage that lets the model write text."""
     return Stage(part, ("acquire",), lambda _: {"samples": asked}, ("torch", "transformers"), does="sample")
@@ -108,14 +121,14 @@ def _drawn(part: str, asked: Samples) -> Stage:
 
 def trial(settings: Settings) -> tuple[Stage, ...]:
     """The stages that try a recipe without exporting anything."""
-    made = [stage for stage in stages(settings) if stage.name in ("calibration", "quantize", "evidence")]
+    made = [stage for stage in stages(settings) if stage.name in ("calibration", "sensitivity", "quantize", "evidence")]
     needs = ("acquire", "quantize", "evidence")
 
     def config(s: Settings) -> dict[str, BaseModel]:
         kind = forms.choose(s.model.task, s.backend)
         return {"kind": kind, "quantization": s.recipe.quantization, "form": s.model.form}
 
-    return (*made, Stage("trial", needs, config, ("torch", "torchao", "transformers")))
+    return (*made, Stage("trial", needs, config, _QUANTIZE_LIBRARIES))
 
 
 def _samples(settings: Settings) -> dict[str, Samples]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+
+from et_pipeline.quantization.torchao_config import quantize_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from et_pipeline.settings import Quantization
 
+AWQ_ROWS = 1024  # of a weight, spread over it, that AWQ's search rounds: rows do not depend on each other
 STEPS = 20  # of the exponent that AWQ searches, from 0
 #: Linears of one input, and the norm or the linear that makes it.
 FOLDS = (
@@ -82,3 +89,54 @@ def fold(readers: Sequence[Any], before: Any, scales: torch.Tensor, rows: torch.
     before.weight.data = before.weight / (rows[:, None] if before.weight.dim() == 2 else rows)
     if getattr(before, "bias", None) is not None:
         before.bias.data = before.bias / rows
+
+
+def fold_layer(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Quantization, config: Any) -> None:
+    """Fold AWQ's or SmoothQuant's scales into a layer, by the inputs that its linears get while none is rounded."""
+    tokens = 0
+    sums: dict[str, list[torch.Tensor]] = {}
+
+    def add(name: str, _: nn.Module, args: tuple[torch.Tensor]) -> None:
+        rows = args[0].flatten(0, -2)
+        width, size = rows.shape[1], rows.abs()
+        empty = [torch.zeros(width, width), torch.zeros(width), torch.zeros(width)]
+        hessian, total, largest = sums.setdefault(name, empty)
+        hessian.addmm_(rows.T, rows)
+        total += size.sum(0)
+        torch.maximum(largest, size.amax(0), out=largest)
+
+    with ExitStack() as hooks:
+        for readers, _ in FOLDS:
+            hooks.enter_context(parts[readers[0]].register_forward_pre_hook(partial(add, readers[0])))
+        for call in calls:
+            tokens += call().flatten(0, -2).shape[0]
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for readers, before in FOLDS:
+        linears = [parts[name] for name in readers]
+        hessian, total, largest = sums.pop(readers[0])
+        # Several heads read one value head, whose scales they share.
+        repeats = linears[0].in_features // parts["v_proj"].out_features if before == "v_proj" else 1
+
+        def heads(scales: torch.Tensor, repeats: int = repeats) -> torch.Tensor:
+            return scales.reshape(-1, repeats, size).mean(1, keepdim=True)
+
+        def tie(scales: torch.Tensor, repeats: int = repeats) -> torch.Tensor:
+            return heads(scales).expand(-1, repeats, -1).flatten() if repeats > 1 else scales
+
+        weights = [linear.weight for linear in linears]
+        if q.transform == "awq":
+            few = [weight[:: -(-len(weight) // AWQ_ROWS)] for weight in weights]
+            scales = awq_scales(few, total / tokens, hessian, partial(rounded, q=q), tie)
+        else:
+            scales = smoothquant_scales(weights, largest, tie)
+        fold(linears, parts[before], scales, heads(scales).flatten() if repeats > 1 else None)
+
+
+def rounded(weight: torch.Tensor, q: Quantization) -> torch.Tensor:
+    """A weight [outputs, inputs] after quantization, as floats."""
+    linear = nn.Linear(1, 1, bias=False, device="meta")
+    linear.in_features = weight.shape[1]
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    quantize_module("", linear, q)
+    made: Any = linear.weight
+    return made.dequantize()

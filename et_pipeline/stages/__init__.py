@@ -29,6 +29,12 @@ class Sampled(_Result):
     tokens: int
 
 
+class Measured(_Result):
+    """What rounding does to how many linears."""
+
+    linears: int
+
+
 class Quantized(_Result):
     """Quantized weights, and what became of those that the checkpoint holds quantized; None where it holds none."""
 

@@ -9,6 +9,7 @@ from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.evaluation import calibration
+from et_pipeline.quantization import sensitivity
 from et_pipeline.quantization.calibrated import quantize_calibrated
 from et_pipeline.quantization.torchao_config import quantize_checkpoint
 from et_pipeline.settings import Backend, Quantization
@@ -34,8 +35,9 @@ def run(
     """
     requantized = {}
     if backend is None and (quantization.calibrated or quantization.transform != "none"):
-        texts = _texts(inputs, quantization, CALIBRATION_LENGTH) if quantization.calibrated else []
-        requantized = quantize_calibrated(inputs["checkpoint"], quantization, texts, out, tick)
+        read = texts(inputs, quantization) if quantization.calibrated else []
+        losses = None if quantization.mixed_bits is None else sensitivity.read(inputs["sensitivity"])
+        requantized = quantize_calibrated(inputs["checkpoint"], quantization, read, out, tick, losses)
     elif backend is None or kind is None:
         requantized = quantize_checkpoint(inputs["checkpoint"], quantization, out, tick)
     else:
@@ -48,12 +50,17 @@ def _calibrate(
     inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend, kind: forms.Kind
 ) -> None:
     form = forms.get(kind)
-    texts = _texts(inputs, q, form.calibration_length(inputs["export"]))
+    read = texts(inputs, q, form.calibration_length(inputs["export"]))
     chosen = get_backend(backend.name, backend.soc)
-    form.calibrate(chosen, inputs["export"], q, texts, out, lambda done: tick(done, len(texts)))
+    form.calibrate(chosen, inputs["export"], q, read, out, lambda done: tick(done, len(read)))
 
 
-def _texts(inputs: dict[str, Path], q: Quantization, longest: int) -> list[list[int]]:
+def texts(inputs: dict[str, Path], q: Quantization, longest: int = CALIBRATION_LENGTH) -> list[list[int]]:
+    """Token ids of what a recipe calibrates with, `longest` of each text at most.
+
+    Raises:
+        UserError: there is too little.
+    """
     if q.calibration is None:
         return []
     facts = Facts.read(inputs["acquire"])

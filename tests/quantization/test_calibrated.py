@@ -7,8 +7,15 @@ from torch import nn
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.quantization import calibrated, mixed
 from et_pipeline.quantization.calibrated import quantize_calibrated
+from et_pipeline.quantization.sensitivity import measure
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
 from et_pipeline.settings import Quantization
+
+
+def quantize(folder, q, texts, out):
+    """As the stages do it: what a mixed recipe goes by is measured before."""
+    losses = None if q.mixed_bits is None else measure(folder, q, texts, out, lambda *_: None)
+    quantize_calibrated(folder, q, texts, out, lambda *_: None, losses)
 
 
 def recipe(group_size=0, **changes):
@@ -149,7 +156,7 @@ def test_the_program_computes_with_these_integers(make_checkpoint, texts, tmp_pa
     monkeypatch.setattr(mixed, "OUTLIER", outlier := changes.pop("outlier", mixed.OUTLIER))
     folder = make_checkpoint("llama", num_hidden_layers=1, initializer_range=0.05, tie_word_embeddings=tied)
     q = recipe(group_size, **changes)
-    quantize_calibrated(folder, q, texts if q.calibrated else [], tmp_path, lambda *_: None)
+    quantize(folder, q, texts if q.calibrated else [], tmp_path)
     model = load_quantized(folder, tmp_path, q)
     weights = [module.weight for _, module in model.named_modules() if type(module) is torch.nn.Linear]
     floats = [weight for weight in weights if getattr(weight, "activation_quantization", None) is None]

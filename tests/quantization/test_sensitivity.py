@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from et_pipeline.checkpoints.reader import load_model
-from et_pipeline.quantization.calibrated import _first, _losses, _Walk
+from et_pipeline.quantization.sensitivity import _first, measure, read, write
 from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
 from tests.quantization.test_calibrated import recipe, texts  # noqa: F401  a fixture
 
@@ -19,8 +19,9 @@ def divergence(model, original, texts):  # noqa: F811
 def test_losses_are_what_each_linear_alone_costs(make_checkpoint, texts, tmp_path):  # noqa: F811
     folder = make_checkpoint("llama", initializer_range=0.1, tie_word_embeddings=True)
     q = recipe(32, scheme="int4_weight_only")
-    with torch.no_grad():
-        losses = _losses(_Walk(folder, q, texts, tmp_path, lambda *_: None))
+    losses = measure(folder, q, texts, tmp_path, lambda *_: None)
+    write(losses, tmp_path)
+    assert read(tmp_path) == losses
     original, model = load_model(folder), load_model(folder)
     linears = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     assert losses.keys() == linears.keys()
@@ -43,8 +44,7 @@ def test_losses_are_what_each_linear_alone_costs(make_checkpoint, texts, tmp_pat
 def test_a_rotated_model_and_one_of_another_family_are_measured_too(make_checkpoint, texts, tmp_path):  # noqa: F811
     for family, changes in (("llama", {"transform": "rotation"}), ("gemma3_text", {}), ("qwen2", {"transform": "awq"})):
         folder = make_checkpoint(family, initializer_range=0.05)
-        with torch.no_grad():
-            losses = _losses(_Walk(folder, recipe(32, **changes), texts, tmp_path, lambda *_: None))
+        losses = measure(folder, recipe(32, **changes), texts, tmp_path, lambda *_: None)
         assert all(each.rounded > 0 and each.activations > 0 for each in losses.values()), family
 
 

@@ -9,15 +9,16 @@ from torchao.prototype.awq.core import AWQObserver
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
-from et_pipeline.quantization import calibrated
-from et_pipeline.quantization.calibrated import _rounded, _Walk, quantize_calibrated
-from et_pipeline.quantization.folding import awq_scales, smoothquant_scales
+from et_pipeline.quantization import folding, walk
+from et_pipeline.quantization.calibrated import quantize_calibrated
+from et_pipeline.quantization.folding import awq_scales, rounded, smoothquant_scales
 from et_pipeline.quantization.mixed import in_8_bits
 from et_pipeline.quantization.rotation import hadamard
-from et_pipeline.quantization.sensitivity import Loss
+from et_pipeline.quantization.sensitivity import Loss, measure
 from et_pipeline.quantization.torchao_config import _linear_config, load_quantized, quantize_checkpoint, quantize_module
 from et_pipeline.quantization.turned import is_turned, turn_table
-from tests.quantization.test_calibrated import distance, logits, recipe, texts  # noqa: F401  a fixture
+from et_pipeline.quantization.walk import Walk
+from tests.quantization.test_calibrated import distance, logits, quantize, recipe, texts  # noqa: F401  a fixture
 
 FAMILIES = {
     "llama": {"tie_word_embeddings": True},
@@ -60,8 +61,12 @@ def transformed(folder, q, texts, out):  # noqa: F811
         if not name:
             quantize_module(name, module, q)
 
-    with torch.no_grad(), mock.patch.object(calibrated, "quantize_module", of_a_search):
-        for _ in _Walk(folder, q, texts, out, lambda *_: None).parts(keep):
+    with (
+        torch.no_grad(),
+        mock.patch.object(walk, "quantize_module", of_a_search),
+        mock.patch.object(folding, "quantize_module", of_a_search),
+    ):
+        for _ in Walk(folder, q, texts, out, lambda *_: None).parts(keep):
             pass
     model, _ = build_skeleton(folder)
     fill_computed_buffers(model)
@@ -90,7 +95,7 @@ def test_a_tied_table_stays_one_in_a_rotated_model(outliers, texts, tmp_path, mi
     folder = outliers(tie_word_embeddings=True)
     scheme = {} if mixed_bits else {"scheme": "8da8w", "algorithm": "rtn"}
     q = recipe(32 if mixed_bits else 0, transform="rotation", mixed_bits=mixed_bits, **scheme)
-    quantize_calibrated(folder, q, texts, tmp_path, lambda *_: None)
+    quantize(folder, q, texts, tmp_path)
     model = load_quantized(folder, tmp_path, q)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert torch.equal(embedding.weight.qdata, head.weight.qdata)
@@ -121,7 +126,7 @@ def test_awq_finds_what_torchao_finds(group_size):
     rows = torch.randn(256, 64, generator=generator) * torch.rand(64, generator=generator).pow(3) * 10
     observer = AWQObserver(weight, None, _linear_config(q))
     observer(rows, None)
-    ours = awq_scales([weight], rows.abs().mean(0), rows.T @ rows, lambda w: _rounded(w, q))
+    ours = awq_scales([weight], rows.abs().mean(0), rows.T @ rows, lambda w: rounded(w, q))
     assert not torch.equal(ours, torch.ones(64))
     torch.testing.assert_close(ours, observer.calculate_qparams())
 
@@ -197,7 +202,7 @@ def test_mixed_bits_come_closer(outliers, texts, tmp_path):  # noqa: F811
         q = recipe(mixed_bits=bits)
         out = tmp_path / str(bits)
         out.mkdir()
-        quantize_calibrated(folder, q, texts, out, lambda *_: None)
+        quantize(folder, q, texts, out)
         model = load_quantized(folder, out, q)
         distances.append(distance(logits(model), reference))
         linears = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
@@ -207,8 +212,9 @@ def test_mixed_bits_come_closer(outliers, texts, tmp_path):  # noqa: F811
     assert sizes[0] == 4 < sizes[1] <= 5 < sizes[2] <= 7.9
 
 
-def test_a_walk_reports_both_rounds(tiny_llama, texts, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("walks", [measure, quantize_calibrated])
+def test_a_walk_reports_how_far_it_is(tiny_llama, texts, tmp_path, walks):  # noqa: F811
     ticks = []
-    quantize_calibrated(tiny_llama, recipe(mixed_bits=5.0), texts, tmp_path, lambda *at: ticks.append(at))
+    walks(tiny_llama, recipe(), texts, tmp_path, lambda *at: ticks.append(at))
     assert [at for at, _ in ticks] == list(range(1, len(ticks) + 1))
     assert {of for _, of in ticks} == {len(ticks)}
