@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 register()
 
-_ALSO = ("random", "gguf", "calibration", "sensitivity", "evidence", "trial")  # what stages of no name for `until` print
+# What stages of no name for `until` print.
+_ALSO = ("random", "gguf", "calibration", "sensitivity", "evidence", "trial")
 
 
 def do(composed: DictConfig, outputs: Path, quiet: bool) -> Result | list[Survey]:

@@ -69,6 +69,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         # No other setting of a backend counts here.
         return {**quantization(s), "kind": kind, "form": s.model.form, "backend": Backend(name=s.backend.name)}
 
+    making: tuple[Stage, ...]
     if backend.calibrated:
         making = (
             Stage("export", ("acquire",), export, _EXPORT_LIBRARIES),
