@@ -16,6 +16,7 @@ from et_pipeline.settings import OWN, Calibration
 from et_pipeline.tiny_assistant.text import training_samples
 
 KEY = "recipe.calibration.source"
+LENGTH = 512  # tokens of one text, where the program's form does not ask for another
 
 
 def sequences(

@@ -16,8 +16,6 @@ from et_pipeline.settings import Backend, Quantization
 from et_pipeline.stages import Quantized
 from et_pipeline.worker import Tick
 
-CALIBRATION_LENGTH = 512  # tokens of one text
-
 
 def run(
     inputs: dict[str, Path],
@@ -35,7 +33,7 @@ def run(
     """
     requantized = {}
     if backend is None and (quantization.calibrated or quantization.transform != "none"):
-        read = texts(inputs, quantization) if quantization.calibrated else []
+        read = _texts(inputs, quantization, calibration.LENGTH) if quantization.calibrated else []
         losses = None if quantization.mixed_bits is None else sensitivity.read(inputs["sensitivity"])
         requantized = quantize_calibrated(inputs["checkpoint"], quantization, read, out, tick, losses)
     elif backend is None or kind is None:
@@ -50,17 +48,12 @@ def _calibrate(
     inputs: dict[str, Path], out: Path, tick: Tick, q: Quantization, backend: Backend, kind: forms.Kind
 ) -> None:
     form = forms.get(kind)
-    read = texts(inputs, q, form.calibration_length(inputs["export"]))
+    read = _texts(inputs, q, form.calibration_length(inputs["export"]))
     chosen = get_backend(backend.name, backend.soc)
     form.calibrate(chosen, inputs["export"], q, read, out, lambda done: tick(done, len(read)))
 
 
-def texts(inputs: dict[str, Path], q: Quantization, longest: int = CALIBRATION_LENGTH) -> list[list[int]]:
-    """Token ids of what a recipe calibrates with, `longest` of each text at most.
-
-    Raises:
-        UserError: there is too little.
-    """
+def _texts(inputs: dict[str, Path], q: Quantization, longest: int) -> list[list[int]]:
     if q.calibration is None:
         return []
     facts = Facts.read(inputs["acquire"])
