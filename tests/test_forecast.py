@@ -262,7 +262,7 @@ def test_download_is_for_what_is_on_the_hub():
 
 
 def test_survey_leaves_out_recipes_that_do_not_fit_the_model():
-    made = settings("model=smollm2_135m")
+    made = settings("model=smollm2_135m", "recipe=8da4w")
     wide = made.recipe.model_copy(update={"name": "wide", "group_size": 512})
     other = made.recipe.model_copy(update={"name": "other", "group_size": 64})
     found = survey(made, {"wide": wide, "other": other, "same": made.recipe}, None)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from et_pipeline import tiny_assistant
+from et_pipeline import CONF, forecast, tiny_assistant
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.verified import Losses
 from et_pipeline.job.composed import composed
 from et_pipeline.manifest import Agreement, Check, Gate
-from et_pipeline.pipeline.search import MIXED_BITS, Candidate, candidates, choose, ladder
+from et_pipeline.pipeline.search import CHOSEN, MIXED_BITS, Candidate, candidates, choose, ladder
 from et_pipeline.report.tables import searched
 from et_pipeline.stages import Tried
 
@@ -173,19 +173,41 @@ def test_where_no_program_passes_the_nearest_is_made():
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["backend=qnn", "backend.soc=SM8650"], ["model=minilm"]],
+    ("words", "sentence"),
+    [
+        (["backend=qnn", "backend.soc=SM8650"], "backend=qnn"),
+        (["model=minilm"], "choose a recipe"),
+        (["model=smollm2_135m", "model.source=random"], "model.source=random has none that mean anything"),
+        (["recipe.group_size=64"], "recipe.group_size=64 is for a recipe that is named"),
+        (["recipe.mixed_bits=6"], "recipe.mixed_bits=6.0 is for a recipe that is named"),
+    ],
 )
-def test_where_nothing_is_searched(words, command):
+def test_where_nothing_is_searched(words, sentence, command):
     code, _, err = command("recipe=auto", *words)
     assert code == 2
     assert err.count("\n") <= 2
+    assert sentence in err
 
 
-def test_a_plan_cannot_know(command):
-    code, _, err = command("recipe=auto", "mode=plan")
-    assert code == 2
-    assert "recipe=auto is found by measuring" in err
+def test_what_a_search_chooses_is_what_its_file_holds():
+    assert {name: getattr(auto().recipe, name) for name in CHOSEN} == CHOSEN
+
+
+def test_small_models_are_searched_and_a_named_recipe_is_taken():
+    named = [path.stem for path in (CONF / "model").glob("*.yaml") if "custom" not in path.stem]
+    assert len(named) > 15
+    for name in sorted({*named} - {"tiny_assistant"}):  # whose default is the demo's
+        made = composed([f"model={name}"])
+        parameters = forecast.read_model(made.model).parameters
+        assert (made.recipe.prefer == "size") == (parameters < 2e9 and made.model.task != "embedding"), name
+        assert composed([f"model={name}", "recipe=8da4w"]).recipe.prefer is None
+
+
+def test_a_plan_begins_where_the_search_does(command):
+    code, out, err = command("recipe=auto", "mode=plan")
+    assert code == 0
+    assert "recipe=auto finds its recipe by measuring" in err
+    assert "8da4w-g32" in out
 
 
 @pytest.mark.slow

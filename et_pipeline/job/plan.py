@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from et_pipeline.forecast import Survey, survey
 from et_pipeline.report import plots
 from et_pipeline.settings import Device, Recipe, Settings
 
+log = logging.getLogger(__name__)
 ALL_DEVICES = "all"
 Option = TypeVar("Option", bound=BaseModel)
 
@@ -29,7 +31,9 @@ def forecast(settings: Settings) -> Survey:
     if settings.backend.name != "xnnpack":
         raise UserError(f"mode=plan forecasts backend=xnnpack, and backend={settings.backend.name} was chosen")
     if settings.recipe.prefer is not None:
-        raise UserError("recipe=auto is found by measuring; leave it out, and mode=plan shows every recipe")
+        log.warning("recipe=auto finds its recipe by measuring; what is forecast is the one that it would begin from")
+        plain = {"prefer": None, "name": f"{settings.recipe.scheme}-g{settings.recipe.group_size}"}
+        settings = settings.model_copy(update={"recipe": settings.recipe.model_copy(update=plain)})
     every = settings.device.name == ALL_DEVICES
     recipes = {} if every else _options("recipe", Recipe)
     backend = get_backend(settings.backend.name)

@@ -8,11 +8,13 @@ from pathlib import Path
 from et_pipeline import cache, forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.random_weights import SOURCE as RANDOM
 from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.pipeline.order import calibration_of, evidence
+from et_pipeline.pipeline.search import CHOSEN
 from et_pipeline.settings import OWN, Settings
 
 
@@ -32,15 +34,33 @@ def check(settings: Settings) -> None:
             f"{support.reason}; {support.instead}"
         )
     _check_algorithm(settings)
-    if recipe.prefer is not None and (backend.calibrated or settings.model.task == "embedding"):
-        raise UserError(
-            f"recipe.prefer={recipe.prefer} searches for models that answer, on backends that need no calibration; "
-            f"with backend={name} and model.task={settings.model.task} choose a recipe"
-        )
+    if recipe.prefer is not None:
+        _check_search(settings)
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
     forms.get(forms.choose(settings.model.task, settings.backend)).check(settings)
+
+
+def _check_search(settings: Settings) -> None:
+    """Refuse `recipe=auto` where it has nothing to measure, and beside it what it chooses itself."""
+    recipe, model = settings.recipe, settings.model
+    if get_backend(settings.backend.name).calibrated or model.task == "embedding":
+        raise UserError(
+            f"recipe.prefer={recipe.prefer} searches for models that answer, on backends that need no calibration; "
+            f"with backend={settings.backend.name} and model.task={model.task} choose a recipe"
+        )
+    if model.source == RANDOM:
+        raise UserError(
+            f"recipe=auto measures answers, and model.source={RANDOM} has none that mean anything; choose a recipe, as "
+            "recipe=8da4w"
+        )
+    for name, standard in CHOSEN.items():
+        if getattr(recipe, name) != standard:
+            raise UserError(
+                f"recipe.{name}={getattr(recipe, name)} is for a recipe that is named, and recipe=auto chooses it "
+                f"itself; add recipe=8da4w, or leave recipe.{name} out"
+            )
 
 
 def _check_algorithm(settings: Settings) -> None:

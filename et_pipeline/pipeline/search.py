@@ -20,6 +20,15 @@ from et_pipeline.manifest import Check, Gate
 from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Tried
 
+#: What a search chooses itself, as `recipe=auto` comes: another value there would be passed over.
+CHOSEN = {
+    "scheme": "8da4w",
+    "group_size": 32,
+    "mapping": "symmetric_no_clipping_error",
+    "algorithm": "rtn",
+    "transform": "none",
+    "mixed_bits": None,
+}
 MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0, 8.0)  # from all in 4 bits, with groups' scales, on
 
 
