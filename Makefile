@@ -100,7 +100,7 @@ test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of 
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eval]'
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
 
-test-kill: $(READY) ## Kill the pipeline 50 times at random moments and see it resume each time
+test-kill: $(READY) ## Kill the pipeline 50 times at random moments, and 50 times while recipe=auto searches: it resumes
 	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s
 
 lint: $(READY) ## ruff, mypy, and import-linter for who may know whom

@@ -58,15 +58,14 @@ def quantize_calibrated(
         for part, calls in walk.parts(shards.add):
             for group in _sharing_inputs(part, calls):
                 before = {linear: linear.weight for linear in group if f"{walk.names[linear]}.weight" in walk.packed}
-                left = [linear for linear in group if not keep(linear, q)]
-                chosen = [linear for linear in left if walk.names[linear] not in finer]
+                own = {linear: finer.get(walk.names[linear], q) for linear in group}
+                left = [linear for linear in group if not _kept(linear, own[linear], q)]
+                chosen = [linear for linear in left if own[linear] is q]
                 if q.algorithm == "gptq" and chosen:
                     _gptq(chosen, walk.names, calls, q)
                 for linear in left:
-                    if linear not in chosen:
-                        quantize_module(walk.names[linear], linear, finer[walk.names[linear]])
-                    elif q.algorithm != "gptq":
-                        quantize_module(walk.names[linear], linear, q)
+                    if q.algorithm != "gptq" or linear not in chosen:
+                        quantize_module(walk.names[linear], linear, own[linear])
                 for linear, weight in before.items():
                     requantized.add(weight, linear.weight, linear not in left)
                 if calls and part is not walk.model.get_output_embeddings():
@@ -82,6 +81,11 @@ def _finer(walk: Walk, losses: Mapping[str, Loss]) -> dict[str, Quantization]:
     if not walk.tied:
         return in_8_bits(losses, q)
     return in_8_bits({name: each for name, each in losses.items() if name != head}, q) | {head: with_8_bits(q)}
+
+
+def _kept(linear: nn.Linear, own: Quantization, q: Quantization) -> bool:
+    """Whether a linear's integers stay: 8 bits of its own are not worth those of 4 that it came with, floats are."""
+    return keep(linear, own) or (own.scheme == "8da8w" and keep(linear, q))
 
 
 def _sharing_inputs(part: nn.Module, calls: Sequence[Callable[[], Any]]) -> list[list[nn.Linear]]:

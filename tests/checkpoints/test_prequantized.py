@@ -22,7 +22,9 @@ from et_pipeline.checkpoints.prequantized.weight import floats, unpack
 from et_pipeline.checkpoints.reader import load_model, prepare, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import read_model
+from et_pipeline.quantization import mixed, sensitivity
 from et_pipeline.quantization.calibrated import quantize_calibrated
+from et_pipeline.quantization.sensitivity import Loss
 from et_pipeline.quantization.torchao_config import load_quantized, quantize_checkpoint
 from et_pipeline.settings import Model, Quantization
 
@@ -263,6 +265,27 @@ def test_calibrated_recipes_keep_integers_too(name, made, tmp_path):
     else:
         assert figures["kept"]["weights"] == 0
         assert figures["requantized"]["error"] == pytest.approx(error_of(found, made(name)), rel=1e-3)
+
+
+def test_bits_are_not_spent_on_integers_that_stay(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(mixed, "OUTLIER", 2)
+    folder, losses, own = made("gptq"), tmp_path / "losses", "model.layers.0.mlp.down_proj"
+    q = recipe(algorithm="gptq")
+    losses.mkdir()
+    found = sensitivity.measure(folder, q, TEXTS, losses, lambda *_: None)
+    stay = {name: each for name, each in found.items() if "proj" in name}
+    assert max(each.rounded for each in stay.values()) < found["lm_head"].rounded / 100
+    figures, found = {}, {name: Loss(each.weights, each.rounded, 0.0) for name, each in found.items()}
+    for case, activations in (("plain", 0.0), ("floats", 1.0)):
+        (tmp_path / case).mkdir()
+        found[own] = found[own]._replace(activations=activations)
+        chosen = q.model_copy(update={"mixed_bits": 8.0})
+        figures[case] = quantize_calibrated(folder, chosen, TEXTS, tmp_path / case, lambda *_: None, found)
+    assert figures["plain"]["requantized"]["weights"] == 0
+    assert figures["floats"]["requantized"]["weights"] == found[own].weights
+    made_of = load_quantized(folder, tmp_path / "floats", chosen).state_dict()[f"{own}.weight"]
+    assert made_of.target_dtype is torch.int8
+    assert made_of.activation_quantization is None
 
 
 def test_modules_that_were_not_converted_stay_floats(made, tmp_path):
