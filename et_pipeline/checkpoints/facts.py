@@ -13,16 +13,16 @@ from pydantic import BaseModel, ConfigDict
 from et_pipeline import manifest
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows, longest_context
 from et_pipeline.chat_template import ChatFormat
-from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.config import read_config
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import read_sampling
+from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
-from et_pipeline.checkpoints.tokens import read_tokenizer, read_tokens
+from et_pipeline.checkpoints.tokens import read_tokens
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
+from et_pipeline.models.pooling import Pooling
 
 FILE = "facts.json"
 
@@ -118,22 +118,21 @@ class Facts(BaseModel):
         return cls.model_validate_json((folder / FILE).read_text())
 
 
-def read_facts(folder: Path) -> Facts:
+def read_facts(folder: Folder) -> Facts:
     """Read and check config.json, the tokenizer, the chat template and the safetensors headers of a checkpoint.
 
     Raises:
         UserError: a file is missing, broken, or does not fit the others.
     """
-    config = read_config(folder)
-    contents = prequantized.find(folder, config)
+    config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
     encodes = text.get("model_type") in ENCODERS
     if encodes and text.get("is_decoder"):
-        raise UserError(f"{folder / CONFIG} has is_decoder=true: a decoder of this family is not supported")
-    shape, layout = _shape(folder, config), contents.layout
-    tokenizer = read_tokenizer(folder)
+        raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
+    shape, layout = _shape(folder), contents.layout
+    tokenizer = folder.tokenizer
     chat = load_chat_format(folder)
-    tokens = read_tokens(folder, config, tokenizer, chat, answers=not encodes)
+    tokens = read_tokens(folder, chat, answers=not encodes)
     pooling, longest = None, None
     if encodes:
         layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
@@ -149,19 +148,20 @@ def read_facts(folder: Path) -> Facts:
         chat=chat,
         pooling=pooling,
         sampling=read_sampling(folder),
-        licence=_licence(folder),
+        licence=_licence(folder.path),
         stored=contents.form,
     )
 
 
-def _shape(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _shape(folder: Folder) -> dict[str, Any]:
     """Those of `Facts` that config.json alone says."""
+    config = folder.config
     text = config.get("text_config", config)
 
     def number(name: str) -> int:
         value = text.get(name)
         if not isinstance(value, int) or value <= 0:
-            raise UserError(f"{folder / CONFIG} has {name}={value!r}, expected a positive integer")
+            raise UserError(f"{folder.path / CONFIG} has {name}={value!r}, expected a positive integer")
         return value
 
     heads, layers = number("num_attention_heads"), number("num_hidden_layers")

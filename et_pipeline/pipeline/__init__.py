@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 from et_pipeline import cache, forms, plugins
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import StageError, UserError
+from et_pipeline.forecast import architecture_of
 from et_pipeline.manifest import Gate, Manifest
 from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
@@ -103,7 +105,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     if gguf is not None:
         extra["gguf"] = (gguf, extra["checkpoint"][1])
 
-    result = Result(checkpoint=source)
+    checkpoint, result = Folder(source), Result(checkpoint=source)
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
         kind = forms.choose(settings.model.task, settings.backend)
@@ -111,7 +113,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         made = Made(settings)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:
-            _make(made, source, files, extra | given, root, shown, logs)
+            _make(made, checkpoint, files, extra | given, root, shown, logs)
         except UserError as error:
             errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
         else:
@@ -124,7 +126,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
 
     face.start("bundle")
     parts = [(made.settings, made.entries) for made in result.programs]
-    result.bundle, result.manifest, cost = bundle.run(parts, source, files)
+    result.bundle, result.manifest, cost = bundle.run(parts, files)
     face.finish("bundle", cost, False)
     return result
 
@@ -153,7 +155,7 @@ class _Named:
 
 def _make(
     made: Made,
-    source: Path,
+    checkpoint: Folder,
     files: dict[str, str],
     extra: Mapping[str, tuple[Path, str]],
     root: Path,
@@ -172,8 +174,8 @@ def _make(
     }
 
     def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        acquire.glance(source, form)
-        given, log_file = {"checkpoint": source}, logs / "acquire.log"
+        acquire.glance(checkpoint, form)
+        given, log_file = {"checkpoint": checkpoint.path}, logs / "acquire.log"
         return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, log_file, lambda *_: None)
 
     entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
@@ -182,14 +184,14 @@ def _make(
         log.warning(warning)
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
-    check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
+    check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
 
     def do(stage: Stage, made: Made, face: Face) -> None:
         entry, reused = _heavy(stage, made, extra, root, face, logs)
         _finish(made, stage.name, entry, reused, face)
 
     if settings.recipe.prefer is not None and settings.until != "acquire":
-        _search(made, candidates(settings, source, facts.family), do, face)
+        _search(made, candidates(settings, architecture_of(checkpoint), facts.family), do, face)
     _go_on(made, settings.until, do, face)
 
 

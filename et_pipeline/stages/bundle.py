@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 
 def run(
-    programs: Sequence[tuple[Settings, Mapping[str, cache.Entry]]], source: Path, source_files: Mapping[str, str]
+    programs: Sequence[tuple[Settings, Mapping[str, cache.Entry]]], source_files: Mapping[str, str]
 ) -> tuple[Path, Manifest, dict[str, float]]:
     """Judge the figures, write the manifest, publish the bundle under `paths.bundles`.
 
@@ -62,8 +62,7 @@ def run(
     Args:
         programs: the settings of each, and the results of its stages; the first is what the bundle's own figures tell
             of.
-        source: the checkpoint.
-        source_files: SHA-256 of its files by name.
+        source_files: SHA-256 of the checkpoint's files by name.
 
     Returns:
         The bundle's folder, its manifest, and the stage's cost.
@@ -79,8 +78,7 @@ def run(
         temporary = cache.temporary_for(folder)
         try:
             described = [_program(part, temporary) for part in parts]
-            acquired = parts[0].entries["acquire"].folder
-            parts[0].form.write_tokenizer(source, acquired, temporary / TOKENIZER, settings.model.form)
+            shutil.copyfile(parts[0].entries["acquire"].folder / TOKENIZER, temporary / TOKENIZER)
             made = _manifest(parts[0], source_files, temporary, described)
             manifest.write(made, temporary)
             cache.publish(temporary, folder)
