@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+from et_pipeline import cache
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.pooling import FILES as POOLING_FILES
@@ -94,7 +94,7 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
         if packed:
             raise UserError(f"{folder} has its weights in GGUF form; point model.source at {packed}")
         raise UserError(f"{folder} has no .safetensors file")
-    hashes = sha256_files(folder, paths, tick)
+    hashes = cache.sha256_files(folder, paths, tick)
     sums = folder / CHECKSUMS
     if sums.is_file():
         for line in sums.read_text().splitlines():
@@ -107,21 +107,6 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
                 )
             if name and not (folder / name).is_file():
                 raise UserError(f"{folder / name} is missing; {CHECKSUMS} lists it")
-    return hashes
-
-
-def sha256_files(folder: Path, paths: list[Path], tick: Tick) -> dict[str, str]:
-    """SHA-256 of files by their name in the folder."""
-    hashes = {}
-    done, total = 0, sum(path.stat().st_size for path in paths)
-    for path in paths:
-        checksum = hashlib.sha256()
-        with path.open("rb") as stream:
-            while piece := stream.read(1 << 24):
-                checksum.update(piece)
-                done += len(piece)
-                tick(done, total)
-        hashes[path.relative_to(folder).as_posix()] = checksum.hexdigest()
     return hashes
 
 

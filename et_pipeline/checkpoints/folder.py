@@ -1,10 +1,11 @@
-"""A checkpoint's folder in Hugging Face layout: each of its files is read once, when something first asks for it."""
+"""A checkpoint's folder in Hugging Face layout: what several ask for is read once, when the first one does."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class Folder:
             )
         with one_sentence(f"{path} is not a readable tokenizer"):
             return Tokenizer.from_file(str(path))
+
+    @property
+    def licence(self) -> str | None:
+        """What the header of its model card names."""
+        card = self.path / "README.md"
+        lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
+        header = takewhile(lambda line: line != "---", lines[1:] if lines[:1] == ["---"] else [])
+        return next((line.split(":", 1)[1].strip() for line in header if line.startswith("license:")), None)
 
     @cached_property
     def layout(self) -> dict[str, TensorInfo]:

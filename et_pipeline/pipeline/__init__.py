@@ -51,12 +51,14 @@ class Made:
     """One program of a bundle.
 
     Attributes:
+        kind: the program's form.
         entries: finished stages in order.
         reused: names of those that were in the cache already.
         trials: what `recipe=auto` tried, in the order of what it prefers.
     """
 
     settings: Settings
+    kind: forms.Kind
     entries: dict[str, cache.Entry] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
@@ -109,8 +111,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
         kind = forms.choose(settings.model.task, settings.backend)
-        settings = settings.model_copy(update={"model": forms.get(kind).fit(settings.model)})
-        made = Made(settings)
+        made = Made(settings.model_copy(update={"model": forms.get(kind).fit(settings.model)}), kind)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:
             _make(made, checkpoint, files, extra | given, root, shown, logs)
@@ -125,7 +126,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         return result
 
     face.start("bundle")
-    parts = [(made.settings, made.entries) for made in result.programs]
+    parts = [(made.settings, forms.get(made.kind), made.entries) for made in result.programs]
     result.bundle, result.manifest, cost = bundle.run(parts, files)
     face.finish("bundle", cost, False)
     return result
@@ -187,7 +188,7 @@ def _make(
     check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
 
     def do(stage: Stage, made: Made, face: Face) -> None:
-        entry, reused = _heavy(stage, made, extra, root, face, logs)
+        entry, reused = _heavy(stage, made, extra, facts.family, root, face, logs)
         _finish(made, stage.name, entry, reused, face)
 
     if settings.recipe.prefer is not None and settings.until != "acquire":
@@ -200,7 +201,7 @@ _Do = Callable[[Stage, Made, Face], None]
 
 def _go_on(made: Made, last: str, do: _Do, face: Face) -> None:
     """Run the stages that are not done, up to that one."""
-    for stage in stages(made.settings):
+    for stage in stages(made.settings, made.kind):
         if last in made.entries or made.settings.until in made.entries:
             return
         if stage.name not in made.entries:
@@ -213,8 +214,8 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
     acquired, reused = dict(made.entries), list(made.reused)
 
     def attempt(recipe: Recipe) -> Tried:
-        tried = Made(wanted.model_copy(update={"recipe": recipe}), dict(acquired))
-        for stage in trial(tried.settings):
+        tried = Made(wanted.model_copy(update={"recipe": recipe}), made.kind, dict(acquired))
+        for stage in trial(tried.settings, made.kind):
             do(stage, tried, _Named(face, recipe.name))
         return Tried.model_validate(tried.entries["trial"].figures)
 
@@ -224,7 +225,8 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
         _go_on(made, "verify", do, _Named(face, recipe.name))
         if "verify" not in made.entries:
             return None
-        verdict = _gate(made)
+        form = forms.get(made.kind)
+        verdict: Gate = form.quality(form.verified.model_validate(made.entries["verify"].figures), made.settings).gate
         failed = [check.name for check in verdict.checks if not check.passed]
         if failed:
             log.warning("the program of %s fails the gate: %s", recipe.name, ", ".join(failed))
@@ -233,16 +235,9 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
     made.trials = choose(ordered, wanted.recipe, attempt, make)
 
 
-def _gate(made: Made) -> Gate:
-    """Its verdict on a program that was verified."""
-    form = forms.get(forms.choose(made.settings.model.task, made.settings.backend))
-    found: Gate = form.quality(form.verified.model_validate(made.entries["verify"].figures), made.settings).gate
-    return found
-
-
-def _plugins(config: Mapping[str, Any], facts: Path) -> dict[str, str]:
+def _plugins(config: Mapping[str, Any], family: str) -> dict[str, str]:
     """Versions of other packages that a stage's result depends on: of the backend's, the form's and the family's."""
-    used: list[tuple[plugins.Group, str]] = [("families", Facts.read(facts).family)]
+    used: list[tuple[plugins.Group, str]] = [("families", family)]
     if "backend" in config:
         used.append(("backends", config["backend"].name))
     if "kind" in config:
@@ -258,7 +253,7 @@ def _finish(made: Made, stage: str, entry: cache.Entry, reused: bool, face: Face
 
 
 def _heavy(
-    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], family: str, root: Path, face: Face, logs: Path
 ) -> tuple[cache.Entry, bool]:
     settings = made.settings
     config = stage.config(settings)
@@ -270,7 +265,7 @@ def _heavy(
         "config": {name: value.model_dump(mode="json") for name, value in config.items()},
         "inputs": {name: content for name, (_, content) in given.items()}
         | {name: made.entries[name].content for name in stage.needs},
-        "libraries": cache.library_versions(stage.libraries) | _plugins(config, made.entries["acquire"].folder),
+        "libraries": cache.library_versions(stage.libraries) | _plugins(config, family),
         "seed": settings.seed,
     }
     if stage.host:

@@ -45,15 +45,13 @@ _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
 _QUALCOMM = ("onnxruntime-qnn",)
 
 
-def stages(settings: Settings) -> tuple[Stage, ...]:
+def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     """The heavy stages of a run, in order.
 
     Most backends take a model that was quantized before it is exported. One with calibration quantizes the exported
     program, because the ranges of activations belong to its operators.
     """
     backend = get_backend(settings.backend.name, settings.backend.soc)
-
-    kind = forms.choose(settings.model.task, settings.backend)
 
     def quantization(s: Settings) -> dict[str, BaseModel]:
         return {"quantization": s.recipe.quantization}
@@ -106,13 +104,12 @@ def _drawn(part: str, asked: Samples) -> Stage:
     return Stage(part, ("acquire",), lambda _: {"samples": asked}, ("torch", "transformers"), does="sample")
 
 
-def trial(settings: Settings) -> tuple[Stage, ...]:
+def trial(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     """The stages that try a recipe without exporting anything."""
-    made = [stage for stage in stages(settings) if stage.name in ("calibration", "quantize", "evidence")]
+    made = [stage for stage in stages(settings, kind) if stage.name in ("calibration", "quantize", "evidence")]
     needs = ("acquire", "quantize", "evidence")
 
     def config(s: Settings) -> dict[str, BaseModel]:
-        kind = forms.choose(s.model.task, s.backend)
         return {"kind": kind, "quantization": s.recipe.quantization, "form": s.model.form}
 
     return (*made, Stage("trial", needs, config, ("torch", "torchao", "transformers")))
