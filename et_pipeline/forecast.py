@@ -168,10 +168,11 @@ def read_model(model: Model) -> Architecture:
     Raises:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
-    where = "model.architecture"
     if model.architecture is None:
-        known = architecture_of(Folder(config_folder(model.checkpoint)))
+        folder = Folder(config_folder(model.checkpoint))
+        known = architecture_of(folder)
     else:
+        where = "model.architecture"
         known = read_architecture(put_right(model.architecture, where), where)
     check_context(model.max_context, known.max_position)
     return known

@@ -256,16 +256,15 @@ def _heavy(
     stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], family: str, root: Path, face: Face, logs: Path
 ) -> tuple[cache.Entry, bool]:
     settings = made.settings
-    config = stage.config(settings)
     given = {name: extra[name] for name in ("checkpoint", *stage.texts) if name in extra}
     inputs = {name: path for name, (path, _) in given.items()}
     inputs |= {name: made.entries[name].folder for name in stage.needs}
     key = {
         "code": cache.code_version(stage.module),
-        "config": {name: value.model_dump(mode="json") for name, value in config.items()},
+        "config": {name: value.model_dump(mode="json") for name, value in stage.config.items()},
         "inputs": {name: content for name, (_, content) in given.items()}
         | {name: made.entries[name].content for name in stage.needs},
-        "libraries": cache.library_versions(stage.libraries) | _plugins(config, family),
+        "libraries": cache.library_versions(stage.libraries) | _plugins(stage.config, family),
         "seed": settings.seed,
     }
     if stage.host:
@@ -274,7 +273,7 @@ def _heavy(
 
     def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
         try:
-            return run_stage(stage.module, inputs, out, config, settings.seed, logs / f"{stage.name}.log", tick)
+            return run_stage(stage.module, inputs, out, stage.config, settings.seed, logs / f"{stage.name}.log", tick)
         except StageKilled as error:
             if stage.name == "export" or settings.backend.name != "qnn":
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -29,7 +29,7 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]
-    config: Callable[[Settings], dict[str, BaseModel]]
+    config: Mapping[str, BaseModel]
     libraries: tuple[str, ...]
     host: bool = False
     texts: tuple[str, ...] = ()
@@ -52,19 +52,13 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     program, because the ranges of activations belong to its operators.
     """
     backend = get_backend(settings.backend.name, settings.backend.soc)
-
-    def quantization(s: Settings) -> dict[str, BaseModel]:
-        return {"quantization": s.recipe.quantization}
-
-    def compiled(s: Settings) -> dict[str, BaseModel]:
-        return {"kind": kind, "backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
-
+    quantization: dict[str, BaseModel] = {"quantization": settings.recipe.quantization}
+    # Other chips change nothing.
+    compiled: dict[str, BaseModel] = {"kind": kind, "backend": settings.backend.model_copy(update={"also": ()})}
+    # No other setting of a backend counts here.
+    export = {**quantization, "kind": kind, "form": settings.model.form, "backend": Backend(name=settings.backend.name)}
     drawn = [_drawn(part, asked) for part, asked in _samples(settings).items()]
     calibration, answers = ([stage for stage in drawn if stage.name == name] for name in ("calibration", "evidence"))
-
-    def export(s: Settings) -> dict[str, BaseModel]:
-        # No other setting of a backend counts here.
-        return {**quantization(s), "kind": kind, "form": s.model.form, "backend": Backend(name=s.backend.name)}
 
     if backend.calibrated:
         making = (
@@ -72,7 +66,7 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
             Stage(
                 "quantize",
                 ("acquire", "export", *(each.name for each in calibration)),
-                lambda s: {**quantization(s), **compiled(s)},
+                {**quantization, **compiled},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
                 texts=("calibration",),
             ),
@@ -88,12 +82,12 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     verify = Stage(
         "verify",
         ("acquire", "quantize", "lower", *(each.name for each in answers)),
-        lambda s: {**export(s), "task": s.task, "verify": evidence(s), "gate": s.recipe.gate},
+        {**export, "task": settings.task, "verify": evidence(settings), "gate": settings.recipe.gate},
         _EXPORT_LIBRARIES,
         texts=("evaluation", "text", "gguf"),
     )
     measure = Stage(
-        "measure", ("acquire", "lower"), lambda s: {"kind": kind, "measure": s.measure}, ("executorch",), host=True
+        "measure", ("acquire", "lower"), {"kind": kind, "measure": settings.measure}, ("executorch",), host=True
     )
     made = (*calibration, *making, *answers, verify)
     return (*made, measure) if backend.timed else made
@@ -101,17 +95,14 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
 
 def _drawn(part: str, asked: Samples) -> Stage:
     """The stage that lets the model write text."""
-    return Stage(part, ("acquire",), lambda _: {"samples": asked}, ("torch", "transformers"), does="sample")
+    return Stage(part, ("acquire",), {"samples": asked}, ("torch", "transformers"), does="sample")
 
 
 def trial(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     """The stages that try a recipe without exporting anything."""
     made = [stage for stage in stages(settings, kind) if stage.name in ("calibration", "quantize", "evidence")]
     needs = ("acquire", "quantize", "evidence")
-
-    def config(s: Settings) -> dict[str, BaseModel]:
-        return {"kind": kind, "quantization": s.recipe.quantization, "form": s.model.form}
-
+    config = {"kind": kind, "quantization": settings.recipe.quantization, "form": settings.model.form}
     return (*made, Stage("trial", needs, config, ("torch", "torchao", "transformers")))
 
 
