@@ -107,14 +107,14 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     if gguf is not None:
         extra["gguf"] = (gguf, extra["checkpoint"][1])
 
-    checkpoint, result = Folder(source), Result(checkpoint=source)
+    result = Result(checkpoint=source)
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
         kind = forms.choose(settings.model.task, settings.backend)
         made = Made(settings.model_copy(update={"model": forms.get(kind).fit(settings.model)}), kind)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:
-            _make(made, checkpoint, files, extra | given, root, shown, logs)
+            _make(made, files, extra | given, root, shown, logs)
         except UserError as error:
             errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
         else:
@@ -155,16 +155,29 @@ class _Named:
 
 
 def _make(
-    made: Made,
-    checkpoint: Folder,
-    files: dict[str, str],
-    extra: Mapping[str, tuple[Path, str]],
-    root: Path,
-    face: Face,
-    logs: Path,
+    made: Made, files: dict[str, str], extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
 ) -> None:
     """Run the stages of one program up to `until`, into `made`."""
-    settings = made.settings
+    facts, ordered = _acquire(made, files, extra, root, face, logs)
+
+    def do(stage: Stage, made: Made, face: Face) -> None:
+        entry, reused = _heavy(stage, made, extra, facts.family, root, face, logs)
+        _finish(made, stage.name, entry, reused, face)
+
+    if ordered:
+        _search(made, ordered, do, face)
+    _go_on(made, made.settings.until, do, face)
+
+
+def _acquire(
+    made: Made, files: dict[str, str], extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+) -> tuple[Facts, list[Candidate]]:
+    """Read and check a checkpoint, whose files are not kept in memory while the heavy stages run.
+
+    Returns:
+        What is known of it, and what `recipe=auto` tries; nothing of any other recipe.
+    """
+    settings, checkpoint = made.settings, Folder(extra["checkpoint"][0])
     form = settings.model.form
     key = {
         "code": cache.code_version(acquire.__name__),
@@ -186,14 +199,9 @@ def _make(
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
     check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
-
-    def do(stage: Stage, made: Made, face: Face) -> None:
-        entry, reused = _heavy(stage, made, extra, facts.family, root, face, logs)
-        _finish(made, stage.name, entry, reused, face)
-
-    if settings.recipe.prefer is not None and settings.until != "acquire":
-        _search(made, candidates(settings, architecture_of(checkpoint), facts.family), do, face)
-    _go_on(made, settings.until, do, face)
+    if settings.recipe.prefer is None or settings.until == "acquire":
+        return facts, []
+    return facts, candidates(settings, architecture_of(checkpoint), facts.family)
 
 
 _Do = Callable[[Stage, Made, Face], None]
