@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -75,36 +76,43 @@ def find_family(name: str) -> Family | None:
     return found
 
 
-class Architecture(BaseModel):
+class Sizes(BaseModel):
+    """What the config.json of any family says.
+
+    Attributes:
+        windows: per layer, how many tokens it sees; None for all.
+        hidden_size: numbers per token between layers, and in an embedding.
+        max_position: the longest context; of an encoder the longest text, special tokens included.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    layers: int
+    windows: tuple[int | None, ...]
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    max_position: int
+
+
+class Architecture(Sizes):
     """A model's shape.
 
     Attributes:
         family: `model_type` of config.json.
         shapes: every stored tensor; a tied head is not among them.
         tied_head: the head's weights are the embedding's.
-        windows: per layer, how many tokens it sees; None for all.
-        max_position: the longest context the model was made for.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     family: str
     shapes: Shapes
     tied_head: bool
-    windows: tuple[int | None, ...]
-    kv_heads: int
-    head_dim: int
-    max_position: int
 
     @property
     def encodes(self) -> bool:
         """Whether it embeds texts, and has no head and no cache."""
         return self.family in ENCODERS
-
-    @property
-    def layers(self) -> int:
-        """How many layers there are."""
-        return len(self.windows)
 
     @property
     def parameters(self) -> int:
@@ -115,6 +123,37 @@ class Architecture(BaseModel):
     def embedding(self) -> tuple[int, ...]:
         """Shape of the embedding, which a tied head has too."""
         return next(shape for name, shape in self.shapes.items() if "embed_tokens" in name)
+
+
+def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
+    """Read what needs no knowledge of the family's tensors.
+
+    Args:
+        config: the content of config.json.
+        where: what to call it in a message.
+
+    Raises:
+        UserError: a figure is missing.
+    """
+    number = partial(_number, config.get("text_config", config), where)
+    heads, layers, hidden = number("num_attention_heads"), number("num_hidden_layers"), number("hidden_size")
+    return Sizes(
+        layers=layers,
+        windows=layer_windows(config, layers),
+        kv_heads=number("num_key_value_heads", heads),
+        head_dim=number("head_dim", max(1, hidden // heads)),
+        hidden_size=hidden,
+        vocab_size=number("vocab_size"),
+        max_position=longest_context(config) or number("max_position_embeddings"),
+    )
+
+
+def _number(text: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
+    value = text.get(key)
+    value = otherwise if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise UserError(f"{where} has {key}={value!r}, expected a positive integer")
+    return value
 
 
 def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | None = None) -> Architecture:
@@ -130,28 +169,10 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     """
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
-    family = find_family(name)
-
-    def number(key: str, otherwise: int | None = None) -> int:
-        value = text.get(key)
-        value = otherwise if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise UserError(f"{where} has {key}={value!r}, expected a positive integer")
-        return value
-
-    heads, layers = number("num_attention_heads"), number("num_hidden_layers")
+    family, sizes, number = find_family(name), read_sizes(config, where), partial(_number, text, where)
     if name in ENCODERS:
-        return Architecture(
-            family=name,
-            shapes=_encoder_shapes(name, text, number, where) if stored is None else _needed(stored),
-            tied_head=False,
-            windows=(None,) * layers,
-            kv_heads=heads,
-            head_dim=max(1, number("hidden_size") // heads),
-            max_position=longest_context(config) or number("max_position_embeddings"),
-        )
-    kv_heads = number("num_key_value_heads", heads)
-    head_dim = number("head_dim", max(1, number("hidden_size") // heads))
+        shapes = _encoder_shapes(name, text, number, where) if stored is None else _needed(stored)
+        return Architecture(family=name, shapes=shapes, tied_head=False, **dict(sizes))
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = (family is not None and family.tied) if tied is None else bool(tied)
     if stored is not None:
@@ -167,16 +188,8 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
             "the weights"
         )
     else:
-        shapes = _shapes(family, text, number, heads, kv_heads, head_dim, tied)
-    return Architecture(
-        family=name,
-        shapes=shapes,
-        tied_head=tied,
-        windows=layer_windows(config, layers),
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_position=longest_context(config) or number("max_position_embeddings"),
-    )
+        shapes = _shapes(family, text, number, sizes, tied)
+    return Architecture(family=name, shapes=shapes, tied_head=tied, **dict(sizes))
 
 
 def longest_context(config: Mapping[str, Any]) -> int | None:
@@ -209,10 +222,9 @@ def check_context(max_context: int, longest: int) -> None:
         )
 
 
-def _shapes(family: Family, text: Mapping[str, Any], number: Any, *sizes: Any) -> Shapes:
-    heads, kv_heads, head_dim, tied = sizes
-    hidden, wide, vocabulary = number("hidden_size"), number("intermediate_size"), number("vocab_size")
-    queries, keys = heads * head_dim, kv_heads * head_dim
+def _shapes(family: Family, text: Mapping[str, Any], number: Any, sizes: Sizes, tied: bool) -> Shapes:
+    hidden, wide, head_dim = sizes.hidden_size, number("intermediate_size"), sizes.head_dim
+    queries, keys = number("num_attention_heads") * head_dim, sizes.kv_heads * head_dim
     attention_bias = bool(family.biases and text.get(family.biases))
     mlp_bias = bool(family.mlp_bias and text.get(family.mlp_bias))
     if family.fused:
@@ -238,8 +250,8 @@ def _shapes(family: Family, text: Mapping[str, Any], number: Any, *sizes: Any) -
         norms += [("pre_feedforward_layernorm", hidden), ("post_feedforward_layernorm", hidden)]
     if family.head_norms:
         norms += [("self_attn.q_norm", head_dim), ("self_attn.k_norm", head_dim)]
-    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
-    for layer in range(number("num_hidden_layers")):
+    shapes: Shapes = {"model.embed_tokens.weight": (sizes.vocab_size, hidden)}
+    for layer in range(sizes.layers):
         prefix = f"model.layers.{layer}."
         for name, rows, columns, bias in linears:
             shapes[f"{prefix}{name}.weight"] = (rows, columns)
@@ -249,7 +261,7 @@ def _shapes(family: Family, text: Mapping[str, Any], number: Any, *sizes: Any) -
             shapes[f"{prefix}{name}.weight"] = (size,)
     shapes["model.norm.weight"] = (hidden,)
     if not tied:
-        shapes["lm_head.weight"] = (vocabulary, hidden)
+        shapes["lm_head.weight"] = (sizes.vocab_size, hidden)
     return shapes
 
 

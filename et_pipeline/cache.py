@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -33,6 +33,21 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_files(folder: Path, paths: Sequence[Path], tick: Callable[[int, int], None]) -> dict[str, str]:
+    """SHA-256 of files by their name in the folder; `tick` takes how many bytes are read, and how many there are."""
+    hashes = {}
+    done, total = 0, sum(path.stat().st_size for path in paths)
+    for path in paths:
+        checksum = hashlib.sha256()
+        with path.open("rb") as stream:
+            while piece := stream.read(1 << 24):
+                checksum.update(piece)
+                done += len(piece)
+                tick(done, total)
+        hashes[path.relative_to(folder).as_posix()] = checksum.hexdigest()
+    return hashes
 
 
 def digest(material: Any) -> str:

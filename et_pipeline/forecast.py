@@ -14,7 +14,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
-from et_pipeline.checkpoints.config import put_right, read_config
+from et_pipeline.checkpoints import prequantized
+from et_pipeline.checkpoints.config import FILE as CONFIG
+from et_pipeline.checkpoints.config import put_right
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
@@ -165,21 +168,27 @@ def read_model(model: Model) -> Architecture:
     Raises:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
-    where, stored = "model.architecture", None
-    if model.architecture is not None:
-        config = put_right(model.architecture, where)
+    if model.architecture is None:
+        folder = Folder(config_folder(model.checkpoint))
+        known = architecture_of(folder)
     else:
-        from et_pipeline.checkpoints import prequantized
-
-        folder = config_folder(model.checkpoint)
-        where = str(folder / "config.json")
-        config = read_config(folder)
-        prequantized.check_method(config, where)
-        if (folder / INDEX).is_file() or (folder / SINGLE).is_file():
-            stored = {name: info.shape for name, info in prequantized.find(folder, config).layout.items()}
-    known = read_architecture(config, where, stored)
+        where = "model.architecture"
+        known = read_architecture(put_right(model.architecture, where), where)
     check_context(model.max_context, known.max_position)
     return known
+
+
+def architecture_of(folder: Folder) -> Architecture:
+    """The architecture of a checkpoint, by its weights' headers where they are here.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    config, where = folder.config, str(folder.path / CONFIG)
+    prequantized.check_method(config, where)
+    here = any((folder.path / name).is_file() for name in (INDEX, SINGLE))
+    stored = {name: info.shape for name, info in folder.contents.layout.items()} if here else None
+    return read_architecture(config, where, stored)
 
 
 def check_groups(known: Architecture, recipe: Quantization) -> None:

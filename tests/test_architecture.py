@@ -9,6 +9,7 @@ import yaml
 from et_pipeline import CONF, tiny_assistant
 from et_pipeline.architecture import FAMILIES, check_context, layer_windows, longest_context, read_architecture
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
@@ -67,7 +68,7 @@ def test_parameters_are_the_published_count(name):
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_config_builds_the_same_model_in_transformers(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(architecture_of(name)))
-    model, tied = build_skeleton(tmp_path)
+    model, tied = build_skeleton(Folder(tmp_path))
     known = read_architecture(architecture_of(name), name)
     if known.encodes:
         assert model.pooler is None
@@ -184,6 +185,6 @@ def test_dynamic_scaling_is_read_by_every_stage_alike(make_checkpoint):
     from transformers import AutoConfig
 
     folder = make_checkpoint("llama", rope_parameters=DYNAMIC, max_position_embeddings=32)
-    assert read_facts(folder).max_position == 128
+    assert read_facts(Folder(folder)).max_position == 128
     assert longest_context(json.loads((folder / "config.json").read_text())) == 128
     assert longest_context(AutoConfig.from_pretrained(folder).to_dict()) == 128

@@ -1,7 +1,7 @@
 """SIGKILL at random moments: the next run continues, and what it makes is the same.
 
-`make test-kill` does this 50 times each; `make test-all` a few times. Each round begins with a random number of finished
-stages, so the kills fall on the whole of a run without each round paying for all of it.
+`make test-kill` does this 50 times each; `make test-all` a few times. Each round begins with a random number of
+finished stages, so the kills fall on the whole of a run without each round paying for all of it.
 """
 
 import hashlib

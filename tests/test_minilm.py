@@ -79,11 +79,11 @@ def test_transformers_and_the_tokenizer_of_the_bundle_agree(checkpoint, tmp_path
     from transformers import AutoTokenizer
 
     from et_pipeline.checkpoints.facts import read_facts
-    from et_pipeline.checkpoints.tokens import read_tokenizer
+    from et_pipeline.checkpoints.folder import Folder
     from et_pipeline.runtime.embedding import for_one_text
 
-    tokenizer = for_one_text(read_tokenizer(checkpoint), 256)
+    tokenizer = for_one_text(Folder(checkpoint).tokenizer, 256)
     theirs = AutoTokenizer.from_pretrained(checkpoint)
     for text in ("Hello", "", "naïve café, 42%", "long " * 400):
         assert tokenizer.encode(text).ids == theirs(text, truncation=True, max_length=256).input_ids
-    assert read_facts(checkpoint).max_position == 256
+    assert read_facts(Folder(checkpoint)).max_position == 256

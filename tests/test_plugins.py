@@ -13,6 +13,7 @@ import pytest
 from et_pipeline import forms, plugins
 from et_pipeline.architecture import read_architecture
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Backend, ExportForm
 from tests.conftest import SHAPE, write_tokenizer
@@ -104,7 +105,7 @@ def test_a_family_is_planned_and_adapted(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(GRANITE))
     write_tokenizer(tmp_path / "tokenizer.json")
     assert is_tied(GRANITE)
-    model, _ = build_skeleton(tmp_path)
+    model, _ = build_skeleton(Folder(tmp_path))
     assert model.adapted_by == "toy"
 
 

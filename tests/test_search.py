@@ -8,13 +8,17 @@ import pytest
 from rich.console import Console
 
 from et_pipeline import CONF, forecast, tiny_assistant
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.verified import Losses
+from et_pipeline.forecast import architecture_of
 from et_pipeline.job.composed import composed
 from et_pipeline.manifest import Agreement, Check, Gate
 from et_pipeline.pipeline.search import CHOSEN, MIXED_BITS, Candidate, candidates, choose, ladder
 from et_pipeline.report.tables import searched
 from et_pipeline.stages import Tried
+
+KNOWN = architecture_of(Folder(tiny_assistant.CHECKPOINT))
 
 
 def auto(*words):
@@ -44,7 +48,7 @@ def test_the_words_of_a_try_ask_for_that_very_recipe(turns):
 def test_candidates_come_in_the_order_that_is_preferred():
     model = ["model.prefill_chunk=64"]
     found = {
-        prefer: candidates(auto(f"recipe.prefer={prefer}", *model), tiny_assistant.CHECKPOINT, "llama")
+        prefer: candidates(auto(f"recipe.prefer={prefer}", *model), KNOWN, "llama")
         for prefer in ("size", "speed", "quality")
     }
     bits = [each.recipe.mixed_bits for each in found["size"] if each.recipe.mixed_bits]
@@ -56,7 +60,7 @@ def test_candidates_come_in_the_order_that_is_preferred():
 
 
 def test_layers_that_cannot_be_turned_are_not():
-    found = candidates(auto(), tiny_assistant.CHECKPOINT, "gemma2")
+    found = candidates(auto(), KNOWN, "gemma2")
     assert {each.recipe.transform for each in found} == {"none"}
     assert "recipe=8da4w" in {each.words for each in found}
 
@@ -235,6 +239,6 @@ def test_no_recipe_at_all():
     with pytest.raises(UserError, match="knows no recipe"):
         candidates(
             settings.model_copy(update={"backend": settings.backend.model_copy(update={"name": "qnn"})}),
-            tiny_assistant.CHECKPOINT,
+            KNOWN,
             "llama",
         )

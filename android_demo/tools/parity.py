@@ -24,6 +24,7 @@ from torch.export import Dim, export
 
 from et_pipeline import tiny_assistant, tiny_writer
 from et_pipeline.chat_template import ChatFormat
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer import extensions, mend
 from et_pipeline.checkpoints.tokenizer.compare import piece
@@ -167,7 +168,7 @@ def write_expected(path: Path, folder: Path) -> None:
     """A program for a tokenizer, and what it has to answer to each text."""
     original = Tokenizer.from_file(str(path))
     size = original.get_vocab_size()
-    chat = load_chat_format(path.parent)
+    chat = load_chat_format(Folder(path.parent))
     with tempfile.TemporaryDirectory() as scratch:
         mended = mend(path, size, Path(scratch), chat)
     save(mended.content, folder / "tokenizer.json")

@@ -25,7 +25,7 @@ from et_pipeline.bench.quality_tables import tables
 from et_pipeline.bench.subjects import MODELS, Model
 from et_pipeline.checkpoints import llama_cpp
 from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.evaluation import on_text
 from et_pipeline.evaluation.agreement import eager_logits
@@ -114,8 +114,9 @@ def _theirs(model: Model, kinds: Sequence[str]) -> Iterator[Scored]:
     from gguf import LlamaFileType
     from transformers import AutoModelForCausalLM
 
-    facts, tokenizer = read_facts(model.checkpoint), read_tokenizer(model.checkpoint)
-    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, tokenizer)
+    checkpoint = Folder(model.checkpoint)
+    facts = read_facts(checkpoint)
+    ids = text_ids(model.text, resolve(KEY, model.text), TOKENS, facts, checkpoint.tokenizer)
     spans = windows(len(ids), WINDOW, STRIDE)
     original = AutoModelForCausalLM.from_pretrained(model.checkpoint, dtype=torch.float32)
 
@@ -177,7 +178,7 @@ def measure(model: Model, only: Sequence[str], logs: Path) -> dict[str, Any]:
     Raises:
         UserError: as `_theirs`, or llama.cpp and our programs read different tokens.
     """
-    parameters, kinds = read_facts(model.checkpoint).parameters, [kind for kind in TYPES if kind in only]
+    parameters, kinds = read_facts(Folder(model.checkpoint)).parameters, [kind for kind in TYPES if kind in only]
     found = list(_theirs(model, kinds)) if kinds else []
     found += _ours(model, [name for name in RECIPES if name in only], logs)
     perplexities = [each.text.original for each in found]

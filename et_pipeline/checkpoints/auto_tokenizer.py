@@ -13,6 +13,7 @@ from typing import Any
 
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import reason
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.tokenizer.corpus import conversations, corpus
 from et_pipeline.checkpoints.tokenizer.file import FILE, SPACE
 from et_pipeline.errors import UserError
@@ -25,7 +26,7 @@ _ANEW = (
 )
 
 
-def check(folder: Path, tokenizer: Any, chat: ChatFormat, embeds: bool) -> list[str]:
+def check(checkpoint: Folder, chat: ChatFormat, embeds: bool) -> list[str]:
     """Compare the two.
 
     Of a model that answers, words are compared where nothing special and no space is before them, and of whole
@@ -33,8 +34,7 @@ def check(folder: Path, tokenizer: Any, chat: ChatFormat, embeds: bool) -> list[
     its own way for Llama 2's kind, and not as SentencePiece does.
 
     Args:
-        folder: the checkpoint.
-        tokenizer: the `tokenizers.Tokenizer` of its tokenizer.json.
+        checkpoint: it, with both.
         chat: the compiled chat template.
         embeds: it is an encoder, whose texts come with special tokens around.
 
@@ -46,6 +46,7 @@ def check(folder: Path, tokenizer: Any, chat: ChatFormat, embeds: bool) -> list[
     """
     from transformers import AutoTokenizer
 
+    folder, tokenizer = checkpoint.path, checkpoint.tokenizer
     if not any((folder / name).is_file() for name in _OTHERS):
         return []
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)

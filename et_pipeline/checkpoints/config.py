@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from et_pipeline.architecture import ENCODERS, find_family
@@ -117,35 +116,6 @@ remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens
 typical_p prefix sep_token_id task_specific_params finetuning_task pruned_heads tie_encoder_decoder
 cross_attention_hidden_size add_cross_attention tokenizer_class use_return_dict
 """
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint's config.json, checked and put right.
-
-    Raises:
-        UserError: it is missing or broken, or holds a value that no model can have.
-    """
-    path = folder / FILE
-    if not path.exists():
-        raise UserError(f"{folder} holds no {FILE}: point model.source at a checkpoint folder")
-    return put_right(read_json(path), str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file; {} where there is none.
-
-    Raises:
-        UserError: it is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -318,7 +288,7 @@ def unknown_keys(config: Mapping[str, Any], known: frozenset[str]) -> list[str]:
     """Keys that neither the family's class in transformers has nor are known to be harmless; rotary ones with a dot.
 
     Args:
-        config: as `read_config` gives it.
+        config: as `put_right` gives it.
         known: names of the class's fields, and of others for the same.
     """
     rotary = []

@@ -8,35 +8,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from et_pipeline import manifest
-from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, layer_windows, longest_context
+from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
-from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.config import read_config
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import read_sampling
+from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
-from et_pipeline.checkpoints.tokens import read_tokenizer, read_tokens
+from et_pipeline.checkpoints.tokens import read_tokens
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling, check_case, read_max_tokens, read_pooling
+from et_pipeline.models.pooling import Pooling
 
 FILE = "facts.json"
 
 
-class Facts(BaseModel):
+class Facts(Sizes):
     """A checkpoint in brief.
 
     Attributes:
         family: `model_type` of config.json.
         parameters: count over all tensors of the checkpoint that the task needs; tied ones once.
         stored: in words how the checkpoint's weights are quantized already; None for floats.
-        windows: per layer, how many tokens it sees; None for all.
-        hidden_size: numbers per token between layers, and in an embedding.
-        max_position: the longest context; of an encoder the longest text, special tokens included.
         tied_head: the checkpoint has no head of its own.
         bos_token: the text of `bos_id`.
         eos_ids: tokens that end an answer.
@@ -51,18 +46,9 @@ class Facts(BaseModel):
         sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     family: str
     architecture: str
     parameters: int
-    layers: int
-    windows: tuple[int | None, ...]
-    kv_heads: int
-    head_dim: int
-    hidden_size: int
-    vocab_size: int
-    max_position: int
     tied_head: bool
     bos_id: int | None
     bos_token: str | None = None
@@ -118,22 +104,21 @@ class Facts(BaseModel):
         return cls.model_validate_json((folder / FILE).read_text())
 
 
-def read_facts(folder: Path) -> Facts:
+def read_facts(folder: Folder) -> Facts:
     """Read and check config.json, the tokenizer, the chat template and the safetensors headers of a checkpoint.
 
     Raises:
         UserError: a file is missing, broken, or does not fit the others.
     """
-    config = read_config(folder)
-    contents = prequantized.find(folder, config)
+    config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
     encodes = text.get("model_type") in ENCODERS
     if encodes and text.get("is_decoder"):
-        raise UserError(f"{folder / CONFIG} has is_decoder=true: a decoder of this family is not supported")
-    shape, layout = _shape(folder, config), contents.layout
-    tokenizer = read_tokenizer(folder)
+        raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
+    sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
+    tokenizer = folder.tokenizer
     chat = load_chat_format(folder)
-    tokens = read_tokens(folder, config, tokenizer, chat, answers=not encodes)
+    tokens = read_tokens(folder, chat, answers=not encodes)
     pooling, longest = None, None
     if encodes:
         layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
@@ -143,56 +128,18 @@ def read_facts(folder: Path) -> Facts:
         family=str(config.get("model_type", "")),
         architecture=_architecture(config),
         parameters=sum(math.prod(info.shape) for info in layout.values()),
-        **{**shape, "max_position": min(shape["max_position"], longest or sys.maxsize)},
+        **{**dict(sizes), "max_position": min(sizes.max_position, longest or sys.maxsize)},
         **tokens._asdict(),
         tied_head="lm_head.weight" not in layout,
         chat=chat,
         pooling=pooling,
         sampling=read_sampling(folder),
-        licence=_licence(folder),
+        licence=folder.licence,
         stored=contents.form,
     )
-
-
-def _shape(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Those of `Facts` that config.json alone says."""
-    text = config.get("text_config", config)
-
-    def number(name: str) -> int:
-        value = text.get(name)
-        if not isinstance(value, int) or value <= 0:
-            raise UserError(f"{folder / CONFIG} has {name}={value!r}, expected a positive integer")
-        return value
-
-    heads, layers = number("num_attention_heads"), number("num_hidden_layers")
-    return {
-        "layers": layers,
-        "windows": layer_windows(config, layers),
-        "kv_heads": text.get("num_key_value_heads") or heads,
-        "head_dim": text.get("head_dim") or number("hidden_size") // heads,
-        "hidden_size": number("hidden_size"),
-        "vocab_size": number("vocab_size"),
-        "max_position": longest_context(config) or number("max_position_embeddings"),
-    }
 
 
 def _architecture(config: dict[str, Any]) -> str:
     """The class that transformers loads the checkpoint with; only shown."""
     named = config.get("architectures")
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
-
-
-def _licence(folder: Path) -> str | None:
-    """The licence that the model card's header names."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or lines[0] != "---":
-        return None
-    for line in lines[1:]:
-        if line == "---":
-            break
-        if line.startswith("license:"):
-            return line.split(":", 1)[1].strip()
-    return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from et_pipeline.checkpoints.layout import INDEX, SINGLE, read_layout
+from et_pipeline import cache
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.layout import INDEX, SINGLE
+from et_pipeline.checkpoints.pooling import FILES as POOLING_FILES
 from et_pipeline.checkpoints.shards import CHECKSUMS
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import FILES as POOLING_FILES
 from et_pipeline.worker import Tick
 
 PATTERNS = (
@@ -93,7 +94,7 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
         if packed:
             raise UserError(f"{folder} has its weights in GGUF form; point model.source at {packed}")
         raise UserError(f"{folder} has no .safetensors file")
-    hashes = sha256_files(folder, paths, tick)
+    hashes = cache.sha256_files(folder, paths, tick)
     sums = folder / CHECKSUMS
     if sums.is_file():
         for line in sums.read_text().splitlines():
@@ -109,35 +110,20 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
     return hashes
 
 
-def sha256_files(folder: Path, paths: list[Path], tick: Tick) -> dict[str, str]:
-    """SHA-256 of files by their name in the folder."""
-    hashes = {}
-    done, total = 0, sum(path.stat().st_size for path in paths)
-    for path in paths:
-        checksum = hashlib.sha256()
-        with path.open("rb") as stream:
-            while piece := stream.read(1 << 24):
-                checksum.update(piece)
-                done += len(piece)
-                tick(done, total)
-        hashes[path.relative_to(folder).as_posix()] = checksum.hexdigest()
-    return hashes
-
-
-def unused_files(folder: Path) -> list[str]:
+def unused_files(folder: Folder) -> list[str]:
     """Files beside the checkpoint's that a user may take for a part of it, a sentence for all of them."""
-    read = {info.file for info in read_layout(folder).values()}
+    read = {info.file for info in folder.layout.values()}
+    files = sorted(path for path in folder.path.iterdir() if path.is_file())
     found = [
-        path.relative_to(folder).as_posix()
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and path.name not in read
+        path.name
+        for path in files
+        if path.name not in read
         and not any(path.match(pattern) for pattern in (*PATTERNS, *_HARMLESS) if pattern != "*.safetensors")
     ]
-    if INDEX in {path.name for path in folder.iterdir()} and SINGLE in read:
+    if INDEX in {path.name for path in files} and SINGLE in read:
         found.append(INDEX)
     if not found:
         return []
-    said = f"{folder} holds {', '.join(found)} beside the model, and nothing of that is used"
+    said = f"{folder.path} holds {', '.join(found)} beside the model, and nothing of that is used"
     adapter = any(name.startswith("adapter_") for name in found)
     return [f"{said}; merge the adapter into the model first (peft's merge_and_unload)" if adapter else said]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import ValidationError
 
 from et_pipeline import manifest
-from et_pipeline.checkpoints.config import read_json
+from et_pipeline.checkpoints.folder import GENERATION, Folder
 from et_pipeline.errors import UserError
 
-FILE = "generation_config.json"
 # What transformers' generate() does besides temperature, top_p and top_k, and the value with which it does nothing.
 _ANSWERS = {
     "repetition_penalty": 1,
@@ -35,13 +32,13 @@ _ANSWERS = {
 }
 
 
-def read_sampling(folder: Path) -> dict[str, float | int]:
+def read_sampling(folder: Folder) -> dict[str, float | int]:
     """Settings of generation_config.json if it asks for random answers.
 
     Raises:
         UserError: the file is broken, or one has a value that it cannot have.
     """
-    generation = read_json(folder / FILE)
+    generation = folder.generation
     if not generation.get("do_sample"):
         return {}
     given = {name: generation[name] for name in manifest.Sampling.model_fields if generation.get(name) is not None}
@@ -49,15 +46,16 @@ def read_sampling(folder: Path) -> dict[str, float | int]:
         manifest.Sampling.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{folder / FILE} has {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from error
+        raise UserError(
+            f"{folder.path / GENERATION} has {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}"
+        ) from error
     return given
 
 
-def generation_warnings(folder: Path) -> list[str]:
+def generation_warnings(folder: Folder) -> list[str]:
     """Settings of generation_config.json that change answers, and that no program here has."""
-    path = folder / FILE
-    values = read_json(path)
+    values = folder.generation
     found = [
         f"{key}={values[key]!r}" for key, nothing in _ANSWERS.items() if values.get(key) not in (None, [], nothing)
     ]
-    return [f"{path} has {', '.join(found)}, and answers are made without that"] if found else []
+    return [f"{folder.path / GENERATION} has {', '.join(found)}, and answers are made without that"] if found else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from et_pipeline.checkpoints.shards import check_room
 from et_pipeline.errors import UserError
 from et_pipeline.settings import first_line
 
+SECONDS = 5  # a forecast does not wait longer for the hub to answer
 _PARTIAL = ".incomplete"  # huggingface_hub's own word for it
 
 
@@ -101,6 +103,32 @@ def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, pla
             part.unlink()
             raise UserError(f"model.source={repository}: {filename} arrived damaged; the same command fetches it again")
         part.rename(blob)
+
+
+def download_config(repository: str, revision: str | None) -> Path:
+    """The folder of a repository's config.json, of which nothing else is downloaded."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    # It logs each of its retries, and the sentence below says enough.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    name, file, unreachable = f"model.source={repository}", "config.json", False
+    with one_sentence(name, beside="a folder here and not "):
+        try:
+            try:  # once: a hub that does not answer is asked six times by hf_hub_download, for half a minute
+                get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=SECONDS)
+            except RepositoryNotFoundError:
+                raise
+            except network_errors():
+                unreachable = True
+            return Path(hf_hub_download(repository, file, revision=revision, local_files_only=unreachable)).parent
+        except RepositoryNotFoundError:  # or gated
+            raise
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{name} is not a folder here, its config.json is not downloaded yet, and the hub cannot be reached; "
+                "mode=plan also takes its content as model.architecture"
+            ) from error
 
 
 @contextmanager

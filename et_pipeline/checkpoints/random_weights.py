@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
 from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
@@ -53,7 +54,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
         raise UserError("model.architecture has a quantization_config, but made-up weights are floats; leave it out")
     _write_small_files(out, model.architecture)
     try:
-        skeleton, tied = build_skeleton(out, as_stored=True)
+        skeleton, tied = build_skeleton(Folder(out), as_stored=True)
     except UserError as error:
         sentence = str(error).replace(str(out / "config.json"), "model.architecture")
         raise UserError(sentence.replace(str(out), "model.architecture")) from error

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
 from et_pipeline.checkpoints import prequantized
-from et_pipeline.checkpoints.config import read_config
-from et_pipeline.checkpoints.layout import TensorInfo, read_layout
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.layout import TensorInfo
 from et_pipeline.checkpoints.prequantized.weight import LARGEST, floats
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
@@ -71,7 +71,7 @@ def load_model(
     Raises:
         UserError: an unreadable config or file, or weights that do not fit the config.
     """
-    model, modules, fill, *_ = prepare(folder)
+    model, modules, fill, *_ = prepare(Folder(folder))
     for done, (name, module) in enumerate(modules, start=1):
         fill(name, module)
         if convert is not None:
@@ -92,7 +92,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
     """
     import torch
 
-    model, modules, fill, *_ = prepare(folder)
+    model, modules, fill, *_ = prepare(Folder(folder))
 
     def drop(module: nn.Module, *_: Any) -> None:
         for own, tensor in _own_tensors(module).items():
@@ -104,7 +104,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def prepare(folder: Path) -> Prepared:
+def prepare(folder: Folder) -> Prepared:
     """Check a checkpoint and build its model, for weights to be read module by module.
 
     Raises:
@@ -112,9 +112,9 @@ def prepare(folder: Path) -> Prepared:
     """
     from safetensors import SafetensorError, safe_open
 
-    stored = read_layout(folder)
+    stored = folder.layout
     model, tied = build_skeleton(folder)
-    contents = prequantized.find(folder, read_config(folder))
+    contents = folder.contents
     # A file's own head counts, also where the config says that it has none: transformers takes it too.
     tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
@@ -122,12 +122,12 @@ def prepare(folder: Path) -> Prepared:
     sources = _sources(model, modules, tied)
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
-    _check_fit(folder, model, layout, list(sources.values()), tied)
+    _check_fit(folder.path, model, layout, list(sources.values()), tied)
     fill_computed_buffers(model)
     files: dict[Path, Any] = {}
 
     def read(name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        path = folder / stored[name].file
+        path = folder.path / stored[name].file
         try:
             if path not in files:
                 files[path] = safe_open(path, framework="pt")
@@ -145,13 +145,13 @@ def prepare(folder: Path) -> Prepared:
             if source.tensor in contents.packed:
                 tensor: Any = prequantized.decode(contents.packed[source.tensor], read)
                 scales = tensor.scale * LARGEST if hasattr(tensor, "qdata") else tensor
-                _check_finite(scales, f"{folder}: weight {source.tensor}", 0)
+                _check_finite(scales, f"{folder.path}: weight {source.tensor}", 0)
                 if source.rows is not None:
                     tensor = tensor[slice(*source.rows)].clone()
                 _set_tensor(module, own, tensor if as_stored else floats(tensor))
             else:
                 tensor = read(source.tensor, source.rows)
-                where = f"{folder / stored[source.tensor].file}: tensor {source.tensor}"
+                where = f"{folder.path / stored[source.tensor].file}: tensor {source.tensor}"
                 _check_finite(tensor, where, source.rows[0] if source.rows else 0)
                 _set_tensor(module, own, tensor if as_stored else tensor.float())
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.architecture import ENCODERS
-from et_pipeline.checkpoints.config import culprit, read_config, reason, unknown_keys
+from et_pipeline.checkpoints.config import FILE, culprit, reason, unknown_keys
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 _DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bidirectional_attention")
 
 
-def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
+def build_skeleton(folder: Folder, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
     """Build the model of a config.json on the meta device: an encoder alone, any other with a head of its own.
 
     Args:
-        folder: only config.json is read.
+        folder: only its config.json counts.
         as_stored: name and shape the tensors as a checkpoint does; otherwise fused linears are split, as everything
             that computes with the model wants them.
 
@@ -54,7 +55,7 @@ def build_skeleton(folder: Path, as_stored: bool = False) -> tuple[PreTrainedMod
     return model, tied
 
 
-def transformers_config(folder: Path) -> PreTrainedConfig:
+def transformers_config(folder: Folder) -> PreTrainedConfig:
     """The configuration of a checkpoint as the class of its family in transformers.
 
     Raises:
@@ -63,8 +64,8 @@ def transformers_config(folder: Path) -> PreTrainedConfig:
     from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    content = read_config(folder)
-    where, kind = folder / "config.json", content.get("model_type")
+    content = copy.deepcopy(folder.config)  # transformers changes what it is given
+    where, kind = folder.path / FILE, content.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise UserError(
             f"{where} is not a model config that transformers {metadata.version('transformers')} knows: it has "
@@ -104,9 +105,9 @@ def _drop_unread(values: dict[str, Any]) -> None:
             values.pop(key, None)
 
 
-def config_warnings(folder: Path) -> list[str]:
+def config_warnings(folder: Folder) -> list[str]:
     """Keys of config.json that mean nothing to its family's class, a sentence for all of them."""
-    config, content = transformers_config(folder), read_config(folder)
+    config, content = transformers_config(folder), folder.config
     parts = [(config, content)]
     if "text_config" in content:
         parts.append((config.get_text_config(), content["text_config"]))
@@ -117,12 +118,12 @@ def config_warnings(folder: Path) -> list[str]:
     if not names:
         return []
     return [
-        f"{folder / 'config.json'} has {', '.join(names)}, which transformers' {config.model_type} does not know; "
+        f"{folder.path / FILE} has {', '.join(names)}, which transformers' {config.model_type} does not know; "
         "that is passed over, as transformers does"
     ]
 
 
-def _empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+def _empty_model(folder: Folder, config: PreTrainedConfig) -> PreTrainedModel:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
@@ -142,9 +143,9 @@ def _empty_model(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     except MemoryError:
         raise
     except Exception as error:
-        found = culprit(read_config(folder), small)
+        found = culprit(folder.config, small)
         told = f"{found}: " if found else ""
-        raise UserError(f"{folder / 'config.json'}: no {what} can be built from it: {told}{reason(error)}") from error
+        raise UserError(f"{folder.path / FILE}: no {what} can be built from it: {told}{reason(error)}") from error
 
 
 def fill_computed_buffers(model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from et_pipeline import cache, tiny_assistant
 from et_pipeline.checkpoints import hub
-from et_pipeline.checkpoints.files import hash_files, sha256_files
+from et_pipeline.checkpoints.files import hash_files
 from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.shards import CHECKSUMS
@@ -27,7 +27,6 @@ _GGUF_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _BUILTIN = "builtin:"
 BUILTIN = {"tiny_assistant": tiny_assistant.CHECKPOINT}
-HUB_SECONDS = 5  # a forecast does not wait longer for the hub to answer
 
 
 def prepare(checkpoint: Checkpoint, seed: int, place: Place) -> tuple[Path, dict[str, str]]:
@@ -56,14 +55,11 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
         UserError: there is no such built-in model, folder, file or repository, or the disk has too little room.
     """
     source = checkpoint.source
-    if source.startswith(_BUILTIN):
-        return _builtin(source)
     if source == "random":
         return _random(checkpoint, seed, place)
-    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
-    if path.is_dir():
-        return path.resolve()
-    gguf = gguf_file(source)
+    here, gguf = _here(source), gguf_file(source)
+    if here is not None:
+        return here
     if gguf is not None:
         return _convert(gguf, place)
     if source.startswith(("/", ".", "~")) or source.count("/") != 1:
@@ -74,11 +70,19 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
     return hub.download(source, checkpoint.revision, place)
 
 
-def _builtin(source: str) -> Path:
+def _here(source: str) -> Path | None:
+    """The folder of a source that is built in, or is a folder itself."""
+    if not source.startswith(_BUILTIN):
+        path = _path(source)
+        return path.resolve() if path.is_dir() else None
     name = source.removeprefix(_BUILTIN)
     if name not in BUILTIN:
         raise UserError(f"model.source={source} does not exist{closest(name, BUILTIN)}")
     return BUILTIN[name]
+
+
+def _path(source: str) -> Path:
+    return Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
 
 
 def gguf_file(source: str) -> Path | None:
@@ -86,7 +90,7 @@ def gguf_file(source: str) -> Path | None:
 
     Of a file in parts it is the first one's, as llama.cpp wants it.
     """
-    path = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
+    path = _path(source)
     if path.suffix != ".gguf" or path.is_dir():
         return None
     return _gguf_parts(path.absolute())[0]  # not where a link leads: the name counts
@@ -125,7 +129,7 @@ def _convert(path: Path, place: Place) -> Path:
                 f"model.source={part} does not exist{f', and {beside.name} is useless without it' if beside else ''}"
             )
         gguf.check_magic(part)
-    key = {"sha256": list(sha256_files(path.parent, parts, place.tick).values())}
+    key = {"sha256": list(cache.sha256_files(path.parent, parts, place.tick).values())}
     file = gguf.GgufFile(path=str(path), more=tuple(str(part) for part in parts[1:]))
     return _make("gguf", gguf.__name__, {"file": file}, key, place)
 
@@ -181,36 +185,7 @@ def config_folder(checkpoint: Checkpoint) -> Path:
     source = checkpoint.source
     if source == "random" or source.endswith(".gguf"):
         raise UserError(f"model.source={source} has no config.json; mode=plan needs its content in model.architecture")
-    if source.startswith(_BUILTIN):
-        return _builtin(source)
-    folder = Path(os.path.expanduser(source))  # noqa: PTH111  Path's own raises for an unknown user
-    if folder.is_dir():
-        return folder.resolve()
-    if not on_hub(source):
+    here = _here(source)
+    if here is None and not on_hub(source):
         raise UserError(f"model.source={source} is neither a folder nor a hub id such as HuggingFaceTB/SmolLM2-135M")
-    return _config_on_hub(source, checkpoint.revision)
-
-
-def _config_on_hub(source: str, revision: str | None) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    # It logs each of its retries, and the sentence below says enough.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    name, file, unreachable = f"model.source={source}", "config.json", False
-    with hub.one_sentence(name, beside="a folder here and not "):
-        try:
-            try:  # once: a hub that does not answer is asked six times by hf_hub_download, for half a minute
-                get_hf_file_metadata(hf_hub_url(source, file, revision=revision), timeout=HUB_SECONDS)
-            except RepositoryNotFoundError:
-                raise
-            except hub.network_errors():
-                unreachable = True
-            return Path(hf_hub_download(source, file, revision=revision, local_files_only=unreachable)).parent
-        except RepositoryNotFoundError:  # or gated
-            raise
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{name} is not a folder here, its config.json is not downloaded yet, and the hub cannot be reached; "
-                "mode=plan also takes its content as model.architecture"
-            ) from error
+    return here or hub.download_config(source, checkpoint.revision)

@@ -10,11 +10,11 @@ import sys
 from contextlib import suppress
 from functools import lru_cache
 from logging.handlers import BufferingHandler
-from pathlib import Path
 from typing import Any
 
 from et_pipeline.chat_template import PLAIN, ChatFormat
 from et_pipeline.checkpoints import template_compiler
+from et_pipeline.checkpoints.folder import TOKENS, Folder
 from et_pipeline.checkpoints.template_compiler import MOST_CHARACTERS, TooMuchText, compile_template
 from et_pipeline.errors import UserError
 
@@ -26,8 +26,8 @@ MEMORY_BYTES = 1 << 30
 BEYOND = 77  # exit code
 
 
-def load_chat_format(folder: Path) -> ChatFormat:
-    """The chat format of a checkpoint folder in Hugging Face layout; `PLAIN` if it has no chat template.
+def load_chat_format(folder: Folder) -> ChatFormat:
+    """The chat format of a checkpoint; `PLAIN` if it has no chat template.
 
     The template is a stranger's program: it is rendered in a process of its own, with limits.
 
@@ -38,9 +38,11 @@ def load_chat_format(folder: Path) -> ChatFormat:
     if template is None:
         return PLAIN
     if len(template) > MOST_CHARACTERS:
-        raise UserError(f"{folder}: its chat template has {len(template)} characters, and {MOST_CHARACTERS} are read")
+        raise UserError(
+            f"{folder.path}: its chat template has {len(template)} characters, and {MOST_CHARACTERS} are read"
+        )
     request = json.dumps({"template": template, "special_tokens": special_tokens})
-    answer = _in_a_child(request, str(folder))
+    answer = _in_a_child(request, str(folder.path))
     for warning in answer["warnings"]:
         log.warning("%s", warning)
     if "mistake" in answer:
@@ -89,22 +91,15 @@ def main() -> None:
     json.dump({**answer, "warnings": [record.getMessage() for record in heard.buffer]}, sys.stdout)
 
 
-def _read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
+def _read_template(folder: Folder) -> tuple[str | None, dict[str, str]]:
     """The template and the special tokens of a checkpoint folder."""
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.is_file():
-            try:
-                config |= json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise UserError(f"{path} is no JSON object ({error}).") from error
+    config = folder.settings("special_tokens_map.json") | folder.tokenizer_config
     tokens = {}
     for key, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
         if key.endswith("_token") and isinstance(text, str):
             tokens[key] = text
-    path = folder / "chat_template.jinja"
+    path = folder.path / "chat_template.jinja"
     try:
         template = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
     except UnicodeDecodeError as error:
@@ -114,16 +109,16 @@ def _read_template(folder: Path) -> tuple[str | None, dict[str, str]]:
         names = [entry["name"] for entry in named]
         if "default" not in names:
             raise UserError(
-                f"{folder / 'tokenizer_config.json'} has a list of chat templates, none of them called default; give "
+                f"{folder.path / TOKENS} has a list of chat templates, none of them called default; give "
                 f"the one for a conversation that name (there are {', '.join(map(str, names)) or 'none'})"
             )
         template = named[names.index("default")]["template"]
     if template is not None and not isinstance(template, str):
         raise UserError(
-            f"{folder / 'tokenizer_config.json'} has a chat_template of type {type(template).__name__}, expected a text"
+            f"{folder.path / TOKENS} has a chat_template of type {type(template).__name__}, expected a text"
         )
     if template and any("\ud800" <= letter <= "\udfff" for letter in template):
-        raise UserError(f"{folder / 'tokenizer_config.json'} has a chat_template with half a character in it")
+        raise UserError(f"{folder.path / TOKENS} has a chat_template with half a character in it")
     return template or None, tokens
 
 

@@ -18,8 +18,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from et_pipeline.checkpoints.config import read_config, reason
-from et_pipeline.checkpoints.layout import read_layout
+from et_pipeline.checkpoints.config import reason
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.pooling import MODULES, read_pooling
 from et_pipeline.checkpoints.prequantized import check_method
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.checkpoints.skeleton import transformers_config
@@ -114,14 +115,15 @@ def load_sample(
     from safetensors.torch import save_file
 
     tensors = {}
-    for name, info in read_layout(folder).items():
+    checkpoint = Folder(folder)
+    for name, info in checkpoint.layout.items():
         own = _renumbered(name, layers)
         if own is not None:
             with safe_open(folder / info.file, framework="pt") as file:
                 tensors[own] = file.get_tensor(name)
     save_file(tensors, scratch / "model.safetensors", {"format": "pt"})
     del tensors
-    config, content = sampled_config(folder, layers), read_config(folder)
+    config, content = sampled_config(checkpoint, layers), checkpoint.config
     if "quantization_config" in content:
         config.quantization_config = _renumbered(content["quantization_config"], layers)
     config.save_pretrained(scratch)
@@ -148,7 +150,7 @@ def stream_sample(folder: Path, layers: list[int]) -> PreTrainedModel:
     model = stream_model(folder)
     decoder: Any = model.get_decoder()
     decoder.layers = nn.ModuleList([decoder.layers[number] for number in layers])
-    config = sampled_config(folder, layers)
+    config = sampled_config(Folder(folder), layers)
     config._attn_implementation = model.config._attn_implementation
     for module in _with_config(model):
         module.config = config.get_text_config()
@@ -159,7 +161,7 @@ def _with_config(model: nn.Module) -> Iterable[Any]:
     return [module for module in model.modules() if hasattr(module, "config") and not hasattr(module, "rope_type")]
 
 
-def sampled_config(folder: Path, layers: list[int]) -> Any:
+def sampled_config(folder: Folder, layers: list[int]) -> Any:
     """The configuration of a model of these layers only: a list with an entry per layer keeps those of these."""
     config: Any = transformers_config(folder)
     text = config.get_text_config()
@@ -183,7 +185,6 @@ def load_encoder(folder: Path) -> tuple[Callable[[list[list[int]]], torch.Tensor
     import torch
 
     from et_pipeline.models.encoder import embed_batch, padding_id
-    from et_pipeline.models.pooling import MODULES, read_pooling
 
     note = None
     if (folder / MODULES).is_file():
@@ -204,7 +205,7 @@ def load_encoder(folder: Path) -> tuple[Callable[[list[list[int]]], torch.Tensor
                 return found
 
             return embed, Whose("sentence-transformers", metadata.version("sentence-transformers"))
-    model, pooling = _from_pretrained(folder, encodes=True), read_pooling(folder)
+    model, pooling = _from_pretrained(folder, encodes=True), read_pooling(Folder(folder))
     whose = Whose("transformers", metadata.version("transformers"), note)
     return lambda texts: embed_batch(model, texts, pooling), whose
 
@@ -253,7 +254,7 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        if check_method(read_config(folder), str(folder)) is None:
+        if check_method(Folder(folder).config, str(folder)) is None:
             raise UserError(f"{folder}: transformers does not load it: {reason(error)}") from error
         raise NoWitness(f"transformers does not read these quantized weights here: {reason(error)}") from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))

@@ -145,8 +145,8 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
     """What looks into each recipe's result; the original's part of it is computed once."""
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # it complains about torchao
     from et_pipeline.checkpoints.facts import Facts
+    from et_pipeline.checkpoints.folder import Folder
     from et_pipeline.checkpoints.reader import stream_model
-    from et_pipeline.checkpoints.tokens import read_tokenizer
     from et_pipeline.evaluation import inspection, perplexity, text_source
     from et_pipeline.quantization.torchao_config import load_quantized
 
@@ -156,7 +156,7 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
     source = first.verify.text or text_source.BUILTIN
     count = min(INSPECTED_TOKENS, context, first.verify.text_tokens)
     path = text_source.resolve(perplexity.KEY, source)
-    tokens = perplexity.text_ids(source, path, count, facts, read_tokenizer(checkpoint))
+    tokens = perplexity.text_ids(source, path, count, facts, Folder(checkpoint).tokenizer)
     original = inspection.streams(stream_model(checkpoint), tokens, context)
 
     def inspect(settings: Settings, result: Result) -> Outcome:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.forecast import tensor_bytes
 from et_pipeline.models.rope import freeze_rope
@@ -78,7 +79,7 @@ def weight_errors(checkpoint: Path, model: PreTrainedModel, q: Quantization) -> 
     """
     if q.scheme == "fp32" or q.transform in ("awq", "smoothquant"):
         return {}
-    original, modules, fill, _, tied = prepare(checkpoint)
+    original, modules, fill, _, tied = prepare(Folder(checkpoint))
     if q.transform == "rotation":
         fill = rotated(original, fill, tied)
     found = {}

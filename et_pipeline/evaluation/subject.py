@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.settings import Backend, ExportForm, Quantization
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Subject:
     @cached_property
     def tokenizer(self) -> Any:
         """The checkpoint's."""
-        return read_tokenizer(self.checkpoint)
+        return Folder(self.checkpoint).tokenizer
 
     @property
     def executable(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -146,10 +145,6 @@ class Form:
             "speed": [] if speed is None else [manifest.Speed(where=where, threads=threads, **dict(speed))],
             "samples": found.samples,
         }
-
-    def write_tokenizer(self, checkpoint: Path, acquired: Path, out: Path, form: ExportForm) -> None:
-        """Give a bundle the tokenizer that phones read like the checkpoint's; `acquired` is acquire's folder."""
-        shutil.copyfile(acquired / out.name, out)
 
     def open(self, folder: Path, threads: int | None) -> Program:
         """Load what `lower` wrote, as far as this host can execute it."""

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
-from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.evaluation.gate import judge_embeddings
 from et_pipeline.evaluation.verified import VerifiedEmbedding
 from et_pipeline.forms.base import Form
 from et_pipeline.models.pooling import Pooling
-from et_pipeline.runtime.embedding import EmbeddingSpeed, for_one_text, measure_embedding
+from et_pipeline.runtime.embedding import EmbeddingSpeed, measure_embedding
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -66,10 +65,6 @@ class EncoderForm(Form):
             samples=found.samples,
         )
         return {"chat": None, "embedding": embedding}
-
-    def write_tokenizer(self, checkpoint: Path, acquired: Path, out: Path, form: ExportForm) -> None:
-        """Give a bundle a tokenizer that gives ids as the program takes them."""
-        for_one_text(read_tokenizer(checkpoint), form.max_context).save(str(out))
 
 
 FORM = EncoderForm()

@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 from et_pipeline import cache, forms, plugins
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import StageError, UserError
+from et_pipeline.forecast import architecture_of
 from et_pipeline.manifest import Gate, Manifest
 from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
@@ -49,12 +51,14 @@ class Made:
     """One program of a bundle.
 
     Attributes:
+        kind: the program's form.
         entries: finished stages in order.
         reused: names of those that were in the cache already.
         trials: what `recipe=auto` tried, in the order of what it prefers.
     """
 
     settings: Settings
+    kind: forms.Kind
     entries: dict[str, cache.Entry] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
@@ -107,11 +111,10 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
         kind = forms.choose(settings.model.task, settings.backend)
-        settings = settings.model_copy(update={"model": forms.get(kind).fit(settings.model)})
-        made = Made(settings)
+        made = Made(settings.model_copy(update={"model": forms.get(kind).fit(settings.model)}), kind)
         shown = _Named(face, target(settings)) if len(programs) > 1 else face
         try:
-            _make(made, source, files, extra | given, root, shown, logs)
+            _make(made, files, extra | given, root, shown, logs)
         except UserError as error:
             errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
         else:
@@ -123,8 +126,8 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         return result
 
     face.start("bundle")
-    parts = [(made.settings, made.entries) for made in result.programs]
-    result.bundle, result.manifest, cost = bundle.run(parts, source, files)
+    parts = [(made.settings, forms.get(made.kind), made.entries) for made in result.programs]
+    result.bundle, result.manifest, cost = bundle.run(parts, files)
     face.finish("bundle", cost, False)
     return result
 
@@ -152,16 +155,29 @@ class _Named:
 
 
 def _make(
-    made: Made,
-    source: Path,
-    files: dict[str, str],
-    extra: Mapping[str, tuple[Path, str]],
-    root: Path,
-    face: Face,
-    logs: Path,
+    made: Made, files: dict[str, str], extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
 ) -> None:
     """Run the stages of one program up to `until`, into `made`."""
-    settings = made.settings
+    facts, ordered = _acquire(made, files, extra, root, face, logs)
+
+    def do(stage: Stage, made: Made, face: Face) -> None:
+        entry, reused = _heavy(stage, made, extra, facts.family, root, face, logs)
+        _finish(made, stage.name, entry, reused, face)
+
+    if ordered:
+        _search(made, ordered, do, face)
+    _go_on(made, made.settings.until, do, face)
+
+
+def _acquire(
+    made: Made, files: dict[str, str], extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+) -> tuple[Facts, list[Candidate]]:
+    """Read and check a checkpoint, whose files are not kept in memory while the heavy stages run.
+
+    Returns:
+        What is known of it, and what `recipe=auto` tries; nothing of any other recipe.
+    """
+    settings, checkpoint = made.settings, Folder(extra["checkpoint"][0])
     form = settings.model.form
     key = {
         "code": cache.code_version(acquire.__name__),
@@ -172,8 +188,8 @@ def _make(
     }
 
     def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        acquire.glance(source, form)
-        given, log_file = {"checkpoint": source}, logs / "acquire.log"
+        acquire.glance(checkpoint, form)
+        given, log_file = {"checkpoint": checkpoint.path}, logs / "acquire.log"
         return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, log_file, lambda *_: None)
 
     entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
@@ -182,15 +198,10 @@ def _make(
         log.warning(warning)
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
-    check_texts(settings, facts, source, {name: path for name, (path, _) in extra.items()})
-
-    def do(stage: Stage, made: Made, face: Face) -> None:
-        entry, reused = _heavy(stage, made, extra, root, face, logs)
-        _finish(made, stage.name, entry, reused, face)
-
-    if settings.recipe.prefer is not None and settings.until != "acquire":
-        _search(made, candidates(settings, source, facts.family), do, face)
-    _go_on(made, settings.until, do, face)
+    check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
+    if settings.recipe.prefer is None or settings.until == "acquire":
+        return facts, []
+    return facts, candidates(settings, architecture_of(checkpoint), facts.family)
 
 
 _Do = Callable[[Stage, Made, Face], None]
@@ -198,7 +209,7 @@ _Do = Callable[[Stage, Made, Face], None]
 
 def _go_on(made: Made, last: str, do: _Do, face: Face) -> None:
     """Run the stages that are not done, up to that one."""
-    for stage in stages(made.settings):
+    for stage in stages(made.settings, made.kind):
         if last in made.entries or made.settings.until in made.entries:
             return
         if stage.name not in made.entries:
@@ -211,8 +222,8 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
     acquired, reused = dict(made.entries), list(made.reused)
 
     def attempt(recipe: Recipe) -> Tried:
-        tried = Made(wanted.model_copy(update={"recipe": recipe}), dict(acquired))
-        for stage in trial(tried.settings):
+        tried = Made(wanted.model_copy(update={"recipe": recipe}), made.kind, dict(acquired))
+        for stage in trial(tried.settings, made.kind):
             do(stage, tried, _Named(face, recipe.name))
         return Tried.model_validate(tried.entries["trial"].figures)
 
@@ -222,7 +233,8 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
         _go_on(made, "verify", do, _Named(face, recipe.name))
         if "verify" not in made.entries:
             return None
-        verdict = _gate(made)
+        form = forms.get(made.kind)
+        verdict: Gate = form.quality(form.verified.model_validate(made.entries["verify"].figures), made.settings).gate
         failed = [check.name for check in verdict.checks if not check.passed]
         if failed:
             log.warning("the program of %s fails the gate: %s", recipe.name, ", ".join(failed))
@@ -231,16 +243,9 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
     made.trials = choose(ordered, wanted.recipe, attempt, make)
 
 
-def _gate(made: Made) -> Gate:
-    """Its verdict on a program that was verified."""
-    form = forms.get(forms.choose(made.settings.model.task, made.settings.backend))
-    found: Gate = form.quality(form.verified.model_validate(made.entries["verify"].figures), made.settings).gate
-    return found
-
-
-def _plugins(config: Mapping[str, Any], facts: Path) -> dict[str, str]:
+def _plugins(config: Mapping[str, Any], family: str) -> dict[str, str]:
     """Versions of other packages that a stage's result depends on: of the backend's, the form's and the family's."""
-    used: list[tuple[plugins.Group, str]] = [("families", Facts.read(facts).family)]
+    used: list[tuple[plugins.Group, str]] = [("families", family)]
     if "backend" in config:
         used.append(("backends", config["backend"].name))
     if "kind" in config:
@@ -256,19 +261,18 @@ def _finish(made: Made, stage: str, entry: cache.Entry, reused: bool, face: Face
 
 
 def _heavy(
-    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], family: str, root: Path, face: Face, logs: Path
 ) -> tuple[cache.Entry, bool]:
     settings = made.settings
-    config = stage.config(settings)
     given = {name: extra[name] for name in ("checkpoint", *stage.texts) if name in extra}
     inputs = {name: path for name, (path, _) in given.items()}
     inputs |= {name: made.entries[name].folder for name in stage.needs}
     key = {
         "code": cache.code_version(stage.module),
-        "config": {name: value.model_dump(mode="json") for name, value in config.items()},
+        "config": {name: value.model_dump(mode="json") for name, value in stage.config.items()},
         "inputs": {name: content for name, (_, content) in given.items()}
         | {name: made.entries[name].content for name in stage.needs},
-        "libraries": cache.library_versions(stage.libraries) | _plugins(config, made.entries["acquire"].folder),
+        "libraries": cache.library_versions(stage.libraries) | _plugins(stage.config, family),
         "seed": settings.seed,
     }
     if stage.host:
@@ -277,7 +281,7 @@ def _heavy(
 
     def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
         try:
-            return run_stage(stage.module, inputs, out, config, settings.seed, logs / f"{stage.name}.log", tick)
+            return run_stage(stage.module, inputs, out, stage.config, settings.seed, logs / f"{stage.name}.log", tick)
         except StageKilled as error:
             if stage.name == "export" or settings.backend.name != "qnn":
                 raise

@@ -8,8 +8,8 @@ from pathlib import Path
 from et_pipeline import cache, forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.random_weights import SOURCE as RANDOM
-from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
@@ -127,9 +127,9 @@ def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
     return found
 
 
-def check_texts(settings: Settings, facts: Facts, source: Path, paths: Mapping[str, Path]) -> None:
+def check_texts(settings: Settings, facts: Facts, checkpoint: Folder, paths: Mapping[str, Path]) -> None:
     """Refuse too short a text, or one of tokens that the model does not have, before anything heavy starts."""
-    tokenizer, chosen = read_tokenizer(source), calibration_of(settings)
+    tokenizer, chosen = checkpoint.tokenizer, calibration_of(settings)
     if settings.verify.text is not None:
         count = evidence(settings).text_tokens
         perplexity.text_ids(settings.verify.text, paths.get("text"), count, facts, tokenizer)

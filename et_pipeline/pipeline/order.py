@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -29,7 +29,7 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]
-    config: Callable[[Settings], dict[str, BaseModel]]
+    config: Mapping[str, BaseModel]
     libraries: tuple[str, ...]
     host: bool = False
     texts: tuple[str, ...] = ()
@@ -46,28 +46,20 @@ _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
 _QUALCOMM = ("onnxruntime-qnn",)
 
 
-def stages(settings: Settings) -> tuple[Stage, ...]:
+def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     """The heavy stages of a run, in order.
 
     Most backends take a model that was quantized before it is exported. One with calibration quantizes the exported
     program, because the ranges of activations belong to its operators.
     """
     backend = get_backend(settings.backend.name, settings.backend.soc)
-
-    kind = forms.choose(settings.model.task, settings.backend)
-
-    def quantization(s: Settings) -> dict[str, BaseModel]:
-        return {"quantization": s.recipe.quantization}
-
-    def compiled(s: Settings) -> dict[str, BaseModel]:
-        return {"kind": kind, "backend": s.backend.model_copy(update={"also": ()})}  # other chips change nothing
-
+    quantization: dict[str, BaseModel] = {"quantization": settings.recipe.quantization}
+    # Other chips change nothing.
+    compiled: dict[str, BaseModel] = {"kind": kind, "backend": settings.backend.model_copy(update={"also": ()})}
+    # No other setting of a backend counts here.
+    export = {**quantization, "kind": kind, "form": settings.model.form, "backend": Backend(name=settings.backend.name)}
     drawn = [_drawn(part, asked) for part, asked in _samples(settings).items()]
     calibration, answers = ([stage for stage in drawn if stage.name == name] for name in ("calibration", "evidence"))
-
-    def export(s: Settings) -> dict[str, BaseModel]:
-        # No other setting of a backend counts here.
-        return {**quantization(s), "kind": kind, "form": s.model.form, "backend": Backend(name=s.backend.name)}
 
     making: tuple[Stage, ...]
     if backend.calibrated:
@@ -76,7 +68,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
             Stage(
                 "quantize",
                 ("acquire", "export", *(each.name for each in calibration)),
-                lambda s: {**quantization(s), **compiled(s)},
+                {**quantization, **compiled},
                 (*_EXPORT_LIBRARIES, *_QUALCOMM),
                 texts=("calibration",),
             ),
@@ -84,7 +76,7 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         )
     else:
         needs = ("acquire", *(each.name for each in calibration)) if settings.recipe.calibrated else ()
-        measured = _measured(needs) if settings.recipe.mixed_bits is not None else ()
+        measured = (_measured(settings, needs),) if settings.recipe.mixed_bits is not None else ()
         needs += tuple(each.name for each in measured)
         making = (
             *measured,
@@ -95,40 +87,34 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     verify = Stage(
         "verify",
         ("acquire", "quantize", "lower", *(each.name for each in answers)),
-        lambda s: {**export(s), "task": s.task, "verify": evidence(s), "gate": s.recipe.gate},
+        {**export, "task": settings.task, "verify": evidence(settings), "gate": settings.recipe.gate},
         _EXPORT_LIBRARIES,
         texts=("evaluation", "text", "gguf"),
     )
     measure = Stage(
-        "measure", ("acquire", "lower"), lambda s: {"kind": kind, "measure": s.measure}, ("executorch",), host=True
+        "measure", ("acquire", "lower"), {"kind": kind, "measure": settings.measure}, ("executorch",), host=True
     )
     made = (*calibration, *making, *answers, verify)
     return (*made, measure) if backend.timed else made
 
 
-def _measured(needs: tuple[str, ...]) -> tuple[Stage, ...]:
+def _measured(settings: Settings, needs: tuple[str, ...]) -> Stage:
     """The stage that measures what rounding each linear costs, which is the same however many bits are to be spent."""
-
-    def config(s: Settings) -> dict[str, BaseModel]:
-        return {"quantization": s.recipe.quantization.model_copy(update={"mixed_bits": None})}
-
-    return (Stage("sensitivity", needs, config, _QUANTIZE_LIBRARIES, texts=("calibration",)),)
+    config = {"quantization": settings.recipe.quantization.model_copy(update={"mixed_bits": None})}
+    return Stage("sensitivity", needs, config, _QUANTIZE_LIBRARIES, texts=("calibration",))
 
 
 def _drawn(part: str, asked: Samples) -> Stage:
     """The stage that lets the model write text."""
-    return Stage(part, ("acquire",), lambda _: {"samples": asked}, ("torch", "transformers"), does="sample")
+    return Stage(part, ("acquire",), {"samples": asked}, ("torch", "transformers"), does="sample")
 
 
-def trial(settings: Settings) -> tuple[Stage, ...]:
+def trial(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     """The stages that try a recipe without exporting anything."""
-    made = [stage for stage in stages(settings) if stage.name in ("calibration", "sensitivity", "quantize", "evidence")]
+    names = ("calibration", "sensitivity", "quantize", "evidence")
+    made = [stage for stage in stages(settings, kind) if stage.name in names]
     needs = ("acquire", "quantize", "evidence")
-
-    def config(s: Settings) -> dict[str, BaseModel]:
-        kind = forms.choose(s.model.task, s.backend)
-        return {"kind": kind, "quantization": s.recipe.quantization, "form": s.model.form}
-
+    config = {"kind": kind, "quantization": settings.recipe.quantization, "form": settings.model.form}
     return (*made, Stage("trial", needs, config, _QUANTIZE_LIBRARIES))
 
 

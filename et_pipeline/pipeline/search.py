@@ -8,11 +8,10 @@ is promised so, the program has to keep: where it is too far from the original, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from et_pipeline import forecast
-from et_pipeline.architecture import find_family
+from et_pipeline.architecture import Architecture, find_family
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.gate import judge_tried, too_far
@@ -85,18 +84,17 @@ def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     return found if turns else {"recipe=8da4w": {**groups, "algorithm": "rtn", "name": "8da4w-g32"}, **found}
 
 
-def candidates(settings: Settings, source: Path, family: str) -> list[Candidate]:
+def candidates(settings: Settings, known: Architecture, family: str) -> list[Candidate]:
     """The recipes that the backend has kernels for and the model's shapes allow, in the order that is preferred.
 
     Args:
         settings: with `recipe.prefer`.
-        source: the checkpoint.
-        family: the model's.
+        known: the model's shape.
+        family: its `model_type`.
 
     Raises:
         UserError: there is none.
     """
-    known = forecast.read_model(settings.model.model_copy(update={"source": str(source), "architecture": None}))
     backend = get_backend(settings.backend.name, settings.backend.soc)
     kind = find_family(family)
     found = []

@@ -18,6 +18,7 @@ from torchao.quantization import (
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm, IntxUnpackedToInt8Tensor
 
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
@@ -305,7 +306,7 @@ def quantize_checkpoint(
         UserError: the weights do not fit config.json or the recipe.
     """
     shards, requantized = Shards(out), Requantized()
-    _, modules, fill, packed, _ = prepare(folder)
+    _, modules, fill, packed, _ = prepare(Folder(folder))
     for done, (name, module) in enumerate(modules, start=1):
         fill(name, module, as_stored=True)
         before = module.weight if f"{name}.weight" in packed else None
@@ -360,7 +361,7 @@ def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedMode
     Raises:
         UserError: the file is unreadable, or holds another model or another quantization.
     """
-    model, _ = build_skeleton(folder)
+    model, _ = build_skeleton(Folder(folder))
     fill_computed_buffers(model)
     weights: dict[str, torch.Tensor] = {}
     for path in sorted(saved.glob("quantized-*.pt")):

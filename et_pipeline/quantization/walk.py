@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.quantization.folding import fold_layer
 from et_pipeline.quantization.rotation import plain_layers, rotated
@@ -44,7 +45,7 @@ class Walk:
     def __init__(
         self, folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
     ) -> None:
-        self.model, modules, self.fill, self.packed, self.tied = prepare(folder)
+        self.model, modules, self.fill, self.packed, self.tied = prepare(Folder(folder))
         self.model.eval().requires_grad_(False)
         self.decoder: Any = self.model.get_decoder()
         self.names = {module: name for name, module in modules}

@@ -8,18 +8,19 @@ from et_pipeline.architecture import check_context, layer_windows
 from et_pipeline.checkpoints import auto_tokenizer, tokenizer
 from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.files import unused_files
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import generation_warnings
+from et_pipeline.checkpoints.pooling import prompt_warnings
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import config_warnings
-from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.manifest import TokenizerParity
-from et_pipeline.models.pooling import prompt_warnings
+from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import ExportForm
 from et_pipeline.stages import Acquired
 from et_pipeline.worker import Tick
 
 
-def glance(folder: Path, form: ExportForm) -> Facts:
+def glance(folder: Folder, form: ExportForm) -> Facts:
     """Read and check what needs no library of models: most mistakes are found here, in a tenth of a second.
 
     Raises:
@@ -36,16 +37,18 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     Raises:
         UserError: as `glance`; or tensors do not fit the config, or phones would read the tokenizer otherwise.
     """
-    folder = inputs["checkpoint"]
+    folder = Folder(inputs["checkpoint"])
     facts = glance(folder, form)
     config = prepare(folder).model.config
     # As the family's own class has it, with what it fills in where config.json says nothing.
     facts = facts.model_copy(update={"windows": layer_windows(config.to_dict(), facts.layers)})
     warnings = [*unused_files(folder), *config_warnings(folder)]
     warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
-    warnings += auto_tokenizer.check(folder, read_tokenizer(folder), facts.chat, facts.pooling is not None)
-    if facts.pooling is None:
-        path = folder / tokenizer.FILE
+    warnings += auto_tokenizer.check(folder, facts.chat, facts.pooling is not None)
+    if facts.pooling is not None:
+        for_one_text(folder.tokenizer, form.max_context).save(str(out / tokenizer.FILE))
+    else:
+        path = folder.path / tokenizer.FILE
         mended = tokenizer.mend(path, facts.vocab_size, out, facts.chat, facts.fed_bos_id)
         tokenizer.save(mended.content, out / tokenizer.FILE)
         warnings += [f"{path}: {sentence}" for sentence in mended.android]

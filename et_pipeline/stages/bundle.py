@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from et_pipeline import cache, forms, manifest
+from et_pipeline import cache, manifest
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts
 from et_pipeline.forecast import RUNTIME_BYTES
 from et_pipeline.forms.base import Form
@@ -36,9 +36,8 @@ class Part(NamedTuple):
     measured: Any | None
 
     @classmethod
-    def of(cls, settings: Settings, entries: Mapping[str, cache.Entry]) -> Part:
+    def of(cls, settings: Settings, form: Form, entries: Mapping[str, cache.Entry]) -> Part:
         """From the results of its stages."""
-        form = forms.get(forms.choose(settings.model.task, settings.backend))
         measured = entries.get("measure")
         return cls(
             settings,
@@ -53,17 +52,16 @@ class Part(NamedTuple):
 
 
 def run(
-    programs: Sequence[tuple[Settings, Mapping[str, cache.Entry]]], source: Path, source_files: Mapping[str, str]
+    programs: Sequence[tuple[Settings, Form, Mapping[str, cache.Entry]]], source_files: Mapping[str, str]
 ) -> tuple[Path, Manifest, dict[str, float]]:
     """Judge the figures, write the manifest, publish the bundle under `paths.bundles`.
 
     A bundle that fails its gate is written too, marked as failed: its figures are what one needs then.
 
     Args:
-        programs: the settings of each, and the results of its stages; the first is what the bundle's own figures tell
-            of.
-        source: the checkpoint.
-        source_files: SHA-256 of its files by name.
+        programs: the settings of each, its form, and the results of its stages; the first is what the bundle's own
+            figures tell of.
+        source_files: SHA-256 of the checkpoint's files by name.
 
     Returns:
         The bundle's folder, its manifest, and the stage's cost.
@@ -79,8 +77,7 @@ def run(
         temporary = cache.temporary_for(folder)
         try:
             described = [_program(part, temporary) for part in parts]
-            acquired = parts[0].entries["acquire"].folder
-            parts[0].form.write_tokenizer(source, acquired, temporary / TOKENIZER, settings.model.form)
+            shutil.copyfile(parts[0].entries["acquire"].folder / TOKENIZER, temporary / TOKENIZER)
             made = _manifest(parts[0], source_files, temporary, described)
             manifest.write(made, temporary)
             cache.publish(temporary, folder)

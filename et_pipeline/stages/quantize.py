@@ -7,7 +7,7 @@ from pathlib import Path
 from et_pipeline import forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.evaluation import calibration
 from et_pipeline.quantization import sensitivity
 from et_pipeline.quantization.calibrated import quantize_calibrated
@@ -57,5 +57,5 @@ def _texts(inputs: dict[str, Path], q: Quantization, longest: int) -> list[list[
     if q.calibration is None:
         return []
     facts = Facts.read(inputs["acquire"])
-    tokenizer = read_tokenizer(inputs["checkpoint"])
+    tokenizer = Folder(inputs["checkpoint"]).tokenizer
     return calibration.sequences(q.calibration, inputs.get("calibration"), facts, tokenizer, longest)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from et_pipeline.checkpoints import witness
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import stream_model
-from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.evaluation import own_text
 from et_pipeline.settings import Samples
 from et_pipeline.stages import Sampled
@@ -21,7 +21,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, samples: Samples) -> 
     evidence the prompts alone are written, which the program answers later.
     """
     folder, facts = inputs["checkpoint"], Facts.read(inputs["acquire"])
-    given = own_text.prompts(samples.part, samples.sequences, facts, read_tokenizer(folder))
+    given = own_text.prompts(samples.part, samples.sequences, facts, Folder(folder).tokenizer)
     done = 0
 
     def advance(count: int) -> None:

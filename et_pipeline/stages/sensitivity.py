@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from et_pipeline.checkpoints.facts import Facts
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.evaluation import calibration
 from et_pipeline.quantization import sensitivity
 from et_pipeline.settings import Quantization
@@ -19,9 +19,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, quantization: Quantiz
     Raises:
         UserError: the weights do not fit config.json or the recipe, or there is too little calibration text.
     """
-    assert quantization.calibration is not None
-    folder, facts, answers = inputs["checkpoint"], Facts.read(inputs["acquire"]), inputs.get("calibration")
-    texts = calibration.sequences(quantization.calibration, answers, facts, read_tokenizer(folder), calibration.LENGTH)
-    found = sensitivity.measure(folder, quantization, texts, out, tick)
+    folder, facts, read = Folder(inputs["checkpoint"]), Facts.read(inputs["acquire"]), quantization.calibration
+    assert read is not None
+    texts = calibration.sequences(read, inputs.get("calibration"), facts, folder.tokenizer, calibration.LENGTH)
+    found = sensitivity.measure(folder.path, quantization, texts, out, tick)
     sensitivity.write(found, out)
     return Measured(linears=len(found))

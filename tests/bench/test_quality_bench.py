@@ -99,7 +99,8 @@ def test_types_are_counted_by_weights(make_checkpoint, tmp_path):
 def small(make_checkpoint, monkeypatch):
     """A model that reads the built-in text through short windows."""
     checkpoint = make_checkpoint("llama", num_hidden_layers=1, vocab_size=2048, tie_word_embeddings=True)
-    monkeypatch.setattr(quality_bench, "read_tokenizer", lambda folder: _Tokenizer())
+    text_ids = quality_bench.text_ids
+    monkeypatch.setattr(quality_bench, "text_ids", lambda *given: text_ids(*given[:-1], _Tokenizer()))
     for name, value in {"TOKENS": 64, "WINDOW": 16, "STRIDE": 8}.items():
         monkeypatch.setattr(quality_bench, name, value)
     return Model(checkpoint, (), BUILTIN, "own")

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from et_pipeline import tiny_assistant
 from et_pipeline.chat_template import PLAIN
 from et_pipeline.checkpoints.auto_tokenizer import check
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.errors import UserError
 
@@ -21,8 +22,8 @@ FAMILIES = {"llama2": "llama", "llama3_1": "llama", "gemma3": "gemma3_text", "qw
 
 
 def checked(folder, embeds=False):
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return check(folder, tokenizer, PLAIN if embeds else load_chat_format(folder), embeds)
+    checkpoint = Folder(folder)
+    return check(checkpoint, PLAIN if embeds else load_chat_format(checkpoint), embeds)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from et_pipeline.architecture import read_architecture
 from et_pipeline.checkpoints import witness
-from et_pipeline.checkpoints.config import put_right, read_config
+from et_pipeline.checkpoints.config import put_right
 from et_pipeline.checkpoints.facts import Facts, read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
@@ -78,7 +79,7 @@ def test_a_head_of_its_own_under_tied(family, make_checkpoint):
     folder = make_checkpoint(family, tie_word_embeddings=False, **settings)
     edit(folder, tie_word_embeddings=True)
     torch.testing.assert_close(our_logits(folder), transformers_logits(folder), rtol=1e-4, atol=1e-4)
-    facts = read_facts(folder)
+    facts = read_facts(Folder(folder))
     assert not facts.tied_head
     assert not planned(folder).tied_head
     assert facts.parameters == planned(folder).parameters == sum(t.numel() for t in load_model(folder).parameters())
@@ -86,12 +87,12 @@ def test_a_head_of_its_own_under_tied(family, make_checkpoint):
 
 def test_an_equal_head_stays_tied(folder):
     tensors = load_file(folder / "model.safetensors")
-    before = read_facts(folder).parameters
+    before = read_facts(Folder(folder)).parameters
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    assert read_facts(folder).tied_head
+    assert read_facts(Folder(folder)).tied_head
     assert planned(folder).tied_head
-    assert read_facts(folder).parameters == planned(folder).parameters == before
+    assert read_facts(Folder(folder)).parameters == planned(folder).parameters == before
     torch.testing.assert_close(our_logits(folder), transformers_logits(folder), rtol=1e-4, atol=1e-4)
 
 
@@ -317,7 +318,7 @@ def test_a_token_of_the_tokenizer_that_the_model_does_not_have(folder, tmp_path)
 
 @pytest.mark.parametrize("prefix", ["model.vision_tower.", "vision_tower."])
 def test_a_model_that_sees_says_what_is_not_supported(prefix, folder, tmp_path):
-    config = read_config(folder)
+    config = Folder(folder).config
     tensors = load_file(folder / "model.safetensors") | {f"{prefix}embeddings.weight": torch.zeros(2, 2)}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     nested = {"model_type": "gemma3", "text_config": config, "vision_config": {"hidden_size": 8}}
@@ -442,7 +443,7 @@ def test_no_value_of_any_key_ends_in_a_traceback(value, folder):
     for key in (*config, *BESIDE):
         edit(folder, drop=BESIDE, **config)
         edit(folder, **{key: value})
-        for ask in (planned, load_model, read_facts):
+        for ask in (planned, load_model, lambda folder: read_facts(Folder(folder))):
             with suppress(UserError):
                 ask(folder)
 
@@ -528,14 +529,14 @@ def quiet():
 def test_an_alternate_end_that_only_generation_config_knows(folder):
     edit(folder, eos_token_id=1)
     edit(folder, "generation_config.json", eos_token_id=[1, 7])
-    assert read_facts(folder).eos_ids == (1, 7)
+    assert read_facts(Folder(folder)).eos_ids == (1, 7)
 
 
 def test_the_templates_end_counts_where_no_list_has_it(folder):
     add_token(folder, "<|im_end|>", 258)
     (folder / "chat_template.jinja").write_text(CHATML)
     edit(folder, "generation_config.json", eos_token_id=1)
-    assert read_facts(folder).eos_ids == (1, 258)
+    assert read_facts(Folder(folder)).eos_ids == (1, 258)
 
 
 def test_heads_that_do_not_divide_but_have_a_size_are_what_transformers_says(folder, tmp_path):

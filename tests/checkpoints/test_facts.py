@@ -5,6 +5,7 @@ import pytest
 
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 
 CHATML = (
@@ -19,7 +20,7 @@ def folder(tiny_llama, tmp_path):
 
 
 def test_facts_of_the_built_in_model():
-    facts = read_facts(tiny_assistant.CHECKPOINT)
+    facts = read_facts(Folder(tiny_assistant.CHECKPOINT))
     assert facts.family == "llama"
     assert facts.licence == "apache-2.0"
     assert facts.chat.supports_system
@@ -37,7 +38,7 @@ def test_the_templates_end_token_ends_answers_even_if_no_list_names_it(folder):
         tokenizer["model"]["vocab"][token] = tokenizer["added_tokens"][-1]["id"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML}))
-    facts = read_facts(folder)
+    facts = read_facts(Folder(folder))
     assert len(facts.eos_ids) == 2
     assert facts.special_tokens[-1] == "<|im_end|>"
 
@@ -45,9 +46,9 @@ def test_the_templates_end_token_ends_answers_even_if_no_list_names_it(folder):
 def test_sampling_is_greedy_unless_the_checkpoint_asks_for_more(folder):
     path = folder / "generation_config.json"
     path.write_text(json.dumps({"temperature": 0.7, "top_k": 50, "eos_token_id": 1}))
-    assert read_facts(folder).sampling == {}
+    assert read_facts(Folder(folder)).sampling == {}
     path.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 50, "eos_token_id": 1}))
-    sampling = read_facts(folder).manifest_chat(None).sampling
+    sampling = read_facts(Folder(folder)).manifest_chat(None).sampling
     assert (sampling.temperature, sampling.top_k) == (0.7, 50)
 
 
@@ -56,4 +57,4 @@ def test_a_model_that_never_ends_is_refused(folder):
     (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
     (folder / "generation_config.json").unlink()
     with pytest.raises(UserError, match="names no token that ends an answer"):
-        read_facts(folder)
+        read_facts(Folder(folder))

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints import gguf, witness
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.gguf import GgufFile, tensors
 from et_pipeline.checkpoints.gguf.header import open_file
 from et_pipeline.checkpoints.reader import load_model
@@ -130,7 +131,7 @@ def quantize(folder, out, scheme):
 def test_integers_and_scales_are_the_files(mixed, tmp_path):
     """Weight-only linears in groups of 32 are Q4_0 to the bit; 8 bits and Q4_1 are rounded once more."""
     path, folder = mixed
-    assert read_facts(folder).stored == "GGUF (4 bits in groups of 32 and 8 bits in groups of 32)"
+    assert read_facts(Folder(folder)).stored == "GGUF (4 bits in groups of 32 and 8 bits in groups of 32)"
     figures, found = quantize(folder, tmp_path / "4", "int4_weight_only")
     expected = blocks(path)
     assert len(expected) == 7
@@ -207,7 +208,7 @@ def test_tokenizer_template_and_licence_come_along(llama, tmp_path):
     for text in ("I'm in room 2048, at 10:30!", "<|begin|><|user|>Wie geht's?\n\n<|end|>", "  naïve 🙂"):
         assert found.encode(text, add_special_tokens=False).ids == given.encode(text).ids
         assert found.encode(text).ids == [1, *given.encode(text).ids]
-    facts, original = read_facts(tmp_path / "out"), read_facts(tiny_assistant.CHECKPOINT)
+    facts, original = read_facts(Folder(tmp_path / "out")), read_facts(Folder(tiny_assistant.CHECKPOINT))
     assert facts.chat == original.chat
     assert (facts.bos_id, facts.eos_ids, facts.adds_bos, facts.licence) == (1, (2,), True, "apache-2.0")
     assert set(facts.special_tokens) == set(original.special_tokens)

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 from et_pipeline import manifest, tiny_assistant
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_layout
-from et_pipeline.checkpoints.prequantized import awq, bitsandbytes, check_method, find, gptq
+from et_pipeline.checkpoints.prequantized import awq, bitsandbytes, check_method, gptq
 from et_pipeline.checkpoints.prequantized.weight import floats, unpack
 from et_pipeline.checkpoints.reader import load_model, prepare, stream_model
 from et_pipeline.errors import UserError
@@ -149,7 +150,7 @@ def test_streamed_model_computes_with_the_same_weights(name, made):
 @pytest.mark.parametrize("name", FORMS)
 def test_parameters_are_those_of_the_float_model(name, made):
     folder = made(name)
-    facts, original = read_facts(folder), read_facts(made.original)
+    facts, original = read_facts(Folder(folder)), read_facts(Folder(made.original))
     assert facts.parameters == original.parameters
     assert (facts.tied_head, original.stored) == (True, None)
     method = json.loads((folder / "config.json").read_text())["quantization_config"]["quant_method"]
@@ -171,7 +172,7 @@ def test_parameters_are_those_of_the_float_model(name, made):
     ],
 )
 def test_form_in_words(name, words, made):
-    assert read_facts(made(name)).stored == words
+    assert read_facts(Folder(made(name))).stored == words
 
 
 def quantized(folder, out, q):
@@ -181,7 +182,7 @@ def quantized(folder, out, q):
 
 
 def stored_weight(folder, key):
-    contents = find(folder, json.loads((folder / "config.json").read_text()))
+    contents = Folder(folder).contents
     with safe_open(folder / "model.safetensors", "pt") as file:
         return prequantized.decode(contents.packed[key], file.get_tensor)
 
@@ -302,9 +303,9 @@ def test_modules_that_were_not_converted_stay_floats(made, tmp_path):
 def test_a_packed_head_is_a_head(make_checkpoint, tmp_path):
     original = make_checkpoint("llama", num_hidden_layers=1, tie_word_embeddings=False)
     folder = write_gptq(original, tmp_path / "gptq", wanted=lambda name: "proj" in name or "lm_head" in name)
-    facts = read_facts(folder)
+    facts = read_facts(Folder(folder))
     assert not facts.tied_head
-    assert facts.parameters == read_facts(original).parameters
+    assert facts.parameters == read_facts(Folder(original)).parameters
     figures, found = quantized(folder, tmp_path / "out", recipe())
     assert figures["requantized"]["weights"] == 0
     assert torch.equal(found["lm_head.weight"].qdata, stored_weight(folder, "lm_head.weight").qdata)
@@ -582,16 +583,16 @@ def test_torchao_weights_of_another_kind_are_refused(made, tmp_path):
     metadata[f"{QUERY}weight"] = metadata[f"{QUERY}weight"].replace("IntxUnpackedToInt8Tensor", "Float8Tensor")
     save_file(load_file(path), path, metadata)
     with pytest.raises(UserError, match=r"q_proj\.weight is a Float8Tensor of torchao, which cannot be read"):
-        read_facts(folder)
+        read_facts(Folder(folder))
     metadata[f"{QUERY}weight"] = '{"_type": '
     save_file(load_file(path), path, metadata)
     with pytest.raises(UserError, match=r"its metadata of model\.layers\.0\.self_attn\.q_proj\.weight make no sense"):
-        read_facts(folder)
+        read_facts(Folder(folder))
 
 
 def test_only_one_float_weight_exists_at_a_time(made, tmp_path):
     """Packed weights stay in their files until their module is filled, and integers come without a float copy."""
-    model, modules, fill, packed, _ = prepare(made("gptq"))
+    model, modules, fill, packed, _ = prepare(Folder(made("gptq")))
     assert {value.device.type for value in model.parameters()} == {"meta"}
     assert len(packed) == 7
     name, module = next((name, module) for name, module in modules if f"{name}." == QUERY)
@@ -623,6 +624,6 @@ def test_the_whole_road(name, command, tmp_path):
     made = manifest.read(tmp_path / "bundles" / "imported")
     found = made.main.source_quantization
     assert getattr(found, part).weights == 1_572_864
-    assert made.what.parameters == read_facts(tiny_assistant.CHECKPOINT).parameters
+    assert made.what.parameters == read_facts(Folder(tiny_assistant.CHECKPOINT)).parameters
     assert made.quality.gate.passed
     assert made.main.executed

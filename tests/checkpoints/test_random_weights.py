@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from et_pipeline.checkpoints import random_weights
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.random_weights import RandomModel
 from et_pipeline.checkpoints.reader import load_model
@@ -89,7 +90,7 @@ def test_families_make_a_model_that_says_different_things(family, changes, tmp_p
     assert logits.isfinite().all()
     assert logits.std() > 0.1
     assert len(set(logits.argmax(-1).tolist())) > 4
-    facts = read_facts(tmp_path)
+    facts = read_facts(Folder(tmp_path))
     assert facts.eos_ids == (2,)
     assert not facts.chat.is_plain
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from et_pipeline.chat_template import PLAIN, stop_token
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.template_compiler import compile_template
 from et_pipeline.errors import UserError
@@ -275,18 +276,18 @@ def test_loads_from_a_checkpoint_folder(tmp_path, where):
     else:
         config["chat_template"] = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": MISTRAL}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    assert load_chat_format(tmp_path) == FORMATS["mistral"]
+    assert load_chat_format(Folder(tmp_path)) == FORMATS["mistral"]
 
 
 def test_a_checkpoint_without_template_is_plain(tmp_path):
-    assert load_chat_format(tmp_path) is PLAIN
+    assert load_chat_format(Folder(tmp_path)) is PLAIN
 
 
 @pytest.mark.parametrize("text", ["{", "[]x", "3"])
 def test_a_broken_tokenizer_configuration_is_named(tmp_path, text):
     (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(UserError, match="tokenizer_config"):
-        load_chat_format(tmp_path)
+        load_chat_format(Folder(tmp_path))
 
 
 def test_needs_neither_torch_nor_transformers():

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from et_pipeline import tiny_assistant
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.template import SECONDS, load_chat_format
 from et_pipeline.checkpoints.template_compiler import compile_template
 from et_pipeline.errors import UserError
@@ -39,7 +40,7 @@ def write(folder, template, name="chat_template.jinja"):
 def test_a_greedy_template_is_refused(name, tmp_path):
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(UserError) as caught:
-        load_chat_format(write(tmp_path / "model", GREEDY[name] + CHATML))
+        load_chat_format(Folder(write(tmp_path / "model", GREEDY[name] + CHATML)))
     assert time.monotonic() - started < SECONDS + 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB, of this process
     assert "chat template" in str(caught.value)
@@ -49,10 +50,10 @@ def test_a_greedy_template_is_refused(name, tmp_path):
 def test_a_usual_template_gives_what_it_gives_in_this_process(tmp_path):
     folder = write(tmp_path / "model", CHATML)
     started = time.monotonic()
-    assert load_chat_format(folder) == compile_template(CHATML, {"bos_token": "<s>"})
+    assert load_chat_format(Folder(folder)) == compile_template(CHATML, {"bos_token": "<s>"})
     assert time.monotonic() - started < 10
     tokens = json.loads((tiny_assistant.CHECKPOINT / "tokenizer_config.json").read_text())
-    assert load_chat_format(tiny_assistant.CHECKPOINT).user_to_assistant
+    assert load_chat_format(Folder(tiny_assistant.CHECKPOINT)).user_to_assistant
     assert tokens
 
 
@@ -70,7 +71,7 @@ def test_a_usual_template_gives_what_it_gives_in_this_process(tmp_path):
 )
 def test_a_broken_template_is_one_sentence(template, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
-        load_chat_format(write(tmp_path / "model", template))
+        load_chat_format(Folder(write(tmp_path / "model", template)))
     assert "\n" not in str(caught.value)
 
 
@@ -78,7 +79,7 @@ def test_a_broken_template_is_one_sentence(template, message, tmp_path):
 def test_a_template_that_is_no_text(value, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
     with pytest.raises(UserError, match=r"tokenizer_config\.json has a chat_template of type"):
-        load_chat_format(tmp_path)
+        load_chat_format(Folder(tmp_path))
 
 
 def test_named_templates_and_none(tmp_path):
@@ -86,9 +87,9 @@ def test_named_templates_and_none(tmp_path):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
 
     write([{"name": "rag", "template": "x"}, {"name": "default", "template": CHATML}])
-    assert not load_chat_format(tmp_path).is_plain
+    assert not load_chat_format(Folder(tmp_path)).is_plain
     write([{"name": "rag", "template": "x"}])  # transformers asks for a name too
     with pytest.raises(UserError, match=r"none of them called default.*\(there are rag\)"):
-        load_chat_format(tmp_path)
+        load_chat_format(Folder(tmp_path))
     write(None)
-    assert load_chat_format(tmp_path).is_plain
+    assert load_chat_format(Folder(tmp_path)).is_plain

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from et_pipeline import tiny_assistant
 from et_pipeline.chat_template import PLAIN, ChatFormat
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer import mend
 from et_pipeline.checkpoints.tokenizer.compare import piece
@@ -84,7 +85,7 @@ def differing(path, mended, tmp_path, chat=PLAIN):
 )
 def test_published_tokenizers_are_the_same_on_phones(name, normalization, mended, tmp_path):
     path = real.tokenizer(name) / "tokenizer.json"
-    chat = load_chat_format(path.parent)  # Llama 3.1, Gemma 3 and Qwen3 have theirs in the package
+    chat = load_chat_format(Folder(path.parent))  # Llama 3.1, Gemma 3 and Qwen3 have theirs in the package
     found = mend(path, 1 << 20, tmp_path, chat)
     assert (found.normalization, found.lstrip, found.rstrip) == (normalization, (), ())
     assert len(found.sentences) == len(mended)

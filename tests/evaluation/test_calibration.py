@@ -6,7 +6,7 @@ from tokenizers.processors import TemplateProcessing
 
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import own_text
 from et_pipeline.evaluation.calibration import sequences
@@ -20,7 +20,7 @@ def calibration(source="builtin:tiny_assistant", tokens=100):
 
 @pytest.fixture(scope="module")
 def model():
-    return read_facts(tiny_assistant.CHECKPOINT), read_tokenizer(tiny_assistant.CHECKPOINT)
+    return read_facts(Folder(tiny_assistant.CHECKPOINT)), Folder(tiny_assistant.CHECKPOINT).tokenizer
 
 
 def test_the_budget_is_kept_and_the_text_is_always_the_same(model):

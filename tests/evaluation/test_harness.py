@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 
 pytest.importorskip("lm_eval", reason="the extra 'eval' is not installed")
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def model(bundle):
     from et_pipeline.runtime.program import Program
 
     read = manifest.read(bundle)
-    tokenizer = read_tokenizer(bundle)
+    tokenizer = Folder(bundle).tokenizer
     return DeployedModel(Program(bundle / read.main.file, threads=1), tokenizer, read.tokenizer, read.main.max_context)
 
 

@@ -4,8 +4,8 @@ import torch
 from et_pipeline import tiny_assistant
 from et_pipeline.chat_template import PLAIN
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model
-from et_pipeline.checkpoints.tokens import read_tokenizer
 from et_pipeline.evaluation import own_text
 from et_pipeline.evaluation.own_text import Conversation, draw, prompts
 from et_pipeline.evaluation.prompts import CALIBRATION, EVIDENCE
@@ -13,7 +13,7 @@ from et_pipeline.evaluation.prompts import CALIBRATION, EVIDENCE
 
 @pytest.fixture(scope="module")
 def facts():
-    return read_facts(tiny_assistant.CHECKPOINT)
+    return read_facts(Folder(tiny_assistant.CHECKPOINT))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_what_calibrates_is_not_what_judges():
 
 
 def test_prompts_are_in_the_models_format_and_begin_again_where_there_are_too_few(facts):
-    tokenizer = read_tokenizer(tiny_assistant.CHECKPOINT)
+    tokenizer = Folder(tiny_assistant.CHECKPOINT).tokenizer
     found = prompts("evidence", 300, facts, tokenizer)
     assert len(found) == 300
     short = len({tuple(ids) for ids in found})
@@ -40,7 +40,7 @@ def test_prompts_are_in_the_models_format_and_begin_again_where_there_are_too_fe
 
 
 def test_a_plain_model_goes_on_from_the_prompt_itself(facts):
-    tokenizer = read_tokenizer(tiny_assistant.CHECKPOINT)
+    tokenizer = Folder(tiny_assistant.CHECKPOINT).tokenizer
     plain = facts.model_copy(update={"chat": PLAIN, "adds_bos": True, "bos_id": 1})
     expected = [1, *tokenizer.encode(EVIDENCE[0], add_special_tokens=False).ids]
     assert prompts("evidence", 1, plain, tokenizer) == [expected]

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.tokens import read_tokenizer
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import perplexity
 from et_pipeline.evaluation.agreement import compare
@@ -70,7 +70,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    return read_facts(tiny_assistant.CHECKPOINT), read_tokenizer(tiny_assistant.CHECKPOINT)
+    return read_facts(Folder(tiny_assistant.CHECKPOINT)), Folder(tiny_assistant.CHECKPOINT).tokenizer
 
 
 def test_the_beginning_of_a_text_is_the_same_however_much_follows(model, tmp_path):

@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.checkpoints import prequantized, reader, witness
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.evaluation.gate import witness_checks
 from et_pipeline.evaluation.reading import ALLOWED, examine
 from et_pipeline.models import fused
 from et_pipeline.models.encoder import embed_batch
-from et_pipeline.models.pooling import Pooling, read_pooling
+from et_pipeline.models.pooling import Pooling
 from tests.checkpoints.test_prequantized import FORMS
 from tests.models.test_families import FAMILIES, LLAMA3
 
@@ -120,11 +122,11 @@ def key(**changes):
         build = reader.build_skeleton
 
         def other(folder, *arguments, **settings):
-            copy = Path(shutil.copytree(folder, tmp_path / "other", dirs_exist_ok=True))
+            copy = Path(shutil.copytree(folder.path, tmp_path / "other", dirs_exist_ok=True))
             config = json.loads((copy / "config.json").read_text()) | changes
             left = {name: value for name, value in config.items() if changes.get(name, ...) is not None}
             (copy / "config.json").write_text(json.dumps(left))
-            return build(copy, *arguments, **settings)
+            return build(Folder(copy), *arguments, **settings)
 
         monkeypatch.setattr(reader, "build_skeleton", other)
         yield
@@ -254,7 +256,7 @@ def as_sentence_transformer(folder, out, mode, normalised):
 def embedded(folder, pooling=None):
     embed, whose = witness.load_encoder(folder)
     ids = [[number % 500 + 2 for number in sequence] for sequence in SEQUENCES]
-    ours = embed_batch(stream_model(folder), ids, pooling or read_pooling(folder))
+    ours = embed_batch(stream_model(folder), ids, pooling or read_pooling(Folder(folder)))
     theirs = embed(ids)
     return whose, (ours - theirs).abs().max().item() / theirs.abs().max().item()
 

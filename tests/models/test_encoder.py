@@ -6,6 +6,7 @@ import torch
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.models.encoder import Encoder, embed_batch, export_encoder, metadata, pool
@@ -61,7 +62,7 @@ def lowered(bert, tmp_path_factory):
 
 
 def test_what_a_checkpoint_says(bert):
-    facts = read_facts(bert)
+    facts = read_facts(Folder(bert))
     assert facts.pooling == Pooling(mode="mean", normalised=True)
     assert (facts.eos_ids, facts.hidden_size, facts.max_position) == ((), 128, 64)
     weights = sum(parameter.numel() for parameter in load_model(bert).parameters())
@@ -71,7 +72,7 @@ def test_what_a_checkpoint_says(bert):
 def test_a_decoder_of_an_encoders_family_is_refused(make_checkpoint):
     folder = make_checkpoint("bert", num_hidden_layers=1, is_decoder=True)
     with pytest.raises(UserError, match="is_decoder=true"):
-        read_facts(folder)
+        read_facts(Folder(folder))
 
 
 @pytest.mark.parametrize("mode", ["mean", "cls"])

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchao.prototype.awq.core import AWQObserver
 
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
@@ -68,7 +69,7 @@ def transformed(folder, q, texts, out):  # noqa: F811
     ):
         for _ in Walk(folder, q, texts, out, lambda *_: None).parts(keep):
             pass
-    model, _ = build_skeleton(folder)
+    model, _ = build_skeleton(Folder(folder))
     fill_computed_buffers(model)
     if is_turned(state):
         turn_table(model)

@@ -3,6 +3,8 @@ import shutil
 
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import ExportForm
 from et_pipeline.stages import acquire
 
@@ -20,6 +22,14 @@ def test_run_writes_the_facts(tiny_llama, tmp_path):
     assert facts.eos_ids == (1,)
     assert facts.chat.is_plain
     assert figures.parameters == facts.parameters
+
+
+def test_an_encoders_tokenizer_is_written_as_its_program_takes_texts(make_checkpoint, tmp_path):
+    folder = make_checkpoint("bert", num_hidden_layers=1, max_position_embeddings=64)
+    acquire.run({"checkpoint": folder}, tmp_path, ignore, form=FORM)
+    for_one_text(Folder(folder).tokenizer, FORM.max_context).save(str(tmp_path / "expected.json"))
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+    assert len(Folder(tmp_path).tokenizer.encode("a" * 100).ids) == FORM.max_context
 
 
 def test_what_the_tokenizer_leaves_to_the_caller_and_what_android_makes_otherwise_is_told(tmp_path):

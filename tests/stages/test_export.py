@@ -4,6 +4,7 @@ import pytest
 
 from et_pipeline import forms
 from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Backend, Quantization
 from et_pipeline.stages import export, quantize
@@ -25,7 +26,7 @@ def test_a_family_that_computes_in_another_way_is_refused(family, message, make_
     for name in ("acquire", "quantize", "export"):
         inputs[name] = tmp_path / name
         inputs[name].mkdir()
-    read_facts(folder).write(inputs["acquire"])
+    read_facts(Folder(folder)).write(inputs["acquire"])
     quantize.run(inputs, inputs["quantize"], lambda *_: None, quantization=FLOATS)
     backend = Backend(name="xnnpack")
     kind = forms.choose("text-generation", backend)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.gguf.config import ROPE_FACTORS
 from et_pipeline.checkpoints.shards import NewTensor, encode
 from et_pipeline.checkpoints.skeleton import build_skeleton
@@ -41,7 +42,7 @@ def match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple
     from torch import nn
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    model, tied = build_skeleton(out, as_stored=True)
+    model, tied = build_skeleton(Folder(out), as_stored=True)
     values = json.loads((out / "config.json").read_text())
     values["architectures"] = [type(model).__name__]
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=values)

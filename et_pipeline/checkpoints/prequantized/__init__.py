@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from et_pipeline.checkpoints.config import is_tied
-from et_pipeline.checkpoints.layout import HEAD, TensorInfo, has_copied_head, read_layout
+from et_pipeline.checkpoints.layout import HEAD, TensorInfo, has_copied_head
 from et_pipeline.checkpoints.prequantized import awq, bitsandbytes, compressed, gptq, torchao
 from et_pipeline.checkpoints.prequantized.finder import READABLE, Finder, Packed
 from et_pipeline.errors import UserError
@@ -81,19 +81,19 @@ def check_method(config: Mapping[str, Any], where: str) -> str | None:
     return str(method)
 
 
-def find(folder: Path, config: Mapping[str, Any]) -> Contents:
+def find(folder: Path, config: Mapping[str, Any], layout: Mapping[str, TensorInfo]) -> Contents:
     """Work out from the headers what a checkpoint holds.
 
     Args:
         folder: a checkpoint in Hugging Face layout.
         config: the content of its config.json.
+        layout: the tensors of its files.
 
     Raises:
-        UserError: as `read_layout` and `check_method`, or a part of a packed weight is missing or has a wrong shape.
+        UserError: as `check_method`, or a part of a packed weight is missing or has a wrong shape.
     """
-    layout = read_layout(folder)
-    if is_tied(config) and has_copied_head(folder, layout):
-        del layout[HEAD]
+    copied = is_tied(config) and has_copied_head(folder, layout)
+    layout = {name: info for name, info in layout.items() if not (copied and name == HEAD)}
     method = check_method(config, str(folder / "config.json"))
     if method is None:
         return Contents(layout, {}, {}, None)

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.pooling import check_case, prompt_warnings, read_max_tokens, read_pooling
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling, check_case, prompt_warnings, read_max_tokens, read_pooling
+from et_pipeline.models.pooling import Pooling
 
 MINILM = {
     "word_embedding_dimension": 384,
@@ -39,23 +41,23 @@ def test_all_minilm(write):
     write("modules.json", modules("Transformer", "Pooling", "Normalize"))
     write("1_Pooling/config.json", MINILM)
     folder = write("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": False})
-    assert read_pooling(folder) == Pooling(mode="mean", normalised=True)
-    assert read_max_tokens(folder) == 256
+    assert read_pooling(Folder(folder)) == Pooling(mode="mean", normalised=True)
+    assert read_max_tokens(Folder(folder)) == 256
 
 
 def test_without_files_it_is_the_mean(tmp_path):
-    assert read_pooling(tmp_path) == Pooling(mode="mean", normalised=True)
-    assert read_max_tokens(tmp_path) is None
+    assert read_pooling(Folder(tmp_path)) == Pooling(mode="mean", normalised=True)
+    assert read_max_tokens(Folder(tmp_path)) is None
 
 
 def test_first_token_without_length_1(write):
     write("modules.json", modules("Transformer", "Pooling"))
     changed = {**MINILM, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    assert read_pooling(write("1_Pooling/config.json", changed)) == Pooling(mode="cls", normalised=False)
+    assert read_pooling(Folder(write("1_Pooling/config.json", changed))) == Pooling(mode="cls", normalised=False)
 
 
 def test_newer_files_name_the_mode(write):
-    assert read_pooling(write("1_Pooling/config.json", {"pooling_mode": "cls"})).mode == "cls"
+    assert read_pooling(Folder(write("1_Pooling/config.json", {"pooling_mode": "cls"}))).mode == "cls"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_newer_files_name_the_mode(write):
 def test_what_is_not_supported_is_one_sentence(write, name, content, sentence):
     folder = write(name, content)
     with pytest.raises(UserError, match=sentence) as caught:
-        read_pooling(folder)
+        read_pooling(Folder(folder))
     assert "\n" not in str(caught.value)
 
 
@@ -84,7 +86,7 @@ def test_what_is_not_supported_is_one_sentence(write, name, content, sentence):
 def test_a_wrong_longest_text(write, longest):
     folder = write("sentence_bert_config.json", {"max_seq_length": longest})
     with pytest.raises(UserError, match="max_seq_length"):
-        read_max_tokens(folder)
+        read_max_tokens(Folder(folder))
 
 
 @pytest.mark.parametrize(
@@ -97,35 +99,35 @@ def test_a_wrong_longest_text(write, longest):
 )
 def test_a_text_that_is_to_be_lowercased_is_by_its_tokenizer(normalizer, write):
     folder = write("sentence_bert_config.json", {"do_lower_case": True})
-    check_case(folder, normalizer)
+    check_case(Folder(folder), normalizer)
     for other in (None, {"type": "NFC"}, {"type": "BertNormalizer", "lowercase": False}):
         with pytest.raises(UserError, match=r"has do_lower_case=True, and the normalizer of tokenizer\.json does not"):
-            check_case(folder, other)
-    check_case(write("sentence_bert_config.json", {"do_lower_case": False}), None)
+            check_case(Folder(folder), other)
+    check_case(Folder(write("sentence_bert_config.json", {"do_lower_case": False})), None)
 
 
 def test_prompts_are_said(write):
     folder = write("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
-    (warning,) = prompt_warnings(folder)
+    (warning,) = prompt_warnings(Folder(folder))
     assert "has prompts (query: 'query: '); whoever wants one puts it before the text" in warning
     write("config_sentence_transformers.json", {"prompts": {"query": "q: "}, "default_prompt_name": "query"})
-    (warning,) = prompt_warnings(folder)
+    (warning,) = prompt_warnings(Folder(folder))
     assert "of which sentence-transformers puts 'query' before each text; here the caller does" in warning
     write("1_Pooling/config.json", {**MINILM, "include_prompt": False})
     with pytest.raises(UserError, match="include_prompt=false: to leave a prompt's tokens out"):
-        read_pooling(folder)
+        read_pooling(Folder(folder))
     write("config_sentence_transformers.json", {"prompts": {"query": ""}, "default_prompt_name": None})
-    assert prompt_warnings(folder) == []
-    assert read_pooling(folder).mode == "mean"
+    assert prompt_warnings(Folder(folder)) == []
+    assert read_pooling(Folder(folder)).mode == "mean"
 
 
 def test_where_sentence_transformers_says_nothing_the_tokenizer_names_the_longest_text(write):
     folder = write("tokenizer_config.json", {"model_max_length": 16})
-    assert read_max_tokens(folder) == 16
-    assert read_max_tokens(write("tokenizer_config.json", {"model_max_length": 10**30})) is None
-    assert read_max_tokens(write("sentence_bert_config.json", {"max_seq_length": 32})) == 32
+    assert read_max_tokens(Folder(folder)) == 16
+    assert read_max_tokens(Folder(write("tokenizer_config.json", {"model_max_length": 10**30}))) is None
+    assert read_max_tokens(Folder(write("sentence_bert_config.json", {"max_seq_length": 32}))) == 32
 
 
 def test_a_part_of_the_numbers_is_refused(write):
     with pytest.raises(UserError, match="truncate_dim=8: to give a part of the numbers only is not supported"):
-        prompt_warnings(write("config_sentence_transformers.json", {"truncate_dim": 8}))
+        prompt_warnings(Folder(write("config_sentence_transformers.json", {"truncate_dim": 8})))

@@ -1,0 +1,106 @@
+"""A checkpoint's folder in Hugging Face layout: what several ask for is read once, when the first one does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from et_pipeline.checkpoints import prequantized
+from et_pipeline.checkpoints.config import FILE as CONFIG
+from et_pipeline.checkpoints.config import one_sentence, put_right
+from et_pipeline.checkpoints.layout import TensorInfo, read_layout
+from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
+from et_pipeline.errors import UserError
+
+GENERATION, TOKENS = "generation_config.json", "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A checkpoint by its files, which whoever is handed it shares: what they hold is not to be changed.
+
+    Each property raises a `UserError` where its file is missing or broken.
+    """
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its config.json, checked and put right."""
+        if not (self.path / CONFIG).exists():
+            raise UserError(f"{self.path} holds no {CONFIG}: point model.source at a checkpoint folder")
+        return put_right(self.settings(CONFIG), str(self.path / CONFIG))
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """How its makers want answers to be drawn; {} where they do not say."""
+        return self.settings(GENERATION)
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """What is said of the tokenizer beside itself; {} where nothing is."""
+        return self.settings(TOKENS)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` of its tokenizer.json."""
+        from tokenizers import Tokenizer
+
+        path = self.path / TOKENIZER
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing; the phone needs the fast tokenizer that transformers saves under that name"
+            )
+        with one_sentence(f"{path} is not a readable tokenizer"):
+            return Tokenizer.from_file(str(path))
+
+    @property
+    def licence(self) -> str | None:
+        """What the header of its model card names."""
+        card = self.path / "README.md"
+        lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
+        header = takewhile(lambda line: line != "---", lines[1:] if lines[:1] == ["---"] else [])
+        return next((line.split(":", 1)[1].strip() for line in header if line.startswith("license:")), None)
+
+    @cached_property
+    def layout(self) -> dict[str, TensorInfo]:
+        """The tensors as its files have them."""
+        return read_layout(self.path)
+
+    @cached_property
+    def contents(self) -> prequantized.Contents:
+        """The tensors that they stand for."""
+        return prequantized.find(self.path, self.config, self.layout)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """A JSON object of the folder; {} where there is no such file.
+
+        Raises:
+            UserError: it is not a JSON object.
+        """
+        value = self.json(name, {})
+        if not isinstance(value, dict):
+            raise UserError(f"{self.path / name} holds a {type(value).__name__}, expected a JSON object")
+        return value
+
+    def json(self, name: str, missing: Any = None) -> Any:
+        """What a JSON file of the folder holds.
+
+        Args:
+            name: of the file.
+            missing: what to say where there is none.
+
+        Raises:
+            UserError: it is no JSON.
+        """
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return missing
+        except (ValueError, RecursionError, OSError) as error:
+            raise UserError(f"{path} is not valid JSON: {error}") from error
