@@ -1,6 +1,23 @@
 """Who may know whom is in pyproject.toml, and import-linter says it (make lint); here is what it cannot say."""
 
+import ast
+from pathlib import Path
+
 import grimp
+
+from et_pipeline import __file__ as package
+
+LINES, OF_A_FUNCTION = 400, 60
+DATA = {"text.py"}  # of the built-in model
+
+
+def test_rooms_are_short():
+    for path in Path(package).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert path.name in DATA or text.count("\n") <= LINES, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < OF_A_FUNCTION, f"{path}: {node.name}"
 
 
 def test_no_package_knows_a_module_that_knows_it():

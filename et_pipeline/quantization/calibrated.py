@@ -11,7 +11,8 @@ from torch import nn
 from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.quantization.gptq import error_weights, gptq
 from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
-from et_pipeline.quantization.torchao_config import Requantized, Shards, keep, quantize_module, unpack
+from et_pipeline.quantization.requantized import Requantized
+from et_pipeline.quantization.torchao_config import Shards, keep, quantize_module, unpack
 from et_pipeline.quantization.turned import Turn
 from et_pipeline.quantization.walk import Enough, Walk
 

@@ -1,5 +1,6 @@
 """Upstream is as the overrides take it to be: a test that fails here says which of them can go."""
 
+import dataclasses
 import inspect
 from collections import Counter
 from unittest import mock
@@ -38,6 +39,15 @@ def test_yaml_parser():
     from executorch.exir.dialects.edge import _ops
 
     assert _ops.YAML.__module__ == "ruamel.yaml.main"
+
+
+def test_refusals():
+    """A partition has no reasons yet."""
+    from executorch.exir.backend.partitioner import PartitionResult
+
+    assert {field.name for field in dataclasses.fields(PartitionResult)} == {
+        *("tagged_exported_program", "partition_tags")
+    }
 
 
 def test_recompile():
