@@ -70,6 +70,16 @@ def verdict(passed, name="KL to original", interval=(0.2, 0.3)):
     return Gate(thresholds={}, checks=[check], passed=passed)
 
 
+def test_a_recipe_that_takes_more_bytes_is_as_good_or_better():
+    """Where the head is tied, a mixed recipe holds it once, in 8 bits, and all in 4 bits holds it twice."""
+    made = composed(["model=gemma3_270m", "recipe.prefer=quality", "task=chat"])
+    found = candidates(made, forecast.read_model(made.model), "gemma3_text")
+    names = [each.recipe.name for each in found]
+    assert "8da4w-g32" not in names
+    assert "8da8w" not in names
+    assert [each.recipe.mixed_bits for each in found if each.recipe.mixed_bits] == [*MIXED_BITS[::-1]]
+
+
 def ordered(count, prefer="size"):
     wanted = auto(f"recipe.prefer={prefer}").recipe
     recipes = [wanted.model_copy(update={"name": f"r{at}"}) for at in range(count)]

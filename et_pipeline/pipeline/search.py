@@ -7,6 +7,7 @@ is promised so, the program has to keep: where it is too far from the original, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -106,8 +107,14 @@ def candidates(settings: Settings, known: Architecture, family: str) -> list[Can
             continue
         if backend.supports(recipe.quantization).ok:
             found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe)))
-    if settings.recipe.prefer != "speed" and any(each.recipe.mixed_bits == MIXED_BITS[-1] for each in found):
-        found = [each for each in found if each.recipe.scheme != "8da8w"]  # as large, and farther from the original
+    if settings.recipe.prefer != "speed":  # what is as large as a mixed recipe is farther from the original
+        mixed = {each.recipe.mixed_bits: each.bytes for each in found}
+        least = {"8da4w": mixed.get(MIXED_BITS[0]), "8da8w": mixed.get(MIXED_BITS[-1])}
+        found = [
+            each
+            for each in found
+            if each.recipe.mixed_bits is not None or each.bytes < (least.get(each.recipe.scheme) or math.inf)
+        ]
     if not found:
         raise UserError(f"recipe=auto knows no recipe for backend={settings.backend.name}; choose one yourself")
 
