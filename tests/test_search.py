@@ -48,7 +48,7 @@ def test_the_words_of_a_try_ask_for_that_very_recipe(turns):
 def test_candidates_come_in_the_order_that_is_preferred():
     model = ["model.prefill_chunk=64"]
     found = {
-        prefer: candidates(auto(f"recipe.prefer={prefer}", *model), KNOWN, "llama")
+        prefer: candidates(auto(f"recipe.prefer={prefer}", *model), KNOWN, "llama", False)
         for prefer in ("size", "speed", "quality")
     }
     bits = [each.recipe.mixed_bits for each in found["size"] if each.recipe.mixed_bits]
@@ -60,7 +60,7 @@ def test_candidates_come_in_the_order_that_is_preferred():
 
 
 def test_layers_that_cannot_be_turned_are_not():
-    found = candidates(auto(), KNOWN, "gemma2")
+    found = candidates(auto("recipe.prefer=speed"), KNOWN, "gemma2", True)
     assert {each.recipe.transform for each in found} == {"none"}
     assert "recipe=8da4w" in {each.words for each in found}
 
@@ -73,11 +73,28 @@ def verdict(passed, name="KL to original", interval=(0.2, 0.3)):
 def test_a_recipe_that_takes_more_bytes_is_as_good_or_better():
     """Where the head is tied, a mixed recipe holds it once, in 8 bits, and all in 4 bits holds it twice."""
     made = composed(["model=gemma3_270m", "recipe.prefer=quality", "task=chat"])
-    found = candidates(made, forecast.read_model(made.model), "gemma3_text")
+    found = candidates(made, forecast.read_model(made.model), "gemma3_text", False)
     names = [each.recipe.name for each in found]
     assert "8da4w-g32" not in names
     assert "8da8w" not in names
     assert [each.recipe.mixed_bits for each in found if each.recipe.mixed_bits] == [*MIXED_BITS[::-1]]
+
+
+def test_integers_of_a_checkpoint_are_tried_as_they_are(monkeypatch):
+    found = candidates(auto(), KNOWN, "llama", True)
+    assert [each.apart for each in found] == [True, *[False] * (len(found) - 1)]
+    assert found[0].recipe.transform == "none"
+    made = []
+    for good in (True, False):
+        kls = {each.recipe.name: 0.01 if each is found[0] and good else 0.2 for each in found[:-1]}
+        paths = choose(
+            found,
+            auto().recipe,
+            lambda recipe, kls=kls: tried(*[kls.get(recipe.name, 0.01)] * 3),
+            lambda recipe: made.append(recipe.name),
+        )
+        assert len(paths) == 1 if good else len(paths) > 2
+    assert made == [found[0].recipe.name, found[-1].recipe.name]
 
 
 def ordered(count, prefer="size"):
@@ -189,11 +206,15 @@ def test_where_no_program_passes_the_nearest_is_made():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["backend=qnn", "backend.soc=SM8650"], "backend=qnn"),
-        (["model=minilm"], "choose a recipe"),
+        (["backend=qnn", "backend.soc=SM8650"], "recipe=auto does not search for backend=qnn"),
+        (["backend=vulkan"], "recipe=auto does not search for backend=vulkan"),
+        (["backend=qnn", "backend.soc=SM8650", "recipe.scheme=16a4w"], "recipe.scheme=16a4w is for a recipe"),
+        (["model=minilm"], "recipe=auto compares answers, and this model embeds texts"),
         (["model=smollm2_135m", "model.source=random"], "model.source=random has none that mean anything"),
         (["recipe.group_size=64"], "recipe.group_size=64 is for a recipe that is named"),
         (["recipe.mixed_bits=6"], "recipe.mixed_bits=6.0 is for a recipe that is named"),
+        (["recipe.calibration=null"], "recipe.calibration=null leaves recipe=auto nothing"),
+        (["recipe.calibration.source=/no/such.txt"], "recipe.calibration.source=/no/such.txt"),
     ],
 )
 def test_where_nothing_is_searched(words, sentence, command):
@@ -217,10 +238,10 @@ def test_small_models_are_searched_and_a_named_recipe_is_taken():
         assert composed([f"model={name}", "recipe=8da4w"]).recipe.prefer is None
 
 
-def test_a_plan_begins_where_the_search_does(command):
+def test_a_plan_says_that_it_is_of_another_recipe(command):
     code, out, err = command("recipe=auto", "mode=plan")
     assert code == 0
-    assert "recipe=auto finds its recipe by measuring" in err
+    assert "forecast is recipe=8da4w, and what it finds may be larger" in err
     assert "8da4w-g32" in out
 
 
@@ -251,4 +272,5 @@ def test_no_recipe_at_all():
             settings.model_copy(update={"backend": settings.backend.model_copy(update={"name": "qnn"})}),
             KNOWN,
             "llama",
+            False,
         )

@@ -31,7 +31,9 @@ def forecast(settings: Settings) -> Survey:
     if settings.backend.name != "xnnpack":
         raise UserError(f"mode=plan forecasts backend=xnnpack, and backend={settings.backend.name} was chosen")
     if settings.recipe.prefer is not None:
-        log.warning("recipe=auto finds its recipe by measuring; what is forecast is the one that it would begin from")
+        log.warning(
+            "recipe=auto finds its recipe by measuring; forecast is recipe=8da4w, and what it finds may be larger"
+        )
         plain = {"prefer": None, "name": f"{settings.recipe.scheme}-g{settings.recipe.group_size}"}
         settings = settings.model_copy(update={"recipe": settings.recipe.model_copy(update=plain)})
     every = settings.device.name == ALL_DEVICES

@@ -201,7 +201,7 @@ def _acquire(
     check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
     if settings.recipe.prefer is None or settings.until == "acquire":
         return facts, []
-    return facts, candidates(settings, architecture_of(checkpoint), facts.family)
+    return facts, candidates(settings, architecture_of(checkpoint), facts.family, facts.stored is not None)
 
 
 _Do = Callable[[Stage, Made, Face], None]

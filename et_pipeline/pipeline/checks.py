@@ -27,6 +27,8 @@ def check(settings: Settings) -> None:
     recipe, name = settings.recipe, settings.backend.name
     backend = get_backend(name, settings.backend.soc)
     support = backend.supports(recipe.quantization)
+    if recipe.prefer is not None:
+        _check_search(settings, support.ok and not backend.calibrated)
     if not support.ok:
         raise UserError(
             f"recipe.scheme={recipe.scheme} with recipe.group_size={recipe.group_size} and "
@@ -34,33 +36,40 @@ def check(settings: Settings) -> None:
             f"{support.reason}; {support.instead}"
         )
     _check_algorithm(settings)
-    if recipe.prefer is not None:
-        _check_search(settings)
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
     forms.get(forms.choose(settings.model.task, settings.backend)).check(settings)
 
 
-def _check_search(settings: Settings) -> None:
-    """Refuse `recipe=auto` where it has nothing to measure, and beside it what it chooses itself."""
+def _check_search(settings: Settings, searchable: bool) -> None:
+    """Refuse `recipe=auto` where it has nothing to measure, and beside it what it chooses itself.
+
+    Args:
+        settings: of the program.
+        searchable: the backend has what is tried.
+    """
     recipe, model = settings.recipe, settings.model
-    if get_backend(settings.backend.name).calibrated or model.task == "embedding":
-        raise UserError(
-            f"recipe.prefer={recipe.prefer} searches for models that answer, on backends that need no calibration; "
-            f"with backend={settings.backend.name} and model.task={model.task} choose a recipe"
-        )
-    if model.source == RANDOM:
-        raise UserError(
-            f"recipe=auto measures answers, and model.source={RANDOM} has none that mean anything; choose a recipe, as "
-            "recipe=8da4w"
-        )
+    if model.task == "embedding":
+        raise UserError("recipe=auto compares answers, and this model embeds texts; choose a recipe, as recipe=8da8w")
     for name, standard in CHOSEN.items():
         if getattr(recipe, name) != standard:
             raise UserError(
                 f"recipe.{name}={getattr(recipe, name)} is for a recipe that is named, and recipe=auto chooses it "
-                f"itself; add recipe=8da4w, or leave recipe.{name} out"
+                f"itself; add recipe=8da4w or another, or leave recipe.{name} out"
             )
+    if not searchable:
+        raise UserError(
+            f"recipe=auto does not search for backend={settings.backend.name}; choose a recipe, for several backends "
+            "one each, as recipe=[auto,16a4w] (--help lists them)"
+        )
+    if model.source == RANDOM and settings.until != "acquire":
+        raise UserError(
+            f"recipe=auto measures answers, and model.source={RANDOM} has none that mean anything; choose a recipe, as "
+            "recipe=8da4w"
+        )
+    if recipe.calibration is None:
+        raise UserError("recipe.calibration=null leaves recipe=auto nothing to calibrate with; leave it out")
 
 
 def _check_algorithm(settings: Settings) -> None:

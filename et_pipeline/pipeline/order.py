@@ -132,7 +132,8 @@ def _samples(settings: Settings) -> dict[str, Samples]:
 
 def calibration_of(settings: Settings) -> Calibration | None:
     """What the recipe calibrates with, if it does."""
-    calibrates = get_backend(settings.backend.name).calibrated or settings.recipe.calibrated
+    recipe = settings.recipe
+    calibrates = get_backend(settings.backend.name).calibrated or recipe.calibrated or recipe.prefer is not None
     return settings.recipe.calibration if calibrates else None
 
 

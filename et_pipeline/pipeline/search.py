@@ -33,11 +33,18 @@ MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0, 8.0)  # from all i
 
 
 class Candidate(NamedTuple):
-    """An ordinary recipe, the words that ask for it on the command line, and the program's forecast bytes."""
+    """An ordinary recipe.
+
+    Attributes:
+        words: ask for it on the command line.
+        bytes: of the program, as forecast.
+        apart: keeps integers that the checkpoint has, so that what it loses says nothing of the others.
+    """
 
     words: str
     recipe: Recipe
     bytes: int
+    apart: bool = False
 
 
 class Trial(NamedTuple):
@@ -85,13 +92,15 @@ def ladder(turns: bool) -> dict[str, dict[str, Any]]:
     return found if turns else {"recipe=8da4w": {**groups, "algorithm": "rtn", "name": "8da4w-g32"}, **found}
 
 
-def candidates(settings: Settings, known: Architecture, family: str) -> list[Candidate]:
+def candidates(settings: Settings, known: Architecture, family: str, stored: bool) -> list[Candidate]:
     """The recipes that the backend has kernels for and the model's shapes allow, in the order that is preferred.
 
     Args:
         settings: with `recipe.prefer`.
         known: the model's shape.
         family: its `model_type`.
+        stored: the checkpoint is quantized already. Turned its integers do not stay, so one recipe is tried besides
+            that leaves all as it is.
 
     Raises:
         UserError: there is none.
@@ -99,14 +108,18 @@ def candidates(settings: Settings, known: Architecture, family: str) -> list[Can
     backend = get_backend(settings.backend.name, settings.backend.soc)
     kind = find_family(family)
     found = []
-    for words, change in ladder(turns=kind is not None and not kind.four_norms and "gemma" not in family).items():
+    turns = kind is not None and not kind.four_norms and "gemma" not in family
+    steps, apart = ladder(turns), f"recipe=8da4w_mixed recipe.mixed_bits={MIXED_BITS[0]}" if turns and stored else ""
+    if apart:
+        steps = {apart: ladder(False)[apart], **steps}
+    for words, change in steps.items():
         recipe = settings.recipe.model_copy(update={**change, "prefer": None})
         try:
             forecast.check_groups(known, recipe)
         except UserError:
             continue
         if backend.supports(recipe.quantization).ok:
-            found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe)))
+            found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe), words == apart))
     if settings.recipe.prefer != "speed":  # what is as large as a mixed recipe is farther from the original
         mixed = {each.recipe.mixed_bits: each.bytes for each in found}
         least = {"8da4w": mixed.get(MIXED_BITS[0]), "8da8w": mixed.get(MIXED_BITS[-1])}
@@ -150,10 +163,10 @@ def choose(
 
     def passes(at: int) -> bool:
         if at not in path:
-            words, recipe, size = ordered[at]
-            tried = attempt(recipe)
+            one = ordered[at]
+            tried = attempt(one.recipe)
             found = judge_tried(tried.found, tried.losses, wanted.gate)
-            path[at] = Trial(words, size, found.checks, found.passed)
+            path[at] = Trial(one.words, one.bytes, found.checks, found.passed)
         return path[at].passed
 
     def made(at: int) -> bool:
@@ -162,6 +175,8 @@ def choose(
         return verdict is None or not too_far(verdict)
 
     low, high = 0, len(ordered) - 1
+    if wanted.prefer == "size" and ordered[0].apart:
+        low, high = (0, 0) if passes(0) else (1, high)
     while wanted.prefer == "size" and low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if passes(middle) else (middle + 1, high)

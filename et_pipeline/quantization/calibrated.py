@@ -57,10 +57,12 @@ def quantize_calibrated(
         finer = {} if losses is None else _finer(walk, losses)
         shards, requantized = Shards(out), Requantized()
         for part, calls in walk.parts(shards.add):
+            # A tied head holds the embedding's numbers.
+            shared = walk.tied and bool(finer) and part is walk.model.get_output_embeddings()
             for group in _sharing_inputs(part, calls):
                 before = {linear: linear.weight for linear in group if f"{walk.names[linear]}.weight" in walk.packed}
                 own = {linear: finer.get(walk.names[linear], q) for linear in group}
-                left = [linear for linear in group if not _kept(linear, own[linear], q)]
+                left = [linear for linear in group if not _kept(linear, own[linear], own[linear] if shared else q)]
                 chosen = [linear for linear in left if own[linear] is q]
                 if q.algorithm == "gptq" and chosen:
                     _gptq(chosen, walk.names, calls, q)

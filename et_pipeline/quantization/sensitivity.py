@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from et_pipeline.checkpoints.prequantized.weight import floats
-from et_pipeline.quantization.torchao_config import keep, quantize_module, rounded_activations
+from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
 from et_pipeline.quantization.walk import Walk, output
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ class Losses:
         with ExitStack() as hooks:
             for name, linear in linears.items():
                 before = floats(linear.weight.detach())
-                if not keep(linear, self._q):
-                    quantize_module(name, linear, self._q)
+                quantize_module(name, linear, self._q)
                 change = floats(linear.weight.detach()) - before
                 linear.weight = nn.Parameter(before, requires_grad=False)
                 self._sums[name], self._weights[name] = [0.0, 0.0], before.numel()

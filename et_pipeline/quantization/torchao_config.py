@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-from et_pipeline.settings import Quantization
+    from et_pipeline.settings import Quantization
 
 BLOCK_WEIGHTS = 1 << 20  # quantized at a time
 SHARD_WEIGHTS = 250_000_000  # at a byte each; that many wait in memory to be written

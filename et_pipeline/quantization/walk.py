@@ -40,6 +40,7 @@ class Walk:
         names: of the modules that have weights.
         packed: names of the weights that the checkpoint holds quantized.
         q: the recipe.
+        stay: whether integers of the checkpoint can; where scales are folded into them they cannot.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Walk:
         self.names = {module: name for name, module in modules}
         self.q, self.batches, self.out, self.tick = q, list(_batches(texts)), out, tick
         self.folds: list[dict[str, Any]] = []
+        self.stay = q.transform in ("none", "rotation")
         if q.transform == "rotation":
             self.fill = rotated(self.model, self.fill, self.tied)
         elif q.transform != "none":
@@ -118,8 +120,8 @@ class Walk:
     def fill_part(self, part: nn.Module) -> None:
         """Give a layer, or another part, its weights."""
         for module in self._own(part):
-            # Integers of the checkpoint are computed with as floats, but can stay unless scales are folded into them.
-            self.fill(self.names[module], module, not self.folds)
+            # Integers of the checkpoint are computed with as floats.
+            self.fill(self.names[module], module, self.stay)
             for own, child in module.named_children():
                 if isinstance(child, Turn):
                     self.names[child] = f"{self.names[module]}.{own}"
