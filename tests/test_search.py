@@ -14,6 +14,7 @@ from et_pipeline.evaluation.verified import Losses
 from et_pipeline.forecast import architecture_of
 from et_pipeline.job.composed import composed
 from et_pipeline.manifest import Agreement, Check, Gate
+from et_pipeline.pipeline.checks import given_texts
 from et_pipeline.pipeline.search import CHOSEN, MIXED_BITS, Candidate, candidates, choose, ladder
 from et_pipeline.report.tables import searched
 from et_pipeline.stages import Tried
@@ -222,6 +223,16 @@ def test_where_nothing_is_searched(words, sentence, command):
     assert code == 2
     assert err.count("\n") <= 2
     assert sentence in err
+
+
+def test_a_search_reads_the_calibration_text_that_was_named(tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("Turn left at the station.")
+    before = given_texts(auto(f"recipe.calibration.source={text}"))
+    text.write_text("Turn right at the bridge.")
+    after = given_texts(auto(f"recipe.calibration.source={text}"))
+    assert before["calibration"][0] == after["calibration"][0] == text
+    assert before["calibration"][1] != after["calibration"][1]
 
 
 def test_what_a_search_chooses_is_what_its_file_holds():

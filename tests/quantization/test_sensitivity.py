@@ -4,6 +4,7 @@ from torch import nn
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.quantization.sensitivity import _first, measure, read, write
 from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
+from tests.make_prequantized import write_gptq
 from tests.quantization.test_calibrated import recipe, texts  # noqa: F401  a fixture
 
 
@@ -52,3 +53,18 @@ def test_a_few_texts_are_enough():
     assert _first([[1] * 10, [2] * 10, [3] * 10], 15) == [[1] * 10, [2] * 10]
     assert _first([[1] * 10, [2] * 10], 20) == [[1] * 10, [2] * 10]
     assert _first([], 20) == []
+
+
+def test_integers_that_scales_are_folded_into_do_not_stay(make_checkpoint, texts, tmp_path):  # noqa: F811
+    """Nothing is lost where the checkpoint's steps are the recipe's, and all where they have to be made anew."""
+    folder = write_gptq(make_checkpoint("llama", num_hidden_layers=1, initializer_range=0.05), tmp_path / "gptq")
+    lost = {
+        transform: sum(
+            each.rounded
+            for name, each in measure(folder, recipe(32, transform=transform), texts, tmp_path, lambda *_: None).items()
+            if "proj" in name
+        )
+        for transform in ("none", "awq", "rotation")
+    }
+    assert lost["none"] < lost["awq"] / 10
+    assert lost["none"] < lost["rotation"] / 10
