@@ -24,13 +24,12 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
 from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
-from et_pipeline.settings import Frozen
+from et_pipeline.settings import RANDOM, Frozen
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SOURCE = "random"
 _TO_RESIDUAL = (".o_proj.weight", ".down_proj.weight")  # all families that are supported call them so
 BLOCK = 1 << 22  # weights drawn at a time
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -75,7 +74,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
         else:
             yield from _draw(residual if tensor.name.endswith(_TO_RESIDUAL) else usual, model.seed, tensor)
 
-    write_checkpoint(out, f"model.source={SOURCE}", tensors, content, tick)
+    write_checkpoint(out, f"model.source={RANDOM}", tensors, content, tick)
     return {"parameters": sum(math.prod(tensor.shape) for tensor in tensors)}
 
 
@@ -94,7 +93,7 @@ def _write_small_files(out: Path, architecture: dict[str, Any]) -> None:
     if isinstance(vocab_size, int) and vocab_size < built_in["vocab_size"]:
         raise UserError(
             f"model.architecture.vocab_size={vocab_size} is below the {built_in['vocab_size']} tokens of the built-in "
-            f"tokenizer, which model.source={SOURCE} uses"
+            f"tokenizer, which model.source={RANDOM} uses"
         )
     # Not sorted: a config that is read back has the order it came with.
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")

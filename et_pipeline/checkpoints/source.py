@@ -18,7 +18,7 @@ from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.shards import CHECKSUMS
 from et_pipeline.errors import UserError
-from et_pipeline.settings import Checkpoint, closest
+from et_pipeline.settings import RANDOM, Checkpoint, closest
 from et_pipeline.worker import run_stage
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def prepare(checkpoint: Checkpoint, seed: int, place: Place) -> tuple[Path, dict
     try:
         return folder, hash_files(folder, place.tick)
     except UserError as error:
-        if folder.parent not in (place.root / "random", place.root / "gguf"):
+        if folder.parent not in (place.root / RANDOM, place.root / "gguf"):
             raise
         log.warning("%s; building it again", error)
         with cache.locked(folder, place.wait):
@@ -55,7 +55,7 @@ def resolve(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
         UserError: there is no such built-in model, folder, file or repository, or the disk has too little room.
     """
     source = checkpoint.source
-    if source == "random":
+    if source == RANDOM:
         return _random(checkpoint, seed, place)
     here, gguf = _here(source), gguf_file(source)
     if here is not None:
@@ -110,12 +110,12 @@ def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
 
     if not checkpoint.architecture:
         raise UserError(
-            f"model.source={random_weights.SOURCE} needs model.architecture, the content of a config.json; "
+            f"model.source={RANDOM} needs model.architecture, the content of a config.json; "
             "choose a named model that has it, such as those of et-pipeline --help"
         )
     model = random_weights.RandomModel(architecture=checkpoint.architecture, seed=seed)
     key = model.model_dump()
-    return _make("random", random_weights.__name__, {"model": model}, key, place)
+    return _make(RANDOM, random_weights.__name__, {"model": model}, key, place)
 
 
 def _convert(path: Path, place: Place) -> Path:
@@ -140,7 +140,7 @@ def _make(kind: str, module: str, config: dict[str, BaseModel], key: dict[str, A
     The folder in which it works has a fixed name: a run that was killed left whole shards in it, and the next one goes
     on from them. A mistake leaves nothing.
     """
-    libraries = cache.library_versions(("transformers",) if kind == "random" else ("transformers", "gguf"))
+    libraries = cache.library_versions(("transformers",) if kind == RANDOM else ("transformers", "gguf"))
     key = {**key, "code": cache.code_version(module), "libraries": libraries}
     folder = place.root / kind / cache.digest(key)
     with cache.locked(folder, place.wait):
@@ -183,7 +183,7 @@ def config_folder(checkpoint: Checkpoint) -> Path:
         UserError: there is none.
     """
     source = checkpoint.source
-    if source == "random" or source.endswith(".gguf"):
+    if source == RANDOM or source.endswith(".gguf"):
         raise UserError(f"model.source={source} has no config.json; mode=plan needs its content in model.architecture")
     here = _here(source)
     if here is None and not on_hub(source):

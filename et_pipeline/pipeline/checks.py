@@ -9,13 +9,12 @@ from et_pipeline import cache, forms
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.checkpoints.random_weights import SOURCE as RANDOM
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.pipeline.order import calibration_of, evidence
 from et_pipeline.pipeline.search import CHOSEN
-from et_pipeline.settings import OWN, Settings
+from et_pipeline.settings import OWN, RANDOM, Settings
 
 
 def check(settings: Settings) -> None:

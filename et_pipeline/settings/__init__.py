@@ -15,6 +15,7 @@ from et_pipeline.errors import UserError
 from et_pipeline.settings.combinations import check_combination
 from et_pipeline.settings.groups import (
     OWN,
+    RANDOM,
     Algorithm,
     Amount,
     Backend,
@@ -45,6 +46,7 @@ from et_pipeline.settings.words import closest, first_line
 
 __all__ = [
     "OWN",
+    "RANDOM",
     "Algorithm",
     "Amount",
     "Backend",

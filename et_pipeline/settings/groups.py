@@ -15,6 +15,7 @@ KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
 
 OWN = "own"  # of calibration: the model's own answers
+RANDOM = "random"  # of a model: made-up weights in its shape
 
 
 class Frozen(BaseModel):
