@@ -31,14 +31,6 @@ from et_pipeline.settings import ExportForm, Quantization, load_settings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text())["manifests"]
-# Kept from when a tied head lay in the file beside the embedding's table; to go once `make docs` has measured again.
-TWICE = pytest.mark.xfail(strict=True, reason="the file that was measured holds the table twice")
-
-
-def kept(result):
-    """A parameter of a test."""
-    recipe = result["what"]["settings"]["recipe"]["name"]
-    return pytest.param(result, id=recipe, marks=TWICE if recipe in ("fp32", "8da8w", "int8_weight_only") else ())
 
 
 def settings(*overrides):
@@ -158,7 +150,7 @@ def test_kv_cache_of_a_decoder_is_the_forecast(make_checkpoint):
     assert kv_cache_bytes(layer_windows(config, 7), 2, 32, form) == real
 
 
-@pytest.mark.parametrize("result", map(kept, RESULTS))
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["what"]["settings"]["recipe"]["name"])
 def test_sizes_of_the_built_in_model_are_within_two_percent(result):
     kept = result["what"]["settings"]["recipe"]
     option = kept["name"].split("-")[0]
