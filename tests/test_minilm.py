@@ -54,14 +54,15 @@ def test_order_of_similarities_is_kept(recipe, cosine, order, checkpoint, tmp_pa
 
 
 # Measured (lowest cosine, rank correlation): 16a8w 0.9984 and 0.9993, 16a4w_lpbq 0.948 and 0.941. One scale per output
-# channel is too little for 4 bits: 16a4w has 0.855 and 0.891, and its gate says so.
+# channel is too little for 4 bits: 16a4w has 0.889 and 0.931 on 12 texts, and its gate says so.
 @pytest.mark.parametrize(
     ("recipe", "cosine", "order", "code"),
-    [("16a8w", 0.995, 0.995, 0), ("16a4w_lpbq", 0.92, 0.92, 0), ("16a4w", 0.8, 0.85, 3)],
+    # The worst of four texts says little where a recipe is near the threshold.
+    [("16a8w", 0.995, 0.995, 0), ("16a4w_lpbq", 0.92, 0.92, 0), ("16a4w verify.slow.sequences=12", 0.8, 0.85, 3)],
 )
 def test_order_is_kept_on_qualcomms_simulator(recipe, cosine, order, code, checkpoint, tmp_path):
     pytest.importorskip("onnxruntime_qnn")
-    chosen = [f"recipe={recipe}", "backend=qnn", "device=galaxy_s24_snapdragon", "model.max_context=128"]
+    chosen = [*f"recipe={recipe}".split(), "backend=qnn", "device=galaxy_s24_snapdragon", "model.max_context=128"]
     command = [BIN / "et-pipeline", "model=minilm", f"model.source={checkpoint}", *chosen, "format=json"]
     ended = subprocess.run(
         [*command, f"paths.cache={tmp_path / 'cache'}"], cwd=tmp_path, capture_output=True, text=True
