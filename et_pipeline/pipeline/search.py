@@ -30,6 +30,7 @@ CHOSEN = {
     "mixed_bits": None,
 }
 MIXED_BITS = (4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0, 6.5, 7.0, 8.0)  # from all in 4 bits, with groups' scales, on
+MIXED_4 = f"recipe=8da4w_mixed recipe.mixed_bits={MIXED_BITS[0]}"  # leaves integers of a checkpoint as they are
 
 
 class Candidate(NamedTuple):
@@ -109,17 +110,15 @@ def candidates(settings: Settings, known: Architecture, family: str, stored: boo
     kind = find_family(family)
     found = []
     turns = kind is not None and not kind.four_norms and "gemma" not in family
-    steps, apart = ladder(turns), f"recipe=8da4w_mixed recipe.mixed_bits={MIXED_BITS[0]}" if turns and stored else ""
-    if apart:
-        steps = {apart: ladder(False)[apart], **steps}
-    for words, change in steps.items():
+    apart = {MIXED_4: ladder(False)[MIXED_4]} if turns and stored else {}
+    for words, change in {**apart, **ladder(turns)}.items():
         recipe = settings.recipe.model_copy(update={**change, "prefer": None})
         try:
             forecast.check_groups(known, recipe)
         except UserError:
             continue
         if backend.supports(recipe.quantization).ok:
-            found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe), words == apart))
+            found.append(Candidate(words, recipe, forecast.pte_bytes(known, recipe), words in apart))
     if settings.recipe.prefer != "speed":  # what is as large as a mixed recipe is farther from the original
         mixed = {each.recipe.mixed_bits: each.bytes for each in found}
         least = {"8da4w": mixed.get(MIXED_BITS[0]), "8da8w": mixed.get(MIXED_BITS[-1])}
