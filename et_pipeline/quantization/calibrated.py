@@ -118,7 +118,7 @@ def _gptq(
 ) -> None:
     """Quantize linears of one input by what `calls` bring them."""
     size = group[0].in_features
-    hessian = torch.zeros(size, size, dtype=torch.float64)
+    hessian = torch.zeros(size, size, dtype=torch.float64, device=group[0].weight.device)
 
     def add(_: nn.Module, args: tuple[torch.Tensor]) -> None:
         rows = args[0].reshape(-1, size)

@@ -84,11 +84,12 @@ def fold(readers: Sequence[Any], before: Any, scales: torch.Tensor, rows: torch.
         rows: [outputs of `before`], where they are fewer than `scales`.
     """
     for linear in readers:
-        linear.weight.data = linear.weight * scales
+        linear.weight = nn.Parameter(linear.weight * scales, requires_grad=False)
     rows = scales if rows is None else rows
-    before.weight.data = before.weight / (rows[:, None] if before.weight.dim() == 2 else rows)
+    divided = before.weight / (rows[:, None] if before.weight.dim() == 2 else rows)
+    before.weight = nn.Parameter(divided, requires_grad=False)
     if getattr(before, "bias", None) is not None:
-        before.bias.data = before.bias / rows
+        before.bias = nn.Parameter(before.bias / rows, requires_grad=False)
 
 
 def fold_layer(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Quantization, config: Any) -> None:
@@ -99,7 +100,7 @@ def fold_layer(parts: dict[str, Any], calls: Sequence[Callable[[], Any]], q: Qua
     def add(name: str, _: nn.Module, args: tuple[torch.Tensor]) -> None:
         rows = args[0].flatten(0, -2)
         width, size = rows.shape[1], rows.abs()
-        empty = [torch.zeros(width, width), torch.zeros(width), torch.zeros(width)]
+        empty = [rows.new_zeros(width, width), rows.new_zeros(width), rows.new_zeros(width)]
         hessian, total, largest = sums.setdefault(name, empty)
         hessian.addmm_(rows.T, rows)
         total += size.sum(0)

@@ -24,17 +24,17 @@ def error_weights(hessian: torch.Tensor) -> torch.Tensor:
     """
     size, mean = len(hessian), hessian.diagonal().mean()
     if not mean > 0:  # no token reached it: plain rounding
-        return torch.eye(size)
+        return torch.eye(size, device=hessian.device)
     hessian.diagonal().add_(DAMPING * mean)
     # With the inputs in reverse, H = LLᵀ gives U = L⁻¹, in reverse too: one inversion less than the paper's. What is
     # transposed has the layout of the library that computes it, which then needs no memory of its own.
     reverse = hessian.flip(0, 1)
     lower = torch.linalg.cholesky(reverse, out=hessian.mT)
     del reverse
-    u = torch.zeros(size, size)
+    u = torch.zeros(size, size, device=hessian.device)
     for start in range(0, size, COLUMNS):
         rest, count = size - start, min(COLUMNS, size - start)
-        unit = torch.eye(rest, count, dtype=torch.float64)
+        unit = torch.eye(rest, count, dtype=torch.float64, device=hessian.device)
         inverse = torch.linalg.solve_triangular(lower[start:, start:], unit, upper=False)
         u[:rest, rest - count : rest] = inverse.flip(0, 1)
     return u
@@ -70,7 +70,7 @@ def _rows(
         return integers, scales
     tried = torch.cat([(_no_clipping(columns) * shrink).to(scale_dtype) for shrink in SHRINKS])
     integers, scales, error = _run(columns.repeat(1, len(SHRINKS)), u, weight.shape[1], tried, scale_dtype)
-    best = error.reshape(len(SHRINKS), -1).argmin(0) * len(weight) + torch.arange(len(weight))
+    best = error.reshape(len(SHRINKS), -1).argmin(0) * len(weight) + torch.arange(len(weight), device=weight.device)
     return integers[best], scales[best]
 
 
@@ -83,10 +83,10 @@ def _run(
         Integers, scales, and each output's error, tr((W-Q)H(W-Q)ᵀ) in the paper.
     """
     inputs, outputs = left.shape
-    integers = torch.empty(inputs, outputs, dtype=torch.int8)
+    integers = left.new_empty(inputs, outputs, dtype=torch.int8)
     scales = []
     error = left.new_zeros(outputs)
-    diagonal: list[float] = u.diagonal().tolist()
+    diagonal: list[float] = u.diagonal().cpu().tolist()
     # A group's scale is chosen when all errors before it have arrived.
     block = BLOCK if group_size % BLOCK == 0 or scale is not None else group_size * max(1, BLOCK // group_size)
     for start in range(0, inputs, block):

@@ -170,8 +170,9 @@ def of_head(head: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, 
         with torch.enable_grad():
             given = rows.detach().requires_grad_()
             logits = head(given)
-            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-            functional.cross_entropy(logits, drawn, reduction="sum").backward()
+            chances = logits.detach().softmax(-1).cpu()  # where the generator is
+            drawn = torch.multinomial(chances, 1, generator=generator)[:, 0]
+            functional.cross_entropy(logits, drawn.to(logits.device), reduction="sum").backward()
         found.append(given.grad)
     return torch.cat([rows for rows in found if rows is not None]).reshape(hidden.shape)
 

@@ -109,7 +109,7 @@ def keep(module: nn.Module, q: Quantization) -> bool:
         return False
     # One row quantized shows the types that the recipe has beside the integers.
     row = nn.Linear(1, 1, bias=False, device="meta")
-    row.weight = nn.Parameter(torch.ones(1, stored.shape[1]), requires_grad=False)
+    row.weight = nn.Parameter(torch.ones(1, stored.shape[1], device=stored.device), requires_grad=False)
     _quantize_rows(row, _config(module, q))
     made: Any = row.weight
     if isinstance(module, nn.Linear) and (q.scheme in DYNAMIC or not q.group_size):
@@ -119,7 +119,7 @@ def keep(module: nn.Module, q: Quantization) -> bool:
         IntxUnpackedToInt8Tensor(
             qdata=stored.qdata,
             scale=scale,
-            zero_point=torch.zeros(scale.shape, dtype=made.zero_point.dtype),
+            zero_point=scale.new_zeros(scale.shape, dtype=made.zero_point.dtype),
             **{name: getattr(made, name) for name in made.tensor_attribute_names},
         ),
         requires_grad=False,
@@ -293,7 +293,8 @@ class Shards:
         """Take a module's own weights, which it loses."""
         for own, value in module.state_dict().items():
             if "." not in own:  # its children come by themselves
-                self.shard[f"{name}.{own}"] = value if isinstance(value, IntxUnpackedToInt8Tensor) else value.float()
+                quantized = isinstance(value, IntxUnpackedToInt8Tensor)
+                self.shard[f"{name}.{own}"] = (value if quantized else value.float()).cpu()
                 self.size += value.numel()
         module.to("meta")
         if self.size >= SHARD_WEIGHTS:

@@ -33,10 +33,16 @@ class Enough(Exception):
     """Ends a forward of which the rest is not needed."""
 
 
+def processor() -> torch.device:
+    """What computes a layer: an NVIDIA or AMD GPU that PyTorch can use, which needs memory for one layer only."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Walk:
     """Goes through a checkpoint with a layer in memory at a time, and its inputs in a file.
 
     Attributes:
+        device: where layers compute.
         names: of the modules that have weights.
         packed: names of the weights that the checkpoint holds quantized.
         q: the recipe.
@@ -49,6 +55,9 @@ class Walk:
         self.model, modules, self.fill, self.packed, self.tied = prepare(Folder(folder))
         self.model.eval().requires_grad_(False)
         self.decoder: Any = self.model.get_decoder()
+        self.device = processor()
+        for module in self.decoder.modules():  # what config.json says, as the angles of positions
+            module._buffers.update({name: each.to(self.device) for name, each in _computed(module)})
         self.names = {module: name for name, module in modules}
         self.q, self.batches, self.out, self.tick = q, list(_batches(texts)), out, tick
         self.folds: list[dict[str, Any]] = []
@@ -86,9 +95,9 @@ class Walk:
             self.fill_part(self.decoder.norm)
             for module in self._own(embedding):
                 quantize_module(self.names[module], module, self.q)
-            seen = _Inputs(spilled, self.batches, self.model.config.get_text_config().hidden_size)
+            seen = _Inputs(spilled, self.batches, self.model.config.get_text_config().hidden_size, self.device)
             for at, tokens in enumerate(self.batches):
-                seen[at] = _input_of_layer(self.decoder, layers[0], tokens)
+                seen[at] = _input_of_layer(self.decoder, layers[0], tokens.to(self.device))
             end(embedding)
             count = range(len(self.batches))
             for number, layer in enumerate(layers):
@@ -125,7 +134,15 @@ class Walk:
             for own, child in module.named_children():
                 if isinstance(child, Turn):
                     self.names[child] = f"{self.names[module]}.{own}"
-            module._apply(lambda tensor: tensor.float(), recurse=False)
+        filled = self._own(part)
+        if part is self.model.get_output_embeddings():
+            filled.append(self.decoder.norm)  # a rotation takes its gain once more
+        for module in filled:
+            module._apply(lambda tensor: tensor.to(self.device).float(), recurse=False)
+
+
+def _computed(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [(name, each) for name, each in module._buffers.items() if each is not None and not each.is_meta]
 
 
 def _batches(texts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
@@ -142,16 +159,18 @@ def _batches(texts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
 class _Inputs:
     """What goes into the present layer, one [texts, length, width] per batch, in a file that is mapped."""
 
-    def __init__(self, file: Any, batches: Sequence[torch.Tensor], width: int) -> None:
+    def __init__(self, file: Any, batches: Sequence[torch.Tensor], width: int, device: torch.device) -> None:
+        self.device = device
         self.shapes = [(*batch.shape, width) for batch in batches]
         self.starts = np.cumsum([0, *(batch.numel() for batch in batches)])
         self.rows = np.memmap(file, np.float32, "w+", shape=(int(self.starts[-1]), width))
 
     def __getitem__(self, at: int) -> torch.Tensor:
-        return torch.from_numpy(self.rows[self.starts[at] : self.starts[at + 1]].copy()).reshape(self.shapes[at])
+        rows = torch.from_numpy(self.rows[self.starts[at] : self.starts[at + 1]].copy())
+        return rows.reshape(self.shapes[at]).to(self.device)
 
     def __setitem__(self, at: int, value: torch.Tensor) -> None:
-        self.rows[self.starts[at] : self.starts[at + 1]] = value.reshape(-1, self.rows.shape[1]).numpy()
+        self.rows[self.starts[at] : self.starts[at + 1]] = value.reshape(-1, self.rows.shape[1]).cpu().numpy()
 
     def copy(self, file: Any) -> _Inputs:
         """The same in another file."""
