@@ -52,9 +52,9 @@ def compute(func, args, kwargs):
             raise RuntimeError(f"{func}: the generator is on the CPU")
     wanted = kwargs.get("device")
     found = func(
-        *tree_map(_inner, args), **{name: _inner(each) for name, each in kwargs.items() if name != "device"}, **(
-            {"device": torch.device("cpu")} if wanted is not None else {}
-        )
+        *tree_map(_inner, args),
+        **{name: _inner(each) for name, each in kwargs.items() if name != "device"},
+        **({"device": torch.device("cpu")} if wanted is not None else {}),
     )
     stays = there[0] if there and func in CROSSING and wanted is None else None
     lies_there = wanted == DEVICE if wanted is not None else bool(there) if func not in CROSSING else stays is not None
@@ -88,7 +88,7 @@ def elsewhere(device=DEVICE):
     kept = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # `.data =` would lose what is inside
     try:
-        with mock.patch("et_pipeline.quantization.walk.processor", lambda: device), _Mode():
+        with mock.patch("et_pipeline.quantization.walk.processor", return_value=device), _Mode():
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(kept)
