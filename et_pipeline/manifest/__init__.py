@@ -29,7 +29,7 @@ from et_pipeline.manifest.quality import (
     Witness,
 )
 from et_pipeline.manifest.tokenizer import Tokenizer, TokenizerParity
-from et_pipeline.manifest.what import File, Source, What, portable_source
+from et_pipeline.manifest.what import Adaptation, File, Source, What, portable_source
 
 __all__ = [
     "FILE_NAME",
@@ -38,6 +38,7 @@ __all__ = [
     "READABLE",
     "SCHEMA_PATH",
     "VERSION",
+    "Adaptation",
     "Agreement",
     "Chat",
     "Check",

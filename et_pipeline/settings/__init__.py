@@ -91,6 +91,9 @@ def load_settings(composed: Any) -> Settings:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    model = composed.get("model")
+    if model and OmegaConf.is_missing(model, "source") and model.get("adapter"):
+        model.source = model.adapter  # which names the model that it is for
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

@@ -31,6 +31,9 @@ class Checkpoint(Frozen):
         description="builtin:<name>, a local folder in Hugging Face layout, a hub id, a .gguf file, or random"
     )
     revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
+    adapter: str | None = Field(
+        default=None, description="a LoRA adapter of peft for that model, merged into it: a local folder or a hub id"
+    )
     architecture: dict[str, Any] | None = Field(
         default=None, description="the source's config.json: with it, plan and source=random need no download"
     )
@@ -55,7 +58,7 @@ class Model(Checkpoint, ExportForm):
     @property
     def checkpoint(self) -> Checkpoint:
         """The part that `acquire` reads."""
-        return Checkpoint(source=self.source, revision=self.revision, architecture=self.architecture)
+        return Checkpoint(**self.model_dump(include=set(Checkpoint.model_fields)))
 
     @property
     def form(self) -> ExportForm:

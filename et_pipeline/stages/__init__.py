@@ -23,6 +23,15 @@ class Acquired(_Result):
     warnings: list[str]
 
 
+class Merged(_Result):
+    """A checkpoint with its adapter: see `adaptation.merging.merge`."""
+
+    tensors: int
+    rank: int
+    trained_on: str | None
+    files: dict[str, str]
+
+
 class Sampled(_Result):
     """Text of the model's own; no tokens where the model is too large to answer."""
 
