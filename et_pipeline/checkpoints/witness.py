@@ -90,6 +90,12 @@ def load_original(folder: Path, converted: bool = False) -> tuple[PreTrainedMode
         return load_model(folder), ours(str(error))
 
 
+def use_sdpa(model: Any) -> None:
+    """Let attention be computed by PyTorch's own function, where that means the same, for two thirds of the work."""
+    if model._supports_sdpa and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
+        model.set_attn_implementation("sdpa")
+
+
 def sample_layers(count: int) -> list[int]:
     """The first, a middle and the last of some layers."""
     return sorted({0, count // 2, count - 1})

@@ -1,7 +1,8 @@
 """Text of the model's own: its answers to prompts, drawn as it would draw them.
 
 On samples of the original, the mean of log p - log q is the divergence of the two models itself, whatever the language
-and without any data set; and calibration sees what the model will see when it answers.
+and without any data set; calibration sees what the model will see when it answers, and a smaller model learns from it
+what the original knows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.checkpoints.witness import use_sdpa
 from et_pipeline.evaluation.prompts import CALIBRATION, EVIDENCE
 
 if TYPE_CHECKING:
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from et_pipeline.runtime.program import Program
 
 FILE = "samples.json"
-PROMPTS = {"evidence": EVIDENCE, "calibration": CALIBRATION}
+PROMPTS = {"evidence": EVIDENCE, "calibration": CALIBRATION, "training": CALIBRATION}
 CACHE_BYTES = 2_000_000_000  # of keys and values while answers are drawn
 MOST_TOGETHER = 64
 LONGEST_PROMPT = 96  # tokens; one that a tokenizer cuts into more is left out
+QUESTION = 48  # most tokens of one that the model asks itself
 ANSWERS = 16  # that a program draws itself, where the original does not fit into memory
 
 
@@ -43,13 +46,48 @@ class Conversation(NamedTuple):
 
 def prompts(part: str, count: int, facts: Facts, tokenizer: Any) -> list[list[int]]:
     """Token ids of as many prompts in the model's chat format, from the first on again where there are too few."""
-    roles = ([{"role": "user", "content": text}] for text in PROMPTS[part])
-    rendered = [tokenizer.encode(facts.chat.render(messages), add_special_tokens=False).ids for messages in roles]
-    if facts.fed_bos_id is not None:
-        rendered = [[facts.fed_bos_id, *ids] for ids in rendered]
+    rendered = _rendered(PROMPTS[part], facts, tokenizer)
     short = [ids for ids in rendered if 0 < len(ids) <= LONGEST_PROMPT and max(ids) < facts.vocab_size]
     short = short or [min(rendered, key=len)[:LONGEST_PROMPT]]
     return [short[number % len(short)] for number in range(count)]
+
+
+def _rendered(texts: Sequence[str], facts: Facts, tokenizer: Any) -> list[list[int]]:
+    """Token ids of each in the model's chat format."""
+    roles = ([{"role": "user", "content": text}] for text in texts)
+    rendered = [tokenizer.encode(facts.chat.render(messages), add_special_tokens=False).ids for messages in roles]
+    return rendered if facts.fed_bos_id is None else [[facts.fed_bos_id, *ids] for ids in rendered]
+
+
+def varied_prompts(model: Any, count: int, facts: Facts, tokenizer: Any) -> list[list[int]]:
+    """Token ids of prompts to learn from: those of `prompts`, and for each one that the model asks itself.
+
+    It goes on from what its chat format puts before a user's message, and so writes what it takes for one (Magpie, Xu
+    et al. 2024, arXiv:2406.08464). A plain model goes on from the token before or between texts.
+    """
+    start = [] if facts.fed_bos_id is None else [facts.fed_bos_id]
+    listed = prompts("training", count - count // 2, facts, tokenizer)
+    if facts.chat.is_plain:
+        return listed + [start or [facts.eos_ids[0]]] * (count // 2)
+    start += tokenizer.encode(facts.chat.start_to_user, add_special_tokens=False).ids
+    asked = draw(model, [start] * (count // 2), facts, QUESTION, lambda _: None)
+    texts = [tokenizer.decode(each.ids[len(start) :]).strip() for each in asked]
+    texts = [text for text in texts if text and text not in EVIDENCE]
+    return listed + _rendered(texts, facts, tokenizer)
+
+
+def packed(found: Sequence[Conversation], length: int) -> list[list[int]]:
+    """Token ids in sequences of one length, each of which begins with a conversation and is filled with the next ones.
+
+    Nothing is padded then, and the model reads beginnings as well as what comes after much else.
+    """
+    rows, row = [], []
+    for each in found:
+        row += each.ids
+        if len(row) >= length:
+            rows.append(row[:length])
+            row = []
+    return rows or [row]
 
 
 def draw(
@@ -70,8 +108,7 @@ def draw(
     eos_ids, cached = facts.eos_ids, 8 * facts.layers * facts.kv_heads * facts.head_dim * (LONGEST_PROMPT + length)
     together = max(1, min(MOST_TOGETHER, CACHE_BYTES // cached))
 
-    if model._supports_sdpa and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is None:
-        model.set_attn_implementation("sdpa")  # the same answers for two thirds of the work
+    use_sdpa(model)
     # The model's own settings would shape the distribution that is to be seen.
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=list(eos_ids), pad_token_id=eos_ids[0]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
-from et_pipeline.quantization.walk import Walk, output
+from et_pipeline.quantization.walk import Walk, alone, output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def _walked(walk: Walk) -> dict[str, Loss]:
             walk.names |= {module: names[module] for module in layer.modules() if module in names}
             walk.fill_part(layer)
             linears = {names[part]: part for part in layer.modules() if isinstance(part, nn.Linear)}
-            with losses.watch(linears), walk.alone(layer):
+            with losses.watch(linears), alone(walk.decoder, layer):
                 for at in range(len(walk.batches)):
                     call = partial(output, walk.decoder, layer)
                     gradients[at] = of_layer(call, inputs[at], gradients[at])

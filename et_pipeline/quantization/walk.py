@@ -59,7 +59,7 @@ class Walk:
         for module in self.decoder.modules():  # what config.json says, as the angles of positions
             module._buffers.update({name: each.to(self.device) for name, each in _computed(module)})
         self.names = {module: name for name, module in modules}
-        self.q, self.batches, self.out, self.tick = q, list(_batches(texts)), out, tick
+        self.q, self.batches, self.out, self.tick = q, list(batches(texts)), out, tick
         self.folds: list[dict[str, Any]] = []
         self.stay = q.transform in ("none", "rotation")
         if q.transform == "rotation":
@@ -97,12 +97,12 @@ class Walk:
                 quantize_module(self.names[module], module, self.q)
             seen = _Inputs(spilled, self.batches, self.model.config.get_text_config().hidden_size, self.device)
             for at, tokens in enumerate(self.batches):
-                seen[at] = _input_of_layer(self.decoder, layers[0], tokens.to(self.device))
+                seen[at] = input_of_layer(self.decoder, layers[0], tokens.to(self.device))
             end(embedding)
             count = range(len(self.batches))
             for number, layer in enumerate(layers):
                 self.fill_part(layer)
-                with self.alone(layer):
+                with alone(self.decoder, layer):
                     calls: list[Callable[[], Any]] = [partial(_call, self.decoder, layer, seen, at) for at in count]
                     if self.folds:
                         fold_layer(self.folds[number], calls, self.q, self.model.config.get_text_config())
@@ -116,15 +116,6 @@ class Walk:
 
     def _own(self, part: nn.Module) -> list[nn.Module]:
         return [module for module in part.modules() if module in self.names]
-
-    @contextmanager
-    def alone(self, layer: nn.Module) -> Iterator[None]:
-        """Let no other layer compute."""
-        with ExitStack() as patches:
-            for other in self.decoder.layers:
-                if other is not layer:
-                    patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
-            yield
 
     def fill_part(self, part: nn.Module) -> None:
         """Give a layer, or another part, its weights."""
@@ -145,7 +136,7 @@ def _computed(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [(name, each) for name, each in module._buffers.items() if each is not None and not each.is_meta]
 
 
-def _batches(texts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+def batches(texts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
     """Texts of one length together, so that nothing is padded; [texts, length] each."""
     lengths: dict[int, list[Sequence[int]]] = {}
     for text in texts:
@@ -180,7 +171,18 @@ class _Inputs:
         return made
 
 
-def _input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+@contextmanager
+def alone(decoder: Any, layer: nn.Module) -> Iterator[None]:
+    """Let no other layer compute."""
+    with ExitStack() as patches:
+        for other in decoder.layers:
+            if other is not layer:
+                patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
+        yield
+
+
+def input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """What goes into a layer, of [texts, length] token ids."""
     found = []
 
     def catch(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:

@@ -69,7 +69,7 @@ class Model(Checkpoint, ExportForm):
 class Samples(Frozen):
     """Text that the model itself is to write."""
 
-    part: Literal["calibration", "evidence"]
+    part: Literal["calibration", "evidence", "training"]
     sequences: int = Field(ge=1)
     length: int = Field(ge=1, description="most tokens of an answer")
 

@@ -1,4 +1,4 @@
-"""sample: draw text of the model's own, for calibration or for evidence; write `samples.json`."""
+"""sample: draw text of the model's own, for calibration, training or evidence; write `samples.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, samples: Samples) -> 
     evidence the prompts alone are written, which the program answers later.
     """
     folder, facts = inputs["checkpoint"], Facts.read(inputs["acquire"])
-    given = own_text.prompts(samples.part, samples.sequences, facts, Folder(folder).tokenizer)
+    tokenizer = Folder(folder).tokenizer
+    given = own_text.prompts(samples.part, samples.sequences, facts, tokenizer)
     done = 0
 
     def advance(count: int) -> None:
@@ -31,7 +32,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, samples: Samples) -> 
 
     if witness.fits(facts):
         model = witness.load_original(folder)[0]
-    elif samples.part == "calibration":
+        if samples.part == "training":
+            given = own_text.varied_prompts(model, samples.sequences, facts, tokenizer)
+    elif samples.part != "evidence":
         model = stream_model(folder)
     else:
         own_text.write([own_text.Conversation(ids, len(ids)) for ids in given[: own_text.ANSWERS]], out)
