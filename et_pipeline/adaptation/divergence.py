@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
 from et_pipeline.checkpoints import witness
@@ -29,6 +29,18 @@ class Divergence(Model):
 
     agreement: manifest.Agreement
     perplexity: manifest.Perplexity | None
+
+    def figures(self) -> dict[str, Any]:
+        """What is worth telling of it, flat."""
+        interval = self.agreement.kl_interval or [self.agreement.kl] * 2
+        return {
+            "kl": self.agreement.kl,
+            "kl_low": interval[0],
+            "kl_high": interval[1],
+            "top1": self.agreement.top1,
+            "perplexity": self.perplexity.deployed if self.perplexity else None,
+            "original_perplexity": self.perplexity.original if self.perplexity else None,
+        }
 
 
 def divergence(original: Path, adapted: Path, texts: Sequence[Conversation], tick: Tick) -> Divergence:

@@ -10,22 +10,20 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from et_pipeline import cache, forms, plugins
-from et_pipeline.checkpoints.facts import Facts
+from et_pipeline import forms
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import architecture_of
 from et_pipeline.manifest import Gate, Manifest
-from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
+from et_pipeline.pipeline.acquiring import acquire
+from et_pipeline.pipeline.checks import check, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
 from et_pipeline.pipeline.original import original
 from et_pipeline.pipeline.search import Candidate, candidates, choose
 from et_pipeline.pipeline.steps import Face, Made, Named, finish, heavy
 from et_pipeline.settings import Recipe, Settings
-from et_pipeline.stages import Acquired, Tried, acquire, bundle
-from et_pipeline.worker import run_stage
+from et_pipeline.stages import Tried, bundle
 
 __all__ = ["Face", "Made", "Result", "check", "given_texts", "run", "stages", "target"]
 
@@ -67,7 +65,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     first = programs[0]
     root = first.paths.cache.expanduser().resolve()
     texts = [given_texts(settings) for settings in programs]
-    source = original(first, root, face, logs)
+    source = original(first, texts[0], root, face, logs)
 
     result = Result(checkpoint=source.folder)
     errors: list[UserError] = []
@@ -104,7 +102,11 @@ def target(settings: Settings) -> str:
 
 def _make(made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path) -> None:
     """Run the stages of one program up to `until`, into `made`."""
-    facts, ordered = _acquire(made, extra, root, face, logs)
+    facts, settings = acquire(made, extra, root, face, logs), made.settings
+    ordered = []
+    if settings.recipe.prefer is not None and settings.until != "acquire":
+        known = architecture_of(Folder(extra["checkpoint"][0]))
+        ordered = candidates(settings, known, facts.family, facts.stored is not None)
 
     def do(stage: Stage, made: Made, face: Face) -> None:
         entry, reused = heavy(stage, made, extra, facts.family, root, face, logs)
@@ -113,41 +115,6 @@ def _make(made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: F
     if ordered:
         _search(made, ordered, do, face)
     _go_on(made, made.settings.until, do, face)
-
-
-def _acquire(
-    made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
-) -> tuple[Facts, list[Candidate]]:
-    """Read and check a checkpoint, whose files are not kept in memory while the heavy stages run.
-
-    Returns:
-        What is known of it, and what `recipe=auto` tries; nothing of any other recipe.
-    """
-    settings, checkpoint = made.settings, Folder(extra["checkpoint"][0])
-    form = settings.model.form
-    key = {
-        "code": cache.code_version(acquire.__name__),
-        "checkpoint": extra["checkpoint"][1],
-        "form": form.model_dump(),
-        "libraries": cache.library_versions(("transformers", "tokenizers", "pytorch-tokenizers"))
-        | plugins.versions(("families", name) for name in plugins.names("families")),
-    }
-
-    def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        acquire.glance(checkpoint, form)
-        given, log_file = {"checkpoint": checkpoint.path}, logs / "acquire.log"
-        return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, log_file, lambda *_: None)
-
-    entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
-    finish(made, "acquire", entry, reused, face)
-    for warning in Acquired.model_validate(entry.figures).warnings:
-        log.warning(warning)
-    facts = Facts.read(entry.folder)
-    check_task(settings, facts)
-    check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
-    if settings.recipe.prefer is None or settings.until == "acquire":
-        return facts, []
-    return facts, candidates(settings, architecture_of(checkpoint), facts.family, facts.stored is not None)
 
 
 _Do = Callable[[Stage, Made, Face], None]

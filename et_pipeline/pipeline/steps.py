@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,9 +116,15 @@ def heavy(
     }
     if stage.host:
         key["host"] = [platform.node(), platform.machine(), platform.processor()]
+    folder = root / stage.name / cache.digest(key)
+    work = folder.with_name(f"{folder.name}.work")
+    if stage.resumes:
+        inputs["work"] = work
     tick = face.start(stage.name)
 
     def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
+        if stage.resumes:
+            work.mkdir(exist_ok=True)
         try:
             return run_stage(stage.module, inputs, out, stage.config, settings.seed, logs / f"{stage.name}.log", tick)
         except StageKilled as error:
@@ -128,4 +135,6 @@ def heavy(
                 f"memory runs out); {logs / stage.name}.log has what they said"
             ) from error
 
-    return cache.build(root / stage.name / cache.digest(key), make, key, lambda: face.wait(stage.name))
+    built = cache.build(folder, make, key, lambda: face.wait(stage.name))
+    shutil.rmtree(work, ignore_errors=True)
+    return built

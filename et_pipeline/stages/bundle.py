@@ -20,7 +20,7 @@ from et_pipeline.stages import Lowered, Quantized
 
 MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
 MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none was seen to run on an older one
-ADAPTATIONS = ("merge_lora",)
+ADAPTATIONS = ("merge_lora", "prune_depth", "prune_width", "distill")
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
 
@@ -185,11 +185,17 @@ def _what(
             revision=settings.model.revision,
             files=dict(source_files),
         ),
-        adaptation=[_adaptation(name, entries[name].figures) for name in ADAPTATIONS if name in entries],
+        adaptation=_adaptations(entries),
         tools=cache.library_versions(LIBRARIES),
         settings=_portable(settings),
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+
+
+def _adaptations(entries: Mapping[str, cache.Entry]) -> list[manifest.Adaptation]:
+    found = [_adaptation(name, entries[name].figures) for name in ADAPTATIONS if name in entries]
+    qat = entries["quantize"].figures.get("qat")
+    return [*found, _adaptation("qat", qat)] if qat else found
 
 
 def _adaptation(step: Any, figures: Mapping[str, Any]) -> manifest.Adaptation:

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor

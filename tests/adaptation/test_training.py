@@ -142,9 +142,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
     # Another kill, in the midst of writing the next one, leaves a part of it.
     (tmp_path / "killed" / "checkpoint-25").mkdir()
     resumed, ticks = make_model(), []
-    again = train(
-        resumed, EXAMPLES, collate, loss, tmp_path / "killed", SCHEDULE, lambda done, _: ticks.append(done)
-    )
+    again = train(resumed, EXAMPLES, collate, loss, tmp_path / "killed", SCHEDULE, lambda done, _: ticks.append(done))
     assert ticks[0] == 21
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
