@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 
 from et_pipeline.adaptation.training import Schedule, together, train
