@@ -25,6 +25,7 @@ from et_pipeline.manifest.quality import (
     TaskScore,
     TextQuality,
     TextScore,
+    Unadapted,
     WaysOfFeeding,
     Witness,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "TextScore",
     "Tokenizer",
     "TokenizerParity",
+    "Unadapted",
     "WaysOfFeeding",
     "What",
     "Witness",

@@ -44,6 +44,7 @@ class Stage:
 
 
 _QUANTIZE_LIBRARIES = ("torch", "torchao", "transformers")
+UNADAPTED = ("unadapted", "unadapted_answers")  # the model before it was pruned or trained, and its own answers
 TRAINING_LIBRARIES = ("torch", "torchao", "transformers", "accelerate")
 _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
 _QUALCOMM = ("onnxruntime-qnn",)
@@ -101,6 +102,8 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
         "measure", ("acquire", "lower"), {"kind": kind, "measure": settings.measure}, ("executorch",), host=True
     )
     made = (*calibration, *making, *answers, verify)
+    if (settings.adapt.prunes or settings.adapt.distill) and backend.timed:
+        made += (Stage("distance", ("acquire", "quantize", "lower"), export, _EXPORT_LIBRARIES, texts=UNADAPTED),)
     return (*made, measure) if backend.timed else made
 
 

@@ -14,7 +14,7 @@ from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import UserError
 from et_pipeline.pipeline.acquiring import acquire
-from et_pipeline.pipeline.order import TRAINING_LIBRARIES, Stage, drawn, samples
+from et_pipeline.pipeline.order import TRAINING_LIBRARIES, UNADAPTED, Stage, drawn, samples
 from et_pipeline.pipeline.steps import Face, Made, finish, heavy
 from et_pipeline.settings import Adapt, Checkpoint, Prune, Settings
 
@@ -32,8 +32,8 @@ class Original(NamedTuple):
         checkpoint: the source, and the adapter that was merged into it.
         folder: the checkpoint, in Hugging Face layout.
         files: SHA-256 of the files of the source, by name.
-        inputs: what stages read besides each other's results, with hashes of the contents: `checkpoint`, and `gguf` if
-            that was made from such a file.
+        inputs: what stages read besides each other's results, with hashes of the contents: `checkpoint`, `gguf` if it
+            was made from such a file, and `UNADAPTED` if it was pruned or trained.
         entries: results of what has changed it.
         reused: those among them that were in the cache.
     """
@@ -86,8 +86,10 @@ def original(settings: Settings, texts: Mapping[str, tuple[Path, str]], root: Pa
             do(drawn(part, asked), family)
         for stage in _changing(settings.adapt, made.entries):
             inputs["checkpoint"] = do(stage, family)
+        inputs["unadapted"], answers = inputs["original"], made.entries["evidence"]
+        inputs["unadapted_answers"] = (answers.folder, answers.content)
     entries = {name: entry for name, entry in made.entries.items() if name in ADAPTATIONS}
-    kept = {name: each for name, each in inputs.items() if name in ("checkpoint", "gguf")}
+    kept = {name: each for name, each in inputs.items() if name in ("checkpoint", "gguf", *UNADAPTED)}
     reused = [name for name in made.reused if name in entries]
     return Original(found.checkpoint, inputs["checkpoint"][0], found.files, kept, entries, reused)
 

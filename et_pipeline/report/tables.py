@@ -182,6 +182,11 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
             f"cosine {down(original.cosine)}, top-1 {down(100 * original.top1, 2)} %, "
             f"KL {original.kl:.4f} nats{within(original.kl_interval)}"
         )
+    if quality.unadapted is not None:
+        before = quality.unadapted.agreement
+        rows["vs unadapted"] = (
+            f"top-1 {down(100 * before.top1, 2)} %, KL {before.kl:.4f} nats{within(before.kl_interval)}"
+        )
     if quality.perplexity is not None:
         deployed, theirs = quality.perplexity.deployed, quality.perplexity.original
         ratio = f"ratio {deployed / theirs:.4f}{within(quality.perplexity.ratio_interval)}"

@@ -128,9 +128,17 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
         fallback_operators=delegation.fallback_operators,
         fallback_reasons=delegation.fallback_reasons,
         memory=_memory(part),
-        quality=form.quality(part.verified, settings),
+        quality=_quality(part),
         stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in part.entries.items()},
     )
+
+
+def _quality(part: Part) -> manifest.Quality:
+    made: manifest.Quality = part.form.quality(part.verified, part.settings)
+    distance = part.entries.get("distance")
+    if distance is None:
+        return made
+    return made.model_copy(update={"unadapted": manifest.Unadapted.model_validate(distance.figures)})
 
 
 def _memory(part: Part) -> manifest.Memory:

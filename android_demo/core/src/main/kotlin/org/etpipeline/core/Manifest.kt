@@ -262,6 +262,10 @@ data class Witness(
     }
 }
 
+/** How far the program of a model that was pruned or trained is from the model before that. */
+@Serializable
+data class Unadapted(val agreement: Agreement, val perplexity: Perplexity? = null)
+
 @Serializable
 data class Quality(
     val agreement: Comparison? = null,
@@ -271,6 +275,7 @@ data class Quality(
     val perplexity: Perplexity? = null,
     val text: TextQuality? = null,
     val witness: Witness? = null,
+    val unadapted: Unadapted? = null,
     val gate: Gate,
 )
 

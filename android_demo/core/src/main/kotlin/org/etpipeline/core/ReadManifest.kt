@@ -252,9 +252,12 @@ private fun checkQuality(quality: Quality, field: String) {
         rule(score.deployed in 0.0..100.0, "$field.tasks.$name.deployed", "must be 0 to 100")
         rule(score.items >= 1, "$field.tasks.$name.items", "must be at least 1")
     }
-    quality.perplexity?.let {
-        rule(it.original > 0, "$field.perplexity.original", "must be above 0")
-        rule(it.deployed > 0, "$field.perplexity.deployed", "must be above 0")
+    quality.unadapted?.let { checkAgreement(it.agreement, "$field.unadapted.agreement") }
+    val perplexities = mapOf("perplexity" to quality.perplexity, "unadapted.perplexity" to quality.unadapted?.perplexity)
+    for ((name, found) in perplexities) {
+        if (found == null) continue
+        rule(found.original > 0, "$field.$name.original", "must be above 0")
+        rule(found.deployed > 0, "$field.$name.deployed", "must be above 0")
     }
     quality.text?.let {
         rule(it.tokens >= 1, "$field.text.tokens", "must be at least 1")
