@@ -63,10 +63,10 @@ class Pruned(NamedTuple):
 def prune_width(folder: Path, out: Path, size: float, texts: Sequence[Sequence[int]], tick: Tick) -> Pruned:
     """Cut feed-forward channels, then groups of a key-value head with its query heads, and write the checkpoint.
 
-    Layer after layer, with the inputs that the layers before it give after their cut, those go without which the
-    layer's output changes least. What the others can make up for of their part is added to their weights: the output
-    matrix W becomes W H[:, kept] H[kept, kept]⁻¹, H being the sum of x xᵀ over its inputs x. That is how SparseGPT
-    (arXiv:2301.00774) prunes weights and ZipLM (arXiv:2302.04089) structures.
+    Layer after layer, with the inputs that the layers before it give after their cut, those go that give least to the
+    layer's output: activation times weight, as in Wanda (arXiv:2306.11695) and FLAP (arXiv:2312.11983). What the others
+    can make up for is added to their weights by least squares (He et al. 2017, arXiv:1707.06168): the output matrix W
+    becomes W H[:, kept] H[kept, kept]⁻¹, H being the sum of x xᵀ over its inputs x.
 
     Args:
         folder: the checkpoint, with float weights.
@@ -292,7 +292,7 @@ def second_moments(linear: nn.Module, run: Callable[[], Any]) -> torch.Tensor:
 
 
 def cut_inputs(weight: torch.Tensor, seen: torch.Tensor, blocks: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Leave out those blocks of a linear's inputs that change its output least, and let the others make up for them.
+    """Leave out those blocks of a linear's inputs that give least to its output, and let the others make up for them.
 
     Args:
         weight: [outputs, inputs].
@@ -306,11 +306,9 @@ def cut_inputs(weight: torch.Tensor, seen: torch.Tensor, blocks: int, count: int
     size = weight.shape[1] // blocks
     moments = seen.double() / seen.diagonal().mean()
     moments.diagonal().add_(DAMPING)
-    # What is lost by leaving out one block, the best made of the others: tr(W_b ([H⁻¹]_bb)⁻¹ W_bᵀ).
-    inverse = torch.linalg.inv(moments)
-    own = torch.stack([inverse[at : at + size, at : at + size] for at in range(0, len(inverse), size)])
-    parts = weight.double().reshape(len(weight), blocks, size).permute(1, 2, 0)  # [blocks, size, outputs]
-    lost = (parts * torch.linalg.solve(own, parts)).sum((1, 2))
+    own = torch.stack([moments[at : at + size, at : at + size] for at in range(0, len(moments), size)])
+    parts = weight.double().reshape(len(weight), blocks, size).permute(1, 0, 2)  # [blocks, outputs, size]
+    lost = (parts @ own * parts).sum((1, 2))  # tr(W_b H_bb W_bᵀ), the energy of what the block gives
     stays = lost.topk(count).indices.sort().values
     index = (stays[:, None] * size + torch.arange(size, device=stays.device)).flatten()
     made = torch.zeros_like(weight)

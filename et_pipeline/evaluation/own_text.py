@@ -24,7 +24,6 @@ PROMPTS = {"evidence": EVIDENCE, "calibration": CALIBRATION, "training": CALIBRA
 CACHE_BYTES = 2_000_000_000  # of keys and values while answers are drawn
 MOST_TOGETHER = 64
 LONGEST_PROMPT = 96  # tokens; one that a tokenizer cuts into more is left out
-QUESTION = 48  # most tokens of one that the model asks itself
 ANSWERS = 16  # that a program draws itself, where the original does not fit into memory
 
 
@@ -59,39 +58,25 @@ def _rendered(texts: Sequence[str], facts: Facts, tokenizer: Any) -> list[list[i
     return rendered if facts.fed_bos_id is None else [[facts.fed_bos_id, *ids] for ids in rendered]
 
 
-def varied_prompts(model: Any, count: int, facts: Facts, tokenizer: Any) -> list[list[int]]:
-    """Token ids of prompts to learn from: those of `prompts`, and for each one that the model asks itself.
+def openings(count: int, facts: Facts, tokenizer: Any) -> list[list[int]]:
+    """Token ids of beginnings to learn from: by turns a prompt, and what the chat format puts before a user's message.
 
-    It goes on from what its chat format puts before a user's message, and so writes what it takes for one (Magpie, Xu
-    et al. 2024, arXiv:2406.08464). A plain model goes on from the token before or between texts.
+    From the latter the model asks itself what it takes for a question (Magpie, Xu et al. 2024, arXiv:2406.08464). A
+    plain model begins with the token before or between texts.
     """
-    start = [] if facts.fed_bos_id is None else [facts.fed_bos_id]
-    listed = prompts("training", count - count // 2, facts, tokenizer)
-    if facts.chat.is_plain:
-        return listed + [start or [facts.eos_ids[0]]] * (count // 2)
-    start += tokenizer.encode(facts.chat.start_to_user, add_special_tokens=False).ids
-    asked = draw(model, [start] * (count // 2), facts, QUESTION, lambda _: None)
-    texts = [tokenizer.decode(each.ids[len(start) :]).strip() for each in asked]
-    texts = [text for text in texts if text and text not in EVIDENCE]
-    return listed + _rendered(texts, facts, tokenizer)
-
-
-def packed(found: Sequence[Conversation], length: int) -> list[list[int]]:
-    """Token ids in sequences of one length, each of which begins with a conversation and is filled with the next ones.
-
-    Nothing is padded then, and the model reads beginnings as well as what comes after much else.
-    """
-    rows, row = [], []
-    for each in found:
-        row += each.ids
-        if len(row) >= length:
-            rows.append(row[:length])
-            row = []
-    return rows or [row]
+    bare = [] if facts.fed_bos_id is None else [facts.fed_bos_id]
+    bare += tokenizer.encode(facts.chat.start_to_user, add_special_tokens=False).ids
+    listed = prompts("training", -(-count // 2), facts, tokenizer)
+    return [listed[at // 2] if at % 2 == 0 else bare or [facts.eos_ids[0]] for at in range(count)]
 
 
 def draw(
-    model: Any, given: Sequence[Sequence[int]], facts: Facts, length: int, advance: Callable[[int], None]
+    model: Any,
+    given: Sequence[Sequence[int]],
+    facts: Facts,
+    length: int,
+    advance: Callable[[int], None],
+    past_end: bool = False,
 ) -> list[Conversation]:
     """The model's answers to prompts at temperature 1, the token that ends one included.
 
@@ -101,6 +86,7 @@ def draw(
         facts: the model's.
         length: most tokens of an answer.
         advance: takes how many prompts are done.
+        past_end: go on behind the token that ends an answer with what the model expects there, to the whole length.
     """
     import torch
     from transformers import GenerationConfig
@@ -111,7 +97,12 @@ def draw(
     use_sdpa(model)
     # The model's own settings would shape the distribution that is to be seen.
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=list(eos_ids), pad_token_id=eos_ids[0]
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=None if past_end else list(eos_ids),
+        pad_token_id=eos_ids[0],
     )
     order = sorted(range(len(given)), key=lambda number: len(given[number]))  # so that little is padded
     found: dict[int, Conversation] = {}
@@ -121,9 +112,12 @@ def draw(
         tokens = torch.tensor([[eos_ids[0]] * (longest - len(given[number])) + list(given[number]) for number in batch])
         mask = torch.tensor([[0] * (longest - len(given[number])) + [1] * len(given[number]) for number in batch])
         with torch.no_grad():
-            answers = model.generate(tokens, attention_mask=mask, max_new_tokens=length)[:, longest:].tolist()
+            answers = model.generate(
+                tokens.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=length
+            )[:, longest:].tolist()
         for number, answer in zip(batch, answers, strict=True):
-            end = next((at for at, token in enumerate(answer, 1) if token in eos_ids), len(answer))
+            ends = () if past_end else (at for at, token in enumerate(answer, 1) if token in eos_ids)
+            end = next(iter(ends), len(answer))
             found[number] = Conversation([*given[number], *answer[:end]], len(given[number]))
         advance(len(batch))
     return [found[number] for number in range(len(given))]

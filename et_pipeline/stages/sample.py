@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from et_pipeline.checkpoints import witness
@@ -9,6 +10,7 @@ from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.evaluation import own_text
+from et_pipeline.quantization.walk import processor
 from et_pipeline.settings import Samples
 from et_pipeline.stages import Sampled
 from et_pipeline.worker import Tick
@@ -22,7 +24,9 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, samples: Samples) -> 
     """
     folder, facts = inputs["checkpoint"], Facts.read(inputs["acquire"])
     tokenizer = Folder(folder).tokenizer
-    given = own_text.prompts(samples.part, samples.sequences, facts, tokenizer)
+    trains = samples.part == "training"
+    begin = own_text.openings if trains else partial(own_text.prompts, samples.part)
+    given = begin(samples.sequences, facts, tokenizer)
     done = 0
 
     def advance(count: int) -> None:
@@ -32,13 +36,13 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, samples: Samples) -> 
 
     if witness.fits(facts):
         model = witness.load_original(folder)[0]
-        if samples.part == "training":
-            given = own_text.varied_prompts(model, samples.sequences, facts, tokenizer)
+        if trains:  # evidence and calibration are the same on each machine
+            model.to(processor())
     elif samples.part != "evidence":
         model = stream_model(folder)
     else:
         own_text.write([own_text.Conversation(ids, len(ids)) for ids in given[: own_text.ANSWERS]], out)
         return Sampled(tokens=0)
-    found = own_text.draw(model, given, facts, samples.length, advance)
+    found = own_text.draw(model, given, facts, samples.length, advance, past_end=trains)
     own_text.write(found, out)
     return Sampled(tokens=sum(len(each.ids) - each.prompt for each in found))

@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
 
 from et_pipeline.adaptation.training import Schedule, together, train
@@ -142,9 +140,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
     # Another kill, in the midst of writing the next one, leaves a part of it.
     (tmp_path / "killed" / "checkpoint-25").mkdir()
     resumed, ticks = make_model(), []
-    again = train(
-        resumed, EXAMPLES, collate, loss, tmp_path / "killed", SCHEDULE, lambda done, _: ticks.append(done)
-    )
+    again = train(resumed, EXAMPLES, collate, loss, tmp_path / "killed", SCHEDULE, lambda done, _: ticks.append(done))
     assert ticks[0] == 21
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)

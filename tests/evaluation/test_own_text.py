@@ -7,7 +7,7 @@ from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation import own_text
-from et_pipeline.evaluation.own_text import Conversation, draw, prompts
+from et_pipeline.evaluation.own_text import Conversation, draw, openings, prompts
 from et_pipeline.evaluation.prompts import CALIBRATION, EVIDENCE
 
 
@@ -80,3 +80,27 @@ def test_what_is_written_is_read(tmp_path):
     found = [Conversation([1, 2, 3], 2), Conversation([4], 1)]
     own_text.write(found, tmp_path)
     assert own_text.read(tmp_path) == found
+
+
+def test_what_is_learned_from_goes_on_behind_the_end_of_an_answer(facts, model):
+    torch.manual_seed(0)
+    found = draw(model, [[5, 6, 7], [8, 9]] * 8, facts, 40, lambda _: None, past_end=True)
+    assert [len(each.ids) for each in found] == [43, 42] * 8
+    ended = [each for each in found if set(each.ids[each.prompt : -1]) & set(facts.eos_ids)]
+    assert ended, "no answer came to an end"
+
+
+def test_a_model_learns_from_prompts_and_from_what_it_asks_itself(facts):
+    tokenizer = Folder(tiny_assistant.CHECKPOINT).tokenizer
+    found = openings(5, facts, tokenizer)
+    assert found[::2] == prompts("calibration", 3, facts, tokenizer)
+    assert found[1] == found[3] == tokenizer.encode(facts.chat.start_to_user, add_special_tokens=False).ids
+    assert found[0][: len(found[1])] == found[1]
+
+
+def test_a_plain_model_begins_with_the_token_before_or_between_texts(facts):
+    tokenizer = Folder(tiny_assistant.CHECKPOINT).tokenizer
+    plain = facts.model_copy(update={"chat": PLAIN, "adds_bos": True, "bos_id": 1})
+    assert openings(2, plain, tokenizer)[1] == [1]
+    without = plain.model_copy(update={"adds_bos": False})
+    assert openings(2, without, tokenizer)[1] == [facts.eos_ids[0]]
