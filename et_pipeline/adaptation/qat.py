@@ -13,11 +13,10 @@ step, as an integer changes only after half a step, and steps differ by orders o
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -25,7 +24,7 @@ from torch.nn import functional
 from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from et_pipeline.adaptation import training
-from et_pipeline.adaptation.distillation import Answers, ask, collate, distillation_loss
+from et_pipeline.adaptation.distillation import Answers, ask, collate, distillation_loss, same_vocabulary
 from et_pipeline.adaptation.training import Schedule, Trained
 from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.errors import UserError
@@ -48,7 +47,7 @@ class Figures(NamedTuple):
 
     Attributes:
         trained: how long it took, and the loss.
-        before: KL(original ‖ quantized) in nats per token before it, on texts that it did not learn from.
+        before: KL(teacher ‖ quantized) in nats per token before it, on texts that it did not learn from.
         after: likewise, of what is written.
         changed: share of the 4-bit integers that are others than before.
     """
@@ -63,6 +62,7 @@ def train(
     checkpoint: Path,
     quantized: Path,
     q: Quantization,
+    teacher: Path,
     texts: Sequence[Sequence[int]],
     out: Path,
     work: Path,
@@ -70,15 +70,16 @@ def train(
     tick: Tick,
     on_loss: Callable[[int, float], None] | None = None,
 ) -> Figures:
-    """Train quantized weights on the logits of their original, and write them in the same form.
+    """Train quantized weights on a teacher's logits, and write them in the same form.
 
     Trained are integers and scales of the 4-bit linears, gains of norms and biases. Embeddings, and what has 8 bits,
-    stay. If the model is no nearer to its original then, on texts that are kept back, what was read is written.
+    stay. If the model is no nearer to its teacher then, on texts that are kept back, what was read is written.
 
     Args:
-        checkpoint: the original, in Hugging Face layout.
+        checkpoint: what was quantized, in Hugging Face layout.
         quantized: the folder that the `quantize` stage filled.
         q: the recipe it did that by.
+        teacher: the checkpoint with the answers that count, the same or what it was made of.
         texts: token ids; the last of them, `HELD_OUT` of all, are not learned from.
         out: an existing folder for the files.
         work: folder that survives a kill, from which a run goes on; it belongs to these arguments alone.
@@ -87,26 +88,23 @@ def train(
         on_loss: takes a step's number and the mean loss since the last call.
 
     Raises:
-        UserError: the recipe has no 4-bit linears, the files do not belong together, there are too few texts, or the
-            loss is no longer a number.
+        UserError: the recipe has no 4-bit linears, files do not belong together, the teacher has another vocabulary
+            or no float weights, there are too few texts, or the loss is no longer a number.
     """
     if q.scheme not in _TRAINABLE:
         raise UserError(f"recipe.scheme={q.scheme} has no 4-bit weights to train; choose {' or '.join(_TRAINABLE)}")
-    kept_back = max(LEAST_HELD_OUT, round(HELD_OUT * len(texts)))
-    if len(texts) <= kept_back:
-        raise UserError(f"{len(texts)} texts are too few to train with, as {kept_back} are kept back; give more")
-    ask(checkpoint, texts, work, 1.0, lambda done: tick(done, 100 + schedule.steps))
+    learned = len(texts) - max(LEAST_HELD_OUT, round(HELD_OUT * len(texts)))
+    if learned < 1:
+        raise UserError(f"{len(texts)} texts are too few to train with, as {LEAST_HELD_OUT} are kept back; give more")
+    same_vocabulary(checkpoint, teacher)
+    ask(teacher, texts, work, 1.0, lambda done: tick(done, 100 + schedule.steps))
     answers = Answers(texts, work)
-    learned: Any = torch.utils.data.Subset(answers, range(len(texts) - kept_back))
-    held_out: Any = torch.utils.data.Subset(answers, range(len(texts) - kept_back, len(texts)))
-    model: Any = load_quantized(checkpoint, quantized, q)
-    make_trainable(model)
-    model.to(processor())
+    model = make_trainable(load_quantized(checkpoint, quantized, q)).to(processor())
     together = training.together(model.config.vocab_size, max(map(len, texts)))
-    before = _divergence(model, held_out, together)
+    before = _divergence(model, answers, learned, together)
     trained = training.train(
         Weights(model),
-        learned,
+        cast("Sequence[Any]", torch.utils.data.Subset(answers, range(learned))),
         collate,
         partial(distillation_loss, temperature=1.0),
         work,
@@ -115,12 +113,10 @@ def train(
         on_loss,
         together,
     )
-    after = _divergence(model.cpu(), held_out, together)
-    if after < before:
-        return Figures(trained, before, after, write(model, quantized, out))
-    for path in quantized.glob("quantized-*.pt"):
-        shutil.copy(path, out)
-    return Figures(trained, before, before, 0.0)
+    after = _divergence(model.cpu(), answers, learned, together)
+    if not after < before:  # it learned the texts, and not what its teacher makes of others
+        model, after = make_trainable(load_quantized(checkpoint, quantized, q)), before
+    return Figures(trained, before, after, write(model, quantized, out))
 
 
 class Weights(nn.Module):
@@ -137,8 +133,8 @@ class Weights(nn.Module):
         return self.inside[0](**inputs)
 
 
-def make_trainable(model: Any) -> None:
-    """Let a model of `load_quantized` compute as it did, with 4-bit linears that can be trained; in place."""
+def make_trainable(model: Any) -> Any:
+    """Let a model of `load_quantized` compute as it did, with 4-bit linears that can be trained; it is given back."""
     for module in list(model.modules()):
         weight = getattr(module, "weight", None)
         if isinstance(module, (nn.Linear, nn.Embedding)) and isinstance(weight, IntxUnpackedToInt8Tensor):
@@ -146,6 +142,7 @@ def make_trainable(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.dim() == 1:  # gains of norms, biases
             parameter.requires_grad_(True)
+    return model
 
 
 def _unpack(module: Any, weight: Any) -> None:
@@ -232,12 +229,12 @@ def _integers(steps: torch.Tensor) -> torch.Tensor:
     return (steps * UNIT).round_().clamp_(LOWEST, HIGHEST)
 
 
-def _divergence(model: Any, examples: Sequence[Any], together: int) -> float:
-    """The mean of `distillation_loss` over the tokens of examples."""
+def _divergence(model: Any, answers: Answers, first: int, together: int) -> float:
+    """The mean of `distillation_loss` over the tokens of the texts from the first that counts on."""
     total, tokens = 0.0, 0
     with torch.no_grad():
-        for start in range(0, len(examples), together):
-            batch = collate([examples[number] for number in range(start, min(start + together, len(examples)))])
+        for start in range(first, len(answers), together):
+            batch = collate([answers[number] for number in range(start, min(start + together, len(answers)))])
             count = int(batch["attention_mask"].sum())
             moved = {name: each.to(model.device) for name, each in batch.items()}
             total += count * distillation_loss(model, moved, 1.0).item()

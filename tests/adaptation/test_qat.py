@@ -44,8 +44,7 @@ def made(make_checkpoint, texts, tmp_path):  # noqa: F811
 
 def trained_a_bit(folder, quantized, q):
     """A model after a few updates of which many are large enough for an integer to change."""
-    model = load_quantized(folder, quantized, q)
-    make_trainable(model)
+    model = make_trainable(load_quantized(folder, quantized, q))
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], 0.04, weight_decay=0)
     for _ in range(3):
         optimizer.zero_grad()
@@ -114,8 +113,7 @@ def test_one_table_of_8_bits_stays_one(made, tmp_path):
 
 def test_untrained_weights_give_the_same_bytes(made, tmp_path):
     folder, quantized, q = made(group_size=32)
-    model = load_quantized(folder, quantized, q)
-    make_trainable(model)
+    model = make_trainable(load_quantized(folder, quantized, q))
     (tmp_path / "out").mkdir()
     assert write(model, quantized, tmp_path / "out") == 0
     first, again = ((tmp_path / name / "quantized-00000.pt").read_bytes() for name in ("quantized", "out"))
@@ -142,7 +140,7 @@ def train(made, folder, schedule=SCHEDULE, tick=lambda *_: None):
     out, work = folder / "trained", folder / "work"
     for each in (out, work):
         each.mkdir(parents=True, exist_ok=True)
-    return qat.train(checkpoint, quantized, q, learned, out, work, schedule, tick), out
+    return qat.train(checkpoint, quantized, q, checkpoint, learned, out, work, schedule, tick), out
 
 
 @pytest.fixture
