@@ -70,6 +70,30 @@ def test_begins_and_ends_as_a_quantized_model(made, tmp_path, changes):
     assert not torch.allclose(found, reference)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["groups", "channels", "rotated_mixed"])
+def test_the_program_computes_what_was_trained(made, tmp_path, name):
+    from et_pipeline.backends import get_backend
+    from et_pipeline.models.decoder import Decoder, export_decoder, metadata
+    from et_pipeline.runtime.program import Program
+    from et_pipeline.settings import ExportForm
+
+    folder, quantized, q = made(config={"num_hidden_layers": 1, "tie_word_embeddings": True}, **RECIPES[name])
+    model, out = trained_a_bit(folder, quantized, q), tmp_path / "out"
+    out.mkdir()
+    write(model, quantized, out)
+    tokens = torch.arange(2, 18).unsqueeze(0)
+    with torch.no_grad():
+        expected = model(tokens).logits[0, -1]
+        before = load_quantized(folder, quantized, q)(tokens).logits[0, -1]
+    decoder = Decoder(load_quantized(folder, out, q), ExportForm(max_context=64, prefill_chunk=16))
+    get_backend("xnnpack").lower(export_decoder(decoder), metadata(decoder, 0, [1]), tmp_path / "model.pte")
+    found = Program(tmp_path / "model.pte").forward(tokens, 0).flatten()
+    near, far = (torch.nn.functional.cosine_similarity(each, expected, dim=0) for each in (found, before))
+    assert near > 0.9999
+    assert far < 0.999
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_keep_the_form_of_their_weights(made, tmp_path, family):
     folder, quantized, q = made(family, group_size=32)
