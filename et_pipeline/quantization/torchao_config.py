@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 BLOCK_WEIGHTS = 1 << 20  # quantized at a time
 SHARD_WEIGHTS = 250_000_000  # at a byte each; that many wait in memory to be written
-_INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009  torch's stubs do not know it
+INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009  torch's stubs do not know it
 _MAPPINGS = {
     "symmetric": MappingType.SYMMETRIC,
     "symmetric_no_clipping_error": MappingType.SYMMETRIC_NO_CLIPPING_ERR,
     "asymmetric": MappingType.ASYMMETRIC,
 }
 _WEIGHT_DTYPES = {
-    "8da4w": _INT4,
+    "8da4w": INT4,
     "8da8w": torch.int8,
-    "int4_weight_only": _INT4,
+    "int4_weight_only": INT4,
     "int8_weight_only": torch.int8,
 }
 DYNAMIC = ("8da4w", "8da8w")
-_EMBEDDING_DTYPES = {4: _INT4, 8: torch.int8}
+_EMBEDDING_DTYPES = {4: INT4, 8: torch.int8}
 
 
 def quantize_module(name: str, module: nn.Module, q: Quantization) -> bool:
@@ -105,7 +105,7 @@ def keep(module: nn.Module, q: Quantization) -> bool:
         return False
     dtype, size, _ = wanted
     block = stored.block_size[-1]
-    if (dtype is _INT4 and stored.target_dtype is not _INT4) or block % size:
+    if (dtype is INT4 and stored.target_dtype is not INT4) or block % size:
         return False
     # One row quantized shows the types that the recipe has beside the integers.
     row = nn.Linear(1, 1, bias=False, device="meta")
@@ -138,7 +138,7 @@ def _turn(weight: Any) -> Any:
         return weight
     size = weight.block_size[-1]
     integers, scale = weight.qdata.clone(), weight.scale.clone()
-    highest = 7 if weight.target_dtype is _INT4 else 127
+    highest = 7 if weight.target_dtype is INT4 else 127
     step = max(1, BLOCK_WEIGHTS // integers.shape[1])
     for start in range(0, len(integers), step):
         here = turned[start : start + step]
@@ -203,7 +203,7 @@ def _linear_config(q: Quantization) -> Any:
 def quantize_turn(turn: Turn) -> None:
     """Give a matrix of a turned table 4 bits per weight, if that changes nothing (see `turned`)."""
     exact, mapping = turn.weight.detach().clone(), MappingType.SYMMETRIC_NO_CLIPPING_ERR
-    _quantize_rows(turn, IntxWeightOnlyConfig(weight_dtype=_INT4, granularity=PerAxis(0), mapping_type=mapping))
+    _quantize_rows(turn, IntxWeightOnlyConfig(weight_dtype=INT4, granularity=PerAxis(0), mapping_type=mapping))
     if not torch.allclose(floats(turn.weight.detach()), exact, rtol=1e-5, atol=0):
         turn.weight = nn.Parameter(exact, requires_grad=False)
 
