@@ -5,13 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from transformers import AutoModelForCausalLM
 
 from et_pipeline import CONF, manifest
 from et_pipeline.pipeline import run
 from et_pipeline.report.progress import Silent
 from et_pipeline.settings import load_settings
 from et_pipeline.stages import acquire
+from tests.make_adapter import peft_logits, write_adapter
 
 
 def test_the_gate_alone_stops_a_recipe_that_the_backend_computes_wrongly(make_checkpoint, tmp_path):
@@ -115,3 +118,39 @@ def test_the_content_of_a_text_is_part_of_its_stages_key(monkeypatch, command, t
     assert reused() == ["acquire", "export", "lower", "evidence", "verify"]
     (texts / "no text.json").write_text("{}")
     assert reused() == ["acquire", "quantize", "export", "lower", "evidence", "verify"]
+
+
+def test_an_adapter_alone_becomes_a_bundle_of_the_model_that_it_makes(make_checkpoint, tmp_path, command):
+    base = make_checkpoint("llama", num_hidden_layers=1, initializer_range=0.05)
+    adapter = write_adapter(base, tmp_path / "my-adapter", target_modules="all-linear")
+    arguments = ["model=custom", f"model.adapter={adapter}", "task=chat", "recipe=8da8w", "verify.sequences=4"]
+    arguments += ["model.max_context=128", "measure.rounds=1", "measure.prompt_tokens=8", "measure.decode_tokens=4"]
+    code, out, err = command(*arguments, "format=json")
+    assert code in (0, 3), err
+    found = json.loads(out)
+    made = manifest.read(Path(found["bundle"]))
+    (step,) = made.what.adaptation
+    assert (step.step, step.figures["rank"], step.figures["trained_on"]) == ("merge_lora", 8, base.name)
+    assert step.files.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert made.what.source.source == base.name
+    assert made.what.settings["model"]["adapter"] == "my-adapter"
+    assert str(tmp_path) not in (Path(found["bundle"]) / "manifest.json").read_text()
+    assert "merge_lora" in made.stages
+    assert made.quality.witness.name == "transformers"
+    assert made.quality.witness.agreement.min_cosine > 0.9999
+    merged = tmp_path / "cache" / "merge_lora"
+    (folder,) = [path for path in merged.iterdir() if path.is_dir()]
+    ids = torch.arange(2, 50)[None]
+    with torch.no_grad():
+        ours = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids).logits
+    theirs = peft_logits(base, adapter, ids)
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def test_an_adapter_for_another_model_leaves_nothing_behind(make_checkpoint, tmp_path, command):
+    adapter = write_adapter(make_checkpoint("llama", hidden_size=64), tmp_path / "adapter", target_modules=["q_proj"])
+    base = make_checkpoint("llama", num_hidden_layers=1)
+    code, _, err = command("model=custom", f"model.source={base}", f"model.adapter={adapter}", "task=chat")
+    assert code == 2
+    assert "says that it was trained on" in err
+    assert not [path for path in (tmp_path / "cache" / "merge_lora").iterdir() if path.is_dir()]

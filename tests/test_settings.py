@@ -7,11 +7,13 @@ from et_pipeline.errors import UserError
 from et_pipeline.pipeline import check
 from et_pipeline.settings import Quantization, load_settings, setting_names
 
-GROUPS = ("model", "recipe", "backend", "device", "task", "experiment")
+GROUPS = ("model", "adapt", "recipe", "backend", "device", "task", "experiment")
 NPU = ["backend=qnn", "device=galaxy_s25"]
 NEEDED = {  # options that leave a key to the user
     "model/custom": ["model.source=somewhere"],
     "model/custom_embedding": ["model.source=somewhere"],
+    "adapt/merge_lora": ["model.adapter=somewhere"],
+    "adapt/distill": ["adapt.teacher=somewhere"],
     **{f"recipe/{name}": NPU for name in ("16a4w", "16a4w_lpbq", "16a8w", "8a8w", "fp16")},
     "backend/qnn": ["recipe=16a4w", "device=galaxy_s25"],
     "backend/coreml": ["recipe=int4_weight_only"],

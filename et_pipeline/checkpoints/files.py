@@ -29,6 +29,7 @@ PATTERNS = (
 # What lies beside weights and has no part in what they compute.
 _HARMLESS = (
     ".*",  # of git, of the hub's downloads
+    cache.RECORD,  # of a checkpoint that was made here
     "*.md",
     "*.txt",
     "*.png",
@@ -126,4 +127,4 @@ def unused_files(folder: Folder) -> list[str]:
         return []
     said = f"{folder.path} holds {', '.join(found)} beside the model, and nothing of that is used"
     adapter = any(name.startswith("adapter_") for name in found)
-    return [f"{said}; merge the adapter into the model first (peft's merge_and_unload)" if adapter else said]
+    return [f"{said}; model.adapter={folder.path} merges the adapter into the model" if adapter else said]

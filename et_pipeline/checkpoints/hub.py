@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,27 @@ SECONDS = 5  # a forecast does not wait longer for the hub to answer
 _PARTIAL = ".incomplete"  # huggingface_hub's own word for it
 
 
-def download(repository: str, revision: str | None, place: Place) -> Path:
-    """The folder of a repository's snapshot, downloaded if it is not there."""
+def download(
+    repository: str,
+    revision: str | None,
+    place: Place,
+    key: str = "model.source",
+    wanted: Sequence[str] = (*PATTERNS, "adapter_config.json"),
+) -> Path:
+    """The folder of a repository's snapshot, downloaded if it is not there.
+
+    Args:
+        repository: its name.
+        revision: a branch, tag or commit; None for the main branch.
+        place: shows progress.
+        key: the setting that names it.
+        wanted: patterns of the files that are read.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
-    name = f"model.source={repository}"
+    name, wanted = f"{key}={repository}", list(wanted)
     store = Path(constants.HF_HUB_CACHE).expanduser()
-    wanted = list(PATTERNS)
     with one_sentence(name, revision, "a folder here and not "):
         try:
             listed = snapshot_download(
@@ -42,11 +55,11 @@ def download(repository: str, revision: str | None, place: Place) -> Path:
         check_room(store, sum(size for _, _, size in missing) - begun, name, "HF_HUB_CACHE")
         for filename, commit, size in missing:
             if filename.endswith(".safetensors") and size <= constants.MAX_HTTP_DOWNLOAD_SIZE:
-                _fetch_weights(repository, filename, commit, blobs, place)
+                _fetch_weights(repository, filename, commit, blobs, place, name)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, tqdm_class=quiet_bar()))
 
 
-def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, place: Place) -> None:
+def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, place: Place, name: str) -> None:
     """Download a file to where huggingface_hub's cache looks for it, going on where a killed run stopped.
 
     huggingface_hub itself begins such a file anew.
@@ -101,7 +114,7 @@ def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, pla
         # A file of the large file storage is named by its sha256, any other one by a git hash.
         if len(metadata.etag) == 64 and cache.sha256_file(part) != metadata.etag:
             part.unlink()
-            raise UserError(f"model.source={repository}: {filename} arrived damaged; the same command fetches it again")
+            raise UserError(f"{name}: {filename} arrived damaged; the same command fetches it again")
         part.rename(blob)
 
 

@@ -68,7 +68,7 @@ def read_layout(folder: Path) -> dict[str, TensorInfo]:
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}: point model.source at a checkpoint folder")
     layout: dict[str, TensorInfo] = {}
     for file in files:
-        for name, info in _read_header(folder, file).items():
+        for name, info in read_header(folder, file).items():
             if name in layout:
                 raise UserError(f"{folder}: tensor {name} is in both {layout[name].file} and {file}")
             layout[name] = info
@@ -91,8 +91,14 @@ def _read_index(path: Path) -> dict[str, str]:
     return named
 
 
-def _read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
-    """Read and check one header; nothing is read or allocated on the word of a length that was not checked."""
+def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
+    """The tensors that one file's header names.
+
+    Nothing is read or allocated on the word of a length that was not checked.
+
+    Raises:
+        UserError: the file is missing, truncated or damaged.
+    """
     path = folder / file
     if not path.is_file():
         raise UserError(f"{path} is missing: download the checkpoint again")

@@ -110,9 +110,6 @@ def prepare(folder: Folder) -> Prepared:
     Raises:
         UserError: an unreadable config or file, or weights that do not fit the config.
     """
-    from safetensors import SafetensorError, safe_open
-
-    stored = folder.layout
     model, tied = build_skeleton(folder)
     contents = folder.contents
     # A file's own head counts, also where the config says that it has none: transformers takes it too.
@@ -124,20 +121,7 @@ def prepare(folder: Folder) -> Prepared:
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
     _check_fit(folder.path, model, layout, list(sources.values()), tied)
     fill_computed_buffers(model)
-    files: dict[Path, Any] = {}
-
-    def read(name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        path = folder.path / stored[name].file
-        try:
-            if path not in files:
-                files[path] = safe_open(path, framework="pt")
-            # A copy: a view into the file's storage would be lowered as that storage's first bytes.
-            tensor = (
-                files[path].get_tensor(name) if rows is None else files[path].get_slice(name)[rows[0] : rows[1]].clone()
-            )
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
-        return tensor
+    stored, read = folder.layout, open_tensors(folder)
 
     def fill(name: str, module: nn.Module, as_stored: bool = False) -> None:
         for own in _own_tensors(module):
@@ -157,6 +141,28 @@ def prepare(folder: Folder) -> Prepared:
 
     packed = frozenset(target for target, source in sources.items() if source.tensor in contents.packed)
     return Prepared(model, modules, fill, packed, bool(tied))
+
+
+def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
+    """What gives a tensor of a checkpoint's files by its name, or some of its rows (from, to), in its own type."""
+    from safetensors import SafetensorError, safe_open
+
+    stored, files = folder.layout, dict[Path, Any]()
+
+    def read(name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        path = folder.path / stored[name].file
+        try:
+            if path not in files:
+                files[path] = safe_open(path, framework="pt")
+            # A copy: a view into the file's storage would be lowered as that storage's first bytes.
+            tensor: torch.Tensor = (
+                files[path].get_tensor(name) if rows is None else files[path].get_slice(name)[rows[0] : rows[1]].clone()
+            )
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
+        return tensor
+
+    return read
 
 
 def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from et_pipeline.checkpoints.facts import Facts
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation import own_text
 from et_pipeline.evaluation.prompts import CALIBRATION
 from et_pipeline.evaluation.text_source import check_ids, documents
 from et_pipeline.runtime.embedding import for_one_text
-from et_pipeline.settings import OWN, Calibration
+from et_pipeline.settings import OWN, Calibration, LearnedText
 from et_pipeline.tiny_assistant.text import training_samples
 
 KEY = "recipe.calibration.source"
+LEARNED = "adapt.text.source"
 LENGTH = 512  # tokens of one text, where the program's form does not ask for another
 
 
+def learned(text: LearnedText, inputs: Mapping[str, Path]) -> list[list[int]]:
+    """Token ids of the texts that a model learns from.
+
+    Args:
+        text: where they are from.
+        inputs: of the stage: the checkpoint, what is known of it, and own answers (`training`) or a given text.
+
+    Raises:
+        UserError: as `sequences`.
+    """
+    if text.source == OWN:
+        return [each.ids for each in own_text.read(inputs["training"])]
+    facts, tokenizer = Facts.read(inputs["acquire"]), Folder(inputs["checkpoint"]).tokenizer
+    wanted = Calibration(source=text.source, tokens=text.sequences * text.length)
+    path = inputs.get("training_text")
+    return sequences(wanted, path, facts, tokenizer, text.length, LEARNED, "adapt.text.sequences x adapt.text.length")
+
+
 def sequences(
-    calibration: Calibration, path: Path | None, facts: Facts, tokenizer: Any, longest: int
+    calibration: Calibration,
+    path: Path | None,
+    facts: Facts,
+    tokenizer: Any,
+    longest: int,
+    key: str = KEY,
+    count: str = "recipe.calibration.tokens",
 ) -> list[list[int]]:
     """Token ids of as many texts as the budget takes, none of them held out for evaluation.
 
@@ -36,6 +62,8 @@ def sequences(
         facts: the model's; conversations get its chat format.
         tokenizer: the model's.
         longest: most tokens of one sequence.
+        key: the setting that says where the text is.
+        count: the one that says how much.
 
     Raises:
         UserError: the text has fewer tokens than are asked for, or one that the model does not have.
@@ -48,9 +76,9 @@ def sequences(
     found: list[list[int]] = []
     used: list[str] = []
     left = calibration.tokens
-    for text in _texts(calibration, path, facts):
+    for text in _texts(calibration, path, facts, key):
         ids = tokenizer.encode(text, add_special_tokens=embeds).ids[:left]
-        check_ids(KEY, calibration.source, ids, facts.vocab_size)
+        check_ids(key, calibration.source, ids, facts.vocab_size)
         found += [ids[at : at + longest] for at in range(0, len(ids), longest)]
         used.append(text)
         left -= len(ids)
@@ -58,8 +86,8 @@ def sequences(
             ends = ("", " ".join(used * (1 + longest // len(used)))) if embeds else ()
             return found + [ids for ids in (tokenizer.encode(end).ids for end in ends) if ids]
     raise UserError(
-        f"{KEY}={calibration.source} has {calibration.tokens - left} tokens, and "
-        f"recipe.calibration.tokens={calibration.tokens} asks for more; lower it, or give more text"
+        f"{key}={calibration.source} has {calibration.tokens - left} tokens, and {count}={calibration.tokens} asks for "
+        "more; lower it, or give more text"
     )
 
 
@@ -70,7 +98,7 @@ def _joined(answers: list[list[int]], tokens: int, longest: int) -> list[list[in
     return [ids[at : at + longest] for at in range(0, whole, longest)]
 
 
-def _texts(calibration: Calibration, path: Path | None, facts: Facts) -> Iterator[str]:
+def _texts(calibration: Calibration, path: Path | None, facts: Facts, key: str) -> Iterator[str]:
     if calibration.source == OWN:  # of an encoder: what others would be asked, alone and as longer texts
         for size in (1, 2, 4, 8, 16):
             yield from (" ".join(CALIBRATION[at : at + size]) for at in range(0, len(CALIBRATION), size))
@@ -82,5 +110,5 @@ def _texts(calibration: Calibration, path: Path | None, facts: Facts) -> Iterato
             else:
                 yield facts.chat.render(sample.messages) + sample.answer
         return
-    for document in documents(KEY, calibration.source, path):
+    for document in documents(key, calibration.source, path):
         yield from filter(None, (part.strip() for part in document.split("\n\n")))

@@ -25,11 +25,12 @@ from et_pipeline.manifest.quality import (
     TaskScore,
     TextQuality,
     TextScore,
+    Unadapted,
     WaysOfFeeding,
     Witness,
 )
 from et_pipeline.manifest.tokenizer import Tokenizer, TokenizerParity
-from et_pipeline.manifest.what import File, Source, What, portable_source
+from et_pipeline.manifest.what import Adaptation, File, Source, What, portable_source
 
 __all__ = [
     "FILE_NAME",
@@ -38,6 +39,7 @@ __all__ = [
     "READABLE",
     "SCHEMA_PATH",
     "VERSION",
+    "Adaptation",
     "Agreement",
     "Chat",
     "Check",
@@ -70,6 +72,7 @@ __all__ = [
     "TextScore",
     "Tokenizer",
     "TokenizerParity",
+    "Unadapted",
     "WaysOfFeeding",
     "What",
     "Witness",

@@ -166,6 +166,13 @@ class Witness(Model):
     note: str | None = Field(default=None, description="Why there is no better witness; null if there could be none.")
 
 
+class Unadapted(Model):
+    """How far the program of a model that was pruned or trained is from the model before that, on its own answers."""
+
+    agreement: Agreement = Field(description="Of the program with that model.")
+    perplexity: Perplexity | None = Field(default=None, description="Of both; null if there are no answers.")
+
+
 class Quality(Model):
     """What deployment cost in quality, and the verdict."""
 
@@ -180,4 +187,7 @@ class Quality(Model):
     perplexity: Perplexity | None = Field(default=None, description="Null if it was not measured.")
     text: TextQuality | None = Field(default=None, description="Null if no text was given.")
     witness: Witness | None = Field(default=None, description="Null in a bundle of an older version.")
+    unadapted: Unadapted | None = Field(
+        default=None, description="Null unless the model was pruned or trained; 'original' is the result of that."
+    )
     gate: Gate

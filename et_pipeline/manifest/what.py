@@ -18,6 +18,18 @@ class Source(Model):
     files: dict[FileName, Sha256] = Field(description="SHA-256 of each source file that was read, by file name.")
 
 
+class Adaptation(Model):
+    """A step that made another model of the original, before it was quantized."""
+
+    step: Literal["merge_lora", "prune_depth", "prune_width", "distill", "qat"] = Field(description="What was done.")
+    files: dict[FileName, Sha256] = Field(
+        default={}, description="SHA-256 of each file of an adapter that was read, by file name."
+    )
+    figures: dict[str, float | str | None] = Field(
+        default={}, description="What it was done with and what it did, such as an adapter's 'rank', by name."
+    )
+
+
 class What(Model):
     """What is deployed."""
 
@@ -29,9 +41,12 @@ class What(Model):
     name: str = Field(description="Name to show, such as 'smollm2_135m'.")
     family: str = Field(description="model_type of the Hugging Face configuration, such as 'llama'.")
     architecture: str = Field(description="Architecture class, such as 'LlamaForCausalLM'.")
-    parameters: int = Field(ge=1, description="Number of weights of the original model.")
+    parameters: int = Field(ge=1, description="Number of weights of the model.")
     licence: str | None = Field(default=None, description="SPDX or hub identifier of the weights' licence, if known.")
     source: Source
+    adaptation: list[Adaptation] = Field(
+        default=[], description="What was done to the source before it was quantized, in order."
+    )
     tools: dict[str, str] = Field(description="Version of each package that shaped the result, by package name.")
     settings: dict[str, Any] = Field(description="The full settings of the run that made the bundle, without paths.")
     created: str | None = Field(

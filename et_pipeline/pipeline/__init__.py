@@ -7,61 +7,27 @@ these make its cache key. A run that was killed continues after the last stage t
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
-from et_pipeline import cache, forms, plugins
-from et_pipeline.checkpoints.facts import Facts
+from et_pipeline import forms
 from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.checkpoints.place import Place
-from et_pipeline.checkpoints.source import gguf_file, prepare
-from et_pipeline.errors import StageError, UserError
+from et_pipeline.errors import UserError
 from et_pipeline.forecast import architecture_of
 from et_pipeline.manifest import Gate, Manifest
-from et_pipeline.pipeline.checks import check, check_task, check_texts, given_texts
+from et_pipeline.pipeline.acquiring import acquire
+from et_pipeline.pipeline.checks import check, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
-from et_pipeline.pipeline.search import Candidate, Trial, candidates, choose
+from et_pipeline.pipeline.original import original
+from et_pipeline.pipeline.search import Candidate, candidates, choose
+from et_pipeline.pipeline.steps import Face, Made, Named, finish, heavy
 from et_pipeline.settings import Recipe, Settings
-from et_pipeline.stages import Acquired, Tried, acquire, bundle
-from et_pipeline.worker import StageKilled, Tick, run_stage
+from et_pipeline.stages import Tried, bundle
 
 __all__ = ["Face", "Made", "Result", "check", "given_texts", "run", "stages", "target"]
 
 log = logging.getLogger(__name__)
-
-
-class Face(Protocol):
-    """What a run shows while it works; see `report.progress`."""
-
-    def start(self, stage: str) -> Tick:
-        """A stage begins; returns the function that takes its progress."""
-
-    def wait(self, stage: str) -> None:
-        """Another run is building this stage's result; ours waits for it."""
-
-    def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
-        """A stage's result is there."""
-
-
-@dataclass
-class Made:
-    """One program of a bundle.
-
-    Attributes:
-        kind: the program's form.
-        entries: finished stages in order.
-        reused: names of those that were in the cache already.
-        trials: what `recipe=auto` tried, in the order of what it prefers.
-    """
-
-    settings: Settings
-    kind: forms.Kind
-    entries: dict[str, cache.Entry] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
-    trials: list[Trial] = field(default_factory=list)
 
 
 @dataclass
@@ -99,22 +65,18 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     first = programs[0]
     root = first.paths.cache.expanduser().resolve()
     texts = [given_texts(settings) for settings in programs]
-    tick = face.start("acquire")
-    place = Place(root, logs, tick, lambda: face.wait("acquire"))
-    source, files = prepare(first.model.checkpoint, first.seed, place)
-    extra = {"checkpoint": (source, cache.digest(files))}
-    gguf = gguf_file(first.model.source)
-    if gguf is not None:
-        extra["gguf"] = (gguf, extra["checkpoint"][1])
+    source = original(first, texts[0], root, face, logs)
 
-    result = Result(checkpoint=source)
+    result = Result(checkpoint=source.folder)
     errors: list[UserError] = []
     for settings, given in zip(programs, texts, strict=True):
         kind = forms.choose(settings.model.task, settings.backend)
-        made = Made(settings.model_copy(update={"model": forms.get(kind).fit(settings.model)}), kind)
-        shown = _Named(face, target(settings)) if len(programs) > 1 else face
+        model = settings.model.model_copy(update=source.checkpoint.model_dump())
+        fitted = settings.model_copy(update={"model": forms.get(kind).fit(model)})
+        made = Made(fitted, kind, dict(source.entries), list(source.reused))
+        shown = Named(face, target(settings)) if len(programs) > 1 else face
         try:
-            _make(made, files, extra | given, root, shown, logs)
+            _make(made, {**source.inputs, **given}, root, shown, logs)
         except UserError as error:
             errors.append(error if shown is face else type(error)(f"{target(settings)}: {error}"))
         else:
@@ -127,7 +89,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
 
     face.start("bundle")
     parts = [(made.settings, forms.get(made.kind), made.entries) for made in result.programs]
-    result.bundle, result.manifest, cost = bundle.run(parts, files)
+    result.bundle, result.manifest, cost = bundle.run(parts, source.files)
     face.finish("bundle", cost, False)
     return result
 
@@ -138,70 +100,21 @@ def target(settings: Settings) -> str:
     return f"{backend.name} {backend.soc}" if backend.soc else backend.name
 
 
-class _Named:
-    """A face that says which program a stage belongs to."""
-
-    def __init__(self, face: Face, name: str) -> None:
-        self.face, self.name = face, name
-
-    def start(self, stage: str) -> Tick:
-        return self.face.start(f"{self.name}: {stage}")
-
-    def wait(self, stage: str) -> None:
-        self.face.wait(f"{self.name}: {stage}")
-
-    def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
-        self.face.finish(f"{self.name}: {stage}", cost, reused)
-
-
-def _make(
-    made: Made, files: dict[str, str], extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
-) -> None:
+def _make(made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path) -> None:
     """Run the stages of one program up to `until`, into `made`."""
-    facts, ordered = _acquire(made, files, extra, root, face, logs)
+    facts, settings = acquire(made, extra, root, face, logs), made.settings
+    ordered = []
+    if settings.recipe.prefer is not None and settings.until != "acquire":
+        known = architecture_of(Folder(extra["checkpoint"][0]))
+        ordered = candidates(settings, known, facts.family, facts.stored is not None)
 
     def do(stage: Stage, made: Made, face: Face) -> None:
-        entry, reused = _heavy(stage, made, extra, facts.family, root, face, logs)
-        _finish(made, stage.name, entry, reused, face)
+        entry, reused = heavy(stage, made, extra, facts.family, root, face, logs)
+        finish(made, stage.name, entry, reused, face)
 
     if ordered:
         _search(made, ordered, do, face)
     _go_on(made, made.settings.until, do, face)
-
-
-def _acquire(
-    made: Made, files: dict[str, str], extra: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
-) -> tuple[Facts, list[Candidate]]:
-    """Read and check a checkpoint, whose files are not kept in memory while the heavy stages run.
-
-    Returns:
-        What is known of it, and what `recipe=auto` tries; nothing of any other recipe.
-    """
-    settings, checkpoint = made.settings, Folder(extra["checkpoint"][0])
-    form = settings.model.form
-    key = {
-        "code": cache.code_version(acquire.__name__),
-        "files": files,
-        "form": form.model_dump(),
-        "libraries": cache.library_versions(("transformers", "tokenizers", "pytorch-tokenizers"))
-        | plugins.versions(("families", name) for name in plugins.names("families")),
-    }
-
-    def check(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        acquire.glance(checkpoint, form)
-        given, log_file = {"checkpoint": checkpoint.path}, logs / "acquire.log"
-        return run_stage(acquire.__name__, given, out, {"form": form}, settings.seed, log_file, lambda *_: None)
-
-    entry, reused = cache.build(root / "acquire" / cache.digest(key), check, key, lambda: face.wait("acquire"))
-    _finish(made, "acquire", entry, reused, face)
-    for warning in Acquired.model_validate(entry.figures).warnings:
-        log.warning(warning)
-    facts = Facts.read(entry.folder)
-    check_task(settings, facts)
-    check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
-    if settings.recipe.prefer is None or settings.until == "acquire":
-        return facts, []
-    return facts, candidates(settings, architecture_of(checkpoint), facts.family, facts.stored is not None)
 
 
 _Do = Callable[[Stage, Made, Face], None]
@@ -224,13 +137,13 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
     def attempt(recipe: Recipe) -> Tried:
         tried = Made(wanted.model_copy(update={"recipe": recipe}), made.kind, dict(acquired))
         for stage in trial(tried.settings, made.kind):
-            do(stage, tried, _Named(face, recipe.name))
+            do(stage, tried, Named(face, recipe.name))
         return Tried.model_validate(tried.entries["trial"].figures)
 
     def make(recipe: Recipe) -> Gate | None:
         made.settings = wanted.model_copy(update={"recipe": recipe})
         made.entries, made.reused = dict(acquired), list(reused)
-        _go_on(made, "verify", do, _Named(face, recipe.name))
+        _go_on(made, "verify", do, Named(face, recipe.name))
         if "verify" not in made.entries:
             return None
         form = forms.get(made.kind)
@@ -241,53 +154,3 @@ def _search(made: Made, ordered: Sequence[Candidate], do: _Do, face: Face) -> No
         return verdict
 
     made.trials = choose(ordered, wanted.recipe, attempt, make)
-
-
-def _plugins(config: Mapping[str, Any], family: str) -> dict[str, str]:
-    """Versions of other packages that a stage's result depends on: of the backend's, the form's and the family's."""
-    used: list[tuple[plugins.Group, str]] = [("families", family)]
-    if "backend" in config:
-        used.append(("backends", config["backend"].name))
-    if "kind" in config:
-        used.append(("forms", config["kind"].name))
-    return plugins.versions(used)
-
-
-def _finish(made: Made, stage: str, entry: cache.Entry, reused: bool, face: Face) -> None:
-    made.entries[stage] = entry
-    if reused:
-        made.reused.append(stage)
-    face.finish(stage, entry.cost, reused)
-
-
-def _heavy(
-    stage: Stage, made: Made, extra: Mapping[str, tuple[Path, str]], family: str, root: Path, face: Face, logs: Path
-) -> tuple[cache.Entry, bool]:
-    settings = made.settings
-    given = {name: extra[name] for name in ("checkpoint", *stage.texts) if name in extra}
-    inputs = {name: path for name, (path, _) in given.items()}
-    inputs |= {name: made.entries[name].folder for name in stage.needs}
-    key = {
-        "code": cache.code_version(stage.module),
-        "config": {name: value.model_dump(mode="json") for name, value in stage.config.items()},
-        "inputs": {name: content for name, (_, content) in given.items()}
-        | {name: made.entries[name].content for name in stage.needs},
-        "libraries": cache.library_versions(stage.libraries) | _plugins(stage.config, family),
-        "seed": settings.seed,
-    }
-    if stage.host:
-        key["host"] = [platform.node(), platform.machine(), platform.processor()]
-    tick = face.start(stage.name)
-
-    def make(out: Path) -> tuple[dict[str, Any], dict[str, float]]:
-        try:
-            return run_stage(stage.module, inputs, out, stage.config, settings.seed, logs / f"{stage.name}.log", tick)
-        except StageKilled as error:
-            if stage.name == "export" or settings.backend.name != "qnn":
-                raise
-            raise StageError(
-                f"stage {stage.name}: Qualcomm's libraries took their process down (it {error.ending}, as it is when "
-                f"memory runs out); {logs / stage.name}.log has what they said"
-            ) from error
-
-    return cache.build(root / stage.name / cache.digest(key), make, key, lambda: face.wait(stage.name))

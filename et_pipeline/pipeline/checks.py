@@ -35,6 +35,11 @@ def check(settings: Settings) -> None:
             f"{support.reason}; {support.instead}"
         )
     _check_algorithm(settings)
+    if settings.adapt.qat and backend.calibrated:
+        raise UserError(
+            f"adapt.qat=true trains weights before the export, and backend={name} quantizes what was exported; leave "
+            "qat out of adapt"
+        )
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")
@@ -125,6 +130,9 @@ def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
         found["evaluation"] = (held_out, cache.sha256_file(held_out))
     chosen = calibration_of(settings)
     sources = {"calibration": (calibration.KEY, chosen.source)} if chosen and chosen.source != OWN else {}
+    adapt = settings.adapt
+    if (adapt.prunes or adapt.distill or adapt.qat) and adapt.text.source != OWN:
+        sources["training_text"] = (calibration.LEARNED, adapt.text.source)
     if settings.verify.text is not None:
         sources["text"] = (perplexity.KEY, settings.verify.text)
     for name, (key, source) in sources.items():

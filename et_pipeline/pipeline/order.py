@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
@@ -25,6 +25,7 @@ class Stage:
         host: whether its result depends on the machine it ran on.
         texts: files besides the checkpoint that it reads, where a run has them; `gguf` is what that was made from.
         does: the step of `et_pipeline.stages` that it is, where that has another name.
+        resumes: whether it gets a folder, `work`, that survives a kill, and goes on from what it finds there.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Stage:
     host: bool = False
     texts: tuple[str, ...] = ()
     does: str = ""
+    resumes: bool = False
 
     @property
     def module(self) -> str:
@@ -42,6 +44,8 @@ class Stage:
 
 
 _QUANTIZE_LIBRARIES = ("torch", "torchao", "transformers")
+UNADAPTED = ("unadapted", "unadapted_answers")  # the model before it was pruned or trained, and its own answers
+TRAINING_LIBRARIES = ("torch", "torchao", "transformers", "accelerate")
 _EXPORT_LIBRARIES = ("torch", "torchao", "transformers", "executorch")
 _QUALCOMM = ("onnxruntime-qnn",)
 
@@ -58,8 +62,10 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     compiled: dict[str, BaseModel] = {"kind": kind, "backend": settings.backend.model_copy(update={"also": ()})}
     # No other setting of a backend counts here.
     export = {**quantization, "kind": kind, "form": settings.model.form, "backend": Backend(name=settings.backend.name)}
-    drawn = [_drawn(part, asked) for part, asked in _samples(settings).items()]
-    calibration, answers = ([stage for stage in drawn if stage.name == name] for name in ("calibration", "evidence"))
+    texts = [drawn(part, asked) for part, asked in samples(settings, settings.adapt.qat).items()]
+    calibration, answers, learned = (
+        [stage for stage in texts if stage.name == name] for name in ("calibration", "evidence", "training")
+    )
 
     making: tuple[Stage, ...]
     if backend.calibrated:
@@ -78,9 +84,10 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
         needs = ("acquire", *(each.name for each in calibration)) if settings.recipe.calibrated else ()
         measured = (_measured(settings, needs),) if settings.recipe.mixed_bits is not None else ()
         needs += tuple(each.name for each in measured)
+        quantize = Stage("quantize", needs, quantization, _QUANTIZE_LIBRARIES, texts=("calibration",))
         making = (
             *measured,
-            Stage("quantize", needs, quantization, _QUANTIZE_LIBRARIES, texts=("calibration",)),
+            *(_trained(settings, quantize, learned) if settings.adapt.qat else (quantize,)),
             Stage("export", ("acquire", "quantize"), export, _EXPORT_LIBRARIES),
             Stage("lower", ("export",), compiled, _EXPORT_LIBRARIES),
         )
@@ -95,6 +102,8 @@ def stages(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
         "measure", ("acquire", "lower"), {"kind": kind, "measure": settings.measure}, ("executorch",), host=True
     )
     made = (*calibration, *making, *answers, verify)
+    if (settings.adapt.prunes or settings.adapt.distill) and backend.timed:
+        made += (Stage("distance", ("acquire", "quantize", "lower"), export, _EXPORT_LIBRARIES, texts=UNADAPTED),)
     return (*made, measure) if backend.timed else made
 
 
@@ -104,7 +113,18 @@ def _measured(settings: Settings, needs: tuple[str, ...]) -> Stage:
     return Stage("sensitivity", needs, config, _QUANTIZE_LIBRARIES, texts=("calibration",))
 
 
-def _drawn(part: str, asked: Samples) -> Stage:
+def _trained(settings: Settings, quantize: Stage, learned: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Quantization, and training of what it has rounded, whose result takes its place."""
+    config = {**quantize.config, "training": settings.adapt.qat_training, "text": settings.adapt.text}
+    needs = ("acquire", "round", *(each.name for each in learned))
+    return (
+        *learned,
+        replace(quantize, name="round", does="quantize"),
+        Stage("quantize", needs, config, TRAINING_LIBRARIES, texts=("training_text",), does="qat", resumes=True),
+    )
+
+
+def drawn(part: str, asked: Samples) -> Stage:
     """The stage that lets the model write text."""
     return Stage(part, ("acquire",), {"samples": asked}, ("torch", "transformers"), does="sample")
 
@@ -112,17 +132,21 @@ def _drawn(part: str, asked: Samples) -> Stage:
 def trial(settings: Settings, kind: forms.Kind) -> tuple[Stage, ...]:
     """The stages that try a recipe without exporting anything."""
     names = ("calibration", "sensitivity", "quantize", "evidence")
-    made = [stage for stage in stages(settings, kind) if stage.name in names]
+    untrained = settings.model_copy(update={"adapt": settings.adapt.model_copy(update={"qat": False})})
+    made = [stage for stage in stages(untrained, kind) if stage.name in names]
     needs = ("acquire", "quantize", "evidence")
     config = {"kind": kind, "quantization": settings.recipe.quantization, "form": settings.model.form}
     return (*made, Stage("trial", needs, config, _QUANTIZE_LIBRARIES))
 
 
-def _samples(settings: Settings) -> dict[str, Samples]:
-    """The text that a model which answers is to write itself, by what it is for."""
+def samples(settings: Settings, learns: bool) -> dict[str, Samples]:
+    """The text that a model which answers is to write itself, by what it is for; `learns`: also to learn from."""
     if settings.model.task == "embedding":
         return {}
     found = {"evidence": Samples(part="evidence", sequences=evidence(settings).sequences, length=ANSWER)}
+    text = settings.adapt.text
+    if learns and text.source == OWN:
+        found["training"] = Samples(part="training", sequences=text.sequences, length=text.length)
     chosen = calibration_of(settings)
     if chosen is not None and chosen.source == OWN:
         count = -(-chosen.tokens // CALIBRATION_ANSWER)  # what ends early is made up for by the prompts

@@ -84,6 +84,9 @@ def figures(outcome: Outcome) -> Figures:
     if quality.text is not None and quality.text.deployed is not None:
         near: TextScore | Agreement = quality.text.deployed
         perplexity: float | None = quality.text.deployed.perplexity
+    elif quality.unadapted is not None:
+        near, before = quality.unadapted.agreement, quality.unadapted.perplexity
+        perplexity = None if before is None else before.deployed
     else:
         assert quality.agreement is not None
         near = quality.agreement.original.token_by_token

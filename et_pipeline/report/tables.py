@@ -12,7 +12,7 @@ from rich.text import Text
 from et_pipeline.forecast import Survey, summary
 from et_pipeline.manifest import Manifest, Quality, TextQuality
 from et_pipeline.report.plan_tables import forecast, plan_table, two_columns
-from et_pipeline.report.words import check_sentence, down, imported, outside, size, within, witness_sentence
+from et_pipeline.report.words import adapted, check_sentence, down, imported, outside, size, within, witness_sentence
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result
@@ -163,6 +163,8 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         "program": f"{program.backend}, {program.delegates} delegates, {fallback} operators outside, "
         f"context {program.max_context}",
     }
+    if manifest.what.adaptation:
+        rows["adapted"] = "\n".join(map(adapted, manifest.what.adaptation))
     if program.source_quantization is not None:
         rows["source weights"] = imported(program.source_quantization)
     if program.fallback_reasons:
@@ -179,6 +181,11 @@ def _rows(manifest: Manifest) -> dict[str, Text]:
         rows["vs original"] = (
             f"cosine {down(original.cosine)}, top-1 {down(100 * original.top1, 2)} %, "
             f"KL {original.kl:.4f} nats{within(original.kl_interval)}"
+        )
+    if quality.unadapted is not None:
+        before = quality.unadapted.agreement
+        rows["vs unadapted"] = (
+            f"top-1 {down(100 * before.top1, 2)} %, KL {before.kl:.4f} nats{within(before.kl_interval)}"
         )
     if quality.perplexity is not None:
         deployed, theirs = quality.perplexity.deployed, quality.perplexity.original

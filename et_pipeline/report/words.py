@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from et_pipeline.manifest import Check, ProgramInfo, SourceQuantization, Witness
+from et_pipeline.manifest import Adaptation, Check, ProgramInfo, SourceQuantization, Witness
 
 
 def size(count: float) -> str:
@@ -39,6 +40,25 @@ def witness_sentence(witness: Witness) -> str:
     if witness.agreement is not None:
         said += f"; our reading's lowest cosine to that is {down(witness.agreement.min_cosine)}"
     return said if witness.note is None else f"{said} ({witness.note})"
+
+
+def adapted(step: Adaptation) -> str:
+    """What was done to a model before it was quantized, and how far that took it from what it was."""
+    figures: dict[str, Any] = step.figures
+    name = step.step.replace("_", " ")
+    if step.step == "merge_lora":
+        return f"{name}: rank {figures['rank']:.0f}, {figures['tensors']:.0f} tensors changed"
+    if "steps" in figures:
+        did = f"{figures['steps']:.0f} steps, {figures['tokens']:,.0f} tokens"
+    else:
+        did = f"{figures['cut']}, {figures['after'] / figures['before']:.0%} of the parameters left"
+    if step.step == "qat":
+        changed, moved = 100 * figures["changed"], f"{figures['before']:.4f} to {figures['after']:.4f} nats"
+        return f"{name}: {did}, {changed:.1f} % of the integers changed; KL on texts kept back {moved}"
+    said = f"{name}: {did}; then KL {figures['kl']:.4f} nats{within((figures['kl_low'], figures['kl_high']))}"
+    if figures["perplexity"] is not None:
+        said += f", perplexity {figures['perplexity']:.3f} (before all {figures['original_perplexity']:.3f})"
+    return said
 
 
 def imported(source: SourceQuantization) -> str:

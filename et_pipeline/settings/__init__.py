@@ -16,6 +16,7 @@ from et_pipeline.settings.combinations import check_combination
 from et_pipeline.settings.groups import (
     OWN,
     RANDOM,
+    Adapt,
     Algorithm,
     Amount,
     Backend,
@@ -27,10 +28,12 @@ from et_pipeline.settings.groups import (
     Frozen,
     Gate,
     KvCache,
+    LearnedText,
     Mapping,
     Measure,
     Model,
     Paths,
+    Prune,
     Quantization,
     Recipe,
     Samples,
@@ -38,6 +41,7 @@ from et_pipeline.settings.groups import (
     Settings,
     StageName,
     Task,
+    Training,
     Transform,
     UseCase,
     Verify,
@@ -47,6 +51,7 @@ from et_pipeline.settings.words import closest, first_line
 __all__ = [
     "OWN",
     "RANDOM",
+    "Adapt",
     "Algorithm",
     "Amount",
     "Backend",
@@ -58,10 +63,12 @@ __all__ = [
     "Frozen",
     "Gate",
     "KvCache",
+    "LearnedText",
     "Mapping",
     "Measure",
     "Model",
     "Paths",
+    "Prune",
     "Quantization",
     "Recipe",
     "Samples",
@@ -69,6 +76,7 @@ __all__ = [
     "Settings",
     "StageName",
     "Task",
+    "Training",
     "Transform",
     "UseCase",
     "Verify",
@@ -91,6 +99,9 @@ def load_settings(composed: Any) -> Settings:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    model = composed.get("model")
+    if model and OmegaConf.is_missing(model, "source") and model.get("adapter"):
+        model.source = model.adapter  # which names the model that it is for
     try:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:

@@ -11,6 +11,7 @@ from et_pipeline.settings.groups import Settings
 def check_combination(settings: Settings) -> None:
     """Refuse what can be known to fail before any work is done."""
     model, measure = settings.model, settings.measure
+    _check_adapt(settings)
     if model.task == "embedding" and model.kv_cache != "fp32":
         raise UserError(f"model.kv_cache={model.kv_cache} is of no use to {model.name}, which has none; use fp32")
     if model.task == "embedding":
@@ -38,6 +39,30 @@ def check_combination(settings: Settings) -> None:
                 f"task.use_cases.{name}.template={use_case.template!r} must hold exactly the fields "
                 f"{', '.join('{' + field + '}' for field in sorted(wanted))}"
             )
+
+
+def _check_adapt(settings: Settings) -> None:
+    """Refuse to change a model in a way that has no sense."""
+    adapt, model = settings.adapt, settings.model
+    if adapt.merge_lora and model.adapter is None:
+        raise UserError("adapt.merge_lora=true merges model.adapter, which is null; give a folder or a hub id")
+    learns = [name for name in (*adapt.prunes, "distill", "qat") if getattr(adapt, name)]
+    if learns and model.task == "embedding":
+        raise UserError(
+            f"adapt.{learns[0]}=true compares answers, and model.task=embedding has none; choose adapt=none"
+        )
+    if adapt.distill and not adapt.prunes and adapt.teacher is None:
+        raise UserError(
+            "adapt.distill=true learns from the model itself where nothing is pruned; add prune_width or prune_depth, "
+            "as adapt=[prune_width,distill], or give adapt.teacher, a larger model of the same vocabulary"
+        )
+    if adapt.teacher is not None and not adapt.distill:
+        raise UserError(f"adapt.teacher={adapt.teacher} is for adapt.distill=true; add distill to adapt")
+    if adapt.qat and settings.recipe.scheme not in ("8da4w", "int4_weight_only"):
+        raise UserError(
+            f"adapt.qat=true trains integers of 4 bits, and recipe.scheme={settings.recipe.scheme} has none; choose "
+            "recipe=8da4w_gptq or another of 4 bits, or leave qat out of adapt"
+        )
 
 
 def _check_text(settings: Settings) -> None:

@@ -31,6 +31,9 @@ class Checkpoint(Frozen):
         description="builtin:<name>, a local folder in Hugging Face layout, a hub id, a .gguf file, or random"
     )
     revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
+    adapter: str | None = Field(
+        default=None, description="a LoRA adapter of peft for that model, merged into it: a local folder or a hub id"
+    )
     architecture: dict[str, Any] | None = Field(
         default=None, description="the source's config.json: with it, plan and source=random need no download"
     )
@@ -55,7 +58,7 @@ class Model(Checkpoint, ExportForm):
     @property
     def checkpoint(self) -> Checkpoint:
         """The part that `acquire` reads."""
-        return Checkpoint(source=self.source, revision=self.revision, architecture=self.architecture)
+        return Checkpoint(**self.model_dump(include=set(Checkpoint.model_fields)))
 
     @property
     def form(self) -> ExportForm:
@@ -69,6 +72,62 @@ class Samples(Frozen):
     part: Literal["calibration", "evidence", "training"]
     sequences: int = Field(ge=1)
     length: int = Field(ge=1, description="most tokens of an answer")
+
+
+class LearnedText(Frozen):
+    """Text that a model learns from."""
+
+    source: str = Field(
+        description="own: what the original itself writes, to prompts and without; or a text as of "
+        "recipe.calibration.source"
+    )
+    sequences: int = Field(ge=8, description="how many")
+    length: int = Field(ge=8, description="tokens of one, at the most; of own ones after the prompt")
+
+
+class Training(Frozen):
+    """How long and how fast a model learns."""
+
+    steps: int = Field(ge=1, description="updates of the weights")
+    sequences: int = Field(ge=1, description="texts of one update")
+    learning_rate: float = Field(gt=0, description="the highest; it rises at first and falls along half a cosine")
+
+
+class Prune(Frozen):
+    """What to cut of a model, and how much."""
+
+    by: Literal["prune_depth", "prune_width"]
+    size: float = Field(gt=0, lt=1, description="parameters that are left, as a share of all")
+
+
+class Adapt(Frozen):
+    """What is done to the model before it is quantized, in this order."""
+
+    merge_lora: bool = Field(description="merge model.adapter, which happens also when it is given alone")
+    prune_depth: bool = Field(description="drop layers")
+    prune_width: bool = Field(description="cut channels of the feed-forward layers, then groups of heads")
+    distill: bool = Field(description="learn the original's answers")
+    qat: bool = Field(description="train the 4-bit integers that the recipe has chosen on the original's answers")
+    size: float = Field(
+        gt=0, lt=1, description="parameters that pruning leaves, as a share of all; each of two kinds takes its root"
+    )
+    teacher: str | None = Field(
+        description="a folder or hub id with the same vocabulary to distil from; null: the model before it was pruned"
+    )
+    text: LearnedText
+    distillation: Training
+    qat_training: Training = Field(description="likewise; its learning rate is in steps of the integers")
+
+    @property
+    def prunes(self) -> list[Literal["prune_depth", "prune_width"]]:
+        """The kinds of pruning, in order."""
+        kinds: tuple[Literal["prune_depth", "prune_width"], ...] = ("prune_depth", "prune_width")
+        return [name for name in kinds if getattr(self, name)]
+
+    @property
+    def share(self) -> float:
+        """What each kind of pruning leaves."""
+        return float(self.size ** (1 / max(1, len(self.prunes))))
 
 
 class Calibration(Frozen):
@@ -257,6 +316,7 @@ class Settings(Frozen):
     seed: int = Field(description="of every random generator")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the bundle's folder")
     model: Model
+    adapt: Adapt
     recipe: Recipe
     backend: Backend
     device: Device

@@ -23,6 +23,57 @@ class Acquired(_Result):
     warnings: list[str]
 
 
+class Merged(_Result):
+    """A checkpoint with its adapter: see `adaptation.merging.merge`."""
+
+    tensors: int
+    rank: int
+    trained_on: str | None
+    files: dict[str, str]
+
+
+class Compared(_Result):
+    """How far a model is from what it was made of: KL in nats per token with its interval, perplexities of both."""
+
+    kl: float
+    kl_low: float
+    kl_high: float
+    top1: float
+    perplexity: float | None
+    original_perplexity: float | None
+
+
+class Pruned(Compared):
+    """A smaller checkpoint: see `adaptation.pruning.Pruned`."""
+
+    before: int
+    after: int
+    cut: str
+
+
+class Distilled(Compared):
+    """A checkpoint that has learned: see `adaptation.training.Trained`."""
+
+    steps: int
+    tokens: int
+    first_loss: float
+    last_loss: float
+    seconds: float
+
+
+class Qat(_Result):
+    """Integers that have learned: see `adaptation.qat.Figures` and `adaptation.training.Trained`."""
+
+    steps: int
+    tokens: int
+    first_loss: float
+    last_loss: float
+    seconds: float
+    before: float
+    after: float
+    changed: float
+
+
 class Sampled(_Result):
     """Text of the model's own; no tokens where the model is too large to answer."""
 
@@ -41,6 +92,7 @@ class Quantized(_Result):
     bytes: int
     kept: Rounded | None = None
     requantized: Rounded | None = None
+    qat: Qat | None = None
 
 
 class Tried(_Result):

@@ -20,6 +20,7 @@ from et_pipeline.stages import Lowered, Quantized
 
 MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
 MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none was seen to run on an older one
+ADAPTATIONS = ("merge_lora", "prune_depth", "prune_width", "distill")
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
 
@@ -127,9 +128,17 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
         fallback_operators=delegation.fallback_operators,
         fallback_reasons=delegation.fallback_reasons,
         memory=_memory(part),
-        quality=form.quality(part.verified, settings),
+        quality=_quality(part),
         stages={name: manifest.StageCost.model_validate(entry.cost) for name, entry in part.entries.items()},
     )
+
+
+def _quality(part: Part) -> manifest.Quality:
+    made: manifest.Quality = part.form.quality(part.verified, part.settings)
+    distance = part.entries.get("distance")
+    if distance is None:
+        return made
+    return made.model_copy(update={"unadapted": manifest.Unadapted.model_validate(distance.figures)})
 
 
 def _memory(part: Part) -> manifest.Memory:
@@ -154,7 +163,7 @@ def _manifest(
     assert first.quality is not None
     plain = first.model_copy(update={"memory": None, "quality": None, "stages": {}})
     return Manifest(
-        what=_what(settings, facts, source_files),
+        what=_what(settings, facts, source_files, part.entries),
         files=manifest.describe_files(folder),
         programs=sorted([plain, *programs[1:]], key=lambda program: not program.soc),
         tokenizer=facts.manifest_tokenizer(),
@@ -169,7 +178,9 @@ def _manifest(
     )
 
 
-def _what(settings: Settings, facts: Facts, source_files: Mapping[str, str]) -> manifest.What:
+def _what(
+    settings: Settings, facts: Facts, source_files: Mapping[str, str], entries: Mapping[str, cache.Entry]
+) -> manifest.What:
     return manifest.What(
         task=settings.model.task,
         name=settings.name,
@@ -182,16 +193,31 @@ def _what(settings: Settings, facts: Facts, source_files: Mapping[str, str]) -> 
             revision=settings.model.revision,
             files=dict(source_files),
         ),
+        adaptation=_adaptations(entries),
         tools=cache.library_versions(LIBRARIES),
         settings=_portable(settings),
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
 
 
+def _adaptations(entries: Mapping[str, cache.Entry]) -> list[manifest.Adaptation]:
+    found = [_adaptation(name, entries[name].figures) for name in ADAPTATIONS if name in entries]
+    qat = entries["quantize"].figures.get("qat")
+    return [*found, _adaptation("qat", qat)] if qat else found
+
+
+def _adaptation(step: Any, figures: Mapping[str, Any]) -> manifest.Adaptation:
+    plain = {name: value for name, value in figures.items() if name != "files"}
+    if plain.get("trained_on"):
+        plain["trained_on"] = manifest.portable_source(plain["trained_on"])
+    return manifest.Adaptation(step=step, files=figures.get("files", {}), figures=plain)
+
+
 def _portable(settings: Settings) -> dict[str, object]:
     """The settings without this machine's paths."""
     plain = settings.model_dump(mode="json", exclude={"paths"})
-    places = [(plain["model"], "source"), (plain["task"], "evaluation"), (plain["verify"], "text")]
+    places = [(plain["model"], "source"), (plain["model"], "adapter"), (plain["task"], "evaluation")]
+    places.append((plain["verify"], "text"))
     for group, key in [*places, (plain["recipe"]["calibration"] or {"source": None}, "source")]:
         if group[key] is not None:
             group[key] = manifest.portable_source(group[key])

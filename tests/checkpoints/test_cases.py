@@ -331,7 +331,7 @@ def test_an_adapter_beside_a_full_model_is_said(folder, tmp_path):
     (folder / "adapter_config.json").write_text("{}")
     (warning,) = acquired(folder, tmp_path / "out").warnings
     assert "adapter_config.json, adapter_model.safetensors beside the model, and nothing of that is used" in warning
-    assert "merge the adapter into the model first" in warning
+    assert f"model.adapter={folder} merges the adapter into the model" in warning
 
 
 def test_files_and_keys_that_nobody_knows_are_named(folder, tmp_path):

@@ -100,7 +100,7 @@ def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     bundle.write(old, folder)
     quality = manifest.quality.model_copy(update={"text": None})
     assert bundle.read(folder) == manifest.model_copy(update={"quality": quality})
-    assert manifest.version == 7
+    assert manifest.version == 8
 
 
 def test_a_bundle_that_embeds_texts(tmp_path):

@@ -42,7 +42,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 7
+        const val VERSION = 8
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -56,6 +56,14 @@ data class Manifest(
 @Serializable
 data class Source(val source: String, val revision: String? = null, val files: Map<String, String>)
 
+/** What was done to the source before it was quantized. */
+@Serializable
+data class Adaptation(
+    val step: String,
+    val files: Map<String, String> = emptyMap(),
+    val figures: Map<String, JsonElement> = emptyMap(),
+)
+
 @Serializable
 data class What(
     val task: String = Manifest.TEXT_GENERATION,
@@ -65,6 +73,7 @@ data class What(
     val parameters: Long,
     val licence: String? = null,
     val source: Source,
+    val adaptation: List<Adaptation> = emptyList(),
     val tools: Map<String, String>,
     val settings: JsonObject,
     val created: String? = null,
@@ -253,6 +262,10 @@ data class Witness(
     }
 }
 
+/** How far the program of a model that was pruned or trained is from the model before that. */
+@Serializable
+data class Unadapted(val agreement: Agreement, val perplexity: Perplexity? = null)
+
 @Serializable
 data class Quality(
     val agreement: Comparison? = null,
@@ -262,6 +275,7 @@ data class Quality(
     val perplexity: Perplexity? = null,
     val text: TextQuality? = null,
     val witness: Witness? = null,
+    val unadapted: Unadapted? = null,
     val gate: Gate,
 )
 

@@ -7,12 +7,14 @@ import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonNull
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
+import kotlinx.serialization.json.booleanOrNull
 import kotlinx.serialization.json.longOrNull
 
 private const val MAX_NAME_BYTES = 240 // what every file system takes
 private val SHA_256 = Regex("[0-9a-f]{64}")
 private val DAY = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}.*", RegexOption.DOT_MATCHES_ALL)
 private val CLASS = Regex(" for type with serial name '[^']*'")
+private val STEPS = setOf("merge_lora", "prune_depth", "prune_width", "distill", "qat")
 private val STRICT = Json { encodeDefaults = true }
 
 /** What Python's `isprintable` refuses in a file's name: control and format characters, line ends, odd spaces. */
@@ -142,6 +144,17 @@ private fun checkWhat(what: What) {
         checkName(name)
         checkHash(hash, "what.source.files.$name")
     }
+    for (step in what.adaptation) {
+        rule(step.step in STEPS, "what.adaptation.step", "is none of ${STEPS.joinToString()}")
+        for ((name, hash) in step.files) {
+            checkName(name)
+            checkHash(hash, "what.adaptation.files.$name")
+        }
+        for ((name, figure) in step.figures) {
+            val known = figure is JsonNull || (figure is JsonPrimitive && figure.booleanOrNull == null)
+            rule(known, "what.adaptation.figures.$name", "is neither a number nor a text")
+        }
+    }
 }
 
 private fun checkFiles(manifest: Manifest) {
@@ -239,9 +252,12 @@ private fun checkQuality(quality: Quality, field: String) {
         rule(score.deployed in 0.0..100.0, "$field.tasks.$name.deployed", "must be 0 to 100")
         rule(score.items >= 1, "$field.tasks.$name.items", "must be at least 1")
     }
-    quality.perplexity?.let {
-        rule(it.original > 0, "$field.perplexity.original", "must be above 0")
-        rule(it.deployed > 0, "$field.perplexity.deployed", "must be above 0")
+    quality.unadapted?.let { checkAgreement(it.agreement, "$field.unadapted.agreement") }
+    val perplexities = mapOf("perplexity" to quality.perplexity, "unadapted.perplexity" to quality.unadapted?.perplexity)
+    for ((name, found) in perplexities) {
+        if (found == null) continue
+        rule(found.original > 0, "$field.$name.original", "must be above 0")
+        rule(found.deployed > 0, "$field.$name.deployed", "must be above 0")
     }
     quality.text?.let {
         rule(it.tokens >= 1, "$field.text.tokens", "must be at least 1")
