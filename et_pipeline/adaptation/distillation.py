@@ -175,11 +175,11 @@ def grouped(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         tokens: [..., k] ids, k < vocabulary.
 
     Returns:
-        [..., k + 1] float32. No probability is subtracted from another, so little ones are exact.
+        [..., k + 1]. No probability is subtracted from another, so little ones are exact.
     """
     chosen = logits.gather(-1, tokens)
     rest = logits.scatter(-1, tokens, float("-inf")).logsumexp(-1, keepdim=True)
-    return torch.cat([chosen, rest], -1).float().log_softmax(-1)
+    return torch.cat([chosen, rest], -1).log_softmax(-1)
 
 
 def distillation_loss(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
@@ -187,8 +187,8 @@ def distillation_loss(model: Any, batch: Batch, temperature: float) -> torch.Ten
 
     Multiplied by the temperature's square, so that gradients do not depend on it (arXiv:1503.02531).
     """
-    logits = model(input_ids=batch["input_ids"], use_cache=False).logits / temperature
-    ours = grouped(logits, batch["teacher_tokens"])
+    logits = model(input_ids=batch["input_ids"], use_cache=False).logits.float()
+    ours = grouped(logits if temperature == 1 else logits / temperature, batch["teacher_tokens"])
     theirs = batch["teacher_logs"].log_softmax(-1)  # float16 has rounded them
     divergence = nn.functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
     kept = batch["attention_mask"].bool()

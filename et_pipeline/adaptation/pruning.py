@@ -8,12 +8,10 @@ from __future__ import annotations
 import copy
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch import nn
@@ -23,7 +21,7 @@ from et_pipeline.adaptation.checkpoint import empty, load, parameters, save
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.witness import sampled_config
 from et_pipeline.errors import UserError
-from et_pipeline.quantization.walk import alone, batches, input_of_layer, output, processor
+from et_pipeline.quantization.walk import alone, batches, input_of_layer, output, processor, without
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -179,7 +177,7 @@ def _cheapest(model: Any, count: int, texts: list[list[int]], tick: Tick) -> set
     original = logits()
 
     def cost(gone: set[int]) -> float:
-        with _without([layers[number] for number in gone]):
+        with without(layers[number] for number in gone):
             pairs = zip(logits(), original, strict=True)
             sums = [functional.kl_div(a, b, reduction="sum", log_target=True).item() for a, b in pairs]
         return sum(sums) / sum(each.numel() for each in rows)
@@ -201,14 +199,6 @@ def _cheapest(model: Any, count: int, texts: list[list[int]], tick: Tick) -> set
         done += 1
         tick(done, steps)
     return gone
-
-
-@contextmanager
-def _without(layers: Sequence[nn.Module]) -> Iterator[None]:
-    with ExitStack() as patches:
-        for layer in layers:
-            patches.enter_context(mock.patch.object(layer, "forward", lambda hidden, *_, **__: hidden))
-        yield
 
 
 def _check_size(size: float) -> None:

@@ -15,6 +15,7 @@ from et_pipeline.errors import UserError
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.utils.data import Dataset
 
     from et_pipeline.worker import Tick
 
@@ -69,7 +70,7 @@ class Trained(NamedTuple):
 
 def train(
     model: nn.Module,
-    examples: Sequence[Any],
+    examples: Sequence[Any] | Dataset[Any],
     collate: Callable[[list[Any]], Batch],
     loss: Callable[[nn.Module, Batch], torch.Tensor],
     work: Path,
@@ -97,8 +98,7 @@ def train(
     Raises:
         UserError: the loss is no longer a number.
     """
-    import torch
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, Trainer
 
     class WithLoss(Trainer):
         loss_is_scaled_for_ga = False  # a mean, which the Trainer divides by the number of micro-batches
@@ -107,36 +107,10 @@ def train(
             found = loss(model, inputs)
             return (found, None) if return_outputs else found
 
-    size = max(each for each in range(1, schedule.sequences + 1) if schedule.sequences % each == 0 and each <= together)
-    logged = max(1, schedule.steps // LOGS)
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=schedule.steps,
-        per_device_train_batch_size=size,
-        gradient_accumulation_steps=schedule.sequences // size,
-        learning_rate=schedule.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(schedule.warmup * schedule.steps),
-        weight_decay=schedule.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=schedule.clip,
-        seed=schedule.seed,
-        bf16=_has_bfloat16(),
-        logging_steps=logged,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_steps=logged * (LOGS // SAVES),
-        save_total_limit=2,  # while one is written, the other is whole
-        include_num_input_tokens_seen="non_padding",
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
     started = time.monotonic()
     trainer = WithLoss(
         model,
-        arguments,
+        _arguments(schedule, work, together),
         data_collator=collate,
         train_dataset=examples,
         callbacks=[_callback(schedule, tick, on_loss)],
@@ -154,11 +128,38 @@ def together(vocabulary: int, length: int) -> int:
     return max(1, LOGIT_BYTES // (4 * vocabulary * length))
 
 
-def _has_bfloat16() -> bool:
-    """Whether a GPU multiplies these fast; what is learned stays float32."""
+def _arguments(schedule: Schedule, work: Path, together: int) -> Any:
+    """What the Trainer is told."""
     import torch
+    from transformers import TrainingArguments
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    gpu = torch.cuda.is_available()
+    size = max(each for each in range(1, together + 1) if schedule.sequences % each == 0)
+    logged = max(1, schedule.steps // LOGS)
+    return TrainingArguments(
+        output_dir=str(work),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=schedule.sequences // size,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(schedule.warmup * schedule.steps),
+        weight_decay=schedule.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=schedule.clip,
+        seed=schedule.seed,
+        bf16=gpu and torch.cuda.is_bf16_supported(),  # what is learned stays float32
+        logging_steps=logged,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_steps=logged * (LOGS // SAVES),
+        save_total_limit=2,  # while one is written, the other is whole
+        include_num_input_tokens_seen="non_padding",
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def _last_whole(work: Path) -> str | None:

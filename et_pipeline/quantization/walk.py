@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.quantization.turned import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from et_pipeline.settings import Quantization
 
@@ -172,13 +172,17 @@ class _Inputs:
 
 
 @contextmanager
-def alone(decoder: Any, layer: nn.Module) -> Iterator[None]:
-    """Let no other layer compute."""
+def without(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Let some layers give on what they get."""
     with ExitStack() as patches:
-        for other in decoder.layers:
-            if other is not layer:
-                patches.enter_context(mock.patch.object(other, "forward", lambda hidden, *_, **__: hidden))
+        for layer in layers:
+            patches.enter_context(mock.patch.object(layer, "forward", lambda hidden, *_, **__: hidden))
         yield
+
+
+def alone(decoder: Any, layer: nn.Module) -> AbstractContextManager[None]:
+    """Let no other layer compute."""
+    return without([other for other in decoder.layers if other is not layer])
 
 
 def input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from et_pipeline.adaptation.checkpoint import parameters
 from et_pipeline.adaptation.pruning import Width, choose_width, cut_inputs, prune_depth, prune_width
-from et_pipeline.checkpoints.facts import read_facts
-from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 
@@ -49,7 +47,6 @@ def test_a_narrower_checkpoint_is_one_of_its_family(family, make_checkpoint, tex
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     # Our reader takes it for the same model as transformers does.
-    read_facts(Folder(tmp_path))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert torch.allclose(logits(theirs), logits(load_model(tmp_path)), atol=1e-3)
 

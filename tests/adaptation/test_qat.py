@@ -32,8 +32,8 @@ FAMILIES = {
 def made(make_checkpoint, texts, tmp_path):  # noqa: F811
     """A checkpoint and what the quantize stage makes of it."""
 
-    def make(family="llama", **changes):
-        folder = make_checkpoint(family, initializer_range=0.05, **FAMILIES[family])
+    def make(family="llama", config=None, **changes):
+        folder = make_checkpoint(family, **({"initializer_range": 0.05} | (config or FAMILIES[family])))
         q = recipe(**changes)
         (tmp_path / "quantized").mkdir()
         quantize(folder, q, texts, tmp_path / "quantized")
@@ -44,9 +44,8 @@ def made(make_checkpoint, texts, tmp_path):  # noqa: F811
 
 def trained_a_bit(folder, quantized, q):
     """A model after a few updates of which many are large enough for an integer to change."""
-    model = load_quantized(folder, quantized, q)
-    make_trainable(model)
-    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], 0.3, weight_decay=0)
+    model = make_trainable(load_quantized(folder, quantized, q))
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], 0.04, weight_decay=0)
     for _ in range(3):
         optimizer.zero_grad()
         model(torch.arange(2, 130).reshape(2, 64)).logits.square().mean().backward()
@@ -71,6 +70,30 @@ def test_begins_and_ends_as_a_quantized_model(made, tmp_path, changes):
     assert not torch.allclose(found, reference)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["groups", "channels", "rotated_mixed"])
+def test_the_program_computes_what_was_trained(made, tmp_path, name):
+    from et_pipeline.backends import get_backend
+    from et_pipeline.models.decoder import Decoder, export_decoder, metadata
+    from et_pipeline.runtime.program import Program
+    from et_pipeline.settings import ExportForm
+
+    folder, quantized, q = made(config={"num_hidden_layers": 1, "tie_word_embeddings": True}, **RECIPES[name])
+    model, out = trained_a_bit(folder, quantized, q), tmp_path / "out"
+    out.mkdir()
+    write(model, quantized, out)
+    tokens = torch.arange(2, 18).unsqueeze(0)
+    with torch.no_grad():
+        expected = model(tokens).logits[0, -1]
+        before = load_quantized(folder, quantized, q)(tokens).logits[0, -1]
+    decoder = Decoder(load_quantized(folder, out, q), ExportForm(max_context=64, prefill_chunk=16))
+    get_backend("xnnpack").lower(export_decoder(decoder), metadata(decoder, 0, [1]), tmp_path / "model.pte")
+    found = Program(tmp_path / "model.pte").forward(tokens, 0).flatten()
+    near, far = (torch.nn.functional.cosine_similarity(each, expected, dim=0) for each in (found, before))
+    assert near > 0.9999
+    assert far < 0.999
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_keep_the_form_of_their_weights(made, tmp_path, family):
     folder, quantized, q = made(family, group_size=32)
@@ -89,15 +112,17 @@ def test_families_keep_the_form_of_their_weights(made, tmp_path, family):
             getattr(was, each) for each in was.tensor_attribute_names
         ]
         assert now.qdata.dtype == torch.int8
-        for each in ("scale", "zero_point"):
-            assert getattr(now, each).dtype == getattr(was, each).dtype
-            assert torch.equal(getattr(now, each), getattr(was, each))
+        assert now.scale.dtype == was.scale.dtype
+        assert torch.equal(now.zero_point, was.zero_point)
         if "embed" in name:
             assert torch.equal(now.qdata, was.qdata)
+            assert torch.equal(now.scale, was.scale)
         else:
+            assert now.scale.dtype == torch.bfloat16
             assert now.qdata.min() >= -8
             assert now.qdata.max() <= 7
             assert not torch.equal(now.qdata, was.qdata)
+            assert not torch.equal(now.scale, was.scale)
 
 
 def test_one_table_of_8_bits_stays_one(made, tmp_path):
@@ -112,39 +137,42 @@ def test_one_table_of_8_bits_stays_one(made, tmp_path):
 
 def test_untrained_weights_give_the_same_bytes(made, tmp_path):
     folder, quantized, q = made(group_size=32)
-    model = load_quantized(folder, quantized, q)
-    make_trainable(model)
+    model = make_trainable(load_quantized(folder, quantized, q))
     (tmp_path / "out").mkdir()
     assert write(model, quantized, tmp_path / "out") == 0
     first, again = ((tmp_path / name / "quantized-00000.pt").read_bytes() for name in ("quantized", "out"))
     assert first == again
 
 
-def test_numbers_stay_where_they_can_come_back_from():
-    steps = torch.tensor([[-8.6, -8.6, 7.6, 7.6, 7.4, 0.5, 1.5, -8.4]], requires_grad=True)
-    scale, zero = torch.tensor([[2.0]]), torch.zeros(1, 1)
+def test_gradients_pass_the_rounding():
+    steps = (torch.tensor([[-8.6, -8.6, 7.6, 7.6, 3.4, 0.6, 1.6, -8.0]]) / qat.UNIT).requires_grad_()
+    scale, zero = torch.tensor([[2.0, 0.5]], requires_grad=True), torch.tensor([[0.0, 1.0]])
     found = qat._RoundedSteps.apply(steps, scale, zero)
-    assert found.tolist() == [[-16, -16, 14, 14, 14, 0, 4, -16]]
+    assert found.tolist() == [[-16, -16, 14, 14, 1, 0, 0.5, -4.5]]
     found.backward(torch.tensor([[1.0, -1, 1, -1, -1, 1, 1, 1]]))
-    assert steps.grad.tolist() == [[0, -2, 2, 0, 0, 2, 2, 0]]
+    # Nothing goes on beyond the last integers; what is beyond them comes back.
+    assert (steps.grad / qat.UNIT).tolist() == [[0, -2, 2, 0, -0.5, 0.5, 0.5, 0.5]]
+    assert scale.grad.tolist() == [[0, -10]]
 
 
-SCHEDULE = Schedule(steps=30, sequences=8, learning_rate=0.03)
+SCHEDULE = Schedule(steps=60, sequences=8, learning_rate=0.002)
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
 
 
-def train(made, folder, schedule=SCHEDULE, tick=lambda *_: None):  # noqa: F811
+def train(made, folder, schedule=SCHEDULE, tick=lambda *_: None):
     checkpoint, quantized, q, learned = made
     out, work = folder / "trained", folder / "work"
     for each in (out, work):
         each.mkdir(parents=True, exist_ok=True)
-    return qat.train(checkpoint, quantized, q, learned, out, work, schedule, tick), out
+    return qat.train(checkpoint, quantized, q, checkpoint, learned, out, work, schedule, tick), out
 
 
 @pytest.fixture
 def toy(made):
-    """A model whose own answers are its texts: it is random, and so are they."""
+    """A small model, plainly rounded, and texts for it."""
     generator = torch.Generator().manual_seed(1)
-    return *made(group_size=0), torch.randint(2, 256, (64, 32), generator=generator).tolist()
+    learned = torch.randint(2, 256, (160, 32), generator=generator).tolist()
+    return *made(config=SMALL | {"initializer_range": 0.2}, algorithm="rtn"), learned
 
 
 def test_training_brings_a_model_nearer_to_its_original(toy, tmp_path):
@@ -152,10 +180,10 @@ def test_training_brings_a_model_nearer_to_its_original(toy, tmp_path):
     ticks = []
     figures, out = train(toy, tmp_path, tick=lambda *at: ticks.append(at))
     assert ticks == sorted(ticks)
-    assert ticks[-1] == (130, 130)
+    assert ticks[-1] == (160, 160)
     assert figures.after < figures.before
     assert figures.changed > 0
-    assert figures.trained.steps == 30
+    assert figures.trained.steps == 60
     tokens = torch.randint(2, 256, (16, 32), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         original, before, after = (
@@ -166,30 +194,31 @@ def test_training_brings_a_model_nearer_to_its_original(toy, tmp_path):
                 load_quantized(checkpoint, out, q),
             )
         )
-    assert compare(after, original).kl < 0.9 * compare(before, original).kl
+    assert compare(after, original).kl < 0.85 * compare(before, original).kl
 
 
 def test_a_killed_training_ends_with_the_same_bytes(toy, tmp_path):
-    _, whole = train(toy, tmp_path / "whole")
+    figures, whole = train(toy, tmp_path / "whole")
+    assert figures.changed > 0
 
     class Killed(Exception):
         pass
 
     def kill(done, steps):
-        if done == 100 + 17:
+        if done == 100 + 41:
             raise Killed
 
     with pytest.raises(Killed):
         train(toy, tmp_path / "killed", tick=kill)
     again = []
     _, resumed = train(toy, tmp_path / "killed", tick=lambda *at: again.append(at[0]))
-    assert again[0] > 110
+    assert again[0] > 130
     first, second = (path.joinpath("quantized-00000.pt").read_bytes() for path in (whole, resumed))
     assert first == second
 
 
 def test_what_gets_worse_is_not_written(toy, tmp_path):
-    figures, out = train(toy, tmp_path, Schedule(steps=4, sequences=8, learning_rate=8.0))
+    figures, out = train(toy, tmp_path, Schedule(steps=4, sequences=8, learning_rate=0.8))
     assert (figures.before, figures.changed) == (figures.after, 0)
     read, written = (path.joinpath("quantized-00000.pt").read_bytes() for path in (toy[1], out))
     assert read == written
