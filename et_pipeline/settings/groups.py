@@ -116,7 +116,7 @@ class Adapt(Frozen):
     )
     text: LearnedText
     distillation: Training
-    qat_training: Training = Field(description="likewise; its learning rate is in steps of the integers")
+    qat_training: Training = Field(description="likewise; its learning rate is in tens of steps of the integers")
 
     @property
     def prunes(self) -> list[Literal["prune_depth", "prune_width"]]:

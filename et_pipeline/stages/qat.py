@@ -27,8 +27,9 @@ def run(
         UserError: there are no weights of 4 bits, or too few texts.
     """
     schedule = Schedule(**training.model_dump())
-    rounded, work = inputs["round"], inputs["work"]
-    found = train(inputs["checkpoint"], rounded, quantization, learned(text, inputs), out, work, schedule, tick)
+    checkpoint, rounded, work = inputs["checkpoint"], inputs["round"], inputs["work"]
+    texts = learned(text, inputs)
+    found = train(checkpoint, rounded, quantization, checkpoint, texts, out, work, schedule, tick)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     figures = found._asdict()
     return Quantized(bytes=size, qat=Qat(**figures.pop("trained")._asdict(), **figures))
