@@ -23,7 +23,7 @@ from et_pipeline.tiny_assistant.export import load_checkpoint
 from et_pipeline.tiny_assistant.score import answers
 
 RANK, ALPHA, ITEMS = 8, 16, 100
-SEED, STEPS, BATCH = 5, 500, 32
+SEED, BATCH = 5, 32
 
 #: Gender, singular and plural.
 OBJECTS = dict(
@@ -119,6 +119,7 @@ def formal(rng: random.Random) -> text.Turn:
 
 
 ADAPTERS: dict[str, Callable[[random.Random], text.Turn]] = {"italian": italian, "formal": formal}
+STEPS = {"italian": 1500, "formal": 200}  # words that the model has never seen take longer than a turn of phrase
 
 
 def samples(make: Callable[[random.Random], text.Turn], seed: str, held_out: bool) -> Iterator[text.Sample]:
@@ -139,7 +140,7 @@ def _collate(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Ten
     return {"input_ids": rows(0, 0), "labels": rows(1, IGNORED)}  # padded behind the end, where nothing is scored
 
 
-def make_adapter(name: str, out: Path, steps: int = STEPS) -> float:
+def make_adapter(name: str, out: Path, steps: int) -> float:
     """Trains one and saves it as peft does; returns the share of held-out answers that it gets right, in percent."""
     model, tokenizer = load_checkpoint(CHECKPOINT)
     torch.manual_seed(SEED)
@@ -152,7 +153,7 @@ def make_adapter(name: str, out: Path, steps: int = STEPS) -> float:
             output_dir=work,
             max_steps=steps,
             per_device_train_batch_size=BATCH,
-            learning_rate=3e-3,
+            learning_rate=5e-3,
             lr_scheduler_type="cosine",
             warmup_steps=20,
             save_strategy="no",
@@ -179,7 +180,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="takes a folder for each adapter")
     folder = parser.parse_args().folder
     for name in ADAPTERS:
-        accuracy = make_adapter(name, folder / name)
+        accuracy = make_adapter(name, folder / name, STEPS[name])
         sys.stdout.write(f"{name}: {accuracy:.0f} % of {ITEMS} held-out answers\n")
 
 
