@@ -3,6 +3,7 @@
 The classes are the contract with the Android app; `document.Manifest` is the whole, and the others are its parts.
 """
 
+from et_pipeline.manifest.adapter import Adapter, AdapterQuality
 from et_pipeline.manifest.chat import Chat, Sample, Sampling, Task
 from et_pipeline.manifest.cost import EmbeddingSpeed, Memory, Percentiles, Speed, StageCost
 from et_pipeline.manifest.document import FILE_NAME, FORMAT, READABLE, SCHEMA_PATH, VERSION, Manifest, json_schema
@@ -38,6 +39,8 @@ __all__ = [
     "READABLE",
     "SCHEMA_PATH",
     "VERSION",
+    "Adapter",
+    "AdapterQuality",
     "Agreement",
     "Chat",
     "Check",
