@@ -12,7 +12,7 @@ from et_pipeline.bundle import adapters
 from et_pipeline.bundle.checked import Checked, check_samples
 from et_pipeline.bundle.loading import hindrance_of, load_program, load_tokenizer
 from et_pipeline.errors import UserError
-from et_pipeline.manifest import FILE_NAME, SCHEMA_PATH, Chat, Embedding, Manifest, ProgramInfo
+from et_pipeline.manifest import FILE_NAME, SCHEMA_PATH, Embedding, Manifest, ProgramInfo
 from et_pipeline.report.words import size
 
 if TYPE_CHECKING:

@@ -20,9 +20,18 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<linear>.+)\.lora_(?P<part>[AB])\.w
 _MERGE = "merge it into the model instead (model.adapter)"
 # Settings of peft with which an adapter is more, or other, than a product beside each linear.
 _OTHERS = (
-    "use_dora modules_to_save trainable_token_indices layer_replication alora_invocation_tokens use_qalora lora_bias "
-    "fan_in_fan_out use_bdlora kasa_config monteclora_config"
-).split()
+    "use_dora",
+    "modules_to_save",
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+)
 
 
 class Lora(NamedTuple):

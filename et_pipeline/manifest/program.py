@@ -73,8 +73,8 @@ class ProgramInfo(Model):
     adapter_rank: int = Field(
         default=0,
         ge=0,
-        description="Largest rank of the adapters that it takes while it is loaded; 0: none. Its 'weights' are then one "
-        "file, an adapter of zeros, which the program reads at each call: load it from a copy, mapped to memory.",
+        description="Largest rank of the adapters that it takes while it is loaded; 0: it takes none. Otherwise its "
+        "'weights' are one file, an adapter of zeros, which it reads at each call: load a copy, mapped to memory.",
     )
     min_runtime: str = Field(description="Oldest ExecuTorch version that runs it, such as '1.3.0'.")
     qairt: str | None = Field(

@@ -1,8 +1,8 @@
 """Linears with room for an adapter, which is put into the program after it was made.
 
-An adapter is LoRA's low-rank product beside a linear's own: y = W x + B A x (Hu et al. 2021, arXiv:2106.09685), with the
-scaling multiplied into B. A and B stay float32 and are no constants of the delegate, so that they can be exchanged in a
-loaded program (see `runtime.adapters`); zeros are no adapter.
+An adapter is LoRA's low-rank product beside a linear's own: y = W x + B A x (Hu et al. 2021, arXiv:2106.09685), with
+the scaling multiplied into B. A and B stay float32 and are no constants of the delegate, so that they can be exchanged
+in a loaded program (see `runtime.adapters`); zeros are no adapter.
 """
 
 from __future__ import annotations
