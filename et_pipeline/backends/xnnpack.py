@@ -123,7 +123,7 @@ class XnnpackBackend:
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
         split_biases(program)
-        adaptable = _tell_apart(program)
+        adaptable = not external_weights and _tell_apart(program)
         with cheap_lowering(), _scoped_overrides(), noted_xnnpack_refusals() as reasons:
             edge = to_edge_transform_and_lower(
                 program,
@@ -153,8 +153,7 @@ class XnnpackBackend:
         if external_weights or adaptable:
             executable.write_tensor_data_to_file(out.parent)
         if adaptable:
-            weights = out.with_suffix(".ptd")
-            weights.write_bytes(with_tensors(weights, {}))
+            out.with_suffix(".ptd").write_bytes(with_tensors(out.with_suffix(".ptd"), {}))
         plan = next(p for p in executable.executorch_program.execution_plan if p.name == "forward")
         fallback = fallback_operators(plan)
         return Delegation(

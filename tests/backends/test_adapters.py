@@ -99,8 +99,9 @@ def test_a_program_computes_what_peft_does(lowered, adapters, slot, tiny_llama):
         found = program.forward(TOKENS, 0)
         if recipe == FP32:
             assert torch.allclose(found, expected, atol=1e-3, rtol=1e-4), name
-        assert (found - expected).norm() < 1.5 * rounding + 1e-2, name
-        assert (base - expected).norm() > 2 * rounding, name
+            assert (base - expected).norm() > 10, name
+        else:
+            assert (found - expected).norm() < 1.5 * rounding, name
 
 
 def test_changing_to_and_fro_gives_the_same_each_time(lowered, slot):
