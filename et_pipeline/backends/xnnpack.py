@@ -19,16 +19,19 @@ from et_pipeline.backends.base import (
     fallback_operators,
     fallback_reasons,
 )
+from et_pipeline.models.adapted import is_adapter
 from et_pipeline.upstream.cheap import cheap_lowering
 from et_pipeline.upstream.refusals import noted_xnnpack_refusals
 from et_pipeline.upstream.shared_constants import shared_constants
 from et_pipeline.upstream.shared_weights import shared_weights
+from et_pipeline.upstream.tensor_file import with_tensors
 from et_pipeline.upstream.xnnpack_branches import (
     branch_partitioner,
     branches_delegates_kept,
     infer_symbolic_views,
     lengths_known_at_run_time,
 )
+from et_pipeline.upstream.xnnpack_inputs import weights_from_outside
 from et_pipeline.upstream.xnnpack_passes import passes_with_work
 from et_pipeline.upstream.xnnpack_transpose import transposed_while_packing
 from et_pipeline.upstream.xnnpack_weight_only import linear_config, rows_as_rows, split_biases
@@ -109,7 +112,8 @@ class XnnpackBackend:
             metadata: constant methods to put beside `forward`.
             out: the .pte file to write.
             external_weights: whether the weights go into a .ptd beside it; the same weights give the same bytes,
-                whatever the program around them is.
+                whatever the program around them is. Without that, a .ptd has the program's adapter, zeros, if it takes
+                one.
 
         Returns:
             What runs in the delegate and what beside it.
@@ -119,6 +123,7 @@ class XnnpackBackend:
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
         split_biases(program)
+        adaptable = not external_weights and _tell_apart(program)
         with cheap_lowering(), _scoped_overrides(), noted_xnnpack_refusals() as reasons:
             edge = to_edge_transform_and_lower(
                 program,
@@ -131,6 +136,7 @@ class XnnpackBackend:
         delegated = delegated_operators(edge.exported_program())
         if external_weights:
             _externalize(edge, out.stem)
+        outside = _is_large if external_weights else lambda node: is_adapter(node.name)
         config = ExecutorchBackendConfig(
             extract_delegate_segments=True,
             # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
@@ -138,14 +144,16 @@ class XnnpackBackend:
             memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
             # Memory for at most prefill_chunk tokens, by the constraints of the export.
             sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
-            external_constants=(lambda node: _external_tag(node, out.stem)) if external_weights else False,
+            external_constants=(lambda node: out.stem if outside(node) else None),
         )
         with cheap_lowering(), branches_delegates_kept(), shared_constants():
             executable = edge.to_executorch(config)
         with out.open("wb") as stream:
             executable.write_to_file(stream)
-        if external_weights:
+        if external_weights or adaptable:
             executable.write_tensor_data_to_file(out.parent)
+        if adaptable:
+            out.with_suffix(".ptd").write_bytes(with_tensors(out.with_suffix(".ptd"), {}))
         plan = next(p for p in executable.executorch_program.execution_plan if p.name == "forward")
         fallback = fallback_operators(plan)
         return Delegation(
@@ -176,16 +184,28 @@ def _externalize(edge: Any, file: str) -> None:
     store.pte_data = {}
 
 
-def _external_tag(node: Any, file: str) -> str | None:
-    """The file of a weight outside the delegates, such as the embedding."""
-    return file if node.meta["spec"].nbytes() > INLINE_BYTES else None
+def _is_large(node: Any) -> bool:
+    """A weight outside the delegates, such as the embedding."""
+    return bool(node.meta["spec"].nbytes() > INLINE_BYTES)
+
+
+def _tell_apart(program: ExportedProgram) -> bool:
+    """Give each tensor of the adapter other numbers, as equal ones would share a place; whether there is any."""
+    import torch
+
+    names = [name for name in program.state_dict if is_adapter(name)]
+    for number, name in enumerate(names, start=1):
+        values = torch.full_like(program.state_dict[name], number)
+        program.state_dict[name] = torch.nn.Parameter(values, requires_grad=False)
+    return bool(names)
 
 
 def _partitioner() -> Any:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
 
-    return branch_partitioner([linear_config() if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS])
+    ours = weights_from_outside(linear_config(), is_adapter)
+    return branch_partitioner([ours if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from et_pipeline.report.words import size
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from et_pipeline.runtime.adapters import AdapterSlot
     from et_pipeline.runtime.program import Program
 
 log = logging.getLogger(__name__)
@@ -79,13 +80,18 @@ def load_program(
     tokenizer: Tokenizer,
     threads: int | None,
     cache: Path | None = None,
+    slot: AdapterSlot | None = None,
 ) -> Program:
-    """Loads a program and compares what it says about itself with the manifest, where it says it."""
+    """Loads a program and compares what it says about itself with the manifest, where it says it.
+
+    With a slot it computes with the adapter that is put in there.
+    """
     from et_pipeline.runtime.program import Program
 
     packed = _packed(cache, info, manifest) if cache else None
+    weights = weights_of(folder, info) if slot is None else slot.path
     try:
-        program = Program(folder / info.file, threads=threads, weights=weights_of(folder, info), packed=packed)
+        program = Program(folder / info.file, threads=threads, weights=weights, packed=packed)
     except RuntimeError as error:
         raise UserError(f"{info.file} cannot be loaded by the ExecuTorch runtime ({error}).") from error
     expected: dict[str, Any] = {

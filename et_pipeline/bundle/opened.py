@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from et_pipeline import manifest as bundle
-from et_pipeline.bundle import loading
+from et_pipeline.bundle import adapters, loading
 from et_pipeline.bundle.verify import Verification, checks
 from et_pipeline.chat_template import Message
 from et_pipeline.errors import UserError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
 
+    from et_pipeline.runtime.adapters import AdapterSlot
     from et_pipeline.runtime.chat import ChatSession
     from et_pipeline.runtime.program import Program
 
@@ -101,7 +102,13 @@ class Bundle:
     @cached_property
     def program(self) -> Program:
         """The loaded program."""
-        return loading.load_program(self.folder, self.info, self.manifest, self.tokenizer, self._threads, self._packed)
+        return loading.load_program(
+            self.folder, self.info, self.manifest, self.tokenizer, self._threads, self._packed, self._slot
+        )
+
+    @cached_property
+    def _slot(self) -> AdapterSlot | None:
+        return adapters.slot_of(self.folder, self.info)
 
     def session(
         self,
@@ -110,19 +117,22 @@ class Bundle:
         temperature: float | None = None,
         seed: int = 0,
         history: Sequence[Message] = (),
+        adapter: str | None = None,
     ) -> ChatSession:
         """Begins a conversation: its `ask` yields an answer piece by piece and remembers what was said.
 
-        The program holds one conversation at a time: this one ends that of an earlier call.
+        The program holds one conversation at a time: this one ends that of an earlier call. So another adapter is
+        changed to here, for what the cache holds is of the one before.
 
         Args:
             system: System prompt instead of the bundle's own.
             temperature: 0 answers the same every time; higher varies more. By default the bundle's own.
             seed: Of the sampling.
             history: What was said before: messages of user and assistant in turn.
+            adapter: Name of one of the bundle's adapters; None is the model without any.
 
         Raises:
-            UserError: The bundle embeds texts, or takes no system prompt.
+            UserError: The bundle embeds texts, or takes no system prompt, or has no such adapter.
         """
         from et_pipeline.runtime.chat import ChatSession
 
@@ -132,8 +142,11 @@ class Bundle:
         if system and not form.segments.supports_system:
             raise UserError(f"{name} takes no system prompt: leave it out.")
         changed = {} if temperature is None else {"temperature": temperature}
+        chosen = None if adapter is None else adapters.find(self.manifest, adapter, self.info)
         if self._session is not None:
             self._session.end()
+        if self._slot is not None:
+            self._slot.put(None if chosen is None else self.folder / chosen.file)
         self._session = ChatSession.of_bundle(
             self.program,
             self.tokenizer,

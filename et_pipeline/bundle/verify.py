@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from et_pipeline.bundle import adapters
+from et_pipeline.bundle.checked import Checked, check_samples
 from et_pipeline.bundle.loading import hindrance_of, load_program, load_tokenizer
 from et_pipeline.errors import UserError
-from et_pipeline.manifest import FILE_NAME, SCHEMA_PATH, Chat, Embedding, Manifest, ProgramInfo
+from et_pipeline.manifest import FILE_NAME, SCHEMA_PATH, Embedding, Manifest, ProgramInfo
 from et_pipeline.report.words import size
 
 if TYPE_CHECKING:
@@ -19,15 +21,6 @@ if TYPE_CHECKING:
     from et_pipeline.runtime.program import Program
 
 SIMILARITY_TOLERANCE = 0.02  # of a cosine: processors round activations to 8 bits a little differently
-
-
-@dataclasses.dataclass(frozen=True)
-class Checked:
-    """One check and its outcome."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +63,14 @@ def checks(folder: Path, manifest: Manifest, threads: int | None) -> Iterator[Ch
         program = load_program(folder, info, manifest, tokenizer, threads)
         yield Checked(info.file, True, "loads, and its metadata are as in the manifest")
         if manifest.chat is not None and info == manifest.main:
-            yield _check_samples(program, tokenizer, manifest, manifest.chat, info)
+            yield check_samples(program, tokenizer, manifest, info, manifest.samples, info.file)
+        if info.adapter_rank:
+            yield from adapters.check_samples_of_adapters(folder, manifest, info, tokenizer, threads)
         if manifest.embedding is not None and info == manifest.main:
             yield _check_similarities(program, tokenizer, manifest.embedding, info)
 
-    for info, gate in zip(manifest.programs, manifest.gates, strict=True):
+    gates = [(info.file, gate) for info, gate in zip(manifest.programs, manifest.gates, strict=True)]
+    for name, gate in [*gates, *((f"adapter {each.name}", each.quality.gate) for each in manifest.adapters)]:
         missed = [
             f"{check.name} {check.value:.4g} (threshold {check.threshold:.4g})"
             for check in gate.checks
@@ -83,25 +79,7 @@ def checks(folder: Path, manifest: Manifest, threads: int | None) -> Iterator[Ch
         verdict = (
             f"all {len(gate.checks)} checks passed" if gate.passed else f"below its threshold: {', '.join(missed)}"
         )
-        yield Checked(f"quality gate of {info.file}", gate.passed, verdict)
-
-
-def _check_samples(
-    program: Program, tokenizer: Tokenizer, manifest: Manifest, form: Chat, info: ProgramInfo
-) -> Checked:
-    """Answers the manifest's sample prompts again."""
-    from et_pipeline.runtime.chat import greedy_answer
-
-    name = f"sample answers of {info.file}"
-    different = []
-    for sample in manifest.samples:
-        limit = manifest.tasks[sample.task].max_new_tokens
-        answer = greedy_answer(program, tokenizer, form, manifest.tokenizer, info.max_context, sample.prompt, limit)
-        if answer != sample.answer:
-            different.append(f"{sample.task} {sample.prompt!r} gave {answer!r} instead of {sample.answer!r}")
-    if different:
-        return Checked(name, False, f"{len(different)} of {len(manifest.samples)} differ, first: {different[0]}")
-    return Checked(name, True, f"{len(manifest.samples)} equal" if manifest.samples else "the manifest has none")
+        yield Checked(f"quality gate of {name}", gate.passed, verdict)
 
 
 def _check_similarities(program: Program, tokenizer: Tokenizer, embedding: Embedding, info: ProgramInfo) -> Checked:

@@ -78,6 +78,11 @@ def judge_embeddings(found: VerifiedEmbedding, gate: Gate) -> manifest.Gate:
     return _verdict(checks, gate)
 
 
+def judge_adapter(found: manifest.Agreement, gate: Gate) -> manifest.Gate:
+    """Ask of a program with an adapter what is asked of it without: is it near the original with that adapter?"""
+    return _verdict([_divergence(found, " with the adapter", gate)], gate)
+
+
 def witness_checks(found: Witnessed) -> list[manifest.Check]:
     """Whether the original was read as it is meant (see `evaluation.reading`); nothing where there is no witness."""
     if found.difference is None or found.allowed is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel
 
 from et_pipeline import manifest
+from et_pipeline.errors import UserError
 from et_pipeline.evaluation.feeding import FEEDINGS
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.evaluation.subject import Advance
@@ -61,6 +62,11 @@ class Form:
 
     def check(self, settings: Settings) -> None:
         """Refuse, with a `UserError`, settings that a program of this form cannot have."""
+        if settings.model.adapter_rank:
+            raise UserError(
+                f"model.adapter_rank={settings.model.adapter_rank} is for models that answer on backend=xnnpack; other "
+                "programs take no adapter once they are made, so set it to 0"
+            )
 
     def fit(self, form: ExportForm) -> ExportForm:
         """The sizes that the program has where these are asked for."""

@@ -30,6 +30,7 @@ class StaticDecoderForm(Form):
                 f"model.kv_cache={settings.model.kv_cache} is for backend=xnnpack; backend={settings.backend.name} has "
                 "a cache of its own kind, so leave it at fp32"
             )
+        super().check(settings)
 
     def fit(self, form: ExportForm) -> ExportForm:
         """A prompt goes in token by token."""

@@ -3,6 +3,7 @@
 The classes are the contract with the Android app; `document.Manifest` is the whole, and the others are its parts.
 """
 
+from et_pipeline.manifest.adapter import Adapter, AdapterQuality
 from et_pipeline.manifest.chat import Chat, Sample, Sampling, Task
 from et_pipeline.manifest.cost import EmbeddingSpeed, Memory, Percentiles, Speed, StageCost
 from et_pipeline.manifest.document import FILE_NAME, FORMAT, READABLE, SCHEMA_PATH, VERSION, Manifest, json_schema
@@ -40,6 +41,8 @@ __all__ = [
     "SCHEMA_PATH",
     "VERSION",
     "Adaptation",
+    "Adapter",
+    "AdapterQuality",
     "Agreement",
     "Chat",
     "Check",

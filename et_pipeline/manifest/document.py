@@ -6,8 +6,8 @@ they do not know, so any change of the fields raises `VERSION`. Version 2 only a
 program, and models that embed texts), version 3 to version 2 (several programs, each with its figures), version 4 to
 version 3 (quality on a text, and what is left of a source's own quantization), version 5 to version 4 (the witness of
 the original, and what was done to the tokenizer), version 6 to version 5 (white space that the caller leaves out),
-version 7 to version 6 (intervals of estimates), and version 8 to version 7 (what was done to the source), so bundles of
-all of them are read.
+version 7 to version 6 (intervals of estimates), and version 8 to version 7 (what was done to the source, adapters), so
+bundles of all of them are read.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from et_pipeline.manifest.adapter import Adapter
 from et_pipeline.manifest.chat import Chat, Sample, Task
 from et_pipeline.manifest.cost import Memory, Speed, StageCost
 from et_pipeline.manifest.embedding import Embedding
@@ -51,6 +52,9 @@ class Manifest(Model):
         description="The programs, those for certain chips first; take the first that the phone's chip and the app's "
         "runtime fit. One of them, which has no 'memory' and 'quality' of its own, is what the bundle's 'memory', "
         "'quality', 'speed', 'stages' and 'samples' tell of.",
+    )
+    adapters: list[Adapter] = Field(
+        default=[], description="What makes other models of a program while it is loaded; without one it is the base."
     )
     tokenizer: Tokenizer
     chat: Chat | None = Field(default=None, description="Null if and only if what.task is 'embedding'.")
@@ -98,9 +102,10 @@ class Manifest(Model):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         programs = [file for program in self.programs for file in (program.file, *program.weights)]
-        for file in [*programs, self.tokenizer.file]:
+        for file in [*programs, self.tokenizer.file, *(adapter.file for adapter in self.adapters)]:
             if file not in self.files:
                 raise ValueError(f"'{file}' is used but not listed in 'files'")
+        self._check_adapters()
         if all(program.quality for program in self.programs):
             raise ValueError("every program has a 'quality' of its own, so there is none that the bundle's tells of")
         for sample in self.samples:
@@ -113,6 +118,20 @@ class Manifest(Model):
         if FILE_NAME in self.files:
             raise ValueError(f"'files' must not list {FILE_NAME} itself")
         return self
+
+    def _check_adapters(self) -> None:
+        names = [adapter.name for adapter in self.adapters]
+        for adapter in self.adapters:
+            program = next((each for each in self.programs if each.file == adapter.program), None)
+            if program is None or not 0 < adapter.rank <= program.adapter_rank:
+                raise ValueError(f"no program takes the adapter '{adapter.name}' of rank {adapter.rank}")
+            if names.count(adapter.name) > 1:
+                raise ValueError(f"two adapters are called '{adapter.name}'")
+            for sample in adapter.samples:
+                if sample.task not in self.tasks:
+                    raise ValueError(f"a sample is of task '{sample.task}', which is not in 'tasks'")
+        if any(program.adapter_rank and len(program.weights) != 1 for program in self.programs):
+            raise ValueError("a program that takes adapters has one file of 'weights', for them")
 
 
 def json_schema() -> str:

@@ -70,6 +70,12 @@ class ProgramInfo(Model):
         description="Length of the KV cache: prompt and answers together, in tokens. Of an embedding: longest text.",
     )
     prefill_chunk: int = Field(ge=1, description="Most tokens that one call of 'forward' takes.")
+    adapter_rank: int = Field(
+        default=0,
+        ge=0,
+        description="Largest rank of the adapters that it takes while it is loaded; 0: it takes none. Otherwise its "
+        "'weights' are one file, an adapter of zeros, which it reads at each call: load a copy, mapped to memory.",
+    )
     min_runtime: str = Field(description="Oldest ExecuTorch version that runs it, such as '1.3.0'.")
     qairt: str | None = Field(
         default=None,

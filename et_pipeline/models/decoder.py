@@ -287,7 +287,7 @@ def metadata(decoder: Sized, bos_id: int, eos_ids: Sequence[int]) -> dict[str, A
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": True,
         "enable_dynamic_shape": True,
-    }
+    } | ({"get_adapter_rank": decoder.form.adapter_rank} if decoder.form.adapter_rank else {})
 
 
 def save_program(program: ExportedProgram, folder: Path) -> None:

@@ -45,6 +45,9 @@ class ExportForm(Frozen):
     max_context: int = Field(ge=1, description="KV cache length, in tokens; of an embedding the longest text")
     prefill_chunk: int = Field(ge=1, description="most tokens that one forward call takes")
     kv_cache: KvCache = Field(default="fp32", description="what the KV cache stores; attention computes in fp32")
+    adapter_rank: int = Field(
+        default=0, ge=0, description="largest rank of the adapters (LoRA) that the loaded program takes; 0: takes none"
+    )
 
 
 class Model(Checkpoint, ExportForm):
@@ -63,7 +66,7 @@ class Model(Checkpoint, ExportForm):
     @property
     def form(self) -> ExportForm:
         """The part that `export` reads."""
-        return ExportForm(max_context=self.max_context, prefill_chunk=self.prefill_chunk, kv_cache=self.kv_cache)
+        return ExportForm(**{name: getattr(self, name) for name in ExportForm.model_fields})
 
 
 class Samples(Frozen):

@@ -98,7 +98,7 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
     stem = "-".join(filter(None, (settings.backend.name, (settings.backend.soc or "").lower())))
     lowered, weights = part.entries["lower"].folder, []
     shutil.copyfile(lowered / "model.pte", folder / f"{stem}.pte")
-    if settings.backend.external_weights:
+    if (lowered / "model.ptd").is_file():
         weights.append(f"{stem}.ptd")
         shutil.copyfile(lowered / "model.ptd", folder / weights[0])
     stored = None
@@ -118,6 +118,7 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
         signature=form.signature,
         max_context=settings.model.max_context,
         prefill_chunk=settings.model.prefill_chunk,
+        adapter_rank=settings.model.adapter_rank,
         min_runtime=min_runtime(settings),
         qairt=delegation.qairt,
         notice=delegation.notice,

@@ -44,7 +44,7 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 8, "has version 8, and this et_pipeline reads versions 1 to 7"),
+        ("version", 9, "has version 9, and this et_pipeline reads versions 1 to 8"),
         ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from et_pipeline.cli.bundle import add_speed, bench, chat, embed, evaluate, inspect, pack, push, verify
+from et_pipeline.cli.bundle import adapters, add_speed, bench, chat, embed, evaluate, inspect, pack, push, verify
 from et_pipeline.cli.bundle.terminal import Notes, printable
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, GateError, UserError
 
@@ -29,6 +29,7 @@ app.command()(embed.embed)
 app.command("eval")(evaluate.evaluate)
 app.command()(add_speed.add_speed)
 app.command()(push.push)
+app.add_typer(adapters.app, name="adapters")
 app.command("zip")(pack.pack)
 
 

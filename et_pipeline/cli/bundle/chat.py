@@ -28,6 +28,9 @@ def chat(
         float | None,
         typer.Option(min=0.0, help="0 answers the same every time; higher varies more. Default: the bundle's own."),
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Talk to the model with this adapter.", show_default=False)
+    ] = None,
     threads: ThreadsOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     keep_packed: Annotated[
@@ -42,7 +45,8 @@ def chat(
     /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message.
     """
     with bundles.open_bundle(path, threads=threads, packed=cache if keep_packed else None) as bundle:
-        session = bundle.session(system=system, temperature=temperature, seed=int.from_bytes(os.urandom(4)))
+        seed = int.from_bytes(os.urandom(4))
+        session = bundle.session(system=system, temperature=temperature, seed=seed, adapter=adapter)
         _talk(session, bundle.manifest.what.name, max_new_tokens)
 
 

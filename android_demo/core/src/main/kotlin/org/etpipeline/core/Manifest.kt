@@ -17,6 +17,7 @@ data class Manifest(
     val what: What,
     val files: Map<String, FileInfo>,
     val programs: List<Program>,
+    val adapters: List<Adapter> = emptyList(),
     val tokenizer: Tokenizer,
     val chat: Chat,
     val embedding: JsonElement? = null,
@@ -101,6 +102,7 @@ data class Program(
     val signature: String = TOKENS,
     @SerialName("max_context") val maxContext: Int,
     @SerialName("prefill_chunk") val prefillChunk: Int,
+    @SerialName("adapter_rank") val adapterRank: Int = 0,
     @SerialName("min_runtime") val minRuntime: String,
     val qairt: String? = null,
     val notice: String? = null,
@@ -121,6 +123,22 @@ data class Program(
         val SIGNATURES = listOf(TOKENS, "tokens_mask", "tokens_cache")
     }
 }
+
+/** What makes another model of a program while it is loaded. */
+@Serializable
+data class Adapter(
+    val name: String,
+    val file: String,
+    val program: String,
+    val rank: Int,
+    val base: String?,
+    val source: Map<String, String>,
+    val quality: AdapterQuality,
+    val samples: List<Sample> = emptyList(),
+)
+
+@Serializable
+data class AdapterQuality(val agreement: Agreement, val greedy: GreedyAgreement, val gate: Gate)
 
 @Serializable
 data class TokenizerParity(

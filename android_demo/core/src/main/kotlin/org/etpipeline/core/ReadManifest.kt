@@ -12,6 +12,7 @@ import kotlinx.serialization.json.longOrNull
 
 private const val MAX_NAME_BYTES = 240 // what every file system takes
 private val SHA_256 = Regex("[0-9a-f]{64}")
+private val ADAPTER = Regex("[A-Za-z0-9][A-Za-z0-9._-]*")
 private val DAY = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}.*", RegexOption.DOT_MATCHES_ALL)
 private val CLASS = Regex(" for type with serial name '[^']*'")
 private val STEPS = setOf("merge_lora", "prune_depth", "prune_width", "distill", "qat")
@@ -117,6 +118,8 @@ private fun checkValues(manifest: Manifest) = with(manifest) {
     rule(embedding == null, "embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
     checkFiles(this)
     programs.forEachIndexed { index, program -> checkProgram(program, "programs.$index") }
+    adapters.forEachIndexed { index, adapter -> checkAdapter(adapter, this, "adapters.$index") }
+    rule(adapters.distinctBy { it.name }.size == adapters.size, "adapters", "have a name twice")
     checkTokenizer(tokenizer)
     checkChat(chat)
     for ((name, task) in tasks) rule(task.maxNewTokens >= 1, "tasks.$name.max_new_tokens", "must be at least 1")
@@ -174,7 +177,8 @@ private fun checkFiles(manifest: Manifest) {
         }
     }
     rule(manifest.programs.isNotEmpty(), "programs", "must not be empty")
-    for (name in manifest.programs.flatMap { it.weights + it.file } + manifest.tokenizer.file) {
+    val used = manifest.programs.flatMap { it.weights + it.file } + manifest.adapters.map { it.file }
+    for (name in used + manifest.tokenizer.file) {
         rule(name in files, "files", "do not list '${name.take(MAX_NAME_BYTES)}', which is used")
     }
 }
@@ -191,11 +195,29 @@ private fun checkProgram(program: Program, field: String) {
     }
     rule(program.maxContext >= 1, "$field.max_context", "must be at least 1")
     rule(program.prefillChunk >= 1, "$field.prefill_chunk", "must be at least 1")
+    rule(program.adapterRank >= 0, "$field.adapter_rank", NOT_NEGATIVE)
+    rule(program.adapterRank == 0 || program.weights.size == 1, "$field.weights", "must be one file, for adapters")
     rule(program.delegates >= 0, "$field.delegates", NOT_NEGATIVE)
     program.memory?.let { checkMemory(it, "$field.memory") }
     program.quality?.let { checkQuality(it, "$field.quality") }
     program.speed.forEachIndexed { index, speed -> checkSpeed(speed, "$field.speed.$index") }
     checkStages(program.stages, "$field.stages")
+}
+
+private fun checkAdapter(adapter: Adapter, manifest: Manifest, field: String) {
+    rule(ADAPTER.matches(adapter.name), "$field.name", "is no name")
+    val program = manifest.programs.find { it.file == adapter.program }
+    rule(program != null && adapter.rank in 1..program.adapterRank, "$field.rank", "is not what a program takes")
+    for ((name, hash) in adapter.source) {
+        checkName(name)
+        checkHash(hash, "$field.source.$name")
+    }
+    checkAgreement(adapter.quality.agreement, "$field.quality.agreement")
+    checkGreedy(adapter.quality.greedy, "$field.quality.greedy")
+    checkGate(adapter.quality.gate, "$field.quality.gate")
+    adapter.samples.forEachIndexed { index, sample ->
+        rule(sample.task in manifest.tasks, "$field.samples.$index.task", "is not in tasks")
+    }
 }
 
 private fun checkStages(stages: Map<String, StageCost>, field: String) {
@@ -241,12 +263,7 @@ private fun checkQuality(quality: Quality, field: String) {
         checkAgreement(it.quantized, "$field.agreement.quantized")
         checkAgreement(it.original, "$field.agreement.original")
     }
-    quality.greedy?.let {
-        rule(it.prompts >= 1, "$field.greedy.prompts", "must be at least 1")
-        rule(it.equal >= 0, "$field.greedy.equal", NOT_NEGATIVE)
-        rule(it.tokens >= 0, "$field.greedy.tokens", NOT_NEGATIVE)
-        rule(it.agreement in 0.0..1.0, "$field.greedy.agreement", "must be 0 to 1")
-    }
+    quality.greedy?.let { checkGreedy(it, "$field.greedy") }
     for ((name, score) in quality.tasks) {
         rule(score.original in 0.0..100.0, "$field.tasks.$name.original", "must be 0 to 100")
         rule(score.deployed in 0.0..100.0, "$field.tasks.$name.deployed", "must be 0 to 100")
@@ -274,9 +291,18 @@ private fun checkQuality(quality: Quality, field: String) {
         rule(it.name in Witness.NAMES, "$field.witness.name", "must be one of ${Witness.NAMES.joinToString()}")
         it.agreement?.let { agreement -> checkAgreement(agreement, "$field.witness.agreement") }
     }
-    val passed = quality.gate.checks.all { it.passed }
-    rule(quality.gate.passed == passed, "$field.gate.passed", "contradicts the checks")
+    checkGate(quality.gate, "$field.gate")
 }
+
+private fun checkGreedy(greedy: GreedyAgreement, field: String) {
+    rule(greedy.prompts >= 1, "$field.prompts", "must be at least 1")
+    rule(greedy.equal >= 0, "$field.equal", NOT_NEGATIVE)
+    rule(greedy.tokens >= 0, "$field.tokens", NOT_NEGATIVE)
+    rule(greedy.agreement in 0.0..1.0, "$field.agreement", "must be 0 to 1")
+}
+
+private fun checkGate(gate: Gate, field: String) =
+    rule(gate.passed == gate.checks.all { it.passed }, "$field.passed", "contradicts the checks")
 
 private fun checkAgreement(ways: WaysOfFeeding, field: String) {
     val named = mapOf("one_piece" to ways.onePiece, "chunked" to ways.chunked, "token_by_token" to ways.tokenByToken)

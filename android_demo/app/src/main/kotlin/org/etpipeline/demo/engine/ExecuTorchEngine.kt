@@ -57,6 +57,7 @@ val QAIRT_VERSION: String? = null
  * @param normalization of the manifest's tokenizer: Unicode's form of prompts that its file leaves to the caller.
  * @param lstrip of the manifest's tokenizer: tokens before which white space of a prompt is left out.
  * @param rstrip of the manifest's tokenizer: tokens behind which it is.
+ * @param slot of a program that takes adapters: a file of the app's own, which this engine makes, for [adapt].
  */
 class ExecuTorchEngine(
     private val program: File,
@@ -68,6 +69,7 @@ class ExecuTorchEngine(
     private val normalization: String? = null,
     private val lstrip: List<String> = emptyList(),
     private val rstrip: List<String> = emptyList(),
+    private val slot: File? = null,
 ) : LlmEngine {
     private val thread = Executors.newSingleThreadExecutor { Thread(it, "llm") }
     private val dispatcher = thread.asCoroutineDispatcher()
@@ -79,6 +81,7 @@ class ExecuTorchEngine(
     @Volatile private var running: LlmModule? = null // stop() comes from another thread
     private var module: LlmModule? = null // the engine's thread only
     private var position = 0 // tokens in the context
+    private var adapters: AdapterSlot? = null // likewise
 
     override val uses: Long get() = counter.get()
 
@@ -231,6 +234,19 @@ class ExecuTorchEngine(
         Unit
     }
 
+    /**
+     * Goes on with [adapter], a file of the bundle's `adapters`, or without any; empties the context, for what it holds
+     * is of the one before. The program must be loaded.
+     *
+     * @throws EngineException the file is missing, broken or for another program; nothing was changed then.
+     */
+    suspend fun adapt(adapter: File?) = onThread {
+        counter.incrementAndGet()
+        checkNotNull(adapters) { "the program takes no adapters, or is not loaded" }.put(adapter)
+        module?.let(::empty)
+        Unit
+    }
+
     override fun close() {
         if (isClosed) return
         stop()
@@ -238,6 +254,7 @@ class ExecuTorchEngine(
         thread.execute {
             module?.close()
             module = null
+            slot?.delete()
         }
         thread.shutdown()
     }
@@ -251,11 +268,13 @@ class ExecuTorchEngine(
         checkProgram(program)
         checkTokenizer(tokenizer)
         weights?.let(::checkWeights)
+        if (slot != null) adapters = AdapterSlot(checkNotNull(weights), slot)
         val config = LlmModuleConfig.create()
             .modulePath(program.path)
             .tokenizerPath(tokenizer.path)
             .temperature(-1f) // below zero: the one of each generation counts
-            .dataPath(weights?.path)
+            .dataPath((adapters?.file ?: weights)?.path)
+            .loadMode(LlmModuleConfig.LOAD_MODE_MMAP) // what is read into memory is a copy, which nothing changes
             .build()
         val opened = try {
             LlmModule(config)
@@ -310,7 +329,9 @@ fun executorchBackends(): List<String> =
 private val DELEGATES = mapOf("XnnpackBackend" to "xnnpack", "VulkanBackend" to "vulkan", "QnnBackend" to "qnn")
 
 private const val HEADER_BYTES = 40
-private const val WEIGHTS_HEADER_BYTES = 48
+internal const val WEIGHTS_HEADER_BYTES = 48
+internal const val WEIGHTS_NAMES = "FT01FH01"
+internal const val NUMBERS_AT = 32
 
 /**
  * Checks that a file is a whole ExecuTorch program. The runtime itself notices a missing end only when it comes to the
@@ -332,16 +353,16 @@ private fun checkProgram(file: File) {
  * The header: 4 bytes of FlatBuffers, "FT01", "FH01", its own length, then four 64-bit little-endian numbers: where the
  * index begins and its size, where the weights begin and how many bytes they are.
  */
-private fun checkWeights(file: File) {
-    val header = header(file, WEIGHTS_HEADER_BYTES, "FT01FH01")
+internal fun checkWeights(file: File) {
+    val header = header(file, WEIGHTS_HEADER_BYTES, WEIGHTS_NAMES)
         ?: throw EngineException(Problem.BadProgram("its weights do not begin as such"))
-    if (header.getLong(32) + header.getLong(40) > file.length()) {
+    if (header.getLong(NUMBERS_AT) + header.getLong(NUMBERS_AT + 8) > file.length()) {
         throw EngineException(Problem.BadProgram("the end of its weights is missing"))
     }
 }
 
 /** A file's first bytes, or null if it is shorter or does not begin with the names of its format. */
-private fun header(file: File, bytes: Int, names: String): ByteBuffer? {
+internal fun header(file: File, bytes: Int, names: String): ByteBuffer? {
     if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
     val header = ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN)
     val read = file.inputStream().use { it.read(header.array()) }
