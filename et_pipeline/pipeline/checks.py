@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from et_pipeline import cache, forms
@@ -35,6 +36,12 @@ def check(settings: Settings) -> None:
             f"{support.reason}; {support.instead}"
         )
     _check_algorithm(settings)
+    adapt = settings.adapt
+    if (adapt.distill or adapt.qat) and find_spec("accelerate") is None:
+        key = "distill" if adapt.distill else "qat"
+        raise UserError(
+            f"adapt.{key}=true trains with accelerate, which is not installed: pip install 'et-pipeline[adapt]'"
+        )
     if settings.adapt.qat and backend.calibrated:
         raise UserError(
             f"adapt.qat=true trains weights before the export, and backend={name} quantizes what was exported; leave "
