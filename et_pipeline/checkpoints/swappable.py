@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from et_pipeline.checkpoints.adapter import CONFIG, WEIGHTS
 from et_pipeline.errors import UserError
 from et_pipeline.models.adapted import DOWN, UP
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _TENSOR = re.compile(r"base_model\.model\.(?P<linear>.+)\.lora_(?P<part>[AB])\.weight")
 _MERGE = "merge it into the model instead (model.adapter)"
 # Settings of peft with which an adapter is more, or other, than a product beside each linear.
