@@ -171,7 +171,7 @@ def test_an_adapter_belongs_to_a_program_that_takes_it(folder, changes, message)
     for name in ("model.ptd", "adapters/formal.ptd"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"numbers")
-    files = {name: file for name, file in bundle.describe_files(folder).items()}
+    files = bundle.describe_files(folder)
     good = make_manifest(files, **with_adapter(files))
     assert good.adapters[0].name == "formal"
     bundle.write(good, folder)
