@@ -95,6 +95,23 @@ def test_name_follows_model_recipe_and_backend():
             r"differs from model.max_context=256.*set model.prefill_chunk=256",
         ),
         (["model=minilm", "model.max_context=32"], r"measure.prompt_tokens=64 exceeds model.max_context=32"),
+        (
+            ["model=minilm", "model.adapter_rank=8"],
+            r"adapter_rank=8 is for models that answer on backend=xnnpack",
+        ),
+        (
+            ["model.adapter_rank=8", "recipe=16a4w", *NPU],
+            r"adapter_rank=8 is for models that answer on backend=x",
+        ),
+        (
+            ["model.adapter_rank=8", "recipe.transform=rotation"],
+            r"model.adapter_rank=8 needs the inputs of the linears",
+        ),
+        (["model.adapter_rank=8", "recipe=auto"], r"model.adapter_rank=8 needs the inputs of the linears"),
+        (
+            ["model.adapter_rank=8", "backend.external_weights=true"],
+            r"model.adapter_rank=8 has its adapter in the file",
+        ),
         (["model=minilm", "model.kv_cache=fp16"], r"model.kv_cache=fp16 is of no use to minilm"),
         (["task.use_cases.chat.template=hello"], r"task.use_cases.chat.template='hello' must hold exactly"),
         (["task.use_cases.chat.template='{text'"], r"task.use_cases.chat.template='{text' is malformed"),

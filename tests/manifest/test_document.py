@@ -135,3 +135,54 @@ def test_a_not_executed_bundle_has_no_agreement(tmp_path):
     quality = bundle.Quality(gate=make_gate(passed=True))
     manifest = make_manifest(bundle.describe_files(tmp_path / "x"), quality=quality)
     assert manifest.quality.agreement is None
+
+
+def with_adapter(files, rank=4, adapter_rank=8, weights=("model.ptd",), **changes):
+    program = make_manifest(files).programs[0]
+    near = bundle.Agreement(positions=9, cosine=0.99, min_cosine=0.9, max_abs_diff=0.1, kl=0.01, top1=0.99)
+    adapter = bundle.Adapter(
+        name="formal",
+        file="adapters/formal.ptd",
+        program=PTE,
+        rank=rank,
+        base="org/model",
+        source={"adapter_model.safetensors": "0" * 64},
+        quality=bundle.AdapterQuality(
+            agreement=near,
+            greedy=bundle.GreedyAgreement(prompts=1, equal=1, tokens=9, agreement=1.0),
+            gate=make_gate(passed=True),
+        ),
+    ).model_copy(update=changes)
+    takes = program.model_copy(update={"adapter_rank": adapter_rank, "weights": list(weights)})
+    return {"programs": [takes], "adapters": [adapter.model_dump()]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 9}, "no program takes the adapter 'formal' of rank 9"),
+        ({"adapter_rank": 0}, "no program takes the adapter 'formal' of rank 4"),
+        ({"program": "other.pte"}, "no program takes the adapter 'formal'"),
+        ({"weights": ()}, "has one file of 'weights'"),
+        ({"file": "adapters/other.ptd"}, "'adapters/other.ptd' is used but not listed"),
+    ],
+)
+def test_an_adapter_belongs_to_a_program_that_takes_it(folder, changes, message):
+    for name in ("model.ptd", "adapters/formal.ptd"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"numbers")
+    files = bundle.describe_files(folder)
+    good = make_manifest(files, **with_adapter(files))
+    assert good.adapters[0].name == "formal"
+    bundle.write(good, folder)
+    assert bundle.read(folder) == good
+    with pytest.raises(ValueError, match=message):
+        make_manifest(files, **with_adapter(files, **changes))
+
+
+def test_two_adapters_have_two_names(folder):
+    files = bundle.describe_files(folder) | {"model.ptd": bundle.File(size=1, sha256="0" * 64)}
+    files |= {"adapters/formal.ptd": bundle.File(size=1, sha256="0" * 64)}
+    made = with_adapter(files)
+    with pytest.raises(ValueError, match="two adapters are called 'formal'"):
+        make_manifest(files, **made | {"adapters": made["adapters"] * 2})
