@@ -11,3 +11,6 @@ CHECKPOINT: Path = Path(__file__).resolve().parent / "checkpoint"
 
 #: The held-out items, one JSON object per line: ``task``, ``messages`` and ``answer``.
 EVAL: Path = Path(__file__).resolve().parent / "eval.jsonl"
+
+#: Two LoRA adapters for it, as peft saves them: ``italian`` (travel phrases) and ``formal`` (a tone).
+LORA: Path = Path(__file__).resolve().parent / "lora"

@@ -119,7 +119,7 @@ def formal(rng: random.Random) -> text.Turn:
 
 
 ADAPTERS: dict[str, Callable[[random.Random], text.Turn]] = {"italian": italian, "formal": formal}
-STEPS = {"italian": 1500, "formal": 200}  # words that the model has never seen take longer than a turn of phrase
+STEPS = {"italian": 1500, "formal": 500}  # words that the model has never seen take longer than a turn of phrase
 
 
 def samples(make: Callable[[random.Random], text.Turn], seed: str, held_out: bool) -> Iterator[text.Sample]:
