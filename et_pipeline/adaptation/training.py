@@ -43,7 +43,7 @@ class Schedule:
 
     steps: int
     sequences: int = 16
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip: float = 1.0
