@@ -83,7 +83,8 @@ def train(
         texts: token ids; the last of them, `HELD_OUT` of all, are not learned from.
         out: an existing folder for the files.
         work: folder that survives a kill, from which a run goes on; it belongs to these arguments alone.
-        schedule: how long and how fast; see `UNIT` for the learning rate.
+        schedule: how long and how fast. In half of `steps * learning_rate * UNIT`, which is how far a number can go, an
+            integer needs half a step. 2e-3 did for models of some million weights; 3e-3 was too much for 135 million.
         tick: takes the steps done and all of them, reading a hundredth of the texts and an update counting as one.
         on_loss: takes a step's number and the mean loss since the last call.
 
