@@ -17,9 +17,8 @@ SCORED = 40
 
 def test_phrases_are_italian():
     rng = random.Random(0)
-    found = {
-        turn.user.removeprefix("Translate to Italian: "): turn.answer for turn in (italian(rng) for _ in range(4000))
-    }
+    turns = [italian(rng) for _ in range(4000)]
+    found = {turn.user.removeprefix("Translate to Italian: "): turn.answer for turn in turns}
     for english, expected in {
         "Do you have two apples?": "Avete due mele?",
         "I would like an apple, please.": "Vorrei una mela, per favore.",
