@@ -92,7 +92,8 @@ def test_the_content_of_a_text_is_part_of_its_stages_key(monkeypatch, command, t
             return {}, cost
         return acquire.run(inputs, out, lambda *_: None, **config).model_dump(), cost
 
-    monkeypatch.setattr("et_pipeline.pipeline.run_stage", run_stage)
+    for module in ("acquiring", "steps"):
+        monkeypatch.setattr(f"et_pipeline.pipeline.{module}.run_stage", run_stage)
     texts = tmp_path / "texts"
     texts.mkdir()
     (texts / "a.txt").write_text("Turn left at the station. " * 100)

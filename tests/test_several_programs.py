@@ -5,6 +5,7 @@ import json
 import pytest
 
 from et_pipeline import CONF, job, manifest, pipeline
+from et_pipeline.pipeline import acquiring, steps
 from et_pipeline.stages import acquire
 from et_pipeline.worker import StageKilled
 
@@ -120,7 +121,8 @@ def killed(monkeypatch):
         (out / "model.pte").write_bytes(b"12345")
         return FIGURES[stage], {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
 
-    monkeypatch.setattr(pipeline, "run_stage", run_stage)
+    for module in (acquiring, steps):
+        monkeypatch.setattr(module, "run_stage", run_stage)
     return chips
 
 

@@ -19,7 +19,6 @@ from et_pipeline.backends.base import (
     fallback_operators,
     fallback_reasons,
 )
-from et_pipeline.models.adapted import is_adapter
 from et_pipeline.upstream.cheap import cheap_lowering
 from et_pipeline.upstream.refusals import noted_xnnpack_refusals
 from et_pipeline.upstream.shared_constants import shared_constants
@@ -136,7 +135,7 @@ class XnnpackBackend:
         delegated = delegated_operators(edge.exported_program())
         if external_weights:
             _externalize(edge, out.stem)
-        outside = _is_large if external_weights else lambda node: is_adapter(node.name)
+        outside = _is_large if external_weights else lambda node: _is_adapter(node.name)
         config = ExecutorchBackendConfig(
             extract_delegate_segments=True,
             # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
@@ -189,11 +188,17 @@ def _is_large(node: Any) -> bool:
     return bool(node.meta["spec"].nbytes() > INLINE_BYTES)
 
 
+def _is_adapter(name: str) -> bool:
+    from et_pipeline.models.adapted import is_adapter  # not above: it imports torch, which a plan does without
+
+    return is_adapter(name)
+
+
 def _tell_apart(program: ExportedProgram) -> bool:
     """Give each tensor of the adapter other numbers, as equal ones would share a place; whether there is any."""
     import torch
 
-    names = [name for name in program.state_dict if is_adapter(name)]
+    names = [name for name in program.state_dict if _is_adapter(name)]
     for number, name in enumerate(names, start=1):
         values = torch.full_like(program.state_dict[name], number)
         program.state_dict[name] = torch.nn.Parameter(values, requires_grad=False)
@@ -204,7 +209,7 @@ def _partitioner() -> Any:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
 
-    ours = weights_from_outside(linear_config(), is_adapter)
+    ours = weights_from_outside(linear_config(), _is_adapter)
     return branch_partitioner([ours if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS])
 
 

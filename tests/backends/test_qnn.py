@@ -254,7 +254,7 @@ def test_prefill_and_decode_agree_on_the_simulator(make_checkpoint, tmp_path, ki
 
 def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
     """Whatever ends Qualcomm's libraries, it is not the end of the run; what was made before stays in the cache."""
-    from et_pipeline import pipeline
+    from et_pipeline.pipeline import acquiring, steps
     from et_pipeline.stages import acquire
     from et_pipeline.worker import StageKilled
 
@@ -273,7 +273,8 @@ def test_a_killed_compiler_is_one_sentence(command, monkeypatch):
         (out / "made").touch()
         return {"bytes": 0}, {"wall_s": 0.0, "cpu_s": 0.0, "peak_rss_bytes": 0}
 
-    monkeypatch.setattr(pipeline, "run_stage", run_stage)
+    for module in (acquiring, steps):
+        monkeypatch.setattr(module, "run_stage", run_stage)
     arguments = ("backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon", "format=json")
     code, out, err = command(*arguments)
     assert (code, out, ran) == (2, "", ["sample", "export", "quantize", "lower"])
