@@ -24,7 +24,6 @@ from et_pipeline.tiny_assistant.score import answers
 
 RANK, ALPHA, ITEMS = 8, 16, 100
 SEED, BATCH = 5, 32
-USUAL = 4  # one text in so many is of what the model can do already, and keeps
 
 #: Gender, singular and plural.
 OBJECTS = dict(
@@ -148,7 +147,7 @@ def make_adapter(name: str, out: Path, steps: int) -> float:
     adapted: Any = get_peft_model(
         model, LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
     )
-    seen, usual = samples(ADAPTERS[name], f"{name}-training", False), text.training_samples(f"{name}-usual")
+    seen = samples(ADAPTERS[name], f"{name}-training", False)
     with tempfile.TemporaryDirectory() as work:
         arguments = TrainingArguments(
             output_dir=work,
@@ -165,8 +164,7 @@ def make_adapter(name: str, out: Path, steps: int) -> float:
             dataloader_pin_memory=False,
             logging_steps=100,
         )
-        taken = (next(usual if number % USUAL == 0 else seen) for number in range(steps * BATCH))
-        examples = [encode_sample(tokenizer.backend_tokenizer, sample) for sample in taken]
+        examples = [encode_sample(tokenizer.backend_tokenizer, next(seen)) for _ in range(steps * BATCH)]
         Trainer(adapted, arguments, data_collator=_collate, train_dataset=examples).train()
     adapted.peft_config["default"].base_model_name_or_path = "builtin:tiny_assistant"
     adapted.save_pretrained(out)
