@@ -61,7 +61,8 @@ def _answer(folder: Path, name: str, message: str) -> dict[str, str]:
         runtime_library()
         from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
-        prompt, pieces = f"<|begin|><|user|>{message}<|end|><|assistant|>", []
+        prompt = f"<|begin|><|user|>{message}<|end|><|assistant|>"
+        pieces: list[str] = []
         runner = TextLLMRunner(str(folder / "model.pte"), str(folder / "tokenizer.json"), str(folder / f"{name}.ptd"))
         config = GenerationConfig(echo=False, temperature=0.0, max_new_tokens=TOKENS)
         runner.generate(prompt, config, pieces.append, None)
