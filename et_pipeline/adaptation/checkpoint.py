@@ -52,6 +52,11 @@ def save(model: Any, source: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
+    copy_beside(source, out)
+
+
+def copy_beside(source: Path, out: Path) -> None:
+    """Copy what a checkpoint has beside weights and configuration."""
     for pattern in (*PATTERNS, *_OTHER_TOKENIZERS):
         for path in source.glob(pattern):
             if not any(path.match(each) for each in _WEIGHTS):

@@ -38,7 +38,6 @@ def distill(
     schedule: Schedule,
     tick: Tick,
     temperature: float = 1.0,
-    on_loss: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Train a student on its teacher's logits; write the checkpoint, its weights as float32.
 
@@ -51,7 +50,6 @@ def distill(
         schedule: how long and how fast.
         tick: takes the steps done and all of them, reading a hundredth of the texts and an update counting as one.
         temperature: that divides the logits of both.
-        on_loss: takes a step's number and the mean loss since the last call.
 
     Raises:
         UserError: the two have different vocabularies, one of them is quantized, or the loss is no longer a number.
@@ -68,7 +66,6 @@ def distill(
         work,
         schedule,
         lambda done, steps: tick(100 + done, 100 + steps),
-        on_loss,
         together(model.config.vocab_size, max(map(len, texts))),
     )
     save(model, student, out)

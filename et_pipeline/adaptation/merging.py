@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline.adaptation.checkpoint import copy_beside
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.adapter import CONFIG, SMALL_FILES, WEIGHTS, Adapter
 from et_pipeline.checkpoints.config import FILE
-from et_pipeline.checkpoints.files import PATTERNS
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_bytes
 from et_pipeline.checkpoints.prequantized.weight import floats
@@ -116,10 +116,7 @@ def _whole(adapter: Adapter) -> dict[str, str]:
 
 def _small_files(base: Folder, adapter: Adapter, whole: dict[str, str], out: Path) -> dict[str, Any]:
     """Copy what is not weights, the adapter's own before the base's; returns the new config.json."""
-    for pattern in PATTERNS:
-        for path in base.path.glob(pattern):
-            if path.suffix != ".safetensors" and path.name != "model.safetensors.index.json":
-                shutil.copyfile(path, out / path.name)
+    copy_beside(base.path, out)
     for name in SMALL_FILES:
         if (adapter.path / name).is_file():
             shutil.copyfile(adapter.path / name, out / name)

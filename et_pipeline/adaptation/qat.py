@@ -13,7 +13,7 @@ step, as an integer changes only after half a step, and steps differ by orders o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -68,7 +68,6 @@ def train(
     work: Path,
     schedule: Schedule,
     tick: Tick,
-    on_loss: Callable[[int, float], None] | None = None,
 ) -> Figures:
     """Train quantized weights on a teacher's logits, and write them in the same form.
 
@@ -86,7 +85,6 @@ def train(
         schedule: how long and how fast. In half of `steps * learning_rate * UNIT`, which is how far a number can go, an
             integer needs half a step. 2e-3 did for models of some million weights; 3e-3 was too much for 135 million.
         tick: takes the steps done and all of them, reading a hundredth of the texts and an update counting as one.
-        on_loss: takes a step's number and the mean loss since the last call.
 
     Raises:
         UserError: the recipe has no 4-bit linears, files do not belong together, the teacher has another vocabulary
@@ -111,7 +109,6 @@ def train(
         work,
         schedule,
         lambda done, steps: tick(100 + done, 100 + steps),
-        on_loss,
         together,
     )
     after = _divergence(model.cpu(), answers, learned, together)

@@ -76,13 +76,12 @@ def train(
     work: Path,
     schedule: Schedule,
     tick: Tick,
-    on_loss: Callable[[int, float], None] | None = None,
     together: int = 1,
 ) -> Trained:
     """Train those parameters of a model that take gradients, in place; it is on the CPU and in eval mode at the end.
 
     A run that was killed goes on from its last checkpoint, and on a CPU with as many threads it ends with the very
-    weights of one that was not.
+    weights of one that was not. The loss is printed now and then, which goes into a stage's log.
 
     Args:
         model: with float weights. What `save_pretrained` of it writes, `from_pretrained` must find again.
@@ -92,13 +91,12 @@ def train(
         work: folder that survives a kill. It belongs to these arguments alone.
         schedule: how long and how fast.
         tick: takes the updates done, and how many there will be.
-        on_loss: takes a step's number and the mean loss since the last call.
         together: most examples that are in memory at a time.
 
     Raises:
         UserError: the loss is no longer a number.
     """
-    from transformers import PrinterCallback, Trainer
+    from transformers import Trainer
 
     class WithLoss(Trainer):
         loss_is_scaled_for_ga = False  # a mean, which the Trainer divides by the number of micro-batches
@@ -113,9 +111,8 @@ def train(
         _arguments(schedule, work, together),
         data_collator=collate,
         train_dataset=examples,
-        callbacks=[_callback(schedule, tick, on_loss)],
+        callbacks=[_callback(schedule, tick)],
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_whole(work))
     model.cpu().eval()
     losses = [each["loss"] for each in trainer.state.log_history if "loss" in each]
@@ -173,7 +170,7 @@ def _last_whole(work: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
-def _callback(schedule: Schedule, tick: Tick, on_loss: Callable[[int, float], None] | None) -> Any:
+def _callback(schedule: Schedule, tick: Tick) -> Any:
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
@@ -181,15 +178,11 @@ def _callback(schedule: Schedule, tick: Tick, on_loss: Callable[[int, float], No
             tick(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if "loss" not in logs:
-                return
-            if not math.isfinite(logs["loss"]):
+            if not math.isfinite(logs.get("loss", 0.0)):
                 raise UserError(
                     f"the loss is {logs['loss']} at step {state.global_step}: a learning rate of "
                     f"{schedule.learning_rate:g} is too high for this model; lower it"
                 )
-            if on_loss is not None:
-                on_loss(state.global_step, logs["loss"])
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()

@@ -23,7 +23,21 @@ if TYPE_CHECKING:
 register()
 
 # What stages of no name for `until` print.
-_ALSO = ("random", "gguf", "calibration", "sensitivity", "evidence", "trial")
+_ALSO = (
+    "random",
+    "gguf",
+    "merge_lora",
+    "training",
+    "prune_depth",
+    "prune_width",
+    "distill",
+    "calibration",
+    "sensitivity",
+    "round",
+    "evidence",
+    "trial",
+    "distance",
+)
 
 
 def do(composed: DictConfig, outputs: Path, quiet: bool) -> Result | list[Survey]:

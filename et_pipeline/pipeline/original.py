@@ -17,11 +17,10 @@ from et_pipeline.pipeline.acquiring import acquire
 from et_pipeline.pipeline.order import TRAINING_LIBRARIES, UNADAPTED, Stage, drawn, samples
 from et_pipeline.pipeline.steps import Face, Made, finish, heavy
 from et_pipeline.settings import Adapt, Checkpoint, Prune, Settings
+from et_pipeline.stages import ADAPTATIONS
 
 log = logging.getLogger(__name__)
 
-#: Steps that make another checkpoint.
-ADAPTATIONS = ("merge_lora", "prune_depth", "prune_width", "distill")
 _MERGE = Stage("merge_lora", (), {}, ("torch", "transformers", "peft"), texts=("adapter",))
 
 

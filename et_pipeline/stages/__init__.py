@@ -11,6 +11,8 @@ from et_pipeline.backends.base import Delegation
 from et_pipeline.evaluation.verified import Losses
 from et_pipeline.manifest import Agreement, Rounded
 
+ADAPTATIONS = ("merge_lora", "prune_depth", "prune_width", "distill")  # stages that make another checkpoint
+
 
 class _Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -16,11 +16,10 @@ from et_pipeline.forecast import RUNTIME_BYTES
 from et_pipeline.forms.base import Form
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
-from et_pipeline.stages import Lowered, Quantized
+from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
 
 MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
 MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none was seen to run on an older one
-ADAPTATIONS = ("merge_lora", "prune_depth", "prune_width", "distill")
 LIBRARIES = ("torch", "torchao", "transformers", "executorch", "tokenizers", "et-pipeline")
 
 
