@@ -67,6 +67,7 @@ def distill(
         schedule,
         lambda done, steps: tick(100 + done, 100 + steps),
         together(model.config.vocab_size, max(map(len, texts))),
+        mixed=True,
     )
     save(model, student, out)
     return trained

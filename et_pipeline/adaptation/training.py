@@ -77,6 +77,7 @@ def train(
     schedule: Schedule,
     tick: Tick,
     together: int = 1,
+    mixed: bool = False,
 ) -> Trained:
     """Train those parameters of a model that take gradients, in place; it is on the CPU and in eval mode at the end.
 
@@ -92,6 +93,7 @@ def train(
         schedule: how long and how fast.
         tick: takes the updates done, and how many there will be.
         together: most examples that are in memory at a time.
+        mixed: multiply matrices in bfloat16 where the processor has units for that; what is learned stays float32.
 
     Raises:
         UserError: the loss is no longer a number.
@@ -108,7 +110,7 @@ def train(
     started = time.monotonic()
     trainer = WithLoss(
         model,
-        _arguments(schedule, work, together),
+        _arguments(schedule, work, together, mixed and _multiplies_bfloat16()),
         data_collator=collate,
         train_dataset=examples,
         callbacks=[_callback(schedule, tick)],
@@ -125,7 +127,15 @@ def together(vocabulary: int, length: int) -> int:
     return max(1, LOGIT_BYTES // (4 * vocabulary * length))
 
 
-def _arguments(schedule: Schedule, work: Path, together: int) -> Any:
+def _multiplies_bfloat16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))  # AVX512's instruction alone gains little
+
+
+def _arguments(schedule: Schedule, work: Path, together: int, mixed: bool) -> Any:
     """What the Trainer is told."""
     import torch
     from transformers import TrainingArguments
@@ -145,7 +155,8 @@ def _arguments(schedule: Schedule, work: Path, together: int) -> Any:
         adam_beta2=0.95,
         max_grad_norm=schedule.clip,
         seed=schedule.seed,
-        bf16=gpu and torch.cuda.is_bf16_supported(),  # what is learned stays float32
+        bf16=mixed,
+        use_cpu=mixed and not gpu,  # without it the Trainer wants a GPU for bfloat16
         logging_steps=logged,
         logging_first_step=True,
         logging_nan_inf_filter=False,
