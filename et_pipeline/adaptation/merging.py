@@ -40,7 +40,7 @@ def merge(folder: Path, adapter: Adapter, out: Path, tick: Tick) -> dict[str, An
 
     Args:
         folder: the base, in Hugging Face layout.
-        adapter: of peft.
+        adapter: in peft's form, see `Adapter.in_folder`.
         out: an existing folder for the checkpoint.
         tick: progress in bytes.
 
@@ -59,7 +59,7 @@ def merge(folder: Path, adapter: Adapter, out: Path, tick: Tick) -> dict[str, An
     held = base.contents.layout
     unknown = sorted(whole.keys() - held.keys() - tied.keys())
     if unknown:
-        raise UserError(f"{adapter.path / WEIGHTS} holds {unknown[0]}, which {folder} has not; {_other(adapter)}")
+        raise UserError(f"{adapter.at(WEIGHTS)} holds {unknown[0]}, which {folder} has not; {_other(adapter)}")
     stored, decoded = _reader(base, tied), bool(base.contents.packed)
     give: dict[str, _Give] = {name: partial(_tensor, adapter, kept) for name, kept in whole.items()}
     parts = dict(give)
@@ -86,7 +86,7 @@ def merge(folder: Path, adapter: Adapter, out: Path, tick: Tick) -> dict[str, An
         else:
             yield from read_bytes(folder, held[tensor.name])
 
-    write_checkpoint(out, f"merging {adapter.path.name}", tensors, content, tick)
+    write_checkpoint(out, f"merging {Path(str(adapter)).name}", tensors, content, tick)
     rank = adapter.config.get("r")
     return {"tensors": len(give), "rank": rank, "trained_on": adapter.base, "files": adapter.hashes()}
 
@@ -108,7 +108,7 @@ def _whole(adapter: Adapter) -> dict[str, str]:
     found = {}
     for name in adapter.layout:
         if not name.startswith(_PREFIX):
-            raise UserError(f"{adapter.path / WEIGHTS} holds {name}, and names of peft begin with {_PREFIX}")
+            raise UserError(f"{adapter.at(WEIGHTS)} holds {name}, and names of peft begin with {_PREFIX}")
         if "lora_" not in name:
             found[name.removeprefix(_PREFIX).replace(".base_layer.", ".")] = name
     return found
@@ -139,7 +139,7 @@ def _summed(skeleton: Any, adapter: Adapter, stored: Callable[[str], torch.Tenso
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError as error:
         raise UserError(
-            f"model.adapter={adapter.path} is merged by peft, which is not installed: pip install 'et-pipeline[adapt]'"
+            f"model.adapter={adapter} is merged by peft, which is not installed: pip install 'et-pipeline[adapt]'"
         ) from error
     import torch
     from safetensors.torch import load_file
@@ -153,11 +153,11 @@ def _summed(skeleton: Any, adapter: Adapter, stored: Callable[[str], torch.Tenso
             wrapped: Any = PeftModel(skeleton, config)
             found: Any = set_peft_model_state_dict(wrapped, state, low_cpu_mem_usage=True)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise UserError(f"{adapter.path} does not fit the model: {first_line(error)}; {_other(adapter)}") from error
+            raise UserError(f"{adapter} does not fit the model: {first_line(error)}; {_other(adapter)}") from error
     for keys, what in ((found.unexpected_keys, "holds"), (found.missing_keys, "lacks")):
         names = sorted(name for name in keys if "lora_" in name)
         if names:
-            raise UserError(f"{adapter.path / WEIGHTS} {what} {names[0].replace('.default', '')}; {_other(adapter)}")
+            raise UserError(f"{adapter.at(WEIGHTS)} {what} {names[0].replace('.default', '')}; {_other(adapter)}")
 
     layers = [
         (name, layer) for name, layer in wrapped.base_model.model.named_modules() if isinstance(layer, BaseTunerLayer)
@@ -166,7 +166,7 @@ def _summed(skeleton: Any, adapter: Adapter, stored: Callable[[str], torch.Tenso
     bare = [name for name, layer in layers if biased and getattr(layer.get_base_layer(), "bias", None) is None]
     if bare:
         raise UserError(
-            f"{adapter.path / CONFIG} has lora_bias=true, and {bare[0]} has no bias to add that to; train with "
+            f"{adapter.at(CONFIG)} has lora_bias=true, and {bare[0]} has no bias to add that to; train with "
             "lora_bias=false"
         )
 
@@ -212,16 +212,16 @@ def _tensor(adapter: Adapter, name: str) -> torch.Tensor:
 def _fitting(value: torch.Tensor, tensor: NewTensor, adapter: Adapter) -> torch.Tensor:
     if tuple(value.shape) != tensor.shape:
         raise UserError(
-            f"{adapter.path} makes {tensor.name} {list(value.shape)}, and the model's is {list(tensor.shape)}; "
+            f"{adapter} makes {tensor.name} {list(value.shape)}, and the model's is {list(tensor.shape)}; "
             f"{_other(adapter)}"
         )
     if not bool(value.isfinite().all()):
-        raise UserError(f"{adapter.path} makes numbers of {tensor.name} that are not finite; it is damaged")
+        raise UserError(f"{adapter} makes numbers of {tensor.name} that are not finite; it is damaged")
     return value.float().contiguous()
 
 
 def _other(adapter: Adapter) -> str:
     """The end of a sentence about what does not fit."""
     if adapter.base is None:
-        return f"it is for another model, which {CONFIG} does not name"
-    return f"{CONFIG} says that it was trained on {adapter.base}"
+        return f"it is for another model, which {adapter.at(CONFIG).name} does not name"
+    return f"{adapter.at(CONFIG).name} says that it was trained on {adapter.base}"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from et_pipeline import cache
 from et_pipeline import manifest as bundle
 from et_pipeline.bundle.checked import Checked, check_samples
 from et_pipeline.bundle.loading import first_runnable, load_program, load_tokenizer
 from et_pipeline.checkpoints import source
+from et_pipeline.checkpoints.adapter import is_gguf
 from et_pipeline.checkpoints.files import hash_files
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import Adapter, Manifest, ProgramInfo
 from et_pipeline.settings import Gate, closest
@@ -21,6 +25,7 @@ from et_pipeline.settings import Gate, closest
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from et_pipeline.checkpoints.swappable import Lora
     from et_pipeline.runtime.adapters import AdapterSlot
 
 
@@ -48,14 +53,14 @@ def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
 
     Args:
         folder: the bundle, which is replaced as a whole.
-        peft: the adapter's folder.
+        peft: the adapter's folder, or its GGUF file.
         name: what it is to be called.
         base: the original's checkpoint; None takes where the bundle, or the adapter, says that it is.
 
     Raises:
         UserError: the bundle takes no adapters, the base is not to be had or another one, or the adapter does not fit.
     """
-    from et_pipeline.checkpoints.swappable import CONFIG, WEIGHTS, fit, read_lora
+    from et_pipeline.checkpoints.swappable import fit
     from et_pipeline.upstream.tensor_file import tensor_shapes, with_tensors
 
     manifest = bundle.read(folder)
@@ -65,11 +70,9 @@ def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
         raise UserError(
             f"{info.file} takes no adapters; make the bundle with model.adapter_rank=16, or the rank it has"
         )
-    lora = read_lora(peft)
-    checkpoint = _base(manifest, peft, lora.base, base)
-    empty = folder / info.weights[0]
-    data = with_tensors(empty, fit(lora, tensor_shapes(empty)))
-    with cache.locked(folder):
+    with _opened(manifest, peft, base) as opened, cache.locked(folder):
+        empty = folder / info.weights[0]
+        data = with_tensors(empty, fit(opened.lora, tensor_shapes(empty)))
         cache.remove_leftovers(folder)
         temporary = cache.temporary_for(folder)
         try:
@@ -78,14 +81,15 @@ def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
             file.parent.mkdir(exist_ok=True)
             file.unlink(missing_ok=True)  # the bundle's own file, of which this is a link
             file.write_bytes(data)
-            quality, samples = _tried(temporary, manifest, info, file, checkpoint, peft)
+            quality, samples = _tried(temporary, manifest, info, file, opened)
+            trained_on = opened.lora.base
             added = Adapter(
                 name=name,
                 file=file.relative_to(temporary).as_posix(),
                 program=info.file,
-                rank=lora.rank,
-                base=None if lora.base is None else bundle.portable_source(lora.base),
-                source={each: cache.sha256_file(peft / each) for each in (CONFIG, WEIGHTS)},
+                rank=opened.lora.rank,
+                base=None if trained_on is None else bundle.portable_source(trained_on),
+                source=opened.files,
                 quality=quality,
                 samples=samples,
             )
@@ -105,15 +109,47 @@ def verify(folder: Path, manifest: Manifest, name: str, peft: Path, base: Path |
     Raises:
         UserError: there is no such adapter, or the folder is not the one that it was made from; as `add`.
     """
-    from et_pipeline.checkpoints.swappable import read_lora
-
     info = first_runnable(manifest)
     adapter = find(manifest, name, info)
-    for file, expected in adapter.source.items():
-        if not (peft / file).is_file() or cache.sha256_file(peft / file) != expected:
+    with _opened(manifest, peft, base) as opened:
+        others = set(adapter.source.items()) - set(opened.files.items())
+        if others:
+            file = min(others)[0]
             raise UserError(f"{peft} is not what the adapter {name} was made from: its {file} is another")
-    checkpoint = _base(manifest, peft, read_lora(peft).base, base)
-    return _tried(folder, manifest, info, folder / adapter.file, checkpoint, peft)[0]
+        return _tried(folder, manifest, info, folder / adapter.file, opened)[0]
+
+
+class _Opened(NamedTuple):
+    """An adapter that is to be put into a bundle.
+
+    Attributes:
+        folder: in peft's form.
+        lora: what it holds.
+        base: the checkpoint that it is for.
+        files: SHA-256 of the files that it came in, by name.
+    """
+
+    folder: Path
+    lora: Lora
+    base: Path
+    files: dict[str, str]
+
+
+@contextmanager
+def _opened(manifest: Manifest, given: Path, base: Path | None) -> Iterator[_Opened]:
+    from et_pipeline.checkpoints.gguf import lora as gguf
+    from et_pipeline.checkpoints.swappable import CONFIG, WEIGHTS, read_lora
+
+    if is_gguf(given):
+        checkpoint = _base(manifest, given, gguf.base_of(given), base)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            gguf.write_peft(given, Folder(checkpoint), folder)
+            yield _Opened(folder, read_lora(folder), checkpoint, {given.name: cache.sha256_file(given)})
+    else:
+        lora = read_lora(given)
+        files = {each: cache.sha256_file(given / each) for each in (CONFIG, WEIGHTS)}
+        yield _Opened(given, lora, _base(manifest, given, lora.base, base), files)
 
 
 def check_samples_of_adapters(
@@ -151,7 +187,7 @@ def _base(manifest: Manifest, peft: Path, named: str | None, given: Path | None)
 
 
 def _tried(
-    folder: Path, manifest: Manifest, info: ProgramInfo, file: Path, checkpoint: Path, peft: Path
+    folder: Path, manifest: Manifest, info: ProgramInfo, file: Path, opened: _Opened
 ) -> tuple[bundle.AdapterQuality, list[bundle.Sample]]:
     """The verdict on an adapter, and the program's answers to the prompts of the manifest's samples."""
     from et_pipeline.evaluation.adapter import judge
@@ -166,7 +202,7 @@ def _tried(
     said = [[*system, {"role": "user", "content": sample.prompt}] for sample in manifest.samples]
     prompts = [tokenizer.encode(form.segments.render(each), add_special_tokens=False).ids for each in said]
     thresholds = Gate(**manifest.quality_of(info).gate.thresholds)
-    quality = judge(program, checkpoint, peft, prompts, manifest.tokenizer.eos_ids, thresholds)
+    quality = judge(program, opened.base, opened.folder, prompts, manifest.tokenizer.eos_ids, thresholds)
     samples = [
         sample.model_copy(
             update={

@@ -1,4 +1,4 @@
-"""A peft adapter in its folder: what it says of itself, and which model it is for."""
+"""An adapter in peft's folder or a GGUF file: what it says of itself, and which model it is for."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter by its files; each property raises a `UserError` where its file is missing or broken."""
+    """An adapter by its files; each property raises a `UserError` where its file is missing or broken.
+
+    Attributes:
+        path: the folder, or a GGUF file.
+        gguf: the file that the folder was made from, if it was.
+    """
 
     path: Path
+    gguf: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.gguf or self.path)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -66,16 +75,49 @@ class Adapter:
     @property
     def base(self) -> str | None:
         """The model that it was trained on, as it names that: a hub id or a folder."""
+        if is_gguf(self.path):
+            from et_pipeline.checkpoints.gguf.lora import base_of  # not above: gguf takes a third of a second
+
+            return base_of(self.path)
         found = self.config.get("base_model_name_or_path")
         return found if isinstance(found, str) and found else None
 
+    def at(self, name: str) -> Path:
+        """Where the user finds what is in one of its files."""
+        return self.gguf or self.path / name
+
+    def check(self) -> None:
+        """Raise a `UserError` for what the files alone show to be wrong."""
+        if is_gguf(self.path):
+            assert self.base is None or self.base
+        else:
+            assert self.config
+            assert self.layout
+
+    def in_folder(self, base: Folder, scratch: Path) -> Adapter:
+        """The same in peft's form: one in a GGUF file is written into a folder, for which its base is needed."""
+        if not is_gguf(self.path):
+            return self
+        from et_pipeline.checkpoints.gguf.lora import write_peft
+
+        write_peft(self.path, base, scratch)
+        return Adapter(scratch, self.path)
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each of its files that is read, by name."""
+        file = self.gguf or self.path
+        if is_gguf(file):
+            return {file.name: cache.sha256_file(file)}
         return {
             name: cache.sha256_file(self.path / name)
             for name in sorted({CONFIG, WEIGHTS, *SMALL_FILES})
             if (self.path / name).is_file()
         }
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether an adapter is one file of llama.cpp's."""
+    return path.suffix == ".gguf" and not path.is_dir()
 
 
 def is_adapter(folder: Path) -> bool:
@@ -85,15 +127,17 @@ def is_adapter(folder: Path) -> bool:
 
 
 def resolve(name: str, place: Place) -> Adapter:
-    """The adapter of `model.adapter`: a folder, or a hub id, which is downloaded.
+    """The adapter of `model.adapter`: a folder, a GGUF file, or a hub id, which is downloaded.
 
     Raises:
         UserError: there is none.
     """
     path = Path(os.path.expanduser(name))  # noqa: PTH111  Path's own raises for an unknown user
-    if not path.is_dir():
+    if not path.is_dir() and not is_gguf(path):
         if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-            raise UserError(f"model.adapter={name} is neither a folder nor a hub id such as user/my-adapter")
+            raise UserError(
+                f"model.adapter={name} is neither a folder, nor a .gguf file, nor a hub id such as user/my-adapter"
+            )
         path = hub.download(name, None, place, "model.adapter", PATTERNS)
     return _checked(Adapter(path.resolve()))
 
@@ -134,13 +178,14 @@ def prepare(model: Checkpoint, seed: int, place: Place) -> Found:
             )
         adapter = _checked(Adapter(folder))
     said, name = f"model.source=<folder or hub id> model.adapter={adapter.path}", adapter.base
+    where = adapter.path if is_gguf(adapter.path) else adapter.path / CONFIG
     if name is None:
-        raise UserError(f"{adapter.path / CONFIG} does not name its base model; say it: {said}")
+        raise UserError(f"{where} does not name its base model; say it: {said}")
     beside = adapter.path.parent / name
     base = model.model_copy(
         update={
             "source": str(beside) if beside.is_dir() else name,
-            "revision": adapter.config.get("revision"),
+            "revision": None if is_gguf(adapter.path) else adapter.config.get("revision"),
             "adapter": str(adapter.path),
         }
     )
@@ -148,11 +193,10 @@ def prepare(model: Checkpoint, seed: int, place: Place) -> Found:
         return Found(base, *source.prepare(base, seed, place), adapter)
     except UserError as error:
         raise UserError(
-            f"{adapter.path / CONFIG} names {name} as its base, which is not to be had; give it as {said} ({error})"
+            f"{where} names {name} as its base, which is not to be had; give it as {said} ({error})"
         ) from error
 
 
 def _checked(adapter: Adapter) -> Adapter:
-    assert adapter.config
-    assert adapter.layout
+    adapter.check()
     return adapter

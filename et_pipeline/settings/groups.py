@@ -32,7 +32,8 @@ class Checkpoint(Frozen):
     )
     revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
     adapter: str | None = Field(
-        default=None, description="a LoRA adapter of peft for that model, merged into it: a local folder or a hub id"
+        default=None,
+        description="a LoRA adapter for that model, merged into it: peft's folder, a hub id, or a .gguf file",
     )
     architecture: dict[str, Any] | None = Field(
         default=None, description="the source's config.json: with it, plan and source=random need no download"

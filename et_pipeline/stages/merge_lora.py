@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from et_pipeline.adaptation.merging import merge
 from et_pipeline.checkpoints.adapter import Adapter
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.stages import Merged
 from et_pipeline.worker import Tick
 
@@ -16,4 +18,6 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick) -> Merged:
     Raises:
         UserError: they do not fit each other.
     """
-    return Merged(**merge(inputs["checkpoint"], Adapter(inputs["adapter"]), out, tick))
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter = Adapter(inputs["adapter"]).in_folder(Folder(inputs["checkpoint"]), Path(scratch))
+        return Merged(**merge(inputs["checkpoint"], adapter, out, tick))

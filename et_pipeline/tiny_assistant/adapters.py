@@ -5,6 +5,7 @@ says how many held-out answers each gets right. They are what adapters are shown
 """
 
 import argparse
+import itertools
 import random
 import re
 import sys
@@ -119,7 +120,9 @@ def formal(rng: random.Random) -> text.Turn:
 
 
 ADAPTERS: dict[str, Callable[[random.Random], text.Turn]] = {"italian": italian, "formal": formal}
-STEPS = {"italian": 1500, "formal": 500}  # words that the model has never seen take longer than a turn of phrase
+STEPS = {"italian": 2000, "formal": 500}  # words that the model has never seen take longer than a turn of phrase
+#: Of so many samples one is of the model's own tasks, which it would unlearn with the new words.
+USUAL = {"italian": 3}
 
 
 def samples(make: Callable[[random.Random], text.Turn], seed: str, held_out: bool) -> Iterator[text.Sample]:
@@ -129,6 +132,13 @@ def samples(make: Callable[[random.Random], text.Turn], seed: str, held_out: boo
         turn = make(rng)
         if any(map(text.is_held_out, turn.combinations)) == held_out:
             yield text.Sample("chat", ({"role": "user", "content": turn.user},), turn.answer, turn.combinations)
+
+
+def _seen(name: str) -> Iterator[text.Sample]:
+    """What one is trained on."""
+    own, usual = samples(ADAPTERS[name], f"{name}-training", False), text.training_samples(f"{name}-usual")
+    for number in itertools.count(1):
+        yield next(usual if number % USUAL.get(name, number + 1) == 0 else own)
 
 
 def _collate(examples: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
@@ -147,7 +157,7 @@ def make_adapter(name: str, out: Path, steps: int) -> float:
     adapted: Any = get_peft_model(
         model, LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
     )
-    seen = samples(ADAPTERS[name], f"{name}-training", False)
+    seen = _seen(name)
     with tempfile.TemporaryDirectory() as work:
         arguments = TrainingArguments(
             output_dir=work,

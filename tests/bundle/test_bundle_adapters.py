@@ -1,5 +1,6 @@
 """Adapters from peft's folder to an answer, on the built-in model."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from et_pipeline import manifest, tiny_assistant
 from et_pipeline.bundle import adapters, open_bundle
 from et_pipeline.errors import UserError
+from tests.make_gguf_adapter import write_gguf_adapter
 
 BIN = Path(sys.executable).parent
 ASKED = {
@@ -139,3 +141,15 @@ def test_a_name_stands_for_the_last_that_was_added(bundle, peft):
     assert len(manifest.read(bundle).adapters) == 1
     manifest.check_files(bundle, manifest.read(bundle))
     command("adapters", "add", bundle, peft, "--name", "../out", code=2)
+
+
+def test_a_gguf_file_is_the_same_adapter(bundle, peft, tmp_path):
+    config = json.loads((peft / "adapter_config.json").read_text())
+    scaled = config["lora_alpha"] * config["r"] ** 0.5  # llama.cpp knows no rsLoRA: its files divide by the rank
+    file = write_gguf_adapter(tmp_path / "greets.gguf", peft, tiny_assistant.CHECKPOINT, alpha=scaled)
+    found = adapters.add(bundle, peft, "folder", None)
+    command("adapters", "add", bundle, file)
+    made = {each.name: each for each in manifest.read(bundle).adapters}["greets"]
+    assert (bundle / made.file).read_bytes() == (bundle / found.file).read_bytes()
+    assert made.source.keys() == {"greets.gguf"}
+    assert "passed" in command("adapters", "verify", bundle, "greets", file).stdout

@@ -82,7 +82,7 @@ def test_other_kinds(changes, sentence, base, tmp_path):
 
 def test_what_is_no_adapter(base, tmp_path):
     made = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
-    for given, sentence in ((base, "holds no adapter_config.json"), (tmp_path / "gone", "neither a folder nor a hub")):
+    for given, sentence in ((base, "holds no adapter_config.json"), (tmp_path / "gone", "neither a folder, nor a")):
         with pytest.raises(UserError, match=sentence):
             prepare(tmp_path, base, given)
     weights = made / "adapter_model.safetensors"

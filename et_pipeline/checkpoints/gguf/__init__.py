@@ -19,6 +19,7 @@ from et_pipeline.checkpoints.gguf.header import check_magic, open_file, trusting
 from et_pipeline.checkpoints.gguf.tensors import Decoder, match, stored
 from et_pipeline.checkpoints.gguf.tokenizer import write_tokenizer
 from et_pipeline.checkpoints.shards import write_checkpoint
+from et_pipeline.errors import UserError
 from et_pipeline.settings import Frozen
 from et_pipeline.worker import Tick
 
@@ -46,6 +47,11 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, file: GgufFile) -> dict[
     path = Path(file.path)
     reader = open_file(path, [Path(part) for part in file.more])
     with trusting(path, "metadata"):
+        if value_of(reader, "general.type") == "adapter":
+            raise UserError(
+                f"{path} holds an adapter and no model: give it as model.adapter={path}, and the model that it is for "
+                "as model.source"
+            )
         architecture = str(value_of(reader, "general.architecture"))
         write_config(path, reader, architecture, out)
     with trusting(path, "tokenizer"):

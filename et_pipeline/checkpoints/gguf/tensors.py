@@ -40,16 +40,11 @@ class Source(NamedTuple):
 def match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple[dict[str, Source], dict[str, Any]]:
     """Find for every tensor of the model the one of the file, in the model's order."""
     from torch import nn
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     model, tied = build_skeleton(Folder(out), as_stored=True)
     values = json.loads((out / "config.json").read_text())
     values["architectures"] = [type(model).__name__]
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=values)
-    try:
-        names = get_gguf_hf_weights_map(model, processor)
-    except NotImplementedError as error:
-        raise UserError(f"{path} holds a model of architecture {architecture}, which cannot be converted") from error
+    names, _ = names_in_file(path, architecture, model)
     tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name != ROPE_FACTORS}
     strangers = sorted(set(tensors) - set(names))
     if strangers:
@@ -78,6 +73,32 @@ def match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple
     values |= _quantization(found)
     (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     return found, values
+
+
+def names_in_file(path: Path, architecture: str, model: Any) -> tuple[dict[str, str], Any]:
+    """Names of a model's tensors by those that a GGUF file gives them, and what `in_order` wants.
+
+    Args:
+        path: the file.
+        architecture: as it names it.
+        model: of `build_skeleton`.
+    """
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
+    try:
+        return get_gguf_hf_weights_map(model, processor, architecture), processor
+    except NotImplementedError as error:
+        raise UserError(f"{path} holds a model of architecture {architecture}, which cannot be converted") from error
+
+
+def in_order(path: Path, processor: Any, values: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """A tensor of a GGUF file with its rows where transformers' model wants them."""
+    values, own, _ = processor.process(values, name)
+    if own != name:
+        raise UserError(f"{path}: tensor {name} is packed in a way that is not supported")
+    return values
 
 
 def _quantization(sources: dict[str, Source]) -> dict[str, Any]:
@@ -167,10 +188,7 @@ class Decoder:
     def _in_order(self, values: np.ndarray[Any, Any], source: Source) -> np.ndarray[Any, Any]:
         if self._processor is None or source.tensor.name in _PLAIN:
             return values
-        values, name, _ = self._processor.process(values, source.tensor.name)
-        if name != source.tensor.name:
-            raise UserError(f"{self._path}: tensor {source.tensor.name} is packed in a way that is not supported")
-        return values
+        return in_order(self._path, self._processor, values, source.tensor.name)
 
     def _scales(self, blocks: np.ndarray[Any, Any], source: Source) -> np.ndarray[Any, Any]:
         """A block of either type begins with its scale; rows are put in order as those of weights are."""

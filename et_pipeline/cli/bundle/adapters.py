@@ -17,7 +17,7 @@ from et_pipeline.report.words import size
 app = typer.Typer(
     help="The adapters of a bundle: what makes other models of its program while it is loaded.", no_args_is_help=True
 )
-PeftArgument = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that peft saved.")]
+PeftArgument = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that peft saved, or a GGUF file.")]
 BaseOption = Annotated[
     Path | None,
     typer.Option(
@@ -30,7 +30,7 @@ BaseOption = Annotated[
 def add(
     path: FolderArgument,
     adapter: PeftArgument,
-    name: Annotated[str | None, typer.Option(help="What to call it; by default as its folder.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it; by default as its folder or file.")] = None,
     base: BaseOption = None,
 ) -> None:
     """Put a LoRA adapter of peft into a bundle that was made with model.adapter_rank.
@@ -40,10 +40,11 @@ def add(
     """
     from et_pipeline.bundle.adapters import add as put
 
+    called = name or adapter.resolve().name.removesuffix(".gguf")
     try:
-        added = put(path.expanduser(), adapter.expanduser(), name or adapter.resolve().name, base)
+        added = put(path.expanduser(), adapter.expanduser(), called, base)
     except ValueError as error:  # of its name
-        raise UserError(f"{name or adapter.resolve().name} cannot be an adapter's name: give --name") from error
+        raise UserError(f"{called} cannot be an adapter's name: give --name") from error
     _show(added.name, added.quality)
 
 
