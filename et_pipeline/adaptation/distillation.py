@@ -65,7 +65,7 @@ def distill(
         partial(distillation_loss, temperature=temperature),
         work,
         schedule,
-        lambda done, steps: tick(100 + done, 100 + steps),
+        lambda done, steps, loss: tick(100 + done, 100 + steps, loss),
         together(model.config.vocab_size, max(map(len, texts))),
         mixed=True,
     )

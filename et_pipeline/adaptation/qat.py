@@ -108,7 +108,7 @@ def train(
         partial(distillation_loss, temperature=1.0),
         work,
         schedule,
-        lambda done, steps: tick(100 + done, 100 + steps),
+        lambda done, steps, loss: tick(100 + done, 100 + steps, loss),
         together,
     )
     after = _divergence(model.cpu(), answers, learned, together)

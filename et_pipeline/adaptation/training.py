@@ -91,7 +91,7 @@ def train(
         loss: the mean over a batch's tokens.
         work: folder that survives a kill. It belongs to these arguments alone.
         schedule: how long and how fast.
-        tick: takes the updates done, and how many there will be.
+        tick: takes the updates done, how many there will be, and the last loss in words.
         together: most examples that are in memory at a time.
         mixed: multiply matrices in bfloat16 where the processor has units for that; what is learned stays float32.
 
@@ -185,8 +185,10 @@ def _callback(schedule: Schedule, tick: Tick) -> Any:
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
+        words = ""
+
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            tick(state.global_step, state.max_steps)
+            tick(state.global_step, state.max_steps, self.words)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             if not math.isfinite(logs.get("loss", 0.0)):
@@ -194,6 +196,8 @@ def _callback(schedule: Schedule, tick: Tick) -> Any:
                     f"the loss is {logs['loss']} at step {state.global_step}: a learning rate of "
                     f"{schedule.learning_rate:g} is too high for this model; lower it"
                 )
+            if "loss" in logs:
+                self.words = f"loss {logs['loss']:.4g}"
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from et_pipeline.worker import Tick
 
@@ -15,7 +15,7 @@ class Silent:
 
     def start(self, stage: str) -> Tick:
         """See `pipeline.Face`."""
-        return lambda done, total: None
+        return lambda done, total, words="": None
 
     def wait(self, stage: str) -> None:
         """See `pipeline.Face`."""
@@ -57,6 +57,9 @@ class Bars(Lines):
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            TextColumn("{task.fields[words]}"),
             console=console,
             transient=True,
         )
@@ -65,8 +68,8 @@ class Bars(Lines):
 
     def start(self, stage: str) -> Tick:
         """Show a bar, pulsing until the stage knows how much there is to do."""
-        task = self._task = self._progress.add_task(stage, total=None)
-        return lambda done, total: self._progress.update(task, completed=done, total=total)
+        task = self._task = self._progress.add_task(stage, total=None, words="")
+        return lambda done, total, words="": self._progress.update(task, completed=done, total=total, words=words)
 
     def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
         """Turn the bar into a line."""

@@ -21,8 +21,8 @@ from et_pipeline.errors import StageError, UserError
 from et_pipeline.worker import server
 from et_pipeline.worker.memory import watch_memory
 
-Tick = Callable[[int, int], None]
-"""Progress of a stage: (done, total)."""
+Tick = Callable[..., None]
+"""Progress of a stage: (done, total), and of a training a few words more."""
 
 
 class StageCrash(Exception):

@@ -44,11 +44,11 @@ def main(pipe: int) -> int:
 
     last = 0.0
 
-    def tick(done: int, total: int) -> None:
+    def tick(done: int, total: int, *words: str) -> None:
         nonlocal last
         if done >= total or time.monotonic() - last > 0.1:
             last = time.monotonic()
-            say(tick=[done, total])
+            say(tick=[done, total, *words])
 
     run = importlib.import_module(request["module"]).run
     kinds = typing.get_type_hints(run)

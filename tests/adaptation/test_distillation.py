@@ -103,7 +103,7 @@ def test_a_student_comes_nearer_to_its_teacher(make_checkpoint, tiny_llama, text
         student, tiny_llama, texts, tmp_path / "out", tmp_path / "work", schedule, lambda *each: ticks.append(each)
     )
     assert ticks[0] == (100, 130)
-    assert ticks[-1] == (130, 130)
+    assert ticks[-1][:2] == (130, 130)
     assert found.last_loss < 0.7 * found.first_loss
     assert found.tokens == 30 * 8 * 16
     ids = torch.tensor(texts)

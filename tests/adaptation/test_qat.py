@@ -179,8 +179,8 @@ def test_training_brings_a_model_nearer_to_its_original(toy, tmp_path):
     checkpoint, quantized, q, _ = toy
     ticks = []
     figures, out = train(toy, tmp_path, tick=lambda *at: ticks.append(at))
-    assert ticks == sorted(ticks)
-    assert ticks[-1] == (160, 160)
+    assert [each[:2] for each in ticks] == sorted(each[:2] for each in ticks)
+    assert ticks[-1][:2] == (160, 160)
     assert figures.after < figures.before
     assert figures.changed > 0
     assert figures.trained.steps == 60
@@ -204,7 +204,7 @@ def test_a_killed_training_ends_with_the_same_bytes(toy, tmp_path):
     class Killed(Exception):
         pass
 
-    def kill(done, steps):
+    def kill(done, *_):
         if done == 100 + 41:
             raise Killed
 
