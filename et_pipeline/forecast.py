@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +21,8 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
-from et_pipeline.settings import Device, ExportForm, Model, Quantization, Recipe, Settings
+from et_pipeline.pruned import pruned_config
+from et_pipeline.settings import Adapt, Device, ExportForm, Model, Quantization, Recipe, Settings
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
 SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
@@ -146,7 +147,7 @@ def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, De
     Raises:
         UserError: the model's config is missing or broken, or the recipe does not fit its shapes.
     """
-    known = read_model(settings.model)
+    known = read_adapted(settings)
     check_groups(known, settings.recipe)
     if devices is not None:
         plans = [forecast(settings, known, settings.recipe, device) for device in devices.values()]
@@ -169,13 +170,70 @@ def read_model(model: Model) -> Architecture:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
     if model.architecture is None:
-        folder = Folder(config_folder(model.checkpoint))
-        known = architecture_of(folder)
+        known = architecture_of(Folder(config_folder(model.checkpoint)))
     else:
-        where = "model.architecture"
-        known = read_architecture(put_right(model.architecture, where), where)
+        known = read_architecture(*_config(model))
     check_context(model.max_context, known.max_position)
     return known
+
+
+def read_adapted(settings: Settings) -> Architecture:
+    """The architecture of the model after pruning, which is read as by `read_model`.
+
+    Raises:
+        UserError: likewise, or pruning cannot do that.
+    """
+    known = read_model(settings.model)
+    if not settings.adapt.prunes:
+        return known
+    config, where = _config(settings.model)
+    adapt = sized(settings, config, where)
+    return read_architecture(pruned_config(config, where, adapt.prunes, adapt.share), where)
+
+
+def _config(model: Model) -> tuple[Mapping[str, Any], str]:
+    """The content of config.json, and what to call it in a message."""
+    if model.architecture is None:
+        folder = Folder(config_folder(model.checkpoint))
+        return folder.config, str(folder.path / CONFIG)
+    where = "model.architecture"
+    return put_right(model.architecture, where), where
+
+
+def sized(settings: Settings, config: Mapping[str, Any], where: str) -> Adapt:
+    """What is done to the model, `adapt.size=device` being the largest share, in hundredths, that fits the device.
+
+    Args:
+        settings: of the run.
+        config: the content of config.json.
+        where: what to call it in a message.
+
+    Raises:
+        UserError: the whole model fits, or nothing that pruning can leave does.
+    """
+    adapt = settings.adapt
+    if not adapt.prunes or adapt.size != "device":
+        return adapt
+    plan = forecast(settings, read_architecture(config, where), settings.recipe, settings.device)
+    limit = f"{settings.device.name}'s {plan.limit_bytes / 1e9:.1f} GB for an app"
+    if plan.fits:
+        raise UserError(
+            f"adapt.size=device: the whole model fits {limit} already, with {plan.resident_bytes / 1e9:.1f} GB; leave "
+            f"{' and '.join(adapt.prunes)} out of adapt, or say how much is to be left, such as adapt.size=0.75"
+        )
+    for percent in range(99, 0, -1):
+        smaller = adapt.model_copy(update={"size": percent / 100})
+        try:
+            made = pruned_config(config, where, smaller.prunes, smaller.share)
+        except UserError as error:
+            raise UserError(
+                f"adapt.size=device: {' and '.join(adapt.prunes)} leave at least {plan.resident_bytes / 1e9:.1f} GB, "
+                f"more than {limit}; take fewer bits or a shorter context, or prune both ways ({error})"
+            ) from error
+        plan = forecast(settings, read_architecture(made, where), settings.recipe, settings.device)
+        if plan.fits:
+            return smaller
+    raise AssertionError(percent)
 
 
 def architecture_of(folder: Folder) -> Architecture:
@@ -220,6 +278,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     kv_read = 4 * numbers / reached + numbers * KV_NUMBER_SECONDS[model.kv_cache]
     # The head is computed for the last token of a prompt only.
     multiplied = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name)
+    whole = read_model(model) if settings.adapt.prunes and on_hub(model.source) else known  # is downloaded
     rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * multiplied)
     return Plan(
         model=model.name,
@@ -227,7 +286,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         device=device.name,
         family=known.family,
         parameters=known.parameters,
-        download_bytes=(4 if known.encodes else 2) * known.parameters if on_hub(model.source) else 0,
+        download_bytes=(4 if known.encodes else 2) * whole.parameters if on_hub(model.source) else 0,
         fp16_bytes=2 * known.parameters,
         pte_bytes=pte,
         max_context=model.max_context,

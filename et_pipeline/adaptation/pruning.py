@@ -21,6 +21,7 @@ from et_pipeline.adaptation.checkpoint import empty, load, parameters, save
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.witness import sampled_config
 from et_pipeline.errors import UserError
+from et_pipeline.pruned import Width, choose_width, layers_to_drop
 from et_pipeline.quantization.walk import alone, batches, input_of_layer, output, processor, without
 
 if TYPE_CHECKING:
@@ -30,18 +31,7 @@ if TYPE_CHECKING:
 
 TOKENS = 16_384  # that activations are measured on
 KL_TOKENS = 1_024  # on which the loss of a layer is measured, again and again
-LEAST = 0.5  # of its channels, and of its groups of heads, that a layer keeps
-ROUNDING = (128, 64, 32)  # what groups of quantized weights divide
-COARSER = 0.02  # of the channels that may go for the sake of a rounder number
 DAMPING = 0.01  # of the mean diagonal, as in GPTQ (arXiv:2210.17323)
-
-
-class Width(NamedTuple):
-    """How wide each layer is."""
-
-    channels: int
-    heads: int
-    groups: int
 
 
 class Pruned(NamedTuple):
@@ -78,51 +68,20 @@ def prune_width(folder: Path, out: Path, size: float, texts: Sequence[Sequence[i
     """
     model = load(folder, "prune_width")
     _check_layers(model, folder)
-    width = choose_width(model.config, size)
+    old, width = _width(model.config), narrower(model.config, size)
     kept = _cut_layers(model, width, _beginning(texts, TOKENS), tick)
     config = _with_width(model.config, width)
     weights = {name: _cut(name, tensor, kept, model.config) for name, tensor in _named(model)}
     made = _fill(empty(config), weights, folder)
     save(made.to(_stored(folder)), folder, out)
-    old = Width(model.config.intermediate_size, model.config.num_attention_heads, model.config.num_key_value_heads)
     cut = [f"feed-forward channels {old.channels} to {width.channels}"] * (width.channels < old.channels)
     cut += [f"heads {old.heads} to {width.heads}"] * (width.heads < old.heads)
     return Pruned(parameters(model.config), parameters(config), ", ".join(cut))
 
 
-def choose_width(config: PreTrainedConfig, size: float) -> Width:
-    """The widest layers with which a model has no more than a share of its parameters: all heads, if that will do.
-
-    Raises:
-        UserError: layers of half the width are still too large.
-    """
-    _check_size(size)
-    target = size * parameters(config)
-    most, heads, groups = config.intermediate_size, config.num_attention_heads, config.num_key_value_heads
-    fewest = math.ceil(LEAST * most / 32) * 32
-    smallest = 1.0
-    for left in range(groups, math.ceil(LEAST * groups) - 1, -1):
-        width = Width(most, heads // groups * left, left)
-        if config.hidden_size % width.heads:  # which some families refuse
-            continue
-        whole, half = (parameters(_with_width(config, width._replace(channels=each))) for each in (most, fewest))
-        smallest = half / parameters(config)
-        if half <= target:
-            channels = most if whole <= target else fewest + int((target - half) * (most - fewest) / (whole - half))
-            return width._replace(channels=_rounded(channels, most))
-    raise UserError(
-        f"size={size:g} cannot be reached by narrower layers: at {LEAST:.0%} of their width {smallest:.0%} of the "
-        "parameters are left; ask for that, or drop layers too (prune_depth)"
-    )
-
-
-def _rounded(channels: int, most: int) -> int:
-    """Down, to the roundest number that takes few channels more."""
-    if channels == most:
-        return most
-    fits = [each for each in ROUNDING if channels % each <= COARSER * most]
-    multiple = fits[0] if fits else ROUNDING[-1]
-    return channels // multiple * multiple
+def narrower(config: PreTrainedConfig, size: float) -> Width:
+    """How wide the layers are that are left of a model; see `choose_width`."""
+    return choose_width(_width(config), config.hidden_size, lambda width: parameters(_with_width(config, width)), size)
 
 
 def prune_depth(folder: Path, out: Path, size: float, texts: Sequence[Sequence[int]], tick: Tick) -> Pruned:
@@ -142,18 +101,10 @@ def prune_depth(folder: Path, out: Path, size: float, texts: Sequence[Sequence[i
     Raises:
         UserError: so few layers would be left that there is none.
     """
-    _check_size(size)
     model = load(folder, "prune_depth")
     layers = list(model.get_decoder().layers)
     before = parameters(model.config)
-    each = (before - parameters(sampled_config(Folder(folder), [0]))) / (len(layers) - 1) if len(layers) > 1 else before
-    drop = math.ceil((1 - size) * before / each)
-    if drop >= len(layers):
-        raise UserError(
-            f"size={size:g} cannot be reached by dropping layers: one of {len(layers)} leaves "
-            f"{1 - (len(layers) - 1) * each / before:.0%} of the parameters; ask for more, or make layers narrower "
-            "(prune_width)"
-        )
+    drop = layers_to_drop(len(layers), before, parameters(sampled_config(Folder(folder), [0])), size)
     gone = _cheapest(model, drop, _beginning(texts, KL_TOKENS), tick)
     left = [number for number in range(len(layers)) if number not in gone]
     config = sampled_config(Folder(folder), left)
@@ -199,11 +150,6 @@ def _cheapest(model: Any, count: int, texts: list[list[int]], tick: Tick) -> set
         done += 1
         tick(done, steps)
     return gone
-
-
-def _check_size(size: float) -> None:
-    if not 0 < size < 1:
-        raise UserError(f"size={size:g} is no share of a model; give one between 0 and 1, such as 0.75")
 
 
 def _check_layers(model: PreTrainedModel, folder: Path) -> None:
@@ -307,10 +253,15 @@ def cut_inputs(weight: torch.Tensor, seen: torch.Tensor, blocks: int, count: int
     return made, stays
 
 
+def _width(config: PreTrainedConfig) -> Width:
+    return Width(config.intermediate_size, config.num_attention_heads, config.num_key_value_heads)
+
+
 def _with_width(config: PreTrainedConfig, width: Width) -> PreTrainedConfig:
     made = copy.deepcopy(config)
     made.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    made.intermediate_size, made.num_attention_heads, made.num_key_value_heads = width
+    for name, value in width.config.items():
+        setattr(made, name, value)
     return made
 
 

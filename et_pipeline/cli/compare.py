@@ -2,7 +2,7 @@
 
 Runs the pipeline for each recipe on XNNPACK, whatever the gates say, and writes `report.html` (one file that refers to
 no other), its pictures as PNG, and `compare.json`, which both are made from. Stages' results are cached as always, so a
-second sweep runs only what changed.
+second sweep runs only what changed. `--adapt prune_width,qat` shows the model adapted like that beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from et_pipeline.settings import Settings
 from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
+    import torch
+
     from et_pipeline.pipeline import Result
 
 PLAIN = ("fp32", "8da8w", "int8_weight_only", "int4_weight_only")
@@ -44,7 +47,8 @@ METHODS = {
 }
 GROUPS = (32, 128, 0)
 MIXED = (5.0, 5.5, 6.0)
-CHOSEN_HERE = ("model", "mode", "until", "format", "plot", "name", "recipe", "backend", "experiment")
+ADAPTED = ("8da8w", "8da4w-rotation-gptq-g32")  # how an adapted model is quantized
+CHOSEN_HERE = ("model", "mode", "until", "format", "plot", "name", "recipe", "backend", "experiment", "adapt")
 ALSO_CHOSEN = ("name", "scheme", "group_size", "algorithm", "transform", "mixed_bits")  # of the recipe
 INSPECTED_TOKENS = 256
 
@@ -58,6 +62,22 @@ def recipes() -> dict[str, list[str]]:
     for bits in MIXED:
         name = f"8da4w-mixed{bits}-g32"
         found[name] = _recipe(name, {"group_size": 32, "algorithm": "gptq", "mixed_bits": bits})
+    return found
+
+
+def adapted(model: str, chains: Sequence[str]) -> dict[str, list[str]]:
+    """Adapted forms of a model, likewise.
+
+    Args:
+        model: its name.
+        chains: steps of `adapt`, separated by commas.
+    """
+    found = {}
+    for chain in chains:
+        for name in ADAPTED:
+            if "qat" not in chain.split(",") or name != "8da8w":  # it trains 4 bits
+                row = f"{chain.replace(',', '-')}-{name}"
+                found[row] = [f"adapt=[{chain}]", f"name={model}-{row}", *recipes()[name]]
     return found
 
 
@@ -82,7 +102,8 @@ def compose_all(
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if key in CHOSEN_HERE or key.removeprefix("recipe.") in ALSO_CHOSEN:
-            raise UserError(f"{override} is what make compare chooses itself; leave it out")
+            instead = f"say --adapt {override[6:].strip('[]')}" if key == "adapt" else "leave it out"
+            raise UserError(f"{override} is what make compare chooses itself; {instead}")
     found = {}
     for name, keys in chosen.items():
         calibrates = "recipe=8da4w" in keys
@@ -91,6 +112,11 @@ def compose_all(
     first = next(iter(found.values()))
     if first.model.task == "embedding":
         raise UserError(f"model={model} embeds texts, and make compare is for models that answer")
+    if first.verify.text is not None and any(each.adapt.prunes or each.adapt.distill for each in found.values()):
+        raise UserError(
+            f"verify.text={first.verify.text} does not go with --adapt: how far an adapted model is from the original "
+            "is measured on the original's own answers; leave verify.text out"
+        )
     return found
 
 
@@ -105,7 +131,7 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
     Raises:
         UserError: a text is missing, or the first recipe cannot be run at all.
     """
-    from et_pipeline.forecast import check_groups, read_model
+    from et_pipeline.forecast import check_groups, read_adapted
     from et_pipeline.pipeline import check, given_texts, run
 
     for settings in every.values():
@@ -123,7 +149,7 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
             check(settings)
             if checkpoint is not None:  # sooner than the quantizer would say it
                 local = settings.model.model_copy(update={"source": str(checkpoint)})
-                check_groups(read_model(local), settings.recipe)
+                check_groups(read_adapted(settings.model_copy(update={"model": local})), settings.recipe)
             result = run([settings], face, logs)
         except UserError as error:
             if checkpoint is None:
@@ -133,16 +159,15 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
             continue
         finally:
             face.close()
-        checkpoint = result.checkpoint
         if inspect is None:
-            inspect = _inspector(settings, result)
+            checkpoint, inspect = result.checkpoint, _inspector(settings, result)
         outcome = inspect(settings, result)
         outcomes.append(outcome.model_copy(update={"name": name, "seconds": round(time.monotonic() - began, 1)}))
     return outcomes
 
 
 def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], Outcome]:
-    """What looks into each recipe's result; the original's part of it is computed once."""
+    """What looks into each recipe's result; the part of what was quantized is computed once of each checkpoint."""
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # it complains about torchao
     from et_pipeline.checkpoints.facts import Facts
     from et_pipeline.checkpoints.folder import Folder
@@ -150,18 +175,23 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
     from et_pipeline.evaluation import inspection, perplexity, text_source
     from et_pipeline.quantization.torchao_config import load_quantized
 
-    checkpoint, context = result.checkpoint, first.model.max_context
-    assert checkpoint is not None
+    context = first.model.max_context
+    assert result.checkpoint is not None
     facts = Facts.read(result.programs[0].entries["acquire"].folder)
     source = first.verify.text or text_source.BUILTIN
     count = min(INSPECTED_TOKENS, context, first.verify.text_tokens)
     path = text_source.resolve(perplexity.KEY, source)
-    tokens = perplexity.text_ids(source, path, count, facts, Folder(checkpoint).tokenizer)
-    original = inspection.streams(stream_model(checkpoint), tokens, context)
+    tokens = perplexity.text_ids(source, path, count, facts, Folder(result.checkpoint).tokenizer)
+
+    @cache
+    def original(checkpoint: Path) -> list[torch.Tensor]:
+        return inspection.streams(stream_model(checkpoint), tokens, context)
 
     def inspect(settings: Settings, result: Result) -> Outcome:
         made, manifest, q = result.programs[0], result.manifest, settings.recipe.quantization
+        checkpoint = result.checkpoint
         assert manifest is not None
+        assert checkpoint is not None
         model = load_quantized(checkpoint, made.entries["quantize"].folder, q)
         parts = inspection.part_bytes(model, q)
         whole = sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights))
@@ -170,7 +200,7 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
             manifest=manifest,
             parts={**parts, "program": whole - sum(parts.values())},
             weight_errors=inspection.weight_errors(checkpoint, model, q),
-            layer_errors=inspection.layer_errors(inspection.streams(model, tokens, context), original, q),
+            layer_errors=inspection.layer_errors(inspection.streams(model, tokens, context), original(checkpoint), q),
             reused=len(made.reused) == len(made.entries),
         )
 
@@ -209,10 +239,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="compare", description="Every recipe on one model, and a report.")
     parser.add_argument("model", help="a name in conf/model/")
     parser.add_argument("overrides", nargs="*", help="Hydra's overrides, such as verify.text=notes.txt")
+    parser.add_argument(
+        "--adapt", action="append", default=[], metavar="STEPS", help="also adapted: steps with commas; may be repeated"
+    )
     parser.add_argument("--out", type=Path, help="folder of the report (default: build/compare/MODEL)")
     given = parser.parse_intermixed_args(arguments)
     out = given.out or Path("build/compare") / given.model
-    sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes())))
+    sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,6 @@ def forecast(settings: Settings) -> Survey:
         raise UserError(f"plot={settings.plot} is not a name ending in .svg, the one format that is drawn")
     if settings.backend.name != "xnnpack":
         raise UserError(f"mode=plan forecasts backend=xnnpack, and backend={settings.backend.name} was chosen")
-    if settings.adapt.prunes:
-        log.warning(
-            "forecast is the model as it is, and adapt.size=%g would leave that share of it", settings.adapt.size
-        )
     if settings.recipe.prefer is not None:
         log.warning(
             "recipe=auto finds its recipe by measuring; forecast is recipe=8da4w, and what it finds may be larger"

@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 from et_pipeline import cache, forms
 from et_pipeline.checkpoints import adapter
+from et_pipeline.checkpoints.config import FILE as CONFIG
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import UserError
+from et_pipeline.forecast import sized
 from et_pipeline.pipeline.acquiring import acquire
 from et_pipeline.pipeline.order import TRAINING_LIBRARIES, UNADAPTED, Stage, drawn, samples
 from et_pipeline.pipeline.steps import Face, Made, finish, heavy
@@ -76,6 +79,8 @@ def original(settings: Settings, texts: Mapping[str, tuple[Path, str]], root: Pa
     elif gguf is not None and not _changes(settings.adapt):
         inputs["gguf"] = (gguf, inputs["checkpoint"][1])
     if _changes(settings.adapt):
+        folder = Folder(inputs["checkpoint"][0])
+        adapt = sized(settings, folder.config, str(folder.path / CONFIG))
         inputs["original"] = inputs["teacher"] = inputs["checkpoint"]
         if settings.adapt.teacher is not None:
             inputs["teacher"] = _teacher(settings.adapt.teacher, settings.seed, place)
@@ -83,7 +88,7 @@ def original(settings: Settings, texts: Mapping[str, tuple[Path, str]], root: Pa
         drawn_for = settings.model_copy(update={"recipe": settings.recipe.model_copy(update={"calibration": None})})
         for part, asked in samples(drawn_for, True).items():
             do(drawn(part, asked), family)
-        for stage in _changing(settings.adapt, made.entries):
+        for stage in _changing(adapt, made.entries):
             inputs["checkpoint"] = do(stage, family)
         inputs["unadapted"], answers = inputs["original"], made.entries["evidence"]
         inputs["unadapted_answers"] = (answers.folder, answers.content)

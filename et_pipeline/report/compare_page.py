@@ -51,7 +51,7 @@ def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
             {
                 "name": each.name,
                 "front": each.name in chosen,
-                "method": method(recipe(each)),
+                "method": method(each),
                 "size": size(found.size),
                 "bits": f"{8 * found.size / each.manifest.what.parameters:.2f}",
                 "perplexity": "–" if found.perplexity is None else f"{found.perplexity:.3f}",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
-from et_pipeline.report.comparison import Comparison, Outcome, best, figures, method, recipe
+from et_pipeline.report.comparison import ADAPTED, Comparison, Outcome, best, figures, method, recipe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +29,7 @@ _METHODS = {
     "rotation + GPTQ": "#009e73",
     "SmoothQuant": "#cc79a7",
     "mixed 4 and 8 bits": "#7a4fbf",
+    ADAPTED: "#e6007e",
 }
 _MARKERS = {32: ("o", "groups of 32"), 128: ("s", "groups of 128"), 0: ("^", "per channel")}
 _PARTS = {
@@ -57,7 +59,9 @@ def pictures(comparison: Comparison) -> dict[str, bytes]:
         drawn["weights.png"] = _heat_map(*_by_kind(weights), "‖W − Q‖ / ‖W‖")
     layers = {each.name: list(each.layer_errors) for each in measured if any(each.layer_errors)}
     if layers:
-        columns = [str(number) for number in range(len(next(iter(layers.values()))))]
+        most = max(map(len, layers.values()))  # where layers were dropped, the last columns are empty
+        layers = {name: [*row, *[math.nan] * (most - len(row))] for name, row in layers.items()}
+        columns = [str(number) for number in range(most)]
         drawn["layers.png"] = _heat_map(layers, columns, [], "‖ĥ − h‖ / ‖h‖ after each layer")
     return {name: _png(figure) for name, figure in drawn.items()}
 
@@ -98,7 +102,7 @@ def _quality(comparison: Comparison) -> Figure:
         (used["Pareto front"],) = axis.plot(*zip(*line, strict=True), color="#444444", linewidth=1, zorder=1)
         for each in shown:
             settings = recipe(each)
-            name, (marker, words) = method(settings), _MARKERS.get(settings["group_size"], ("D", "other groups"))
+            name, (marker, words) = method(each), _MARKERS.get(settings["group_size"], ("D", "other groups"))
             x, y = points[each.name].size / 1e6, max(points[each.name].kl, floor)
             style: dict[str, Any] = {"s": 62, "edgecolors": "white", "linewidths": 0.6, "zorder": 2}
             axis.scatter([x], [y], color=_METHODS.get(name, "#7f7f7f"), marker=marker, **style)
@@ -162,13 +166,13 @@ def _parts(measured: Sequence[Outcome]) -> Figure:
 
 def _by_kind(errors: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, list[float]], list[str], list[int]]:
     """Put linears of one kind together: rows, the kind's name at its first column, and where kinds begin."""
-    linears = list(next(iter(errors.values())))
+    linears = list(max(errors.values(), key=lambda found: len(found)))  # some may have fewer layers
     kinds = [*_LINEARS, *(linear.split(".")[-1] for linear in linears)]
     linears.sort(key=lambda linear: kinds.index(linear.split(".")[-1]))
     names = [linear.split(".")[-1].removesuffix("_proj") for linear in linears]
     first = [at for at, name in enumerate(names) if at == 0 or names[at - 1] != name]
     columns = [name if at in first else "" for at, name in enumerate(names)]
-    return {name: [found[linear] for linear in linears] for name, found in errors.items()}, columns, first
+    return {name: [found.get(linear, math.nan) for linear in linears] for name, found in errors.items()}, columns, first
 
 
 def _heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str], lines: Sequence[int], title: str) -> Figure:

@@ -11,6 +11,8 @@ from et_pipeline.manifest import Agreement, Manifest, TextScore
 from et_pipeline.report.words import check_sentence
 from et_pipeline.settings import Frozen
 
+ADAPTED = "adapted"
+
 
 class Outcome(Frozen):
     """What became of one recipe.
@@ -81,12 +83,12 @@ def figures(outcome: Outcome) -> Figures:
     manifest = outcome.manifest
     assert manifest is not None
     quality, tasks = manifest.quality, list(manifest.quality.tasks.values())
-    if quality.text is not None and quality.text.deployed is not None:
-        near: TextScore | Agreement = quality.text.deployed
-        perplexity: float | None = quality.text.deployed.perplexity
-    elif quality.unadapted is not None:
-        near, before = quality.unadapted.agreement, quality.unadapted.perplexity
+    if quality.unadapted is not None:
+        near: TextScore | Agreement = quality.unadapted.agreement
+        before = quality.unadapted.perplexity
         perplexity = None if before is None else before.deployed
+    elif quality.text is not None and quality.text.deployed is not None:
+        near, perplexity = quality.text.deployed, quality.text.deployed.perplexity
     else:
         assert quality.agreement is not None
         near = quality.agreement.original.token_by_token
@@ -134,7 +136,14 @@ def recipe(outcome: Outcome) -> Mapping[str, Any]:
     return outcome.manifest.what.settings["recipe"]
 
 
-def method(recipe: Mapping[str, Any]) -> str:
+def method(outcome: Outcome) -> str:
+    """How one with figures was made, in words."""
+    assert outcome.manifest is not None
+    steps = [each.step for each in outcome.manifest.what.adaptation if each.step != "merge_lora"]
+    return ADAPTED if steps else rounding(recipe(outcome))
+
+
+def rounding(recipe: Mapping[str, Any]) -> str:
     """Which of the methods a recipe's settings are, in words."""
     if recipe["scheme"] != "8da4w":
         return {"fp32": "fp32", "int4_weight_only": "4 bits, weight-only"}.get(recipe["scheme"], "8 bits")

@@ -112,8 +112,9 @@ class Adapt(Frozen):
     prune_width: bool = Field(description="cut channels of the feed-forward layers, then groups of heads")
     distill: bool = Field(description="learn the original's answers")
     qat: bool = Field(description="train the 4-bit integers that the recipe has chosen on the original's answers")
-    size: float = Field(
-        gt=0, lt=1, description="parameters that pruning leaves, as a share of all; each of two kinds takes its root"
+    size: Annotated[float, Field(gt=0, lt=1)] | Literal["device"] = Field(
+        description="parameters that pruning leaves, as a share of all; each of two kinds takes its root. device: as "
+        "many as fit the device, by the forecast"
     )
     teacher: str | None = Field(
         description="a folder or hub id with the same vocabulary to distil from; null: the model before it was pruned"
@@ -130,7 +131,8 @@ class Adapt(Frozen):
 
     @property
     def share(self) -> float:
-        """What each kind of pruning leaves."""
+        """What each kind of pruning leaves, once the size is known."""
+        assert self.size != "device"
         return float(self.size ** (1 / max(1, len(self.prunes))))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from et_pipeline.cli import compare
 from et_pipeline.report import compare_pictures
-from et_pipeline.report.comparison import Comparison, figures, method
+from et_pipeline.report.comparison import ADAPTED, Comparison, figures, method, rounding
 
 
 def test_every_recipe_of_the_sweep_composes(tmp_path):
@@ -13,13 +13,33 @@ def test_every_recipe_of_the_sweep_composes(tmp_path):
     assert {name: each.recipe.name for name, each in every.items()} == {name: name for name in chosen}
     assert len({each.recipe.quantization for each in every.values()}) == len(chosen) == 31
     assert {each.recipe.calibration.tokens for each in every.values() if each.recipe.calibrated} == {64}
-    methods = {method(each.recipe.model_dump()) for each in every.values()}
+    methods = {rounding(each.recipe.model_dump()) for each in every.values()} | {ADAPTED}
     assert methods == set(compare_pictures._METHODS)
+
+
+def test_adapted_forms_stand_beside_the_recipes(tmp_path):
+    chosen = compare.recipes() | compare.adapted("tiny_assistant", ["prune_width", "prune_depth,qat"])
+    every = compare.compose_all("tiny_assistant", [], tmp_path, chosen)
+    assert len(every) == 31 + 2 + 1
+    cut, both = every["prune_width-8da8w"], every["prune_depth-qat-8da4w-rotation-gptq-g32"]
+    assert (cut.adapt.prunes, cut.adapt.qat, cut.recipe.scheme) == (["prune_width"], False, "8da8w")
+    assert (both.adapt.prunes, both.adapt.qat, both.recipe.algorithm) == (["prune_depth"], True, "gptq")
+    assert len({each.name for each in every.values()}) == len(every)  # a bundle each
+    assert not every["8da8w"].adapt.prunes
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ["tiny_assistant", "adapt=[prune_width,qat]"],
+            "make compare chooses itself; say --adapt prune_width,qat",
+        ),
+        (["tiny_assistant", "--adapt", "prune_with"], "adapt=prune_with does not exist"),
+        (
+            ["tiny_assistant", "--adapt", "prune_width", "verify.text=builtin:tiny_assistant"],
+            "does not go with --adapt",
+        ),
         (["no_such_model"], "model=no_such_model does not exist"),
         (["tiny_assistant", "recipe=8da8w"], "recipe=8da8w is what make compare chooses itself; leave it out"),
         (["tiny_assistant", "recipe.group_size=64"], "recipe.group_size=64 is what make compare chooses"),
@@ -31,7 +51,7 @@ def test_every_recipe_of_the_sweep_composes(tmp_path):
 )
 def test_a_mistake_is_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
-    few = {name: compare.recipes()[name] for name in ("fp32", "8da4w-gptq-g32")}
+    few = {name: compare.recipes()[name] for name in ("fp32", "8da4w-gptq-g32", *compare.ADAPTED)}
     monkeypatch.setattr(compare, "recipes", lambda: few)
     with pytest.raises(SystemExit) as ended:
         compare.main([*arguments, "--out", str(tmp_path / "out")])
@@ -61,7 +81,7 @@ def test_a_sweep_on_the_built_in_model(tmp_path, monkeypatch, capsys):
     assert not four.manifest.quality.gate.passed  # and the sweep went on
     assert sum(four.parts.values()) == figures(four).size
     for each in (four, whole):
-        assert all(size > 0 for size in each.parts.values())
+        assert all(size > 0 for part, size in each.parts.items() if part != "head" or each is four)
         assert each.parts["program"] < 0.3 * 10**6
     assert max(whole.layer_errors) < 1e-5
     assert whole.weight_errors == {}
@@ -73,3 +93,28 @@ def test_a_sweep_on_the_built_in_model(tmp_path, monkeypatch, capsys):
     compare.compare(*arguments)
     assert "2 recipes in" in (said := capsys.readouterr().err)
     assert "2 of them from the cache" in said
+
+
+@pytest.mark.slow
+def test_a_sweep_with_adapted_forms(tmp_path, monkeypatch):
+    monkeypatch.setenv("ET_PIPELINE_CACHE", str(tmp_path / "cache"))
+    few = ["verify.sequences=6", "verify.items_per_task=2", "measure.rounds=1", "adapt.text.sequences=48"]
+    few += ["adapt.text.length=48", "adapt.distillation.steps=4", "adapt.qat_training.steps=4", "adapt.size=0.8"]
+    rows = compare.adapted("tiny_assistant", ["prune_depth", "qat"])
+    names = ("prune_depth-8da8w", "qat-8da4w-rotation-gptq-g32")
+    chosen = {
+        "fp32": compare.recipes()["fp32"],
+        "8da8w": compare.recipes()["8da8w"],
+        **{name: rows[name] for name in names},
+    }
+    compare.compare("tiny_assistant", few, tmp_path / "out", chosen)
+    found = Comparison.model_validate_json((tmp_path / "out" / "compare.json").read_bytes())
+    by_name = {each.name: each for each in found.outcomes}
+    assert not [each.refused for each in found.outcomes if each.refused]
+    cut, trained = (by_name[name] for name in names)
+    assert [method(each) for each in (cut, trained, by_name["8da8w"])] == [ADAPTED, ADAPTED, "8 bits"]
+    assert figures(cut).size < 0.9 * figures(by_name["8da8w"]).size
+    assert figures(cut).kl > 10 * figures(by_name["8da8w"]).kl  # from the whole model, not from what was cut
+    assert len(cut.layer_errors) < len(trained.layer_errors)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert all(name in html for name in names)
