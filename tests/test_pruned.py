@@ -1,4 +1,4 @@
-"""What pruning leaves, by config.json alone: the very tensors of the checkpoint that is made, and what fits a device."""
+"""What pruning leaves, by config.json alone: the tensors of the checkpoint that is made, and what fits a device."""
 
 import pytest
 

@@ -113,8 +113,11 @@ def _make_host(tools: Toolbox) -> Path:
     libraries = [tools.runtime / "x86_64" / "libexecutorch.so"]
     for aar in tools.aars["app"]:
         libraries += [so for so in (aar / "jni" / "x86_64").glob("*.so") if so.name in host.ANDROID]
+    target = host.this_machine()
     inputs = [*libraries, host.SOURCES, Path(host.__file__)]
-    return step("host", "Android's libraries for this JVM", inputs, lambda folder: host.make_host(libraries, folder))
+    return step(
+        "host", "Android's libraries for this JVM", inputs, lambda folder: host.make_host(libraries, folder, target)
+    )
 
 
 def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[str], *, record: bool) -> bool:

@@ -166,7 +166,7 @@ def _parts(measured: Sequence[Outcome]) -> Figure:
 
 def _by_kind(errors: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, list[float]], list[str], list[int]]:
     """Put linears of one kind together: rows, the kind's name at its first column, and where kinds begin."""
-    linears = list(max(errors.values(), key=lambda found: len(found)))  # some may have fewer layers
+    linears = max(map(list, errors.values()), key=len)  # some may have fewer layers
     kinds = [*_LINEARS, *(linear.split(".")[-1] for linear in linears)]
     linears.sort(key=lambda linear: kinds.index(linear.split(".")[-1]))
     names = [linear.split(".")[-1].removesuffix("_proj") for linear in linears]

@@ -1,4 +1,4 @@
-// Android's libc (bionic, x86-64) on top of glibc: only what differs. host.py makes a jump to glibc of everything else
+// Android's libc (bionic) on top of glibc: only what differs. host.py makes a jump to glibc of everything else
 // that the libraries import, and gives each symbol here the version that they ask for.
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -94,6 +94,9 @@ int BIONIC(pthread_sigmask)(int how, const unsigned long *set, unsigned long *ol
   return syscall(SYS_rt_sigprocmask, how, set, old, 8) ? errno : 0;
 }
 
+// With one, XNNPACK's thread pool is one thread: then instructions can be counted.
+static long cpus(int name) { return getenv("ANDROIDHOST_ONE_CPU") ? 1 : sysconf(name); }
+
 // Constants that differ.
 long BIONIC(sysconf)(int name) {
   switch (name) {
@@ -103,8 +106,8 @@ long BIONIC(sysconf)(int name) {
     case 0x0b: return sysconf(_SC_OPEN_MAX);
     case 0x27:
     case 0x28: return sysconf(_SC_PAGESIZE);
-    case 0x60: return sysconf(_SC_NPROCESSORS_CONF);
-    case 0x61: return sysconf(_SC_NPROCESSORS_ONLN);
+    case 0x60: return cpus(_SC_NPROCESSORS_CONF);
+    case 0x61: return cpus(_SC_NPROCESSORS_ONLN);
     case 0x62: return sysconf(_SC_PHYS_PAGES);
     case 0x63: return sysconf(_SC_AVPHYS_PAGES);
   }
@@ -124,3 +127,7 @@ long BIONIC(pathconf)(const char *path, int name) {
 
 // There is no Vulkan driver here: answer as a phone without one does.
 void *BIONIC(dlopen)(const char *file, int mode) { return file && strstr(file, "vulkan") ? NULL : dlopen(file, mode); }
+
+#ifdef __aarch64__
+#include "arm64.c"
+#endif

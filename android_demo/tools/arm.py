@@ -1,0 +1,204 @@
+"""Runs Android's arm64 library, unmodified, under emulation: what a phone's processor computes, on this machine.
+
+QEMU, a cross compiler and a JVM for arm64 come from Debian packages, which are unpacked into a folder: nothing is
+installed, and no rights are needed. `host.py` makes the libraries under Android's own. What runs then is the very
+`libexecutorch.so` that is in the APK, on a processor whose instructions decide which kernels it takes.
+
+It shows what the library computes there. It shows nothing about time, energy, or Android's own Java runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import host
+from artifacts import BuildError
+from steps import class_path, jdk, run, step
+from toolbox import Toolbox, prepare
+
+SOURCES = Path(__file__).with_name("arm")
+PACKAGES = ("qemu-user", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "openjdk-17-jre-headless:arm64")
+SHARED = ("libc6_", "libgcc-s1_", "libstdc++6_")  # of this machine's own kind: it has them, and they must be its own
+_A53 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
+_A76 = f"{_A53} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
+
+
+class Core(NamedTuple):
+    """A kind of processor.
+
+    Attributes:
+        emulated: QEMU's name of what executes.
+        features: What /proc/cpuinfo says, by which kernels are chosen.
+        part: Its part number there.
+    """
+
+    emulated: str
+    features: str
+    part: str
+
+
+CORES = {
+    "cortex-a53": Core("cortex-a53", _A53, "0xd03"),  # ARMv8.0: no dot products
+    # Android's library of ExecuTorch 1.3 has atomics of ARMv8.1 in its `Module`, at which such a core stops; not in its
+    # `LlmModule`. So one that has them is told to be an A53, and takes that one's kernels.
+    "cortex-a53-kernels": Core("cortex-a76", _A53, "0xd03"),
+    "cortex-a76": Core("cortex-a76", _A76, "0xd0b"),
+    # Multiplies matrices of 8 bits. QEMU 7.2 computes SME's products wrongly, QEMU 10.0 rightly.
+    "max": Core("max,sme=off", f"{_A76} i8mm bf16", "0xd4d"),
+}
+
+
+class Arm(NamedTuple):
+    """An arm64 machine in a folder.
+
+    Attributes:
+        tools: Folder with QEMU and the cross compiler.
+        root: Folder with the arm64 system and its JVM.
+        host: Folder with Android's libraries.
+        cores: Folder with what is said of each core.
+        classes: Class path with the runtime's classes and `Run`.
+    """
+
+    tools: Path
+    root: Path
+    host: Path
+    cores: Path
+    classes: str
+
+    def run(
+        self, core: str, *arguments: str | Path, one_thread: bool = False, plugin: str = "", timeout: int = 600
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the Java class `Run`.
+
+        Args:
+            core: One of `CORES`.
+            arguments: What it is given.
+            one_thread: Let the library have one thread, so that its instructions can be counted.
+            plugin: QEMU's plugin and its options.
+            timeout: In seconds.
+        """
+        (java,) = (self.root / "usr" / "lib" / "jvm").glob("java-[1-9][0-9]-openjdk-arm64/bin/java")
+        given = {"LD_PRELOAD": self.host / "libcanary.so", "ANDROIDHOST_CPUINFO": self.cores / core}
+        if one_thread:
+            given |= {"ANDROIDHOST_CPUINFO": self.cores / f"{core}-one", "ANDROIDHOST_ONE_CPU": self.cores / "one"}
+        command: list[str | Path] = [
+            self.tools / "usr" / "bin" / "qemu-aarch64",
+            "-L",
+            self.root,
+            "-cpu",
+            CORES[core].emulated,
+        ]
+        command += ["-plugin", plugin] if plugin else []
+        for name, value in given.items():
+            command += ["-E", f"{name}={value}"]
+        command += [java, "-Xint", f"-agentpath:{self.host}/libandroidhost.so", f"-Djava.library.path={self.host}"]
+        command += ["-cp", self.classes, "Run", *arguments]
+        # Of the machine's own libraries, that the tools in the folder need.
+        environment = {**os.environ, "LD_LIBRARY_PATH": _libraries(self.tools)}
+        return subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=timeout
+        )
+
+
+def make_arm() -> Arm:
+    """Gets and builds everything; a second time nothing.
+
+    Raises:
+        BuildError: This is no machine with Debian's package manager.
+    """
+    for name in ("apt-get", "dpkg-deb"):
+        if not shutil.which(name):
+            raise BuildError(f"The arm64 library is run with Debian's packages, and there is no {name} here.")
+    machine = step("arm-machine", "an arm64 machine: QEMU, a cross compiler and a JVM", PACKAGES, _unpack_packages)
+    tools, root = machine / "tools", machine / "root"
+    toolbox = prepare()
+    libraries = [toolbox.runtime / "arm64-v8a" / "libexecutorch.so"]
+    for aar in toolbox.aars["app"]:
+        libraries += [so for so in (aar / "jni" / "arm64-v8a").glob("*.so") if so.name in host.ANDROID]
+    target = _target(tools)
+
+    def make(folder: Path) -> None:
+        host.make_host(libraries, folder, target)
+        canary = host.SOURCES / "canary.c"
+        subprocess.run([*target.compiler, *host.FLAGS, canary, "-o", folder / "libcanary.so"], check=True)
+
+    inputs = [*libraries, host.SOURCES, Path(host.__file__)]
+    made = step("arm-host", "Android's arm64 libraries for that machine", inputs, make)
+    return Arm(tools, root, made, step("arm-cores", "its cores", [CORES], _write_cores), _classes(toolbox))
+
+
+def _libraries(tools: Path) -> str:
+    return os.pathsep.join(str(tools / part / "lib" / "x86_64-linux-gnu") for part in ("usr", "."))
+
+
+def _target(tools: Path) -> host.Target:
+    """The cross compiler, which does not know that it was moved."""
+    system = tools / "usr" / "aarch64-linux-gnu"
+    compiler = [
+        "env",
+        f"LD_LIBRARY_PATH={_libraries(tools)}",
+        str(tools / "usr" / "bin" / "aarch64-linux-gnu-gcc"),
+        f"--sysroot={tools}",
+        "-isystem",
+        str(system / "include"),
+        f"-B{system / 'lib'}",
+        f"-L{system / 'lib'}",
+    ]
+    jump = "adrp x16, :got:{0}; ldr x16, [x16, :got_lo12:{0}]; br x16"
+    return host.Target(compiler, "nm", jump, host.ALIASES, [host.SOURCES / "arm64.c"])
+
+
+def _unpack_packages(folder: Path) -> None:
+    """Lets apt work out what the packages need, with a state of its own in which nothing is installed."""
+    state = folder / "apt"
+    for part in ("lists/partial", "archives/partial"):
+        (state / part).mkdir(parents=True)
+    (state / "status").touch()
+    config = folder / "apt.conf"
+    config.write_text(
+        f'Dir::State "{state}";\nDir::State::status "{state}/status";\nDir::Cache "{state}";\n'
+        'APT::Architectures { "amd64"; "arm64"; };\nDebug::NoLocking "1";\nAPT::Sandbox::User "root";\n'
+    )
+    given = ["env", f"APT_CONFIG={config}", "apt-get", "--yes", "--no-install-recommends"]
+    run(*given, "update")
+    run(*given, "--download-only", "install", *PACKAGES)
+    for package in sorted((state / "archives").glob("*.deb")):
+        arm = package.name.endswith("_arm64.deb")
+        if arm or not package.name.startswith(SHARED):
+            run("dpkg-deb", "--extract", package, folder / ("root" if arm else "tools"))
+    shutil.rmtree(state)
+
+
+def _write_cores(folder: Path) -> None:
+    def processor(number: int, features: str, part: str) -> str:
+        lines = {
+            "processor": number,
+            "BogoMIPS": "48.00",
+            "Features": features,
+            "CPU implementer": "0x41",
+            "CPU architecture": 8,
+            "CPU variant": "0x1",
+            "CPU part": part,
+            "CPU revision": 0,
+        }
+        return "".join(f"{name}\t: {value}\n" for name, value in lines.items()) + "\n"
+
+    (folder / "one").write_text("0\n")
+    for name, core in CORES.items():
+        both = [processor(number, core.features, core.part) for number in range(2)]
+        (folder / name).write_text("".join(both))
+        (folder / f"{name}-one").write_text(both[0])
+
+
+def _classes(toolbox: Toolbox) -> str:
+    jars = class_path(toolbox.runtime / "classes.jar", toolbox.jars["app"])
+    source = SOURCES / "Run.java"
+
+    def compile_it(folder: Path) -> None:
+        run(jdk() / "bin" / "javac", "-cp", jars, "-d", folder, source)
+
+    return class_path(step("arm-run", "what runs there", [source], compile_it)) + os.pathsep + jars
