@@ -64,6 +64,7 @@ class Plan(BaseModel):
     """What to expect of a model with a recipe on a device. Sizes in bytes, speed in tokens per second.
 
     Attributes:
+        pruned: what pruning leaves, in words; None where nothing is pruned.
         download_bytes: bf16 weights from the hub, fp32 ones of an encoder; 0 where the checkpoint is on this machine or
             random.
         kv_cache_bytes: at the chosen context; `kv_by_context` at others.
@@ -85,6 +86,7 @@ class Plan(BaseModel):
     device: str
     family: str
     parameters: int
+    pruned: str | None = None
     download_bytes: int
     fp16_bytes: int
     pte_bytes: int
@@ -153,6 +155,10 @@ def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, De
         plans = [forecast(settings, known, settings.recipe, device) for device in devices.values()]
         return Survey(over="device", chosen=None, plans=tuple(sorted(plans, key=lambda each: -each.pace)))
     chosen = forecast(settings, known, settings.recipe, settings.device)
+    if settings.adapt.prunes:
+        whole = read_model(settings.model).parameters
+        left = f"{known.parameters / whole:.1%} of {whole:,} after {' and '.join(settings.adapt.prunes)}"
+        chosen = chosen.model_copy(update={"pruned": left})
     others = {chosen.recipe: chosen}
     for recipe in recipes.values():
         try:
@@ -227,8 +233,9 @@ def sized(settings: Settings, config: Mapping[str, Any], where: str) -> Adapt:
             made = pruned_config(config, where, smaller.prunes, smaller.share)
         except UserError as error:
             raise UserError(
-                f"adapt.size=device: {' and '.join(adapt.prunes)} leave at least {plan.resident_bytes / 1e9:.1f} GB, "
-                f"more than {limit}; take fewer bits or a shorter context, or prune both ways ({error})"
+                f"adapt.size=device: the least that {' and '.join(adapt.prunes)} can leave takes "
+                f"{plan.resident_bytes / 1e9:.1f} GB, more than {limit}; take fewer bits or a shorter context, or "
+                "prune both ways (adapt=[prune_depth,prune_width])"
             ) from error
         plan = forecast(settings, read_architecture(made, where), settings.recipe, settings.device)
         if plan.fits:
@@ -277,9 +284,10 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     numbers = _kv(known, model.model_copy(update={"kv_cache": "fp32"}), model.max_context) // 4
     kv_read = 4 * numbers / reached + numbers * KV_NUMBER_SECONDS[model.kv_cache]
     # The head is computed for the last token of a prompt only.
-    multiplied = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name)
+    linears = [shape for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name]
+    adapter = 4 * model.adapter_rank * sum(map(sum, linears))  # A and B of each, float32
     whole = read_model(model) if settings.adapt.prunes and on_hub(model.source) else known  # is downloaded
-    rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * multiplied)
+    rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * sum(map(math.prod, linears)))
     return Plan(
         model=model.name,
         recipe=recipe.name,
@@ -294,7 +302,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         kv_by_context={}
         if known.encodes
         else {context: _kv(known, model, context) for context in contexts(model.max_context, known.max_position)},
-        resident_bytes=pte + kv + RUNTIME_BYTES,
+        resident_bytes=pte + adapter + kv + RUNTIME_BYTES,
         limit_bytes=int(device.app_memory_limit_gb * 1e9),
         ram_bytes=int(device.ram_gb * 1e9),
         roofline_tok_s=0 if known.encodes else round(bandwidth / streamed, 1),

@@ -49,6 +49,9 @@ def write_gguf_adapter(
     if extra is not None:
         extra(writer)
     for name, values in tensors.items():
+        if values.dtype != np.float32:
+            writer.add_tensor(name, values)
+            continue
         used = kind if values.ndim > 1 and values.shape[-1] % 32 == 0 else Kind.F32
         writer.add_tensor(name, library.quantize(values, used), raw_dtype=used)
     writer.write_header_to_file()

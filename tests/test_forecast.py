@@ -54,6 +54,12 @@ def quantization(**changes):
     return Quantization(**base | changes)
 
 
+def test_memory_counts_the_adapter_of_a_program_that_takes_one():
+    file = tiny_assistant.LORA / "italian" / "adapter_model.safetensors"
+    more, plain = (planned("model=tiny_assistant", f"model.adapter_rank={rank}").resident_bytes for rank in (8, 0))
+    assert more - plain == pytest.approx(file.stat().st_size, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("name", "q", "expected"),
     [

@@ -152,7 +152,7 @@ def _summed(skeleton: Any, adapter: Adapter, stored: Callable[[str], torch.Tenso
             config.modules_to_save = None  # what is held whole is not peft's business
             wrapped: Any = PeftModel(skeleton, config)
             found: Any = set_peft_model_state_dict(wrapped, state, low_cpu_mem_usage=True)
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{adapter} does not fit the model: {first_line(error)}; {_other(adapter)}") from error
     for keys, what in ((found.unexpected_keys, "holds"), (found.missing_keys, "lacks")):
         names = sorted(name for name in keys if "lora_" in name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from et_pipeline.checkpoints.swappable import Lora
     from et_pipeline.runtime.adapters import AdapterSlot
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_COMPUTING = (".safetensors", ".json", ".gguf")  # of a checkpoint's files; a README may be another
 
 
 def slot_of(folder: Path, info: ProgramInfo) -> AdapterSlot | None:
@@ -63,14 +68,11 @@ def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
     from et_pipeline.checkpoints.swappable import fit
     from et_pipeline.upstream.tensor_file import tensor_shapes, with_tensors
 
-    manifest = bundle.read(folder)
-    bundle.check_files(folder, manifest)
-    info = first_runnable(manifest)
-    if not info.adapter_rank:
-        raise UserError(
-            f"{info.file} takes no adapters; make the bundle with model.adapter_rank=16, or the rank it has"
-        )
-    with _opened(manifest, peft, base) as opened, cache.locked(folder):
+    if not NAME.fullmatch(name):  # it becomes a file's
+        raise UserError(f"{name} cannot be an adapter's name, which has letters, digits, dots, - and _: give --name")
+    with cache.locked(folder), _opened(manifest := bundle.read(folder), peft, base) as opened:
+        bundle.check_files(folder, manifest)
+        info = first_runnable(manifest)
         empty = folder / info.weights[0]
         data = with_tensors(empty, fit(opened.lora, tensor_shapes(empty)))
         cache.remove_leftovers(folder)
@@ -112,10 +114,9 @@ def verify(folder: Path, manifest: Manifest, name: str, peft: Path, base: Path |
     info = first_runnable(manifest)
     adapter = find(manifest, name, info)
     with _opened(manifest, peft, base) as opened:
-        others = set(adapter.source.items()) - set(opened.files.items())
+        others = sorted(name for name, found in adapter.source.items() if found not in opened.files.values())
         if others:
-            file = min(others)[0]
-            raise UserError(f"{peft} is not what the adapter {name} was made from: its {file} is another")
+            raise UserError(f"{peft} is not what the adapter {name} was made from: its {others[0]} is another")
         return _tried(folder, manifest, info, folder / adapter.file, opened)[0]
 
 
@@ -140,12 +141,28 @@ def _opened(manifest: Manifest, given: Path, base: Path | None) -> Iterator[_Ope
     from et_pipeline.checkpoints.gguf import lora as gguf
     from et_pipeline.checkpoints.swappable import CONFIG, WEIGHTS, read_lora
 
+    info = first_runnable(manifest)
+    if not info.adapter_rank:
+        raise UserError(
+            f"{info.file} takes no adapters; make the bundle with model.adapter_rank=16, or the rank it has"
+        )
+    changed = [step.step for step in manifest.what.adaptation if step.step != "qat"]
+    if changed:
+        raise UserError(
+            f"{manifest.what.name} is a model changed by {', '.join(changed)}, and what an adapter would be compared "
+            "with is not known any more; make the bundle from the changed checkpoint itself, as model.source"
+        )
     if is_gguf(given):
         checkpoint = _base(manifest, given, gguf.base_of(given), base)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             gguf.write_peft(given, Folder(checkpoint), folder)
-            yield _Opened(folder, read_lora(folder), checkpoint, {given.name: cache.sha256_file(given)})
+            try:
+                lora = read_lora(folder)
+            except UserError as error:
+                said = str(error).replace(str(folder / WEIGHTS), str(given)).replace(str(folder), str(given))
+                raise UserError(said) from error
+            yield _Opened(folder, lora, checkpoint, {given.name: cache.sha256_file(given)})
     else:
         lora = read_lora(given)
         files = {each: cache.sha256_file(given / each) for each in (CONFIG, WEIGHTS)}
@@ -178,7 +195,7 @@ def _base(manifest: Manifest, peft: Path, named: str | None, given: Path | None)
         raise UserError(f"the adapter is compared with its base {named or origin.source} by peft: give --base FOLDER")
     found = hash_files(checkpoint, lambda *_: None)
     for file, expected in origin.files.items():
-        if found.get(file) != expected:
+        if Path(file).suffix in _COMPUTING and found.get(file) != expected:
             raise UserError(
                 f"{checkpoint} is another base than the one that the bundle was made from: its {file} has SHA-256 "
                 f"{found.get(file, 'none')[:12]}, and the bundle says {expected[:12]}"

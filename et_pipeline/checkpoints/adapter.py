@@ -117,7 +117,7 @@ class Adapter:
 
 def is_gguf(path: Path) -> bool:
     """Whether an adapter is one file of llama.cpp's."""
-    return path.suffix == ".gguf" and not path.is_dir()
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def is_adapter(folder: Path) -> bool:
@@ -139,7 +139,7 @@ def resolve(name: str, place: Place) -> Adapter:
                 f"model.adapter={name} is neither a folder, nor a .gguf file, nor a hub id such as user/my-adapter"
             )
         path = hub.download(name, None, place, "model.adapter", PATTERNS)
-    return _checked(Adapter(path.resolve()))
+    return _checked(Adapter(path.absolute() if is_gguf(path) else path.resolve()))  # a link's own name counts
 
 
 class Found(NamedTuple):

@@ -100,9 +100,16 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _scaling(config: Mapping[str, Any], linear: str, rank: int) -> float:
     """What peft multiplies the product by; rsLoRA divides by the root of the rank (arXiv:2312.03732)."""
-    patterns = config.get("alpha_pattern") or {}
-    key = next((each for each in patterns if re.match(rf"(.*\.)?({each})$", linear)), None)
-    alpha = float(config["lora_alpha"] if key is None else patterns[key])
+    patterns, usual = config.get("alpha_pattern") or {}, config.get("lora_alpha", 8)  # as peft has it
+    try:
+        key = next((each for each in patterns if re.match(rf"(.*\.)?({each})$", linear)), None)
+        alpha = float(usual if key is None else patterns[key])
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{CONFIG} has lora_alpha={usual!r} and alpha_pattern={patterns!r}, which are no numbers for {linear}"
+        ) from error
+    if not math.isfinite(alpha):
+        raise UserError(f"{CONFIG} has lora_alpha={alpha} for {linear}, which is no number to multiply by")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

@@ -47,6 +47,7 @@ METHODS = {
 }
 GROUPS = (32, 128, 0)
 MIXED = (5.0, 5.5, 6.0)
+STEPS = ("merge_lora", "prune_depth", "prune_width", "distill", "qat")
 ADAPTED = ("8da8w", "8da4w-rotation-gptq-g32")  # how an adapted model is quantized
 CHOSEN_HERE = ("model", "mode", "until", "format", "plot", "name", "recipe", "backend", "experiment", "adapt")
 ALSO_CHOSEN = ("name", "scheme", "group_size", "algorithm", "transform", "mixed_bits")  # of the recipe
@@ -71,13 +72,21 @@ def adapted(model: str, chains: Sequence[str]) -> dict[str, list[str]]:
     Args:
         model: its name.
         chains: steps of `adapt`, separated by commas.
+
+    Raises:
+        UserError: there is no such step.
     """
     found = {}
     for chain in chains:
+        asked = {step.strip() for step in chain.split(",")}
+        strangers = sorted(asked - set(STEPS))
+        if strangers:
+            raise UserError(f"--adapt {chain!r} has {strangers[0]!r}; steps are {', '.join(STEPS)}, with commas")
+        steps = [step for step in STEPS if step in asked]  # in this order they are done
         for name in ADAPTED:
-            if "qat" not in chain.split(",") or name != "8da8w":  # it trains 4 bits
-                row = f"{chain.replace(',', '-')}-{name}"
-                found[row] = [f"adapt=[{chain}]", f"name={model}-{row}", *recipes()[name]]
+            if "qat" not in steps or name != "8da8w":  # it trains 4 bits
+                row = f"{'-'.join(steps)}-{name}"
+                found[row] = [f"adapt=[{','.join(steps)}]", f"name={model}-{row}", *recipes()[name]]
     return found
 
 

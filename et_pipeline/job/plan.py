@@ -37,6 +37,8 @@ def forecast(settings: Settings) -> Survey:
         plain = {"prefer": None, "name": f"{settings.recipe.scheme}-g{settings.recipe.group_size}"}
         settings = settings.model_copy(update={"recipe": settings.recipe.model_copy(update=plain)})
     every = settings.device.name == ALL_DEVICES
+    if every and settings.adapt.prunes and settings.adapt.size == "device":
+        raise UserError("adapt.size=device makes the model fit one device, and device=all is every one; choose one")
     recipes = {} if every else _options("recipe", Recipe)
     backend = get_backend(settings.backend.name)
     usable = {name: recipe for name, recipe in recipes.items() if backend.supports(recipe.quantization).ok}

@@ -65,7 +65,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     first = programs[0]
     root = first.paths.cache.expanduser().resolve()
     texts = [given_texts(settings) for settings in programs]
-    source = original(first, texts[0], root, face, logs)
+    source = original(programs, texts[0], root, face, logs)
 
     result = Result(checkpoint=source.folder)
     errors: list[UserError] = []

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from et_pipeline import cache, forms
+from et_pipeline.architecture import read_architecture
 from et_pipeline.checkpoints import adapter
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import UserError
-from et_pipeline.forecast import sized
+from et_pipeline.forecast import forecast, sized
 from et_pipeline.pipeline.acquiring import acquire
 from et_pipeline.pipeline.order import TRAINING_LIBRARIES, UNADAPTED, Stage, drawn, samples
 from et_pipeline.pipeline.steps import Face, Made, finish, heavy
@@ -48,11 +49,13 @@ class Original(NamedTuple):
     reused: list[str]
 
 
-def original(settings: Settings, texts: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path) -> Original:
+def original(
+    programs: Sequence[Settings], texts: Mapping[str, tuple[Path, str]], root: Path, face: Face, logs: Path
+) -> Original:
     """Get the checkpoint, and adapt it as the settings say.
 
     Args:
-        settings: of the run.
+        programs: settings of each, alike but for what is made of the original.
         texts: files that are read beside it, with hashes of their contents: `training_text`.
         root: the cache.
         face: shows progress.
@@ -61,6 +64,7 @@ def original(settings: Settings, texts: Mapping[str, tuple[Path, str]], root: Pa
     Raises:
         UserError: it is not to be had, or what is to be done with it does not fit.
     """
+    settings = programs[0]
     place = Place(root, logs, face.start("acquire"), lambda: face.wait("acquire"))
     found = adapter.prepare(settings.model.checkpoint, settings.seed, place)
     inputs = {**texts, "checkpoint": (found.folder, cache.digest(found.files))}
@@ -80,7 +84,7 @@ def original(settings: Settings, texts: Mapping[str, tuple[Path, str]], root: Pa
         inputs["gguf"] = (gguf, inputs["checkpoint"][1])
     if _changes(settings.adapt):
         folder = Folder(inputs["checkpoint"][0])
-        adapt = sized(settings, folder.config, str(folder.path / CONFIG))
+        adapt = _sized(programs, folder)
         inputs["original"] = inputs["teacher"] = inputs["checkpoint"]
         if settings.adapt.teacher is not None:
             inputs["teacher"] = _teacher(settings.adapt.teacher, settings.seed, place)
@@ -109,6 +113,24 @@ def _say_base(found: adapter.Found) -> None:
             base,
             found.checkpoint.source,
         )
+
+
+def _sized(programs: Sequence[Settings], folder: Folder) -> Adapt:
+    """What is done to the model; it has to fit the device with the program that takes most memory."""
+    settings, where = programs[0], str(folder.path / CONFIG)
+    if settings.adapt.size != "device" or not settings.adapt.prunes:
+        return settings.adapt
+    known = read_architecture(folder.config, where)
+
+    def resident(each: Settings) -> int:
+        return forecast(each, known, each.recipe, each.device).resident_bytes
+
+    largest = max(programs, key=resident)
+    if largest.recipe.prefer is not None:
+        log.warning("adapt.size=device is by the size of 8da4w, and what recipe=auto finds may be larger")
+    adapt = sized(largest, folder.config, where)
+    log.info("adapt.size=device: %s of the parameters stay", adapt.size)
+    return adapt
 
 
 def _changes(adapt: Adapt) -> bool:

@@ -91,7 +91,7 @@ def _model_rows(plan: Plan) -> dict[str, Text]:
     contexts = ", ".join(f"{size(count)} at {context}" for context, count in plan.kv_by_context.items())
     here = f" (here: {size(plan.host_bytes)})" if plan.host_bytes else ""
     rows = {
-        "parameters": f"{plan.parameters:,} ({plan.family})",
+        "parameters": f"{plan.parameters:,} ({plan.family}{f', {plan.pruned}' if plan.pruned else ''})",
         "download": f"{size(plan.download_bytes)} ({'fp32' if plan.embeds else 'bf16'})"
         if plan.download_bytes
         else "none",

@@ -46,6 +46,13 @@ def _check_adapt(settings: Settings) -> None:
     adapt, model = settings.adapt, settings.model
     if adapt.merge_lora and model.adapter is None:
         raise UserError("adapt.merge_lora=true merges model.adapter, which is null; give a folder or a hub id")
+    changes = ["model.adapter"] if model.adapter is not None else []
+    changes += [f"adapt.{name}=true" for name in (*adapt.prunes, "distill") if getattr(adapt, name)]
+    if model.adapter_rank and changes:
+        raise UserError(
+            f"model.adapter_rank={model.adapter_rank} is for adapters of the model as it is, and {changes[0]} makes "
+            "another one of it; make that first (until=acquire), then the bundle with model.source at its folder"
+        )
     learns = [name for name in (*adapt.prunes, "distill", "qat") if getattr(adapt, name)]
     if learns and model.task == "embedding":
         raise UserError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
@@ -104,6 +105,13 @@ class Prune(Frozen):
     size: float = Field(gt=0, lt=1, description="parameters that are left, as a share of all")
 
 
+def _share(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "device" and not (number and 0 < value < 1):
+        raise PydanticCustomError("share", "expected a share between 0 and 1, or device")
+    return value
+
+
 class Adapt(Frozen):
     """What is done to the model before it is quantized, in this order."""
 
@@ -112,7 +120,9 @@ class Adapt(Frozen):
     prune_width: bool = Field(description="cut channels of the feed-forward layers, then groups of heads")
     distill: bool = Field(description="learn the original's answers")
     qat: bool = Field(description="train the 4-bit integers that the recipe has chosen on the original's answers")
-    size: Annotated[float, Field(gt=0, lt=1)] | Literal["device"] = Field(
+    size: Annotated[
+        float | Literal["device"], PlainValidator(_share, json_schema_input_type=float | Literal["device"])
+    ] = Field(
         description="parameters that pruning leaves, as a share of all; each of two kinds takes its root. device: as "
         "many as fit the device, by the forecast"
     )

@@ -140,7 +140,30 @@ def test_a_name_stands_for_the_last_that_was_added(bundle, peft):
     adapters.add(bundle, peft, "greets", None)
     assert len(manifest.read(bundle).adapters) == 1
     manifest.check_files(bundle, manifest.read(bundle))
-    command("adapters", "add", bundle, peft, "--name", "../out", code=2)
+    outside = bundle.parent / "out.ptd"
+    outside.write_text("mine")
+    for name in ("../out", "../../out", str(outside.with_suffix("")), ".", ""):
+        command("adapters", "add", bundle, peft, "--name", name, code=2)
+    assert outside.read_text() == "mine"
+    assert sorted(each.name for each in bundle.parent.iterdir()) == ["out.ptd", "takes"]
+
+
+def test_two_that_are_added_at_once_are_both_there(bundle, peft):
+    said = [BIN / "et-bundle", "adapters", "add", bundle, peft, "--name"]
+    both = [subprocess.Popen([*said, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name in "ab"]
+    assert [each.wait() for each in both] == [0, 0]
+    found = manifest.read(bundle)
+    assert {each.name for each in found.adapters} == {"a", "b"}
+    manifest.check_files(bundle, found)
+
+
+def test_a_model_that_was_changed_takes_none(bundle, peft):
+    step = manifest.Adaptation(step="prune_depth")
+    found = manifest.read(bundle)
+    changed = found.model_copy(update={"what": found.what.model_copy(update={"adaptation": [step]})})
+    manifest.write(changed, bundle)
+    with pytest.raises(UserError, match="is a model changed by prune_depth, and what an adapter would be"):
+        adapters.add(bundle, peft, "greets", None)
 
 
 def test_a_gguf_file_is_the_same_adapter(bundle, peft, tmp_path):
@@ -152,4 +175,5 @@ def test_a_gguf_file_is_the_same_adapter(bundle, peft, tmp_path):
     made = {each.name: each for each in manifest.read(bundle).adapters}["greets"]
     assert (bundle / made.file).read_bytes() == (bundle / found.file).read_bytes()
     assert made.source.keys() == {"greets.gguf"}
-    assert "passed" in command("adapters", "verify", bundle, "greets", file).stdout
+    renamed = file.rename(tmp_path / "renamed.gguf")
+    assert "passed" in command("adapters", "verify", bundle, "greets", renamed).stdout

@@ -70,7 +70,9 @@ def base(make_checkpoint):
     [
         ("llama", "llama", {"target_modules": "all-linear", "rank_pattern": {DOWN: 4}}),
         ("mistral", "llama", {"target_modules": ["q_proj", "k_proj"]}),
+        ("qwen2", "qwen2", {"target_modules": "all-linear"}),
         ("qwen3", "qwen3", {"target_modules": "all-linear"}),
+        ("phi3", "phi3", {"target_modules": "all-linear"}),
         ("gemma3_text", "gemma3", {"target_modules": ["k_proj", "o_proj", "embed_tokens"]}),
         ("llama", "llama", {"target_modules": ["embed_tokens", "lm_head", "up_proj"]}),
     ],
@@ -163,6 +165,8 @@ Q = "blk.0.attn_q.weight.lora_"
         (changed(f"{Q}a", lambda a: a * np.float32("nan")), "not finite"),
         (lambda tensors: tensors.update({"blk.9.attn_q.weight.lora_a": tensors[f"{Q}a"]}), r"changes blk\.9\.attn_q"),
         (lambda tensors: tensors.update({"blk.0.attn_q.bias": tensors[f"{Q}a"][0]}), r"changes blk\.0\.attn_q\.bias"),
+        (lambda tensors: tensors.update({"token_embd.weight": tensors[f"{Q}a"]}), "holds token_embd.weight whole, and"),
+        (changed(f"{Q}a", lambda a: a.astype(np.int32)), "of type I32, which the gguf library cannot decode"),
         (lambda tensors: tensors.clear(), "holds no adapter"),
     ],
 )
@@ -204,8 +208,26 @@ def test_an_adapter_of_another_family_or_size(base, make_checkpoint, tmp_path):
     file = write_gguf_adapter(tmp_path / "adapter.gguf", adapter, base)
     with pytest.raises(UserError, match=r"is for a model of architecture llama, and .* has model_type=qwen3"):
         lora.write_peft(file, Folder(make_checkpoint("qwen3")), tmp_path)
-    with pytest.raises(UserError, match=rf"{file} does not fit the model"):
-        merged_logits(make_checkpoint("llama", hidden_size=256), file, tmp_path)
+    with pytest.raises(UserError, match=rf"{file} does not fit the model: it changes blk.0.attn_q.weight of 128 x"):
+        lora.write_peft(file, Folder(make_checkpoint("llama", hidden_size=256)), tmp_path)
+    # llama.cpp changes the order of rows in it too, which is known here of no table.
+    other = make_checkpoint("smollm3")
+    adapter = write_adapter(other, tmp_path / "other", target_modules=["q_proj"])
+    file = write_gguf_adapter(tmp_path / "other.gguf", adapter, other, "smollm3")
+    with pytest.raises(UserError, match="of architecture smollm3, whose adapters are read from peft's folders alone"):
+        lora.write_peft(file, Folder(other), tmp_path)
+
+
+def test_links_and_large_letters(base, tmp_path):
+    adapter = write_adapter(base, tmp_path / "adapter", target_modules=["q_proj"])
+    write_gguf_adapter(tmp_path / "blob", adapter, base)
+    for name in ("link.gguf", "LINK.GGUF"):
+        (tmp_path / name).symlink_to(tmp_path / "blob")  # as in the hub's cache
+        found = prepare(Checkpoint(source=str(base), adapter=str(tmp_path / name)), 0, Place(tmp_path, tmp_path))
+        assert found.adapter.hashes().keys() == {name}
+    (tmp_path / "gone.gguf").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"gone\.gguf does not exist"):
+        prepare(Checkpoint(source=str(base), adapter=str(tmp_path / "gone.gguf")), 0, Place(tmp_path, tmp_path))
 
 
 def test_a_file_through_the_command(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from et_pipeline.cli import compare
+from et_pipeline.errors import UserError
 from et_pipeline.report import compare_pictures
 from et_pipeline.report.comparison import ADAPTED, Comparison, figures, method, rounding
 
@@ -26,6 +27,14 @@ def test_adapted_forms_stand_beside_the_recipes(tmp_path):
     assert (both.adapt.prunes, both.adapt.qat, both.recipe.algorithm) == (["prune_depth"], True, "gptq")
     assert len({each.name for each in every.values()}) == len(every)  # a bundle each
     assert not every["8da8w"].adapt.prunes
+    assert compare.adapted("x", ["qat, prune_width", "prune_width,qat"]) == compare.adapted(
+        "x", ["prune_width,qat,qat"]
+    )
+    for odd in ("", ",", "none", "lora", "[qat]", "a/b"):
+        with pytest.raises(
+            UserError, match="steps are merge_lora, prune_depth, prune_width, distill, qat, with commas"
+        ):
+            compare.adapted("x", [odd])
 
 
 @pytest.mark.parametrize(
@@ -35,7 +44,7 @@ def test_adapted_forms_stand_beside_the_recipes(tmp_path):
             ["tiny_assistant", "adapt=[prune_width,qat]"],
             "make compare chooses itself; say --adapt prune_width,qat",
         ),
-        (["tiny_assistant", "--adapt", "prune_with"], "adapt=prune_with does not exist"),
+        (["tiny_assistant", "--adapt", "prune_with"], "--adapt 'prune_with' has 'prune_with'; steps are merge_lora"),
         (
             ["tiny_assistant", "--adapt", "prune_width", "verify.text=builtin:tiny_assistant"],
             "does not go with --adapt",

@@ -14,6 +14,7 @@ import org.pytorch.executorch.extension.llm.LlmModule;
  *
  * <pre>
  * forward PROGRAM OUT CALL...       tokens of each call by commas, the next ones after those before; 0:1,2 begins anew
+ * count PROGRAM PREFILL CHUNK TOKENS     that many tokens in pieces, then one by one; nothing is written
  * embed PROGRAM OUT TEXT...         tokens of each text by commas
  * answer PROGRAM TOKENIZER LENGTH IN OUT   prompts and answers, each followed by a zero byte
  * </pre>
@@ -26,6 +27,7 @@ public final class Run {
       String[] rest = Arrays.copyOfRange(arguments, 3, arguments.length);
       switch (arguments[0]) {
         case "forward" -> forward(arguments[1], arguments[2], rest);
+        case "count" -> count(arguments[1], Integer.parseInt(arguments[2]), rest);
         case "embed" -> embed(arguments[1], arguments[2], rest);
         case "answer" -> answer(arguments[1], arguments[2], Integer.parseInt(rest[0]), rest[1], rest[2]);
         default -> throw new IllegalArgumentException(arguments[0]);
@@ -59,6 +61,19 @@ public final class Run {
         EValue position = EValue.from(Tensor.fromBlob(new long[] {start}, new long[] {1}));
         write(out, module.forward(of(tokens), position));
         start += tokens.length;
+      }
+    }
+  }
+
+  private static void count(String program, int prefill, String[] rest) {
+    int chunk = Integer.parseInt(rest[0]), end = prefill + Integer.parseInt(rest[1]);
+    try (Module module = Module.load(program)) {
+      for (int start = 0; start < end; ) {
+        int size = start < prefill ? Math.min(chunk, prefill - start) : 1;
+        long[] tokens = new long[size];
+        Arrays.fill(tokens, 5);
+        module.forward(of(tokens), EValue.from(Tensor.fromBlob(new long[] {start}, new long[] {1})));
+        start += size;
       }
     }
   }

@@ -10,7 +10,7 @@ import numpy as np
 
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.gguf.header import check_magic, open_file, trusting, value_of
-from et_pipeline.checkpoints.gguf.tensors import in_order, names_in_file
+from et_pipeline.checkpoints.gguf.tensors import check_types, in_order, names_in_file
 from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
 
@@ -21,8 +21,15 @@ _HUB = "https://huggingface.co/"
 _PARTS = ("lora_a", "lora_b")
 _KNOWN = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "adapter.lora.prompt_prefix")
 _EMBEDDING = "token_embd.weight"
-#: Families that llama.cpp takes for others; the name of any other is its own.
-_FAMILIES = {"llama": ("llama", "mistral"), "gemma3": ("gemma3_text",), "command-r": ("cohere",)}
+#: Families by llama.cpp's name of their architecture. Of another one it is not known here whether its converter changes
+#: the order of rows (it does SmolLM3's and Granite's, of which transformers has no table).
+_FAMILIES = {
+    "llama": ("llama", "mistral"),
+    "qwen2": ("qwen2",),
+    "qwen3": ("qwen3",),
+    "phi3": ("phi3",),
+    "gemma3": ("gemma3_text",),
+}
 
 
 def base_of(path: Path) -> str | None:
@@ -56,27 +63,39 @@ def write_peft(path: Path, base: Folder, out: Path) -> None:
     reader = _open(path)
     architecture = str(value_of(reader, "general.architecture"))
     family = base.config.get("model_type")
-    if family not in _FAMILIES.get(architecture, (architecture,)):
+    if architecture not in _FAMILIES:
+        raise UserError(
+            f"{path} is for a model of architecture {architecture}, whose adapters are read from peft's folders alone; "
+            f"as GGUF files those for {', '.join(_FAMILIES)} are"
+        )
+    if family not in _FAMILIES[architecture]:
         raise UserError(
             f"{path} is for a model of architecture {architecture}, and {base.path} has model_type={family}"
         )
+    check_types(path, reader.tensors)
     model, _ = build_skeleton(base, as_stored=True)
     names, processor = names_in_file(path, architecture, model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     pairs: dict[str, dict[str, ReaderTensor]] = {}
     tensors = {}
 
     def put(name: str, values: np.ndarray[Any, Any]) -> None:
         if not bool(np.isfinite(values).all()):
             raise UserError(f"{path} is damaged: {name} of it holds a number that is not finite")
-        tensors[f"base_model.model.{name}"] = torch.from_numpy(np.ascontiguousarray(values))
+        tensors[f"base_model.model.{name}"] = torch.from_numpy(np.array(values, order="C"))  # of the file's mapped bytes, a copy
 
     with trusting(path, "tensors"):
         for tensor in reader.tensors:
             stem, _, part = tensor.name.rpartition(".")
             whole = part not in _PARTS
             place = tensor.name if whole else stem
-            if place not in names or (whole and "norm" not in place):
+            if place not in names:
                 raise UserError(f"{path} changes {place}, for which {base.path} has no place: it is for another model")
+            if whole and "norm" not in place:
+                raise UserError(
+                    f"{path} holds {place} whole, and only norms can be; merge the adapter with its own tool, and "
+                    "point model.source at the result"
+                )
             if whole:  # a norm that was trained too, as mergekit-extract-lora writes it
                 put(names[place], in_order(path, processor, _floats(tensor), place))
             else:
@@ -90,6 +109,12 @@ def write_peft(path: Path, base: Folder, out: Path) -> None:
             down = down.T if stem == _EMBEDDING else down
             if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
                 raise UserError(f"{path}: {stem} has parts {list(down.shape)} and {list(up.shape)}, whose ranks differ")
+            wanted = shapes[names[stem]][::-1] if stem == _EMBEDDING else shapes[names[stem]]
+            if (len(up), down.shape[1]) != wanted:
+                raise UserError(
+                    f"{path} does not fit the model: it changes {stem} of {len(up)} x {down.shape[1]}, and "
+                    f"{base.path}'s is {wanted[0]} x {wanted[1]}; it is for another model"
+                )
             parts = (
                 ("lora_embedding_A", "lora_embedding_B") if stem == _EMBEDDING else ("lora_A.weight", "lora_B.weight")
             )
@@ -117,7 +142,7 @@ def write_peft(path: Path, base: Folder, out: Path) -> None:
 
 def _open(path: Path) -> GGUFReader:
     if not path.is_file():
-        raise UserError(f"model.adapter={path} does not exist")
+        raise UserError(f"the adapter {path} does not exist")
     check_magic(path)
     reader = open_file(path)
     with trusting(path, "metadata"):

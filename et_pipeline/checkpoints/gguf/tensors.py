@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +52,7 @@ def match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple
             f"{path}: tensor {strangers[0]} has no place in the {architecture} model that its metadata describe; "
             "point model.source at its original checkpoint"
         )
-    _check_types(path, list(tensors.values()))
+    check_types(path, list(tensors.values()))
     stored = {names[name]: tensor for name, tensor in tensors.items()}
     found = {}
     for name, value in model.state_dict().items():
@@ -128,7 +128,12 @@ def stored(name: str, source: Source) -> list[NewTensor]:
     ]
 
 
-def _check_types(path: Path, tensors: list[ReaderTensor]) -> None:
+def check_types(path: Path, tensors: Sequence[ReaderTensor]) -> None:
+    """Refuse a type that cannot be decoded.
+
+    Raises:
+        UserError: names the first such tensor.
+    """
     from gguf import dequantize
 
     firsts = {tensor.tensor_type: tensor for tensor in reversed(tensors)}

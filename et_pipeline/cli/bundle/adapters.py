@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import FolderArgument, JsonOption, PathArgument
 from et_pipeline.cli.bundle.terminal import print_json, print_table
-from et_pipeline.errors import GateError, UserError
+from et_pipeline.errors import GateError
 from et_pipeline.manifest import Adapter, AdapterQuality
 from et_pipeline.report.words import size
 
@@ -40,11 +41,8 @@ def add(
     """
     from et_pipeline.bundle.adapters import add as put
 
-    called = name or adapter.resolve().name.removesuffix(".gguf")
-    try:
-        added = put(path.expanduser(), adapter.expanduser(), called, base)
-    except ValueError as error:  # of its name
-        raise UserError(f"{called} cannot be an adapter's name: give --name") from error
+    called = name or re.sub(r"\.gguf$", "", adapter.absolute().name, flags=re.IGNORECASE)
+    added = put(path.expanduser(), adapter.expanduser(), called, base)
     _show(added.name, added.quality)
 
 
