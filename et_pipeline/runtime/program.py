@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import struct
 import sys
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
 from et_pipeline.runtime import packed_weights
@@ -301,6 +302,14 @@ def _lacks_weights(error: RuntimeError) -> bool:
     return str(error).endswith("0x:2")  # Error::InvalidState
 
 
+def _free_loggers(stream: IO[str]) -> None:
+    """Let what libraries log go to standard error again: those imported meanwhile have kept the stream."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if getattr(handler, "stream", None) is stream:
+                handler.setStream(sys.__stderr__)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep what native code prints away from the user; shown if the block raises.
@@ -318,6 +327,7 @@ def quiet() -> Iterator[None]:
             failed = False
         finally:
             captured.flush()
+            _free_loggers(captured)
             for descriptor, copy in enumerate(saved, start=1):
                 os.dup2(copy, descriptor)
                 os.close(copy)

@@ -142,7 +142,7 @@ def test_a_name_stands_for_the_last_that_was_added(bundle, peft):
     manifest.check_files(bundle, manifest.read(bundle))
     outside = bundle.parent / "out.ptd"
     outside.write_text("mine")
-    for name in ("../out", "../../out", str(outside.with_suffix("")), ".", ""):
+    for name in ("../out", "../../out", str(outside.with_suffix("")), "."):
         command("adapters", "add", bundle, peft, "--name", name, code=2)
     assert outside.read_text() == "mine"
     assert sorted(each.name for each in bundle.parent.iterdir()) == ["out.ptd", "takes"]

@@ -1,6 +1,8 @@
 import ctypes
+import logging
 import os
 import struct
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -126,3 +128,13 @@ def test_the_pool_multiplies_without_threads_of_its_own(program):
         torch.set_num_threads(own)
     with ThreadPoolExecutor() as another:  # as the pool's threads are: torch has set nothing there
         assert another.submit(library.mkl_get_max_threads).result() == 1
+
+
+def test_a_library_that_is_imported_in_quiet_logs_to_standard_error_afterwards():
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("imported_in_quiet")
+    with quiet():
+        handler.setStream(sys.stderr)
+        logger.addHandler(handler)
+    assert handler.stream is sys.__stderr__
+    logger.removeHandler(handler)

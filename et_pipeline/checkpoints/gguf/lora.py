@@ -82,7 +82,8 @@ def write_peft(path: Path, base: Folder, out: Path) -> None:
     def put(name: str, values: np.ndarray[Any, Any]) -> None:
         if not bool(np.isfinite(values).all()):
             raise UserError(f"{path} is damaged: {name} of it holds a number that is not finite")
-        tensors[f"base_model.model.{name}"] = torch.from_numpy(np.array(values, order="C"))  # of the file's mapped bytes, a copy
+        own = np.array(values, order="C")  # not the file's mapped bytes
+        tensors[f"base_model.model.{name}"] = torch.from_numpy(own)
 
     with trusting(path, "tensors"):
         for tensor in reader.tensors:
