@@ -18,7 +18,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-eval test-kill lint format \
-        docs docs-site bench-7b bench-host bench-quality clean \
+        docs docs-site bench-7b bench-arm bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -97,8 +97,11 @@ coverage: $(READY) ## The same tests, and what of the package they run
 test-all: $(READY) ## All tests, real exports of every recipe among them
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-test-arm: $(READY) ## Android's own arm64 library, emulated: the same logits and answers as here (Debian, Ubuntu)
+test-arm: $(READY) ## Android's own arm64 library, emulated: the same logits and answers as here (on Debian)
 	$(BIN)/python -m pytest -m arm tests/arm --timeout=0
+
+bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 core: make bench-arm [PROGRAM=x.pte] [SET="--positions 64 512"]
+	$(BIN)/python $(ANDROID)/tools/bench_arm.py $(or $(PROGRAM),$(DEMO)/xnnpack.pte) $(SET)
 
 test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eval]'

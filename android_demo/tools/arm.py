@@ -10,6 +10,7 @@ It shows what the library computes there. It shows nothing about time, energy, o
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -108,11 +109,12 @@ def make_arm() -> Arm:
     """Gets and builds everything; a second time nothing.
 
     Raises:
-        BuildError: This is no machine with Debian's package manager.
+        BuildError: This is no Debian on x86-64.
     """
-    for name in ("apt-get", "dpkg-deb"):
-        if not shutil.which(name):
-            raise BuildError(f"The arm64 library is run with Debian's packages, and there is no {name} here.")
+    system = Path("/etc/os-release")
+    debian = system.is_file() and "ID=debian" in system.read_text().splitlines() and shutil.which("apt-get")
+    if not debian or platform.machine() != "x86_64":  # Ubuntu keeps packages for arm64 in another archive
+        raise BuildError("The arm64 library is run with packages of Debian on x86-64, and this is another system.")
     machine = step("arm-machine", "an arm64 machine: QEMU, a cross compiler and a JVM", PACKAGES, _unpack_packages)
     tools, root = machine / "tools", machine / "root"
     toolbox = prepare()
