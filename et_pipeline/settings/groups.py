@@ -98,6 +98,14 @@ class Training(Frozen):
     learning_rate: float = Field(gt=0, description="the highest; it rises at first and falls along half a cosine")
 
 
+class Distillation(Training):
+    """How a model learns from another one."""
+
+    temperature: float = Field(
+        gt=0, description="divides the logits of both: the higher, the more counts what the teacher holds less likely"
+    )
+
+
 class Prune(Frozen):
     """What to cut of a model, and how much."""
 
@@ -130,7 +138,7 @@ class Adapt(Frozen):
         description="a folder or hub id with the same vocabulary to distil from; null: the model before it was pruned"
     )
     text: LearnedText
-    distillation: Training
+    distillation: Distillation
     qat_training: Training = Field(description="likewise; its learning rate is in tens of steps of the integers")
 
     @property
