@@ -20,8 +20,8 @@ from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from et_pipeline.bundle import Bundle
-    from et_pipeline.forecast import Survey
     from et_pipeline.pipeline import Result
+    from et_pipeline.survey import Survey
 
 __version__ = "0.1.0"
 __all__ = ["CONF", "UserError", "open_bundle", "plan", "run"]

@@ -21,8 +21,7 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
-from et_pipeline.pruned import pruned_config
-from et_pipeline.settings import Adapt, Device, ExportForm, Model, Quantization, Recipe, Settings
+from et_pipeline.settings import Device, ExportForm, Model, Quantization, Recipe, Settings
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
 SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
@@ -123,52 +122,6 @@ class Plan(BaseModel):
         return 1 / self.ttft_s if self.embeds else self.decode_tok_s
 
 
-class Survey(BaseModel):
-    """One plan in full, and the same with other recipes on its device, or on other devices.
-
-    Attributes:
-        over: what the others differ in.
-        chosen: what was asked for; None where it was every device.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    over: str
-    chosen: Plan | None
-    plans: tuple[Plan, ...]
-
-
-def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, Device] | None) -> Survey:
-    """Forecast a bundle, and what it is compared with.
-
-    Args:
-        settings: the run.
-        recipes: to show beside the chosen one, if that is on one device.
-        devices: to show with the chosen recipe, instead of its own device.
-
-    Raises:
-        UserError: the model's config is missing or broken, or the recipe does not fit its shapes.
-    """
-    known = read_adapted(settings)
-    check_groups(known, settings.recipe)
-    if devices is not None:
-        plans = [forecast(settings, known, settings.recipe, device) for device in devices.values()]
-        return Survey(over="device", chosen=None, plans=tuple(sorted(plans, key=lambda each: -each.pace)))
-    chosen = forecast(settings, known, settings.recipe, settings.device)
-    if settings.adapt.prunes:
-        whole = read_model(settings.model).parameters
-        left = f"{known.parameters / whole:.1%} of {whole:,} after {' and '.join(settings.adapt.prunes)}"
-        chosen = chosen.model_copy(update={"pruned": left})
-    others = {chosen.recipe: chosen}
-    for recipe in recipes.values():
-        try:
-            check_groups(known, recipe)
-        except UserError:  # not asked for, and not possible with this model
-            continue
-        others.setdefault(recipe.name, forecast(settings, known, recipe, settings.device))
-    return Survey(over="recipe", chosen=chosen, plans=tuple(sorted(others.values(), key=lambda each: each.pte_bytes)))
-
-
 def read_model(model: Model) -> Architecture:
     """Read the architecture from the settings, from a folder here, or from the one file config.json of the hub.
 
@@ -178,69 +131,18 @@ def read_model(model: Model) -> Architecture:
     if model.architecture is None:
         known = architecture_of(Folder(config_folder(model.checkpoint)))
     else:
-        known = read_architecture(*_config(model))
+        known = read_architecture(*config_of(model))
     check_context(model.max_context, known.max_position)
     return known
 
 
-def read_adapted(settings: Settings) -> Architecture:
-    """The architecture of the model after pruning, which is read as by `read_model`.
-
-    Raises:
-        UserError: likewise, or pruning cannot do that.
-    """
-    known = read_model(settings.model)
-    if not settings.adapt.prunes:
-        return known
-    config, where = _config(settings.model)
-    adapt = sized(settings, config, where)
-    return read_architecture(pruned_config(config, where, adapt.prunes, adapt.share), where)
-
-
-def _config(model: Model) -> tuple[Mapping[str, Any], str]:
+def config_of(model: Model) -> tuple[Mapping[str, Any], str]:
     """The content of config.json, and what to call it in a message."""
     if model.architecture is None:
         folder = Folder(config_folder(model.checkpoint))
         return folder.config, str(folder.path / CONFIG)
     where = "model.architecture"
     return put_right(model.architecture, where), where
-
-
-def sized(settings: Settings, config: Mapping[str, Any], where: str) -> Adapt:
-    """What is done to the model, `adapt.size=device` being the largest share, in hundredths, that fits the device.
-
-    Args:
-        settings: of the run.
-        config: the content of config.json.
-        where: what to call it in a message.
-
-    Raises:
-        UserError: the whole model fits, or nothing that pruning can leave does.
-    """
-    adapt = settings.adapt
-    if not adapt.prunes or adapt.size != "device":
-        return adapt
-    plan = forecast(settings, read_architecture(config, where), settings.recipe, settings.device)
-    limit = f"{settings.device.name}'s {plan.limit_bytes / 1e9:.1f} GB for an app"
-    if plan.fits:
-        raise UserError(
-            f"adapt.size=device: the whole model fits {limit} already, with {plan.resident_bytes / 1e9:.1f} GB; leave "
-            f"{' and '.join(adapt.prunes)} out of adapt, or say how much is to be left, such as adapt.size=0.75"
-        )
-    for percent in range(99, 0, -1):
-        smaller = adapt.model_copy(update={"size": percent / 100})
-        try:
-            made = pruned_config(config, where, smaller.prunes, smaller.share)
-        except UserError as error:
-            raise UserError(
-                f"adapt.size=device: the least that {' and '.join(adapt.prunes)} can leave takes "
-                f"{plan.resident_bytes / 1e9:.1f} GB, more than {limit}; take fewer bits or a shorter context, or "
-                "prune both ways (adapt=[prune_depth,prune_width])"
-            ) from error
-        plan = forecast(settings, read_architecture(made, where), settings.recipe, settings.device)
-        if plan.fits:
-            return smaller
-    raise AssertionError(percent)
 
 
 def architecture_of(folder: Folder) -> Architecture:

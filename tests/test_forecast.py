@@ -24,10 +24,10 @@ from et_pipeline.forecast import (
     pte_bytes,
     read_model,
     summary,
-    survey,
     tensor_bytes,
 )
 from et_pipeline.settings import ExportForm, Quantization, load_settings
+from et_pipeline.survey import survey
 
 ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text())["manifests"]

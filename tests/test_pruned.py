@@ -5,8 +5,9 @@ import pytest
 from et_pipeline.adaptation.pruning import prune_depth, prune_width
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
-from et_pipeline.forecast import architecture_of, forecast, read_adapted, read_model, sized
+from et_pipeline.forecast import architecture_of, forecast, read_model
 from et_pipeline.pruned import pruned_config
+from et_pipeline.survey import read_adapted, sized
 from tests.test_forecast import settings
 
 

@@ -140,8 +140,9 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
     Raises:
         UserError: a text is missing, or the first recipe cannot be run at all.
     """
-    from et_pipeline.forecast import check_groups, read_adapted
+    from et_pipeline.forecast import check_groups
     from et_pipeline.pipeline import check, given_texts, run
+    from et_pipeline.survey import read_adapted
 
     for settings in every.values():
         given_texts(settings)

@@ -22,10 +22,10 @@ from et_pipeline import CONF
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
 from et_pipeline.evaluation.gate import too_far
-from et_pipeline.forecast import Survey
 from et_pipeline.job import do, forget
 from et_pipeline.job.mistakes import guarded, told
 from et_pipeline.report import tables
+from et_pipeline.survey import Survey
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result

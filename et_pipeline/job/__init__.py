@@ -10,12 +10,12 @@ from omegaconf import DictConfig
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
-from et_pipeline.forecast import Survey
 from et_pipeline.job.plan import ALL_DEVICES, forecast
 from et_pipeline.job.programs import chosen_programs
 from et_pipeline.job.search_path import register
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings, StageName
+from et_pipeline.survey import Survey
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Result

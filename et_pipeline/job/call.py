@@ -16,8 +16,8 @@ from omegaconf import DictConfig, open_dict
 
 from et_pipeline import CONF, job
 from et_pipeline.errors import StageError, UserError
-from et_pipeline.forecast import Survey
 from et_pipeline.job.mistakes import told
+from et_pipeline.survey import Survey
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Result

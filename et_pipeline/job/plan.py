@@ -15,9 +15,9 @@ from yaml import YAMLError
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
-from et_pipeline.forecast import Survey, survey
 from et_pipeline.report import plots
 from et_pipeline.settings import Device, Recipe, Settings
+from et_pipeline.survey import Survey, survey
 
 log = logging.getLogger(__name__)
 ALL_DEVICES = "all"

@@ -16,12 +16,13 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import gguf_file, prepare
 from et_pipeline.errors import UserError
-from et_pipeline.forecast import forecast, sized
+from et_pipeline.forecast import forecast
 from et_pipeline.pipeline.acquiring import acquire
 from et_pipeline.pipeline.order import TRAINING_LIBRARIES, UNADAPTED, Stage, drawn, samples
 from et_pipeline.pipeline.steps import Face, Made, finish, heavy
 from et_pipeline.settings import Adapt, Checkpoint, Prune, Settings
 from et_pipeline.stages import ADAPTATIONS
+from et_pipeline.survey import sized
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.forecast import BANDWIDTH_SHARE, Plan, Survey
+from et_pipeline.forecast import BANDWIDTH_SHARE, Plan
 from et_pipeline.report.words import size
+from et_pipeline.survey import Survey
 
 
 def forecast(survey: Survey) -> RenderableType:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from et_pipeline.forecast import Plan, Survey
+from et_pipeline.forecast import Plan
 from et_pipeline.report.plan_tables import verdict
 from et_pipeline.report.words import size
+from et_pipeline.survey import Survey
 
 WIDTH, LABEL, PANEL, GAP, ROW, TOP = 1080, 250, 340, 80, 34, 92
 # Colours that people with any kind of colour vision tell apart (Okabe and Ito), on white in light and dark viewers.

@@ -9,10 +9,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.forecast import Survey, summary
+from et_pipeline.forecast import summary
 from et_pipeline.manifest import Manifest, Quality, TextQuality
 from et_pipeline.report.plan_tables import forecast, plan_table, two_columns
 from et_pipeline.report.words import adapted, check_sentence, down, imported, outside, size, within, witness_sentence
+from et_pipeline.survey import Survey
 
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result

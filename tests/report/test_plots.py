@@ -2,8 +2,9 @@
 
 from xml.etree import ElementTree
 
-from et_pipeline.forecast import Plan, Survey
+from et_pipeline.forecast import Plan
 from et_pipeline.report.plots import WIDTH, survey_svg
+from et_pipeline.survey import Survey
 
 SVG = "{http://www.w3.org/2000/svg}"
 PLAN = Plan(
