@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,62 @@ def write_peft(path: Path, base: Folder, out: Path) -> None:
     from safetensors.torch import save_file
 
     reader = _open(path)
-    architecture = str(value_of(reader, "general.architecture"))
-    family = base.config.get("model_type")
+    model = _match(path, reader, base)
+    with trusting(path, "tensors"):
+        arrays, pairs = _sorted(reader, model)
+        ranks = {}
+        for stem, both in pairs.items():
+            down, up = _factors(stem, both, model)
+            module, embeds = model.names[stem].removesuffix(".weight"), stem == _EMBEDDING
+            arrays[f"{module}.{'lora_embedding_A' if embeds else 'lora_A.weight'}"] = down
+            arrays[f"{module}.{'lora_embedding_B' if embeds else 'lora_B.weight'}"] = up
+            ranks[module] = len(down)
+        alpha = float(value_of(reader, "adapter.lora.alpha") or 0)
+    if not ranks:
+        raise UserError(f"{path} holds no adapter: it has no tensor that ends with .lora_a")
+    for name, values in arrays.items():
+        if not bool(np.isfinite(values).all()):
+            raise UserError(f"{path} is damaged: {name} of it holds a number that is not finite")
+    largest = max(ranks.values())
+    others = {module: rank for module, rank in ranks.items() if rank != largest}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_of(path),
+        "r": largest,
+        "rank_pattern": others,
+        "lora_alpha": alpha or largest,
+        "alpha_pattern": {} if alpha else others,
+        "target_modules": list(ranks),
+        "bias": "none",
+    }
+    # Copies, for some are the file's mapped bytes.
+    tensors = {f"base_model.model.{name}": torch.from_numpy(np.array(each, order="C")) for name, each in arrays.items()}
+    save_file(tensors, out / "adapter_model.safetensors", {"format": "pt"})
+    (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+class _Model(NamedTuple):
+    """What an adapter's tensors are to fit.
+
+    Attributes:
+        path: the adapter's file.
+        base: the model's folder.
+        names: of its tensors, by their names in a GGUF file.
+        shapes: of them, by name.
+        processor: what `in_order` wants.
+    """
+
+    path: Path
+    base: Path
+    names: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    processor: Any
+
+
+def _match(path: Path, reader: GGUFReader, base: Folder) -> _Model:
+    """Refuse an adapter of another family, or of one whose order of rows is not known here."""
+    architecture, family = str(value_of(reader, "general.architecture")), base.config.get("model_type")
     if architecture not in _FAMILIES:
         raise UserError(
             f"{path} is for a model of architecture {architecture}, whose adapters are read from peft's folders alone; "
@@ -76,69 +130,54 @@ def write_peft(path: Path, base: Folder, out: Path) -> None:
     model, _ = build_skeleton(base, as_stored=True)
     names, processor = names_in_file(path, architecture, model)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return _Model(path, base.path, names, shapes, processor)
+
+
+def _sorted(
+    reader: GGUFReader, model: _Model
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, dict[str, ReaderTensor]]]:
+    """Tensors that are held whole, by their names in the model, and the parts of the others, by theirs in the file."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     pairs: dict[str, dict[str, ReaderTensor]] = {}
-    tensors = {}
-
-    def put(name: str, values: np.ndarray[Any, Any]) -> None:
-        if not bool(np.isfinite(values).all()):
-            raise UserError(f"{path} is damaged: {name} of it holds a number that is not finite")
-        own = np.array(values, order="C")  # not the file's mapped bytes
-        tensors[f"base_model.model.{name}"] = torch.from_numpy(own)
-
-    with trusting(path, "tensors"):
-        for tensor in reader.tensors:
-            stem, _, part = tensor.name.rpartition(".")
-            whole = part not in _PARTS
-            place = tensor.name if whole else stem
-            if place not in names:
-                raise UserError(f"{path} changes {place}, for which {base.path} has no place: it is for another model")
-            if whole and "norm" not in place:
-                raise UserError(
-                    f"{path} holds {place} whole, and only norms can be; merge the adapter with its own tool, and "
-                    "point model.source at the result"
-                )
-            if whole:  # a norm that was trained too, as mergekit-extract-lora writes it
-                put(names[place], in_order(path, processor, _floats(tensor), place))
-            else:
-                pairs.setdefault(stem, {})[part] = tensor
-        ranks = {}
-        for stem, both in pairs.items():
-            module = names[stem].removesuffix(".weight")
-            if len(both) != 2:
-                raise UserError(f"{path} lacks {stem}.{_PARTS[_PARTS[0] in both]}")
-            down, up = (_floats(both[part]) for part in _PARTS)
-            down = down.T if stem == _EMBEDDING else down
-            if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
-                raise UserError(f"{path}: {stem} has parts {list(down.shape)} and {list(up.shape)}, whose ranks differ")
-            wanted = shapes[names[stem]][::-1] if stem == _EMBEDDING else shapes[names[stem]]
-            if (len(up), down.shape[1]) != wanted:
-                raise UserError(
-                    f"{path} does not fit the model: it changes {stem} of {len(up)} x {down.shape[1]}, and "
-                    f"{base.path}'s is {wanted[0]} x {wanted[1]}; it is for another model"
-                )
-            parts = (
-                ("lora_embedding_A", "lora_embedding_B") if stem == _EMBEDDING else ("lora_A.weight", "lora_B.weight")
+    for tensor in reader.tensors:
+        stem, _, part = tensor.name.rpartition(".")
+        whole = part not in _PARTS
+        place = tensor.name if whole else stem
+        if place not in model.names:
+            raise UserError(
+                f"{model.path} changes {place}, for which {model.base} has no place: it is for another model"
             )
-            put(f"{module}.{parts[0]}", down)
-            put(f"{module}.{parts[1]}", in_order(path, processor, up, stem))
-            ranks[module] = len(down)
-        alpha = float(value_of(reader, "adapter.lora.alpha") or 0)
-    if not ranks:
-        raise UserError(f"{path} holds no adapter: it has no tensor that ends with .lora_a")
-    largest = max(ranks.values())
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_of(path),
-        "r": largest,
-        "rank_pattern": {module: rank for module, rank in ranks.items() if rank != largest},
-        "lora_alpha": alpha or largest,
-        "alpha_pattern": {} if alpha else {module: rank for module, rank in ranks.items() if rank != largest},
-        "target_modules": list(ranks),
-        "bias": "none",
-    }
-    save_file(tensors, out / "adapter_model.safetensors", {"format": "pt"})
-    (out / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if not whole:
+            pairs.setdefault(stem, {})[part] = tensor
+        elif "norm" in place:  # one that was trained too, as mergekit-extract-lora writes it
+            arrays[model.names[place]] = in_order(model.path, model.processor, _floats(tensor), place)
+        else:
+            raise UserError(
+                f"{model.path} holds {place} whole, and only norms can be; merge the adapter with its own tool, and "
+                "point model.source at the result"
+            )
+    return arrays, pairs
+
+
+def _factors(
+    stem: str, both: dict[str, ReaderTensor], model: _Model
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A [rank, inputs] and B [outputs, rank] of one weight."""
+    path = model.path
+    if len(both) != 2:
+        raise UserError(f"{path} lacks {stem}.{_PARTS[_PARTS[0] in both]}")
+    down, up = (_floats(both[part]) for part in _PARTS)
+    down = down.T if stem == _EMBEDDING else down
+    if down.ndim != 2 or up.ndim != 2 or len(down) != up.shape[1]:
+        raise UserError(f"{path}: {stem} has parts {list(down.shape)} and {list(up.shape)}, whose ranks differ")
+    shape = model.shapes[model.names[stem]]
+    wanted = shape[::-1] if stem == _EMBEDDING else shape
+    if (len(up), down.shape[1]) != wanted:
+        raise UserError(
+            f"{path} does not fit the model: it changes {stem} of {len(up)} x {down.shape[1]}, and {model.base}'s is "
+            f"{wanted[0]} x {wanted[1]}; it is for another model"
+        )
+    return down, in_order(path, model.processor, up, stem)
 
 
 def _open(path: Path) -> GGUFReader:
