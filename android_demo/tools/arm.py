@@ -44,8 +44,8 @@ class Core(NamedTuple):
 
 CORES = {
     "cortex-a53": Core("cortex-a53", _A53, "0xd03"),  # ARMv8.0: no dot products
-    # Android's library of ExecuTorch 1.3 has atomics of ARMv8.1 in its `Module`, at which such a core stops; not in its
-    # `LlmModule`. So one that has them is told to be an A53, and takes that one's kernels.
+    # `Module` of Android's library has atomics of ARMv8.1 (ExecuTorch 1.3), at which such a core stops. So one that has
+    # them is told to be an A53, and takes that one's kernels.
     "cortex-a53-kernels": Core("cortex-a76", _A53, "0xd03"),
     "cortex-a76": Core("cortex-a76", _A76, "0xd0b"),
     # Multiplies matrices of 8 bits. QEMU 7.2 computes SME's products wrongly, QEMU 10.0 rightly.

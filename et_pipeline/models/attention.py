@@ -120,7 +120,7 @@ def read(cache: Stored, end: Any) -> torch.Tensor:
         return cache.numbers
 
     def used(part: torch.Tensor) -> torch.Tensor:
-        return part if end is None else part[:, :end]
+        return part if end is None else part.narrow(1, 0, end)  # a slice would have a size of its own
 
     if cache.scales is None or cache.zeros is None:
         return used(cache.numbers).to(torch.float32)

@@ -100,29 +100,30 @@ def test_each_recipe_computes_the_same(machine, lowered, recipe, core, tmp_path)
     assert apart < FARTHEST
 
 
-SHORT = ["model.max_context=64", "model.prefill_chunk=16", "measure.prompt_tokens=8", "measure.decode_tokens=4"]
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("cache_of", ["int8", "fp16"])
+def test_each_kind_of_cache_is_the_same(machine, lowered, cache_of, core, tmp_path):
+    ids = [(7 * number) % 500 + 8 for number in range(40)]
+    calls = [ids[:16], ids[16:32], *([token] for token in ids[32:])]
+    program = lowered("experiment=demo", f"model.kv_cache={cache_of}")
+    apart, same = distance(machine, core, program, calls, tmp_path / "out")
+    print(f"ARM cache of {cache_of} {core}: largest KL {apart:.1e}")
+    assert same
+    assert apart < FARTHEST
 
 
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize(
-    ("family", "settings", "words"),
-    [
-        ("gemma3_text", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}, []),  # a ring
-        ("llama", {"tie_word_embeddings": True}, ["model.kv_cache=int8"]),
-        ("llama", {"tie_word_embeddings": True}, ["model.kv_cache=fp16"]),
-    ],
-)
-def test_each_kind_of_cache_computes_the_same(
-    machine, lowered, make_checkpoint, family, settings, words, core, tmp_path
-):
-    source = _checkpoint(make_checkpoint, family, json.dumps(settings))
-    program = lowered("model=custom", "task=chat", f"model.source={source}", "recipe=8da4w", *SHORT, *words)
+def test_a_window_is_the_same(machine, lowered, make_checkpoint, core, tmp_path):
+    kinds = ["sliding_attention", "full_attention"]
+    source = _checkpoint(make_checkpoint, "gemma3_text", json.dumps({"sliding_window": 8, "layer_types": kinds}))
+    short = ["model.max_context=64", "model.prefill_chunk=16", "measure.prompt_tokens=8", "measure.decode_tokens=4"]
+    program = lowered("model=custom", "task=chat", f"model.source={source}", "recipe=8da4w", *short)
     ids = [(7 * number) % 500 + 2 for number in range(40)]
     calls = [ids[:16], ids[16:32], *([token] for token in ids[32:])]
     apart, same = distance(machine, core, program, calls, tmp_path / "out")
-    print(f"ARM {family} {words} {core}: largest KL {apart:.1e}")
+    print(f"ARM window {core}: largest KL {apart:.1e}")
     assert same
-    assert apart < 100 * FARTHEST  # random weights of ten times the usual spread make much of little
+    assert apart < FARTHEST
 
 
 _MADE: dict[str, Path] = {}
@@ -158,7 +159,10 @@ def test_answers_are_those_of_x86(machine, lowered, core, tmp_path):
     ]
     (tmp_path / "in").write_text("\0".join(asked), encoding="utf-8")
     done = machine.run(core, "answer", program, tokenizer, "160", tmp_path / "in", tmp_path / "out")
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    if core == "cortex-a53":  # the library closes a model with atomics of ARMv8.1, see the last test
+        assert "SIGILL" in done.stdout
+    else:
+        assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
     found = (tmp_path / "out").read_text(encoding="utf-8").split("\0")[:-1]
     encoder, here = Tokenizer.from_file(str(tokenizer)), Program(program)
     end = encoder.token_to_id("<|end|>")
@@ -190,7 +194,7 @@ def test_a_broken_file_is_refused_and_ends_nothing(machine, lowered, core, tmp_p
 
 
 def test_module_stops_a_core_without_the_atomics_of_armv8_1(machine, lowered, tmp_path):
-    """A fault of the library of ExecuTorch 1.3 as it is built: why the app uses `LlmModule` alone on such a phone."""
+    """A fault of the library of ExecuTorch 1.3 as it is built; closing an `LlmModule` meets it too."""
     program = lowered("experiment=demo", *RECIPES["8da4w-g32"])
     done = machine.run("cortex-a53", "forward", program, tmp_path / "out", "1,5")
     assert done.returncode != 0

@@ -109,7 +109,7 @@ public final class Run {
         module.generate(prompt, length, append, false);
         out.append('\0');
       }
+      Files.writeString(Path.of(file), out); // before it is closed, which a core of ARMv8.0 does not survive
     }
-    Files.writeString(Path.of(file), out);
   }
 }
