@@ -109,7 +109,8 @@ def test_each_kind_of_cache_is_the_same(machine, lowered, cache_of, core, tmp_pa
     apart, same = distance(machine, core, program, calls, tmp_path / "out")
     print(f"ARM cache of {cache_of} {core}: largest KL {apart:.1e}")
     assert same
-    assert apart < FARTHEST
+    # A key or value that falls on the other side of a rounding is a step of 1/255 away, and stays so. Seen: 1.1e-4.
+    assert apart < (1e-3 if cache_of == "int8" else FARTHEST)
 
 
 @pytest.mark.parametrize("core", CORES)
