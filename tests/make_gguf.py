@@ -12,6 +12,14 @@ from et_pipeline import tiny_assistant
 TEMPLATE = json.loads((tiny_assistant.CHECKPOINT / "tokenizer_config.json").read_text())["chat_template"]
 
 
+def in_their_order(values, stem, config):
+    """Rows of a Llama's queries and keys as llama.cpp has them, halves of a head interleaved; others stay."""
+    if not stem.endswith(("q_proj", "k_proj")):
+        return values
+    heads = config["num_attention_heads" if stem.endswith("q_proj") else "num_key_value_heads"]
+    return values.reshape(heads, 2, len(values) // heads // 2, -1).swapaxes(1, 2).reshape(values.shape)
+
+
 def write_gguf(
     path, checkpoint, kind=Kind.F32, split="smollm", architecture=None, edit=None, extra=None, kinds=None, part=0
 ):
@@ -52,10 +60,8 @@ def write_gguf(
     for name, tensor in load_file(checkpoint / "model.safetensors").items():
         stem, suffix = name.rsplit(".", 1)
         values = tensor.float().numpy()
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
-            heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
-            halves = values.reshape(heads, 2, values.shape[0] // heads // 2, -1)
-            values = halves.swapaxes(1, 2).reshape(values.shape)
+        if architecture == "llama":
+            values = in_their_order(values, stem, config)
         tensors[f"{names.get_name(stem)}.{suffix}"] = values
     if edit is not None:
         edit(tensors)

@@ -12,6 +12,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from safetensors.torch import load_file
 
+from tests.make_gguf import in_their_order
+
 
 def write_gguf_adapter(
     path: Path,
@@ -35,10 +37,8 @@ def write_gguf_adapter(
         values, place = tensor.float().numpy(), names.get_name(stem)
         if part == "embedding_A":
             values = values.T
-        elif part == "B.weight" and architecture == "llama" and stem.endswith(("q_proj", "k_proj")):
-            heads = model["num_attention_heads" if stem.endswith("q_proj") else "num_key_value_heads"]
-            halves = values.reshape(heads, 2, len(values) // heads // 2, -1)
-            values = halves.swapaxes(1, 2).reshape(values.shape)
+        elif part == "B.weight" and architecture == "llama":
+            values = in_their_order(values, stem, model)
         tensors[f"{place}.weight.lora_{'a' if 'A' in part else 'b'}"] = np.ascontiguousarray(values)
     if edit is not None:
         edit(tensors)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import host
 from artifacts import BuildError
-from steps import class_path, jdk, run, step
+from steps import BUILD, class_path, jdk, run, step
 from toolbox import Toolbox, prepare
 
 SOURCES = Path(__file__).with_name("arm")
@@ -96,7 +96,13 @@ class Arm(NamedTuple):
         command += ["-plugin", plugin] if plugin else []
         for name, value in given.items():
             command += ["-E", f"{name}={value}"]
-        command += [java, "-Xint", f"-agentpath:{self.host}/libandroidhost.so", f"-Djava.library.path={self.host}"]
+        command += [
+            java,
+            "-Xint",
+            f"-XX:ErrorFile={BUILD}/arm-crash_%p.log",
+            f"-agentpath:{self.host}/libandroidhost.so",
+            f"-Djava.library.path={self.host}",
+        ]
         command += ["-cp", self.classes, "Run", *arguments]
         # Of the machine's own libraries, that the tools in the folder need.
         environment = {**os.environ, "LD_LIBRARY_PATH": _libraries(self.tools)}

@@ -89,7 +89,7 @@ class Adapter:
     def check(self) -> None:
         """Raise a `UserError` for what the files alone show to be wrong."""
         if is_gguf(self.path):
-            assert self.base is None or self.base
+            _ = self.base  # opens the file
         else:
             assert self.config
             assert self.layout
