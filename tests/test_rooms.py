@@ -1,6 +1,7 @@
 """Who may know whom is in pyproject.toml, and import-linter says it (make lint); here is what it cannot say."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import grimp
@@ -18,6 +19,12 @@ def test_rooms_are_short():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno - node.lineno < OF_A_FUNCTION, f"{path}: {node.name}"
+
+
+def test_test_files_have_names_of_their_own():
+    """The folders are no packages, so pytest would import two of one name as one module, and stop."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_package_knows_a_module_that_knows_it():
