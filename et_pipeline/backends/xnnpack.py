@@ -1,8 +1,8 @@
 """XNNPACK: fast CPU kernels on every phone, and on this host.
 
 Upstream's lowering is led around its faults and limits by overrides that last as long as `lower` does: see `upstream`,
-`xnnpack_weight_only` above all, without which weight-only linears become garbage, and `xnnpack_branches`, by which the
-branch of a decoder's graph that attends to the tokens of a prompt (`models.attention`) gets delegates.
+`xnnpack_weight_only` above all, without which weight-only linears become garbage, and `xnnpack_lengths`, by which a
+decoder's attention (`models.attention`) is delegated.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ from et_pipeline.backends.base import (
     fallback_reasons,
 )
 from et_pipeline.upstream.cheap import cheap_lowering
+from et_pipeline.upstream.prefixes import planning_with_prefixes
 from et_pipeline.upstream.refusals import noted_xnnpack_refusals
 from et_pipeline.upstream.shared_constants import shared_constants
 from et_pipeline.upstream.shared_weights import shared_weights
 from et_pipeline.upstream.tensor_file import with_tensors
-from et_pipeline.upstream.xnnpack_branches import (
-    branch_partitioner,
-    branches_delegates_kept,
-    infer_symbolic_views,
-    lengths_known_at_run_time,
-)
 from et_pipeline.upstream.xnnpack_inputs import weights_from_outside
+from et_pipeline.upstream.xnnpack_lengths import infer_symbolic_views, lengths_known_at_run_time
 from et_pipeline.upstream.xnnpack_passes import passes_with_work
 from et_pipeline.upstream.xnnpack_transpose import transposed_while_packing
 from et_pipeline.upstream.xnnpack_weight_only import linear_config, rows_as_rows, split_biases
@@ -46,14 +42,10 @@ GROUP_MULTIPLE = 32  # XNNPACK's blockwise 4-bit kernels
 
 # Operators that decoders are made of on purpose: kernels of ExecuTorch, which no delegate has.
 _OURS = {
-    "llama::custom_sdpa": "ExecuTorch's own attention over a cache",
+    "aten::empty": "what is used of a cache, which lies in the cache: nothing is copied",
     "llama::update_cache": "ExecuTorch's own write into the cache",
     "llama::update_cache_with_indices": "ExecuTorch's own write into the ring of a sliding window",
 }
-
-
-# Of the branch for a single token, into which the partitioner does not look.
-_SINGLE_TOKEN = {"aten::view_copy": "a shape for ExecuTorch's own attention, not worth a delegate"}
 
 
 class XnnpackBackend:
@@ -118,7 +110,6 @@ class XnnpackBackend:
             What runs in the delegate and what beside it.
         """
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
-        from executorch.exir.passes import MemoryPlanningPass
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
         split_biases(program)
@@ -140,12 +131,12 @@ class XnnpackBackend:
             extract_delegate_segments=True,
             # Turns dequantize + embedding into one quantized embedding; without it there is no such kernel.
             do_quant_fusion_and_const_prop=True,
-            memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+            memory_planning_pass=planning_with_prefixes(alloc_graph_input=False),
             # Memory for at most prefill_chunk tokens, by the constraints of the export.
             sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
             external_constants=(lambda node: out.stem if outside(node) else None),
         )
-        with cheap_lowering(), branches_delegates_kept(), shared_constants():
+        with cheap_lowering(), shared_constants():
             executable = edge.to_executorch(config)
         with out.open("wb") as stream:
             executable.write_to_file(stream)
@@ -159,7 +150,7 @@ class XnnpackBackend:
             delegates=len(plan.delegates),
             delegated_operators=delegated,
             fallback_operators=fallback,
-            fallback_reasons=fallback_reasons(fallback, _SINGLE_TOKEN | _without_kernel(fallback) | reasons),
+            fallback_reasons=fallback_reasons(fallback, _without_kernel(fallback) | reasons),
         )
 
 
@@ -208,9 +199,10 @@ def _tell_apart(program: ExportedProgram) -> bool:
 def _partitioner() -> Any:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     ours = weights_from_outside(linear_config(), _is_adapter)
-    return branch_partitioner([ours if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS])
+    return XnnpackPartitioner([ours if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS])
 
 
 @contextmanager

@@ -15,17 +15,7 @@ from transformers.cache_utils import Cache
 
 from et_pipeline.architecture import check_context, longest_context
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import (
-    CACHED,
-    Call,
-    Stored,
-    causal_order,
-    empty_cache,
-    ring_mask,
-    ring_slots,
-    single_start,
-    store,
-)
+from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, ring_slots, see, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.upstream.cheap import cheap_tracing
@@ -83,7 +73,7 @@ class _BufferCache(Cache):
         found = []
         for kind, new in (("k", key_states), ("v", value_states)):
             cache = self.decoder.stored(kind, layer_idx)
-            heads, _, _, dim = cache.numbers.shape
+            _, _, heads, dim = cache.numbers.shape
             if (new.shape[1], new.shape[3]) != (heads, dim):
                 raise UserError(
                     f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
@@ -124,7 +114,6 @@ class Decoder(nn.Module):
         slides = self.window is not None and self.window < form.max_context
         kinds = layer_kinds(self.config)
         self.rings = frozenset(n for n, kind in enumerate(kinds) if slides and kind == "sliding_attention")
-        self.softcap = getattr(self.config, "attn_logit_softcapping", None)
         # A call's first token sees window - 1 tokens before it, when the call's last token is already written.
         self.ring = min(form.max_context, (self.window or 0) + max(form.prefill_chunk, _STEPS_BACK))
         for layer in range(layers):
@@ -169,18 +158,12 @@ class Decoder(nn.Module):
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
         group = self.config.num_attention_heads // self.kv_heads
-        ends = single_start(positions[0], group, self.kv_heads), positions[-1] + 1
-        call = Call(start, self.rings, ends, attended=[])
-        if self.form.prefill_chunk > 1:
-            order = causal_order(positions, group, self.form.max_context)
-            call = call._replace(single=torch.eq(positions[-1], positions[0]), order=order)
-        if self.rings and self.window is not None:
-            mask = ring_mask(positions, self.ring, self.window)
-            slots = ring_slots(positions, self.ring, self.kv_heads)
-            call = call._replace(slots=slots, ring_masks=(mask, torch.cat([mask] * group)))
-        if self.softcap is not None and len(self.rings) < self.cache.count:
-            longest = self.form.max_context
-            call = call._replace(full_mask=ring_mask(positions, longest, longest))
+        call = Call(start, self.rings, attended=[])
+        if len(self.rings) < self.cache.count:
+            call = call._replace(whole=see(positions, group, self.form.max_context))
+        if self.rings:
+            slots = ring_slots(positions, self.ring)
+            call = call._replace(slots=slots, ring=see(positions, group, self.ring, self.window))
         return call
 
     def stored(self, kind: str, layer: int) -> Stored:
@@ -221,11 +204,6 @@ def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> No
     for kind in sorted(set(layer_kinds(config))):
         if kind not in ("full_attention", "sliding_attention"):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
-    if form.kv_cache != "fp32" and getattr(config, "attn_logit_softcapping", None) is not None:
-        raise UserError(
-            f"model.kv_cache={form.kv_cache} does not work with family {family}, whose capped attention runs in the "
-            "delegate over the stored cache; use model.kv_cache=fp32"
-        )
     if getattr(config, "use_bidirectional_attention", False):
         raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
 

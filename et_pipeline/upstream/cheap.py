@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from et_pipeline.upstream.branches import remembered_branches
 from et_pipeline.upstream.collector import seldom_collected
 from et_pipeline.upstream.decomposition import one_decomposition
 from et_pipeline.upstream.dependencies import bitmask_dependencies
@@ -37,7 +36,6 @@ def cheap_lowering() -> Iterator[None]:
             cheap_tracing,
             remembered_shapes,
             one_decomposition,
-            remembered_branches,
             idle_passes,
             bitmask_dependencies,
             packed_pairs,

@@ -2,8 +2,7 @@
 
 executorch 1.5.1 runs 17 passes over every delegate, each of them a trace of its own. A graph of these operators alone
 needs these passes alone; the others look for convolutions, pooling, batch norms, padding, concatenations and resizing.
-A test compares the bytes. Where a length is known only at run time, some cannot run at all. To go when upstream leaves
-them out itself.
+A test compares the bytes. To go when upstream leaves them out itself.
 """
 
 from __future__ import annotations
@@ -13,9 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-# Upstream runs 17 passes over every delegate, each of them a trace of its own: half of the time of a lowering. A graph
-# of these operators alone needs these passes alone; the others look for convolutions, pooling, batch norms, padding,
-# concatenations and resizing. A test compares the bytes. Where a length is known only at run time, some cannot run.
 PLAIN_OPERATORS = frozenset(
     (
         "aten._softmax.default",

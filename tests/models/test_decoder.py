@@ -7,15 +7,15 @@ from torch import nn
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.attention import Call, Stored, attend, causal_order, single_start, update_cache
+from et_pipeline.models.attention import STEP, Stored, attend, see, update_cache
 from et_pipeline.models.decoder import PROGRAM, WEIGHTS, Decoder, export_decoder, load_program, metadata, save_program
 from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm
 
-FORM = ExportForm(max_context=64, prefill_chunk=16)
-TOKENS = torch.randint(2, 512, (1, 40), generator=torch.Generator().manual_seed(0))
+FORM = ExportForm(max_context=100, prefill_chunk=16)  # more than one step of what attention reads
+TOKENS = torch.randint(2, 512, (1, 90), generator=torch.Generator().manual_seed(0))
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma3_text"]
 SETTINGS = {
     "mistral": {"sliding_window": None},
@@ -52,19 +52,17 @@ def feed(forward, chunk):
     return torch.stack(rows), positions
 
 
-@pytest.mark.parametrize("kv_heads", [2, 4])  # from four on, heads share a pass over the keys
-@pytest.mark.parametrize(("start", "end"), [(0, 6), (4, 6), (5, 6), (0, 1)])
-def test_attention_equals_torch(start, end, kv_heads):
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize(("start", "end"), [(0, 6), (4, 6), (5, 6), (0, 1), (62, 65), (STEP, STEP + 1), (199, 200)])
+def test_attention_equals_torch(start, end, group):
     generator = torch.Generator().manual_seed(0)
-    sizes = (3 * kv_heads, kv_heads, kv_heads)
-    query, key, value = (torch.randn(1, heads, end, 8, generator=generator) for heads in sizes)
-    caches = torch.full((kv_heads, 10, 1, 8), 9.0), torch.full((kv_heads, 10, 1, 8), 9.0)
+    query, key, value = (torch.randn(1, heads, end, 8, generator=generator) for heads in (2 * group, 2, 2))
+    caches = torch.full((1, 200, 2, 8), 9.0), torch.full((1, 200, 2, 8), 9.0)
     for cache, new in zip(caches, (key, value), strict=True):
         update_cache(cache, new, 0)
-    positions = torch.arange(start, end)
-    ends = single_start(positions[0], 3, kv_heads), positions[-1] + 1
-    call = Call(start, frozenset(), ends, torch.tensor(end == start + 1), causal_order(positions, 3, 10))
-    found = attend(query[:, :, start:], *map(Stored, caches), call, False, 0.3)
+    seen = see(torch.arange(start, end), group, 200)
+    assert seen.used == min(200, (end - 1) // STEP * STEP + STEP)
+    found = attend(query[:, :, start:], *map(Stored, caches), seen, 0.3)
     mask = torch.ones(end, end, dtype=torch.bool).tril()
     expected = nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
     assert torch.allclose(found, expected[:, :, start:].transpose(1, 2), atol=1e-6)
@@ -120,7 +118,7 @@ def test_reset_empties_the_cache(tiny_llama):
 def test_metadata(tiny_llama):
     found = metadata(Decoder(load_model(tiny_llama), FORM), 0, (1, 5))
     assert found["get_max_seq_len"] == 16
-    assert found["get_max_context_len"] == 64
+    assert found["get_max_context_len"] == 100
     assert found["get_eos_ids"] == [1, 5]
     assert found["get_n_layers"] == 2
 
@@ -216,7 +214,7 @@ def test_biases_in_a_weight_only_model(family_checkpoint, lower_checkpoint):
 
 @pytest.mark.slow
 def test_one_token_per_call(tiny_llama, lower_checkpoint):
-    lowered = lower_checkpoint(tiny_llama, ExportForm(max_context=64, prefill_chunk=1))
+    lowered = lower_checkpoint(tiny_llama, ExportForm(max_context=100, prefill_chunk=1))
     expected = reference(load_model(tiny_llama, partial(quantize_module, q=lowered.quantization)))
     found, positions = feed(Program(lowered.pte, threads=1).forward, 1)
     assert compare(found, expected[positions]).min_cosine >= 0.999
