@@ -100,7 +100,7 @@ test-all: $(READY) ## All tests, real exports of every recipe among them
 test-arm: $(READY) ## Android's own arm64 library, emulated: the same logits and answers as here (on Debian)
 	$(BIN)/python -m pytest -m arm tests/arm --timeout=0
 
-bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 core: make bench-arm [PROGRAM=x.pte] [SET="--positions 64 512"]
+bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 core: make bench-arm [PROGRAM=x.pte or x.gguf] [SET="--positions 64 --prompts 128"]
 	$(BIN)/python $(ANDROID)/tools/bench_arm.py $(or $(PROGRAM),$(DEMO)/xnnpack.pte) $(SET)
 
 test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model

@@ -42,6 +42,13 @@ KV_NUMBER_SECONDS = {"fp32": 0.0, "fp16": 1.1e-9, "int8": 0.65e-9}
 # The same layer measured with XNNPACK's kernels (2048 x 8192, two threads of x86): int4 with float activations streams
 # its weights at 0.6 of the rate of 8da4w, as unpacking costs more than reading.
 KERNEL_SHARE = {"int4_weight_only": 0.6}
+# What a token makes an arm64 core execute, counted on an emulated Cortex-A76 (docs/results/arm.json): for each weight
+# of a linear, on the built-in model; for each layer, and for each number of the cache, on SmolLM2-135M.
+WEIGHT_INSTRUCTIONS = {"8da8w": 0.186, "int4_weight_only": 1.02, "int8_weight_only": 0.965, "fp32": 0.384}
+WEIGHT_INSTRUCTIONS_4BIT_GROUPS, WEIGHT_INSTRUCTIONS_4BIT_CHANNELS = 0.284, 0.217
+LAYER_INSTRUCTIONS = 250_000
+KV_NUMBER_INSTRUCTIONS = 4.7
+PER_CYCLE = 2.0  # instructions that a fast core ends: assumed, half of what an A76 can
 # Speed over a prompt of 128 tokens in the same measurement, 8da4w in groups being 1: 25.5 ms to 16.0, 15.4, 56, 52, 52.
 PREFILL_GROUPS = 1.0
 PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8_weight_only": 0.49, "fp32": 0.49}
@@ -182,9 +189,13 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     kv = 0 if known.encodes else _kv(known, model, model.max_context)
     bandwidth = device.memory_bandwidth_gb_s * 1e9
     reached = bandwidth * BANDWIDTH_SHARE
-    step = streamed / (reached * KERNEL_SHARE.get(recipe.scheme, 1.0)) + known.layers * LAYER_SECONDS
-    numbers = _kv(known, model.model_copy(update={"kv_cache": "fp32"}), model.max_context) // 4
+    read = streamed / (reached * KERNEL_SHARE.get(recipe.scheme, 1.0)) + known.layers * LAYER_SECONDS
+    numbers = 0 if known.encodes else _kv(known, model.model_copy(update={"kv_cache": "fp32"}), model.max_context) // 4
     kv_read = 4 * numbers / reached + numbers * KV_NUMBER_SECONDS[model.kv_cache]
+    rate_of_cores = PER_CYCLE * 1e9 * (device.core_ghz or math.inf)
+    # The cores work while they wait for memory, so the longer of the two decides.
+    step = max(read, instructions(known, recipe) / rate_of_cores)
+    full = max(read + kv_read, instructions(known, recipe, numbers) / rate_of_cores)
     # The head is computed for the last token of a prompt only.
     linears = [shape for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name]
     adapter = 4 * model.adapter_rank * sum(map(sum, linears))  # A and B of each, float32
@@ -209,7 +220,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         ram_bytes=int(device.ram_gb * 1e9),
         roofline_tok_s=0 if known.encodes else round(bandwidth / streamed, 1),
         decode_tok_s=0 if known.encodes else round(1 / step, 1),
-        decode_full_tok_s=0 if known.encodes else round(1 / (step + kv_read), 1),
+        decode_full_tok_s=0 if known.encodes else round(1 / full, 1),
         prefill_tok_s=round(rate, 1),
         prompt_tokens=prompt,
         ttft_s=round(prompt / rate + step, 4 if known.encodes else 3),  # at least a step: it reads all weights too
@@ -218,6 +229,15 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         host_bytes=_host_bytes(),
         embeds=known.encodes,
     )
+
+
+def instructions(known: Architecture, recipe: Quantization, cached: int = 0) -> float:
+    """What one thread of an arm64 core executes for a token, when so many numbers of the cache are looked at."""
+    shapes = exported_shapes(known).items()
+    weights = sum(math.prod(shape) for name, shape in shapes if len(shape) == 2 and not _is_embedding(name))
+    in_4_bits = WEIGHT_INSTRUCTIONS_4BIT_GROUPS if recipe.group_size else WEIGHT_INSTRUCTIONS_4BIT_CHANNELS
+    of_weights = weights * WEIGHT_INSTRUCTIONS.get(recipe.scheme, in_4_bits)
+    return of_weights + known.layers * LAYER_INSTRUCTIONS + cached * KV_NUMBER_INSTRUCTIONS
 
 
 def pte_bytes(known: Architecture, recipe: Quantization) -> int:

@@ -20,6 +20,7 @@ from et_pipeline.forecast import (
     WEIGHT_BITS,
     exported_shapes,
     forecast,
+    instructions,
     kv_cache_bytes,
     pte_bytes,
     read_model,
@@ -196,6 +197,34 @@ def test_decode_is_within_a_fifth_of_what_was_published(model, group, device, pu
     made = planned(f"model={model}", f"device={device}", f"recipe.group_size={group}")
     assert made.decode_tok_s == pytest.approx(published, rel=0.2)
     assert made.decode_full_tok_s < made.decode_tok_s < made.roofline_tok_s
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("8da4w, groups of 32", []),
+        ("8da4w, per channel", ["recipe.group_size=0"]),
+        ("8da8w", ["recipe=8da8w"]),
+    ],
+)
+def test_instructions_are_those_that_an_arm64_core_was_seen_to_execute(name, words):
+    given = settings("model=smollm2_135m", *words)
+    known = read_model(given.model)
+    rows = json.loads((ROOT / "docs" / "results" / "arm.json").read_text())["programs"][f"smollm2_135m {name}"]
+    decoded = [row for row in rows if row["what"] == "decode"]
+    assert len(decoded) >= 2
+    for row in decoded:
+        cached = 30 * 2 * 3 * 64 * row["at"]
+        assert instructions(known, given.recipe, cached) / 1e6 == pytest.approx(row["instructions"], rel=0.06), row
+
+
+def test_slow_cores_decide_where_memory_would_be_faster():
+    words = ["model=smollm2_135m", "recipe=int8_weight_only"]
+    slow, unknown = planned(*words, "device=phone_6gb"), planned(*words, "device=phone_6gb", "device.core_ghz=null")
+    assert slow.decode_tok_s < 0.6 * unknown.decode_tok_s
+    # A large model on a fast phone waits for its memory.
+    words = ["model=llama2_7b", "device=oneplus_12"]
+    assert planned(*words).decode_tok_s == planned(*words, "device.core_ghz=null").decode_tok_s
 
 
 @pytest.mark.parametrize(("model", "tok_s", "ttft"), [("llama3_2_1b", 260.5, 0.3), ("llama3_2_3b", 89.7, 0.7)])

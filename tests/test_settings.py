@@ -45,7 +45,7 @@ def test_every_yaml_belongs_to_a_group():
 def test_every_figure_of_a_device_has_a_source():
     for path in sorted((CONF / "device").glob("*.yaml")):
         device = settings(f"device={path.stem}").device
-        figures = {"ram_gb", "app_memory_limit_gb", "memory_bandwidth_gb_s", "prefill_gops"}
+        figures = {"ram_gb", "app_memory_limit_gb", "memory_bandwidth_gb_s", "prefill_gops", "core_ghz"}
         assert set(device.sources) == figures, path
 
 

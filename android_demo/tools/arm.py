@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,13 +100,15 @@ class Arm(NamedTuple):
         command += [
             java,
             "-Xint",
+            # Else it relocates its archive of classes now and then only, in 4.4 M instructions of the calling thread.
+            "-XX:+UnlockDiagnosticVMOptions",
+            "-XX:ArchiveRelocationMode=1",
             f"-XX:ErrorFile={BUILD}/arm-crash_%p.log",
             f"-agentpath:{self.host}/libandroidhost.so",
             f"-Djava.library.path={self.host}",
         ]
         command += ["-cp", self.classes, "Run", *arguments]
-        # Of the machine's own libraries, that the tools in the folder need.
-        environment = {**os.environ, "LD_LIBRARY_PATH": _libraries(self.tools)}
+        environment = {**os.environ, "LD_LIBRARY_PATH": libraries_of(self.tools)}
         return subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=timeout
         )
@@ -121,7 +124,11 @@ def make_arm() -> Arm:
     debian = system.is_file() and "ID=debian" in system.read_text().splitlines() and shutil.which("apt-get")
     if not debian or platform.machine() != "x86_64":  # Ubuntu keeps packages for arm64 in another archive
         raise BuildError("The arm64 library is run with packages of Debian on x86-64, and this is another system.")
-    machine = step("arm-machine", "an arm64 machine: QEMU, a cross compiler and a JVM", PACKAGES, _unpack_packages)
+
+    def unpack(folder: Path) -> None:
+        unpack_packages(folder, PACKAGES)
+
+    machine = step("arm-machine", "an arm64 machine: QEMU, a cross compiler and a JVM", PACKAGES, unpack)
     tools, root = machine / "tools", machine / "root"
     toolbox = prepare()
     libraries = [toolbox.runtime / "arm64-v8a" / "libexecutorch.so"]
@@ -139,7 +146,8 @@ def make_arm() -> Arm:
     return Arm(tools, root, made, step("arm-cores", "its cores", [CORES], _write_cores), _classes(toolbox))
 
 
-def _libraries(tools: Path) -> str:
+def libraries_of(tools: Path) -> str:
+    """Where the tools in that folder find libraries of this machine's own kind."""
     return os.pathsep.join(str(tools / part / "lib" / "x86_64-linux-gnu") for part in ("usr", "."))
 
 
@@ -148,7 +156,7 @@ def _target(tools: Path) -> host.Target:
     system = tools / "usr" / "aarch64-linux-gnu"
     compiler = [
         "env",
-        f"LD_LIBRARY_PATH={_libraries(tools)}",
+        f"LD_LIBRARY_PATH={libraries_of(tools)}",
         str(tools / "usr" / "bin" / "aarch64-linux-gnu-gcc"),
         f"--sysroot={tools}",
         "-isystem",
@@ -160,7 +168,7 @@ def _target(tools: Path) -> host.Target:
     return host.Target(compiler, "nm", jump, host.ALIASES, [host.SOURCES / "arm64.c"])
 
 
-def _unpack_packages(folder: Path) -> None:
+def unpack_packages(folder: Path, packages: Sequence[str]) -> None:
     """Lets apt work out what the packages need, with a state of its own in which nothing is installed."""
     state = folder / "apt"
     for part in ("lists/partial", "archives/partial"):
@@ -173,7 +181,7 @@ def _unpack_packages(folder: Path) -> None:
     )
     given = ["env", f"APT_CONFIG={config}", "apt-get", "--yes", "--no-install-recommends"]
     run(*given, "update")
-    run(*given, "--download-only", "install", *PACKAGES)
+    run(*given, "--download-only", "install", *packages)
     for package in sorted((state / "archives").glob("*.deb")):
         arm = package.name.endswith("_arm64.deb")
         if arm or not package.name.startswith(SHARED):

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from et_pipeline.bench import answers, forecast, host_picture, host_tables, quality_tables
+from et_pipeline.bench import answers, arm_tables, forecast, host_picture, host_tables, quality_tables
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.manifest import Manifest
 from et_pipeline.report.comparison import Comparison
@@ -101,6 +101,7 @@ def render(root: Path) -> dict[Path, str]:
         "host": host_tables.tables(kept("host")),
         "quality": quality_tables.tables(kept("quality")["models"]),
         "answers": answers.table(kept("answers")),
+        "arm": arm_tables.tables(kept("arm")),
         "compare": quality_tables.compared(kept("compare")["models"]),
     }
     pages = {}

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from et_pipeline.forecast import BANDWIDTH_SHARE, Plan
+from et_pipeline.forecast import BANDWIDTH_SHARE, PER_CYCLE, Plan
 from et_pipeline.report.words import size
 from et_pipeline.survey import Survey
 
@@ -32,7 +32,8 @@ def forecast(survey: Survey) -> RenderableType:
 
 _CAVEAT = (
     "All figures are forecasts from shapes; none was measured on the device. Decode: "
-    f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth and a fixed time per layer. First token (TTFT): the device's "
+    f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth and a fixed time per layer, or, where that takes longer, the "
+    f"instructions that an arm64 core was seen to execute, {PER_CYCLE:.0f} a cycle. First token (TTFT): the device's "
     "prefill_gops, whose source says how far to trust it. App memory: .pte, KV cache and 0.5 GB around them."
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import struct
@@ -93,14 +92,7 @@ class Program:
         return self._run(inputs)
 
     def _run(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        import torch
-
-        own = torch.get_num_threads()
-        torch.set_num_threads(1)  # see `runtime_library`
-        try:
-            return self._forward(inputs)[0].reshape(-1)
-        finally:
-            torch.set_num_threads(own)
+        return self._forward(inputs)[0].reshape(-1)
 
     def prefill(self, tokens: torch.Tensor, start: int = 0, chunk: int | None = None) -> torch.Tensor:
         """Run a whole prompt in pieces.
@@ -201,32 +193,16 @@ class DrivenProgram(Program):
 
 
 def set_threads(threads: int) -> None:
-    """Let the runtime and its operators use this many threads; call it before loading a program.
-
-    XNNPACK keeps the pool that it finds when a program is loaded, and the attention operator runs on the same.
-    """
-    import torch
-
+    """Let the runtime use this many threads; call it before loading a program, as XNNPACK keeps the pool it finds."""
     runtime_library()._unsafe_reset_threadpool(threads)
-    torch.set_num_threads(1)  # see `runtime_library`; ExecuTorch's own runner calls the program from this thread
 
 
 def runtime_library() -> Any:
-    """ExecuTorch's runtime with the custom and quantized kernels that our programs call.
-
-    The attention operator multiplies matrices with torch's library, from every thread of the runtime's pool at once. On
-    threads of its own the library competes with the pool for the cores: decode takes twice as long. torch sets that
-    number for the calling thread alone, so for the pool's threads it is set in the library itself.
-    """
+    """ExecuTorch's runtime with the custom and quantized kernels that our programs call."""
     import executorch.extension.llm.custom_ops.custom_ops
     import executorch.kernels.quantized  # noqa: F401  both register kernels
-    import torch
     from executorch.extension.pybindings import portable_lib
 
-    torch.set_num_threads(torch.get_num_threads())  # what follows is the number of all threads that have none
-    library = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
-    if library.exists() and hasattr(mkl := ctypes.CDLL(str(library)), "mkl_serv_set_num_threads"):
-        mkl.mkl_serv_set_num_threads(1)
     return portable_lib
 
 

@@ -255,6 +255,9 @@ class Device(Frozen):
     app_memory_limit_gb: float = Field(gt=0, description="what one app may take of it")
     memory_bandwidth_gb_s: float = Field(gt=0, description="of the memory chips, as their standard defines it")
     prefill_gops: float = Field(gt=0, description="10^9 int8 operations per second that reading a prompt reaches")
+    core_ghz: float | None = Field(
+        default=None, gt=0, description="clocks of its fast cores, added up; null: memory alone decides decode"
+    )
     sources: dict[str, str] = Field(description="where each figure comes from, by its key")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,18 +18,47 @@ def test_the_thread_that_computes_is_the_one_with_dot_products_or_else_simd():
     assert bench_arm.busiest(["900 0 0 10 10", "500 0 0 10 90"])[0] == 500
 
 
-def test_the_difference_of_two_runs_counts(monkeypatch):
-    monkeypatch.setattr(
-        bench_arm, "counted", lambda *given: [1000 + 8_000_000 * given[-1], 0, 0, 0, 1_000_000 * given[-1]]
-    )
-    assert bench_arm.per_token(MACHINE, Path("counter"), Path("x.pte"), 64, 16) == [8.0, 0, 0, 0, 1.0]
+def taking(prompt, token, load=1000):
+    """Counts of a program that takes so much for each token of a prompt, and for each that follows."""
+
+    def count(start, prefill, tokens):
+        return [load + prompt * prefill + token * tokens, 0, 0, 0, token * tokens]
+
+    return count
+
+
+def test_the_difference_of_two_runs_counts():
+    assert bench_arm.decode(taking(3_000_000, 8_000_000), 64) == [8.0, 0, 0, 0, 8.0]
+
+
+def test_of_a_prompt_the_second_half_counts():
+    assert bench_arm.prefill(taking(3_000_000, 8_000_000), 128)[0] == 3.0
+
+
+def test_what_grew_is_said():
+    rows = [{"what": "decode", "at": 64, "instructions": 1.04}, {"what": "prefill", "at": 128, "instructions": 9.0}]
+    kept = [{"what": "decode", "at": 64, "instructions": 1.0}]
+    assert bench_arm.grown(kept, rows) == [
+        "decode at 64 takes 1.04 M instructions, 4.0 % more than the 1.0 M that are kept"
+    ]
+    assert bench_arm.grown([{**kept[0], "instructions": 1.02}], rows) == []
+
+
+def test_kept_figures_of_other_programs_and_places_stay(tmp_path):
+    file = tmp_path / "arm.json"
+    first, second = ({"what": "decode", "at": at, "instructions": 1.0} for at in (64, 256))
+    bench_arm.keep(file, "a", [second])
+    bench_arm.keep(file, "b", [first])
+    bench_arm.keep(file, "a", [first])
+    bench_arm.keep(file, "a", [{**second, "instructions": 2.0}])
+    assert json.loads(file.read_text())["programs"] == {"a": [first, {**second, "instructions": 2.0}], "b": [first]}
 
 
 def test_a_program_that_does_not_run_is_said(monkeypatch):
     failed = subprocess.CompletedProcess([], 3, "REFUSED broken", "")
     monkeypatch.setattr(arm.Arm, "run", lambda *_, **__: failed)
     with pytest.raises(BuildError, match=r"x\.pte does not run: REFUSED broken"):
-        bench_arm.counted(MACHINE, Path("counter"), Path("x.pte"), 1, 1, 1)
+        bench_arm.of_program(MACHINE, Path("counter"), Path("x.pte"), 1)(0, 1, 1)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")

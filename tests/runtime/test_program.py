@@ -1,10 +1,7 @@
-import ctypes
 import logging
 import os
 import struct
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -114,20 +111,6 @@ def test_native_noise_is_hidden_unless_it_fails(capfd):
     with pytest.raises(RuntimeError):
         fail()
     assert capfd.readouterr().err == "reason"
-
-
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch multiplies with another library")
-def test_the_pool_multiplies_without_threads_of_its_own(program):
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
-    own = torch.get_num_threads()
-    torch.set_num_threads(2)  # the program may have set one: then nothing would be left to restore
-    try:
-        program.forward(torch.tensor([[5]]), 0)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(own)
-    with ThreadPoolExecutor() as another:  # as the pool's threads are: torch has set nothing there
-        assert another.submit(library.mkl_get_max_threads).result() == 1
 
 
 def test_a_library_that_is_imported_in_quiet_logs_to_standard_error_afterwards():

@@ -14,7 +14,8 @@ import org.pytorch.executorch.extension.llm.LlmModule;
  *
  * <pre>
  * forward PROGRAM OUT CALL...       tokens of each call by commas, the next ones after those before; 0:1,2 begins anew
- * count PROGRAM PREFILL CHUNK TOKENS     that many tokens in pieces, then one by one; nothing is written
+ * count PROGRAM START PREFILL CHUNK TOKENS     from a position on, which need not be 0, as no instruction depends on what
+ *     a cache holds, that many tokens in pieces, then one by one; nothing is written
  * embed PROGRAM OUT TEXT...         tokens of each text by commas
  * answer PROGRAM TOKENIZER LENGTH IN OUT   prompts and answers, each followed by a zero byte
  * </pre>
@@ -65,10 +66,11 @@ public final class Run {
     }
   }
 
-  private static void count(String program, int prefill, String[] rest) {
-    int chunk = Integer.parseInt(rest[0]), end = prefill + Integer.parseInt(rest[1]);
+  private static void count(String program, int first, String[] rest) {
+    int prefill = first + Integer.parseInt(rest[0]), chunk = Integer.parseInt(rest[1]);
+    int end = prefill + Integer.parseInt(rest[2]);
     try (Module module = Module.load(program)) {
-      for (int start = 0; start < end; ) {
+      for (int start = first; start < end; ) {
         int size = start < prefill ? Math.min(chunk, prefill - start) : 1;
         long[] tokens = new long[size];
         Arrays.fill(tokens, 5);
