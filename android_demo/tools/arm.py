@@ -100,9 +100,6 @@ class Arm(NamedTuple):
         command += [
             java,
             "-Xint",
-            # Else it relocates its archive of classes now and then only, in 4.4 M instructions of the calling thread.
-            "-XX:+UnlockDiagnosticVMOptions",
-            "-XX:ArchiveRelocationMode=1",
             f"-XX:ErrorFile={BUILD}/arm-crash_%p.log",
             f"-agentpath:{self.host}/libandroidhost.so",
             f"-Djava.library.path={self.host}",

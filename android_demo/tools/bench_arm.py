@@ -1,9 +1,8 @@
 """How many instructions a program takes on an emulated arm64 core, per token: `python tools/bench_arm.py PROGRAM ...`.
 
-The emulator counts them, so the figure is the same on any machine, up to some thousandths: the JVM around the library
-interprets a little more or less. The library has one thread, for two of them spin while they wait. Counted are two
-runs, of which the second does more; the difference is what that took. It is no time: that is up to how a core overlaps
-its instructions, and to its memory.
+The emulator counts them, so the figure is the same on any machine. The library has one thread, for two of them spin
+while they wait. Counted are two runs, of which the second does more; the difference is what that took. It is no time:
+that is up to how a core overlaps its instructions, and to its memory.
 
 `--json FILE --name NAME` keeps the figures as those of NAME; `--check FILE` compares with what is kept instead, and
 fails where a program takes `ALLOWED` more.
@@ -55,21 +54,28 @@ def make_counter() -> Path:
     return step("arm-counter", "the counter of instructions", [source], make) / "libcount.so"
 
 
+def between_marks(lines: Sequence[str]) -> list[int]:
+    """Counts between the last two marks, which one thread set."""
+    marks = [[int(count) for count in line.split()[1:]] for line in lines if line.startswith("mark")]
+    one, two = marks[-2:]
+    return [b - a for a, b in zip(one, two, strict=True)]
+
+
 def busiest(lines: Sequence[str]) -> list[int]:
     """Counts of the thread that computes: with most dot products, or where there are none with most SIMD."""
-    threads = [[int(count) for count in line.split()] for line in lines]
+    threads = [[int(count) for count in line.split()] for line in lines if not line.startswith("mark")]
     return max(threads, key=lambda counts: (counts[1] + counts[2], counts[4]))
 
 
-def counted(run: Callable[[], subprocess.CompletedProcess[str]], what: object) -> list[int]:
-    """What the thread that computes executes while something runs with the counter."""
+def counted(run: Callable[[], subprocess.CompletedProcess[str]], what: object) -> list[str]:
+    """What the counter writes while something runs."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "counts"
         os.environ["COUNT_OUT"] = str(out)
         done = run()
         if done.returncode:
             raise BuildError(f"{what} does not run: {done.stdout[-500:]}{done.stderr[-500:]}")
-        return busiest(out.read_text().splitlines())
+        return out.read_text().splitlines()
 
 
 def of_program(machine: Arm, counter: Path, program: Path, chunk: int) -> Count:
@@ -78,14 +84,18 @@ def of_program(machine: Arm, counter: Path, program: Path, chunk: int) -> Count:
     def count(start: int, prompt: int, tokens: int) -> list[int]:
         given = [str(each) for each in (start, prompt, chunk, tokens)]
         run = partial(machine.run, CORE, "count", program, *given, one_thread=True, plugin=str(counter), timeout=3600)
-        return counted(run, program)
+        return between_marks(counted(run, program))
 
     return count
 
 
 def of_gguf(bench: LlamaBench, counter: Path, file: Path) -> Count:
     """Counts of a GGUF file in llama.cpp."""
-    return lambda start, prompt, tokens: counted(partial(bench.run, file, start, prompt, tokens, str(counter)), file)
+
+    def count(start: int, prompt: int, tokens: int) -> list[int]:
+        return busiest(counted(partial(bench.run, file, start, prompt, tokens, str(counter)), file))
+
+    return count
 
 
 def decode(count: Count, position: int) -> list[float]:

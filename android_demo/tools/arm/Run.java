@@ -15,7 +15,7 @@ import org.pytorch.executorch.extension.llm.LlmModule;
  * <pre>
  * forward PROGRAM OUT CALL...       tokens of each call by commas, the next ones after those before; 0:1,2 begins anew
  * count PROGRAM START PREFILL CHUNK TOKENS     from a position on, which need not be 0, as no instruction depends on what
- *     a cache holds, that many tokens in pieces, then one by one; nothing is written
+ *     a cache holds, that many tokens in pieces, then one by one; what is printed last frames that, for count.c
  * embed PROGRAM OUT TEXT...         tokens of each text by commas
  * answer PROGRAM TOKENIZER LENGTH IN OUT   prompts and answers, each followed by a zero byte
  * </pre>
@@ -66,17 +66,25 @@ public final class Run {
     }
   }
 
+  private static void step(Module module, int start, int size) {
+    long[] tokens = new long[size];
+    Arrays.fill(tokens, 5);
+    module.forward(of(tokens), EValue.from(Tensor.fromBlob(new long[] {start}, new long[] {1})));
+  }
+
   private static void count(String program, int first, String[] rest) {
     int prefill = first + Integer.parseInt(rest[0]), chunk = Integer.parseInt(rest[1]);
     int end = prefill + Integer.parseInt(rest[2]);
     try (Module module = Module.load(program)) {
+      step(module, first, 1); // the first one loads
+      System.out.println("loaded"); // the first line costs more than others
+      System.out.println("from here");
       for (int start = first; start < end; ) {
         int size = start < prefill ? Math.min(chunk, prefill - start) : 1;
-        long[] tokens = new long[size];
-        Arrays.fill(tokens, 5);
-        module.forward(of(tokens), EValue.from(Tensor.fromBlob(new long[] {start}, new long[] {1})));
+        step(module, start, size);
         start += size;
       }
+      System.out.println("to here");
     }
   }
 
