@@ -1,9 +1,9 @@
 """How many instructions a program takes on an emulated arm64 core, per token: `python tools/bench_arm.py PROGRAM ...`.
 
 The emulator counts them, so the figure is the same on any machine; seldom the JVM around the library does something of
-its own in between, 4.4 M instructions. The library has one thread, for two of them spin while they wait. Counted are two
-runs, of which the second does more; the difference is what that took. It is no time: that is up to how a core overlaps
-its instructions, and to its memory.
+its own in between, 4.4 M instructions. The library has one thread, for two of them spin while they wait. Counted are
+two runs, of which the second does more; the difference is what that took. It is no time: that is up to how a core
+overlaps its instructions, and to its memory.
 
 `--json FILE --name NAME` keeps the figures as those of NAME; `--check FILE` compares with what is kept instead, and
 fails where a program takes `ALLOWED` more.
