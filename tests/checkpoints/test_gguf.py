@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from make_gguf import write_gguf
 from safetensors.torch import load_file
@@ -373,6 +373,7 @@ def test_other_bytes_in_a_header_make_a_sentence_or_a_file(where, other, small, 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), end=st.booleans(), other=OTHER_BYTES)
+@example(where=0.92578125, end=True, other=struct.pack("<Q", 1 << 32))  # a tensor of no dimension
 def test_other_bytes_in_a_header_make_a_sentence_or_a_model(where, end, other, quantized_bytes, tmp_path):
     """Whatever the header says, the answer is one of the two, and soon."""
     data, header = quantized_bytes

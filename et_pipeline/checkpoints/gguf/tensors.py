@@ -129,13 +129,16 @@ def stored(name: str, source: Source) -> list[NewTensor]:
 
 
 def check_types(path: Path, tensors: Sequence[ReaderTensor]) -> None:
-    """Refuse a type that cannot be decoded.
+    """Refuse a type that cannot be decoded, and a tensor of no dimension, which no model has.
 
     Raises:
         UserError: names the first such tensor.
     """
     from gguf import dequantize
 
+    for tensor in tensors:
+        if not tensor.data.ndim:
+            raise UserError(f"{path}: tensor {tensor.name} has no dimension, so the file is damaged")
     firsts = {tensor.tensor_type: tensor for tensor in reversed(tensors)}
     for kind, tensor in firsts.items():
         try:
