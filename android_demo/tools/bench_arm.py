@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from arm import SOURCES, Arm, make_arm
-from arm_llama import LlamaBench, make_llama
+from arm_llama import CORE, LlamaBench, make_llama
 from artifacts import BuildError
 from steps import step
 
 KINDS = ("instructions", "dot products", "products of matrices", "loads and stores", "SIMD")  # as count.c writes them
 TOKENS = 16  # a multiple of the steps in which attention reads a cache
-CORE = "cortex-a76"
 ALLOWED = 0.03
 
 Count = Callable[[int, int, int], list[int]]  # from a position on: tokens of a prompt, and such that follow one by one

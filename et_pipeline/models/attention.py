@@ -2,7 +2,8 @@
 
 It is two batched matrix products, which delegates have, for one token as for many: the query heads of a kv head are
 rows of one product and read its keys together. The products go over as many slots as are used, in steps of `STEP`.
-These are the first part of the buffer, and nothing is copied to get it, see `upstream.prefixes`.
+These are the first part of the buffer, and nothing is copied to get it, see `upstream.prefixes`. What a step has that
+was not written yet is multiplied by 0, so it must not be infinite; ExecuTorch's `Module` begins with zeros.
 
 A layer with a sliding window (Beltagy et al. 2020, arXiv:2004.05150) has a shorter cache, a ring: the token at position
 p lies in slot p modulo its length. Which position a slot holds is computed from the last position written, so the ring
