@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline.architecture import Architecture, Shapes, check_context, read_architecture
+from et_pipeline.architecture import Architecture, Shapes, cache_slots, check_context, read_architecture
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import put_right
@@ -304,9 +304,11 @@ def kv_cache_bytes(windows: Sequence[int | None], kv_heads: int, head_dim: int, 
         form: the context, the tokens of one call, and what the cache stores.
     """
     positions = sum(
-        form.max_context
-        if window is None or window >= form.max_context
-        else min(form.max_context, window + form.prefill_chunk)
+        cache_slots(
+            form.max_context
+            if window is None or window >= form.max_context
+            else min(form.max_context, window + form.prefill_chunk)
+        )
         for window in windows
     )
     # int8 keeps a float32 scale and an int8 zero point beside each token's and head's numbers.

@@ -20,7 +20,6 @@ from et_pipeline.backends.base import (
     fallback_reasons,
 )
 from et_pipeline.upstream.cheap import cheap_lowering
-from et_pipeline.upstream.prefixes import planning_with_prefixes
 from et_pipeline.upstream.refusals import noted_xnnpack_refusals
 from et_pipeline.upstream.shared_constants import shared_constants
 from et_pipeline.upstream.shared_weights import shared_weights
@@ -103,14 +102,15 @@ class XnnpackBackend:
             metadata: constant methods to put beside `forward`.
             out: the .pte file to write.
             external_weights: whether the weights go into a .ptd beside it; the same weights give the same bytes,
-                whatever the program around them is. Without that, a .ptd has the program's adapter, zeros, if it takes
-                one.
+                whatever the program around them is. Without that, a .ptd has the program's adapter, if any: zeros.
 
         Returns:
             What runs in the delegate and what beside it.
         """
         from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
         from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+
+        from et_pipeline.upstream.prefixes import planning_with_prefixes  # it needs torch
 
         split_biases(program)
         adaptable = not external_weights and _tell_apart(program)

@@ -1,9 +1,12 @@
-"""Attention over a key/value cache that lies `[1, length, kv heads, head dim]`.
+"""Attention over a key/value cache that lies `[kv heads, length, 1, head dim]`.
 
-It is two batched matrix products, which delegates have, for one token as for many: the query heads of a kv head are
-rows of one product and read its keys together. The products go over as many slots as are used, in steps of `STEP`.
-These are the first part of the buffer, and nothing is copied to get it, see `upstream.prefixes`. What a step has that
-was not written yet is multiplied by 0, so it must not be infinite; ExecuTorch's `Module` begins with zeros.
+It is two matrix products for each kv head, which delegates have, for one token as for many: the query heads of a kv
+head are rows of one product and read its keys together. The products go over as many slots as are used, in steps of
+`STEP`. These lie in one piece, the first part of the head's, so nothing is transposed and nothing copied to get them,
+see `upstream.prefixes`. What a step has that was not written yet is multiplied by 0, so it must not be infinite;
+ExecuTorch's `Module` begins with zeros.
+
+The 1 is the number of heads to ExecuTorch's operator that writes, which takes the kv heads for a batch.
 
 A layer with a sliding window (Beltagy et al. 2020, arXiv:2004.05150) has a shorter cache, a ring: the token at position
 p lies in slot p modulo its length. Which position a slot holds is computed from the last position written, so the ring
@@ -22,7 +25,9 @@ import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed::q
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from et_pipeline.architecture import STEP
 from et_pipeline.errors import UserError
+from et_pipeline.upstream.prefixes import first_slots
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,10 +38,6 @@ CACHED = "et_pipeline_cached"
 
 # Not -inf: where a row of scores has nothing else, inf - inf would be no number.
 MASKED = -1e30
-
-# At each new size a delegate plans its memory anew, which costs as much as attending to some slots that are not used.
-# Of 1, 8, 16 and 64, 8 and 16 take the fewest instructions on an arm64 core (SmolLM2's shape, from position 64 to 128).
-STEP = 16
 
 
 class Seen(NamedTuple):
@@ -53,20 +54,25 @@ class Call(NamedTuple):
     rings: frozenset[int]  # layers whose cache is a ring
     whole: Seen | None = None  # of the other layers
     ring: Seen | None = None
-    slots: torch.Tensor | None = None  # [1, S], where the new tokens go in a ring
+    slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
     attended: list[int] | None = None  # layers that came by, in order
 
 
 def update_cache(cache: torch.Tensor, values: torch.Tensor, start_pos: int, slots: torch.Tensor | None = None) -> None:
-    """Write `values` [1, kv heads, S, head dim] into `cache` [1, length, kv heads, head dim].
+    """Write `values` [1, kv heads, S, head dim] into `cache` [kv heads, length, 1, head dim].
 
     Args:
         cache: is changed.
         values: of the new tokens.
         start_pos: position of the first of them, and its slot where `slots` is None.
-        slots: [1, S] int64, the tokens' places in a ring.
+        slots: [kv heads, S] int64, the tokens' places in a ring.
     """
-    _write(cache, values.transpose(1, 2).contiguous(), start_pos, slots)
+    _write(cache, _rows(values), start_pos, slots)
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    _, heads, tokens, dim = values.shape
+    return values.contiguous().view(heads, tokens, 1, dim)
 
 
 def _write(cache: torch.Tensor, rows: torch.Tensor, start_pos: int, slots: torch.Tensor | None) -> None:
@@ -79,23 +85,22 @@ def _write(cache: torch.Tensor, rows: torch.Tensor, start_pos: int, slots: torch
 class Stored(NamedTuple):
     """The keys or the values of one layer as they are kept: numbers, and of int8 how each token and head is scaled."""
 
-    numbers: torch.Tensor  # [1, length, kv heads, head dim] float32, float16 or int8
-    scales: torch.Tensor | None = None  # [1, length, kv heads, 1] float32
-    zeros: torch.Tensor | None = None  # [1, length, kv heads, 1] int8, the integer that means 0
+    numbers: torch.Tensor  # [kv heads, length, 1, head dim] float32, float16 or int8
+    scales: torch.Tensor | None = None  # [kv heads, length, 1, 1] float32
+    zeros: torch.Tensor | None = None  # [kv heads, length, 1, 1] int8, the integer that means 0
 
 
 def empty_cache(kind: KvCache, heads: int, length: int, dim: int) -> Stored:
-    """An empty cache of one of the kinds of `model.kv_cache`."""
+    """An empty cache of one of the kinds of `model.kv_cache`, whose `length` is some of `cache_slots`."""
+    all_numbers, one = (heads, length, 1, dim), (heads, length, 1, 1)
     if kind != "int8":
-        return Stored(torch.zeros(1, length, heads, dim, dtype=torch.float16 if kind == "fp16" else torch.float32))
-    one = 1, length, heads, 1
-    numbers = torch.zeros(1, length, heads, dim, dtype=torch.int8)
-    return Stored(numbers, torch.zeros(one), torch.zeros(one, dtype=torch.int8))
+        return Stored(torch.zeros(all_numbers, dtype=torch.float16 if kind == "fp16" else torch.float32))
+    return Stored(torch.zeros(all_numbers, dtype=torch.int8), torch.zeros(one), torch.zeros(one, dtype=torch.int8))
 
 
 def store(cache: Stored, values: torch.Tensor, start_pos: int, slots: torch.Tensor | None = None) -> None:
     """Write `values` [1, kv heads, S, head dim] float32 into a cache; see `update_cache`."""
-    operators, rows = torch.ops.quantized_decomposed, values.transpose(1, 2).contiguous()
+    operators, rows = torch.ops.quantized_decomposed, _rows(values)
     if cache.scales is None or cache.zeros is None:
         _write(cache.numbers, rows.to(cache.numbers.dtype), start_pos, slots)
         return
@@ -105,24 +110,20 @@ def store(cache: Stored, values: torch.Tensor, start_pos: int, slots: torch.Tens
     _write(cache.zeros, zeros.to(torch.int8), start_pos, slots)
 
 
-def read(cache: Stored, used: Any) -> torch.Tensor:
-    """The first `used` slots as float32, [kv heads, used, head dim]."""
-    _, _, heads, dim = cache.numbers.shape
-
-    def first(part: torch.Tensor) -> torch.Tensor:
-        return part.narrow(1, 0, used)  # a slice would have a size of its own
-
-    numbers = first(cache.numbers)
+def read(cache: Stored, head: int, used: Any) -> torch.Tensor:
+    """The first `used` slots of a kv head as float32, [1, used, head dim]."""
+    numbers = first_slots(cache.numbers, head, used)
     if cache.scales is not None and cache.zeros is not None:
-        scales, zeros = first(cache.scales).to(torch.float64), first(cache.zeros).to(torch.int64)
+        scales, zeros = first_slots(cache.scales, head, used), first_slots(cache.zeros, head, used)
         dequantize = torch.ops.quantized_decomposed.dequantize_per_token
-        numbers = dequantize(numbers, scales, zeros, -128, 127, torch.int8, torch.float32)
-    return numbers.to(torch.float32).view(used, heads, dim).transpose(0, 1)
+        wide = scales.to(torch.float64), zeros.to(torch.int64)
+        return dequantize(numbers, *wide, -128, 127, torch.int8, torch.float32)
+    return numbers.to(torch.float32)
 
 
-def ring_slots(positions: torch.Tensor, length: int) -> torch.Tensor:
-    """Where the tokens at `positions` [S] go in a ring of `length` slots: [1, S] int64."""
-    return torch.remainder(positions, length).unsqueeze(0)
+def ring_slots(positions: torch.Tensor, length: int, heads: int) -> torch.Tensor:
+    """Where the tokens at `positions` [S] go in a ring of `length` slots: [heads, S] int64, the same for each."""
+    return torch.stack([torch.remainder(positions, length)] * heads)
 
 
 def see(positions: torch.Tensor, group: int, length: int, window: int | None = None) -> Seen:
@@ -131,7 +132,7 @@ def see(positions: torch.Tensor, group: int, length: int, window: int | None = N
     Args:
         positions: [S] int64, of the new tokens.
         group: query heads of one kv head, each of which has rows of scores for itself.
-        length: slots of the cache; of a ring at least window + S - 1, or as many as there are positions.
+        length: some of `cache_slots`; of a ring at least window + S - 1, or as many as there are positions.
         window: of a ring, how many tokens one token sees, itself included.
     """
     last = positions[-1]
@@ -174,13 +175,16 @@ def attend(
         [1, S, heads, head dim] float32.
     """
     _, heads, tokens, dim = query.shape
-    kv_heads = keys.numbers.shape[2]
+    kv_heads = keys.numbers.shape[0]
     query = query * (scale if softcap is None else scale / softcap)
     rows = query.view(heads, tokens, dim).contiguous().view(kv_heads, heads // kv_heads * tokens, dim)
-    scores = torch.bmm(rows, read(keys, seen.used).transpose(1, 2))
-    if softcap is not None:
-        scores = torch.tanh(scores) * softcap
-    out = torch.bmm(torch.softmax(scores + seen.mask, -1), read(values, seen.used))
+    parts = []
+    for head in range(kv_heads):
+        scores = torch.bmm(rows.narrow(0, head, 1), read(keys, head, seen.used).transpose(1, 2))
+        if softcap is not None:
+            scores = torch.tanh(scores) * softcap
+        parts.append(torch.bmm(torch.softmax(scores + seen.mask, -1), read(values, head, seen.used)))
+    out = torch.cat(parts)
     # Of four dimensions, because from a copy of three torch.export concludes a false bound of S.
     out = out.view(kv_heads, heads // kv_heads, tokens, dim).permute(2, 0, 1, 3).contiguous()
     return out.view(1, tokens, heads, dim)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
-from et_pipeline.architecture import check_context, longest_context
+from et_pipeline.architecture import cache_slots, check_context, longest_context
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, ring_slots, see, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
@@ -73,7 +73,7 @@ class _BufferCache(Cache):
         found = []
         for kind, new in (("k", key_states), ("v", value_states)):
             cache = self.decoder.stored(kind, layer_idx)
-            _, _, heads, dim = cache.numbers.shape
+            heads, _, _, dim = cache.numbers.shape
             if (new.shape[1], new.shape[3]) != (heads, dim):
                 raise UserError(
                     f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
@@ -115,10 +115,11 @@ class Decoder(nn.Module):
         kinds = layer_kinds(self.config)
         self.rings = frozenset(n for n, kind in enumerate(kinds) if slides and kind == "sliding_attention")
         # A call's first token sees window - 1 tokens before it, when the call's last token is already written.
-        self.ring = min(form.max_context, (self.window or 0) + max(form.prefill_chunk, _STEPS_BACK))
+        ring = min(form.max_context, (self.window or 0) + max(form.prefill_chunk, _STEPS_BACK))
+        self.ring = cache_slots(ring)
         for layer in range(layers):
             for kind in "kv":
-                length = self.ring if layer in self.rings else form.max_context
+                length = self.ring if layer in self.rings else cache_slots(form.max_context)
                 empty = empty_cache(form.kv_cache, self.kv_heads, length, dim)
                 for name, buffer in zip(_buffer_names(kind, layer), empty, strict=True):
                     if buffer is not None:
@@ -160,9 +161,9 @@ class Decoder(nn.Module):
         group = self.config.num_attention_heads // self.kv_heads
         call = Call(start, self.rings, attended=[])
         if len(self.rings) < self.cache.count:
-            call = call._replace(whole=see(positions, group, self.form.max_context))
+            call = call._replace(whole=see(positions, group, cache_slots(self.form.max_context)))
         if self.rings:
-            slots = ring_slots(positions, self.ring)
+            slots = ring_slots(positions, self.ring, self.kv_heads)
             call = call._replace(slots=slots, ring=see(positions, group, self.ring, self.window))
         return call
 

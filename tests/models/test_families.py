@@ -255,7 +255,8 @@ def test_fused_linears_are_apart_in_the_program(family):
     graph = export_decoder(Decoder(load_model(family("phi3_4k")), FORM)).graph
     aten = torch.ops.aten
     joined = [node for node in graph.nodes if node.target is aten.cat.default]
-    assert len(joined) == 2  # rotary angles, and the positions of the rows of scores, once for all layers
+    # Rotary angles, and the positions of the rows of scores, once for all layers; and the heads of each layer.
+    assert len(joined) == 2 + 2
     assert not [node for node in graph.nodes if node.target in (aten.chunk.default, aten.split.Tensor)]
 
 
@@ -288,7 +289,7 @@ def test_ring_after_many_wraps(window, chunk, length, softcap):
     query, key, value = (torch.randn(1, heads, length, 8, generator=generator) for heads in (4, kv_heads, kv_heads))
     expected = naive(query, key, value, window, 0.5, softcap)
     ring = window + chunk
-    caches = torch.full((1, ring, kv_heads, 8), 9.0), torch.full((1, ring, kv_heads, 8), 9.0)
+    caches = torch.full((kv_heads, ring, 1, 8), 9.0), torch.full((kv_heads, ring, 1, 8), 9.0)
     start = 0
     for size in [chunk, 1, max(1, chunk - 1)] * length:
         end = min(start + size, length)
@@ -296,7 +297,7 @@ def test_ring_after_many_wraps(window, chunk, length, softcap):
             break
         positions = torch.arange(start, end)
         for cache, new in zip(caches, (key, value), strict=True):
-            update_cache(cache, new[:, :, start:end], start, ring_slots(positions, ring))
+            update_cache(cache, new[:, :, start:end], start, ring_slots(positions, ring, kv_heads))
         seen = see(positions, 2, ring, window)
         found = attend(query[:, :, start:end], *map(Stored, caches), seen, 0.5, softcap)
         torch.testing.assert_close(found, expected[:, :, start:end].transpose(1, 2), atol=1e-5, rtol=1e-5)

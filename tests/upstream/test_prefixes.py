@@ -6,25 +6,23 @@ from executorch.exir.passes import MemoryPlanningPass
 from executorch.runtime import Runtime
 from torch import nn
 
-from et_pipeline.upstream.prefixes import planning_with_prefixes
+from et_pipeline.upstream.prefixes import first_slots, planning_with_prefixes
 
 
 class Remembers(nn.Module):
-    """Writes into a cache [1, 6, 2, 4], and gives a part of it, twice."""
+    """Writes into a cache [3, 16, 1, 4] of three heads, and gives what is used of each, and 1."""
 
-    def __init__(self, dim, start):
+    def __init__(self, dtype=torch.float32, read=first_slots):
         super().__init__()
-        self.dim, self.start = dim, start
-        self.register_buffer("kept", torch.zeros(1, 6, 2, 4))
+        self.read, self.one = read, torch.ones(1, dtype=dtype)
+        self.register_buffer("kept", torch.zeros(3, 16, 1, 4, dtype=dtype))
 
     def forward(self, rows, end):
         torch.ops.llama.update_cache(rows, self.kept, 0)
-        used = 1
-        if (self.dim, self.start) == (1, 0):
-            used = end.item()
-            torch._check(used >= 1)
-            torch._check(used <= 6)
-        return self.kept.narrow(self.dim, self.start, used) * 2.0
+        used = end.item()
+        torch._check(used >= 1)
+        torch._check(used <= 16)
+        return torch.cat([self.read(self.kept, head, used) + self.one for head in (2, 0, 1)])
 
 
 def lowered(module, rows, planning=planning_with_prefixes):
@@ -37,26 +35,22 @@ def operators(program):
     return {operator.name for operator in program.executorch_program.execution_plan[0].operators}
 
 
-def test_the_first_part_of_a_cache_is_not_copied():
-    module, rows = Remembers(1, 0), torch.arange(48.0).view(1, 6, 2, 4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_what_is_used_of_a_head_is_not_copied(dtype):
+    module, rows = Remembers(dtype), torch.arange(-96, 96).view(3, 16, 1, 4).to(dtype)
     program = lowered(module, rows)
     assert "aten::empty" in operators(program)
+    assert not operators(program) & {"et_pipeline::first_slots", "aten::slice_copy"}
     method = Runtime.get().load_program(program.buffer).load_method("forward")
-    for end in (6, 2, 5):
-        rows = rows + 1
+    for end in (16, 2, 5):
+        rows = rows - 1
         (found,) = method.execute((rows, torch.tensor(end)))
-        assert torch.equal(found, module(rows, torch.tensor(end)))
+        expected = torch.stack([rows[head, :end, 0] for head in (2, 0, 1)]) + 1
+        assert torch.equal(found, expected)
+        assert torch.equal(module(rows, torch.tensor(end)), expected)
 
 
-def test_upstream_copies():
+def test_upstream_copies_a_slice():
     """Or this override can go."""
-    assert "aten::slice_copy" in operators(lowered(Remembers(1, 0), torch.zeros(1, 6, 2, 4), MemoryPlanningPass))
-
-
-@pytest.mark.parametrize(("dim", "start"), [(1, 1), (2, 0)])
-def test_what_does_not_lie_in_one_piece_at_the_start_is_copied(dim, start):
-    module, rows = Remembers(dim, start), torch.arange(48.0).view(1, 6, 2, 4)
-    program = lowered(module, rows)
-    assert operators(program) >= {"aten::slice_copy"}
-    (found,) = Runtime.get().load_program(program.buffer).load_method("forward").execute((rows, torch.tensor(2)))
-    assert torch.equal(found, module(rows, torch.tensor(2)))
+    module = Remembers(read=lambda cache, head, used: cache[head].narrow(0, 0, used))
+    assert "aten::slice_copy" in operators(lowered(module, torch.zeros(3, 16, 1, 4), MemoryPlanningPass))
