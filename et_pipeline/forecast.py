@@ -46,8 +46,8 @@ KERNEL_SHARE = {"int4_weight_only": 0.6}
 # of a linear, on the built-in model; for each layer, and for each number of the cache, on SmolLM2-135M.
 WEIGHT_INSTRUCTIONS = {"8da8w": 0.186, "int4_weight_only": 1.02, "int8_weight_only": 0.965, "fp32": 0.384}
 WEIGHT_INSTRUCTIONS_4BIT_GROUPS, WEIGHT_INSTRUCTIONS_4BIT_CHANNELS = 0.284, 0.217
-LAYER_INSTRUCTIONS = 250_000
-KV_NUMBER_INSTRUCTIONS = 4.7
+LAYER_INSTRUCTIONS = 240_000
+KV_NUMBER_INSTRUCTIONS = 3.1
 PER_CYCLE = 2.0  # instructions that a fast core ends: assumed, half of what an A76 can
 # Speed over a prompt of 128 tokens in the same measurement, 8da4w in groups being 1: 25.5 ms to 16.0, 15.4, 56, 52, 52.
 PREFILL_GROUPS = 1.0

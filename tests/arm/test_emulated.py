@@ -64,19 +64,17 @@ def test_each_recipe_computes_the_same(machine, lowered, recipe, core, tmp_path)
 
 
 @pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize(
-    "cache_of",
-    ["int8", pytest.param("fp16", marks=pytest.mark.xfail(reason="1.1e-3 nats on an A76, and not understood yet"))],
-)
+@pytest.mark.parametrize("cache_of", ["int8", "fp16"])
 def test_each_kind_of_cache_is_the_same(machine, lowered, cache_of, core, tmp_path):
     ids = [(7 * number) % 500 + 8 for number in range(40)]
     calls = [ids[:16], ids[16:32], *([token] for token in ids[32:])]
-    program = lowered("experiment=demo", f"model.kv_cache={cache_of}")
+    # Without activations of 8 bits: on tokens as senseless as these, one of them on the edge between two roundings is
+    # worth 1e-3 nats, with any cache.
+    program = lowered("experiment=demo", "recipe=fp32", f"model.kv_cache={cache_of}")
     apart, same = distance(machine, core, program, calls, tmp_path / "out")
     print(f"ARM cache of {cache_of} {core}: largest KL {apart:.1e}")
     assert same
-    # A key or value that falls on the other side of a rounding is a step of 1/255 away, and stays so. Seen: 1.1e-4.
-    assert apart < (1e-3 if cache_of == "int8" else FARTHEST)
+    assert apart < FARTHEST / 10  # seen: 3e-8
 
 
 @pytest.mark.parametrize("core", CORES)
