@@ -55,11 +55,11 @@ PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8
 
 # CPU seconds of quantize, export and lower on one x86 core, fitted to docs/results/forecast.json (the table in
 # docs/benchmarks.md). A layer of the weight-only recipes costs less: its graph has no nodes that quantize activations.
-EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 24, 1.75, 8e-9
-EXPORT_SECONDS_PER_LAYER_PLAIN = 1.2
+EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 24, 1.5, 8e-9
+EXPORT_SECONDS_PER_LAYER_PLAIN, EXPORT_SECONDS_PER_KV_HEAD = 0.95, 0.16  # the latter of each layer
 # Peak of anonymous memory, fitted to the same and to full_size.json. What lowers holds the graph, the program and
 # copies of a tensor.
-LOWER_BYTES, LOWER_BYTES_PER_LAYER = 460_000_000, 8_700_000
+LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_KV_HEAD = 460_000_000, 8_000_000, 300_000
 LOWER_BYTES_PER_PTE_BYTE, LOWER_BYTES_PER_WEIGHT_OF_LARGEST = 1.09, 0.25
 # What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
 # keeps more or less of what it was given back.
@@ -269,7 +269,7 @@ def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
     """Most anonymous memory of the stages that make the program and take most."""
     counts = [math.prod(shape) for shape in exported_shapes(known).values()]
     waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
-    graph = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers
+    graph = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers + LOWER_BYTES_PER_KV_HEAD * _layers_heads(known)
     program = LOWER_BYTES_PER_PTE_BYTE * _held_bytes(known, recipe)
     return {
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
@@ -281,7 +281,13 @@ def export_seconds(known: Architecture, recipe: Quantization) -> int:
     """CPU time of the stages that make the program."""
     weights = sum(math.prod(shape) for shape in exported_shapes(known).values())
     layer = EXPORT_SECONDS_PER_LAYER if _is_dynamic(recipe) else EXPORT_SECONDS_PER_LAYER_PLAIN
-    return round(EXPORT_SECONDS + layer * known.layers + EXPORT_SECONDS_PER_WEIGHT * weights)
+    graph = layer * known.layers + EXPORT_SECONDS_PER_KV_HEAD * _layers_heads(known)
+    return round(EXPORT_SECONDS + graph + EXPORT_SECONDS_PER_WEIGHT * weights)
+
+
+def _layers_heads(known: Architecture) -> int:
+    """How many kv heads all layers have: each has nodes of its own in the graph. An encoder's attention has none."""
+    return 0 if known.encodes else known.layers * known.kv_heads
 
 
 def _is_dynamic(recipe: Quantization) -> bool:

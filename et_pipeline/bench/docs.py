@@ -293,9 +293,15 @@ def full_size_table(manifests: list[Manifest]) -> str:
 
 
 def forecast_table(root: Path) -> str:
-    """What `mode=plan` says beside what happened, in Markdown; models of full size from their own experiment."""
+    """What `mode=plan` says beside what happened, in Markdown.
+
+    Of the experiment `full_size` what was not measured here since.
+    """
     results = {name: json.loads((root / RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in EXPERIMENTS}
-    exports = [*results["forecast"]["exports"], *forecast.full_size_exports(results["full_size"]["manifests"])]
+    exports = results["forecast"]["exports"]
+    pairs = {(each["model"], each["recipe"]) for each in exports}
+    full_size = forecast.full_size_exports(results["full_size"]["manifests"])
+    exports = [*exports, *(each for each in full_size if (each["model"], each["recipe"]) not in pairs)]
     rows: list[list[Any]] = [
         [
             "model",
