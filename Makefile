@@ -1,8 +1,12 @@
-# Everything here makes its own environment: `make demo` on a fresh machine needs Python 3.11 and nothing else.
-PYTHON ?= python3.11
+# Everything here makes its own environment: `make demo` on a fresh machine needs Python 3.11 or newer, nothing else.
+# The first that is there and new enough; PYTHON=... names another.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$each && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# uv where there is one, as it is faster
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 MODEL  ?= tiny_assistant
 RECIPE ?= 8da4w
 DEVICE ?= phone_6gb
@@ -29,13 +33,14 @@ help: ## Show this list
 setup: $(READY) ## Make .venv and install everything into it (other targets do it by themselves)
 
 $(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or name it with PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
 		echo "No GPU here: asking for the CPU build of torch"; \
-		$(BIN)/pip install --quiet --retries 0 --timeout 15 --no-deps --index-url $(TORCH_CPU_INDEX) -c constraints.txt torch 2>/dev/null \
+		$(BIN)/python -m pip install --quiet --retries 0 --timeout 15 --no-deps --index-url $(TORCH_CPU_INDEX) -c constraints.txt torch 2>/dev/null \
 		|| echo "Its index cannot be reached; taking the default build, which is larger and works as well"; \
 	fi
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY) ## The whole road on the built-in model: quantize, export, lower, verify, measure, bundle
@@ -104,7 +109,7 @@ bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 
 	$(BIN)/python $(ANDROID)/tools/bench_arm.py $(or $(PROGRAM),$(DEMO)/xnnpack.pte) $(SET)
 
 test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,eval]'
+	$(INSTALL) -c constraints.txt -e '.[dev,eval]'
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
 
 test-kill: $(READY) ## Kill the pipeline 50 times at random moments, and 50 times while recipe=auto searches: it resumes
@@ -130,7 +135,7 @@ bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size,
 	$(BIN)/python -m et_pipeline.bench.docs full_size
 
 bench-host: $(READY) ## Beside llama.cpp, onnxruntime-genai and ExecuTorch's exporter on this host: two hours, 12 GB of disk
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(INSTALL) -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python -m et_pipeline.bench.host --json docs/results/host.json
 	$(BIN)/python -m et_pipeline.bench.docs
 
