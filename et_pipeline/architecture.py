@@ -216,8 +216,21 @@ def longest_context(config: Mapping[str, Any]) -> int | None:
 STEP = 16
 
 
-def cache_slots(tokens: int) -> int:
-    """How many slots a program's cache has for so many tokens: whole steps, so each head's begin where they may."""
+STEPS_BACK = 16  # a chat takes a stop string's tokens back
+
+
+def layer_slots(window: int | None, max_context: int, prefill_chunk: int) -> int:
+    """How many slots a layer's cache has in a decoder that holds it: whole steps, so each head's begin where they may.
+
+    Args:
+        window: how many tokens the layer sees; None for all. Where that is fewer than there are, its cache is a ring:
+            a call's first token sees window - 1 tokens before it, when the call's last token is already written.
+        max_context: tokens of a whole chat.
+        prefill_chunk: most tokens of one call.
+    """
+    tokens = max_context
+    if window is not None and window < max_context:
+        tokens = min(max_context, window + max(prefill_chunk, STEPS_BACK))
     return -(-tokens // STEP) * STEP
 
 

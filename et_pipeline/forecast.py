@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline.architecture import Architecture, Shapes, cache_slots, check_context, read_architecture
+from et_pipeline.architecture import Architecture, Shapes, check_context, layer_slots, read_architecture
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import put_right
@@ -21,7 +21,7 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
-from et_pipeline.settings import Device, ExportForm, Model, Quantization, Recipe, Settings
+from et_pipeline.settings import Device, ExportForm, KvCache, Model, Quantization, Recipe, Settings
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
 SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
@@ -300,26 +300,23 @@ def exported_shapes(known: Architecture) -> Shapes:
 
 
 def kv_cache_bytes(windows: Sequence[int | None], kv_heads: int, head_dim: int, form: ExportForm) -> int:
-    """Size of the KV cache: keys and values of every position that a layer still needs.
+    """Size of the KV cache of a program that holds it: see `layer_slots`.
 
     Args:
-        windows: per layer, how many tokens it sees, or None for all: such a layer keeps a ring, its window and the
-            tokens of one call.
+        windows: per layer, how many tokens it sees, or None for all.
         kv_heads: heads of keys and values.
         head_dim: numbers per head.
         form: the context, the tokens of one call, and what the cache stores.
     """
-    positions = sum(
-        cache_slots(
-            form.max_context
-            if window is None or window >= form.max_context
-            else min(form.max_context, window + form.prefill_chunk)
-        )
-        for window in windows
-    )
+    slots = sum(layer_slots(window, form.max_context, form.prefill_chunk) for window in windows)
+    return slots * slot_bytes(kv_heads, head_dim, form.kv_cache)
+
+
+def slot_bytes(kv_heads: int, head_dim: int, kind: KvCache) -> int:
+    """Size of one token's keys and values in one layer."""
     # int8 keeps a float32 scale and an int8 zero point beside each token's and head's numbers.
-    per_head = {"fp32": 4 * head_dim, "fp16": 2 * head_dim, "int8": head_dim + 5}[form.kv_cache]
-    return positions * 2 * kv_heads * per_head
+    per_head = {"fp32": 4 * head_dim, "fp16": 2 * head_dim, "int8": head_dim + 5}[kind]
+    return 2 * kv_heads * per_head
 
 
 def _kv(known: Architecture, model: Model, context: int) -> int:

@@ -138,7 +138,7 @@ def test_kv_cache_bytes():
     assert kv_cache_bytes((None, None), 2, 32, form) == 2 * 2 * 2 * 32 * 112 * 4  # slots in steps of 16
 
 
-@pytest.mark.parametrize(("window", "positions"), [(50, 64), (95, 112), (100, 112), (4096, 112)])
+@pytest.mark.parametrize(("window", "positions"), [(50, 80), (95, 112), (100, 112), (4096, 112)])
 def test_a_sliding_layer_keeps_its_window_and_one_call(window, positions):
     form = ExportForm(max_context=100, prefill_chunk=10)
     assert kv_cache_bytes((window, None), 1, 8, form) == (positions + 112) * 2 * 8 * 4

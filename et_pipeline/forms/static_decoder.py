@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from et_pipeline.errors import UserError
-from et_pipeline.forecast import kv_cache_bytes
+from et_pipeline.forecast import slot_bytes
 from et_pipeline.forms.base import FEEDINGS, TOKENS, Advance, Form
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ class StaticDecoderForm(Form):
 
     def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
         """All of the context in every layer; Qualcomm's delegate holds it in 16-bit integers or floats."""
-        if backend == "qnn":
-            form = form.model_copy(update={"kv_cache": "fp16"})
-        return kv_cache_bytes((None,) * facts.layers, facts.kv_heads, facts.head_dim, form)
+        kind = "fp16" if backend == "qnn" else form.kv_cache
+        return facts.layers * form.max_context * slot_bytes(facts.kv_heads, facts.head_dim, kind)
 
 
 FORM = StaticDecoderForm()

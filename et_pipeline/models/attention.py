@@ -3,8 +3,8 @@
 It is two matrix products for each kv head, which delegates have, for one token as for many: the query heads of a kv
 head are rows of one product and read its keys together. The products go over as many slots as are used, in steps of
 `STEP`. These lie in one piece, the first part of the head's, so nothing is transposed and nothing copied to get them,
-see `upstream.prefixes`. What a step has that was not written yet is multiplied by 0, so it must not be infinite;
-ExecuTorch's `Module` begins with zeros.
+see `upstream.prefixes`; only fp16 and int8 become fp32 first. What a step has that was not written yet is multiplied by
+0, so it must not be infinite; ExecuTorch's `Module` begins with zeros.
 
 The 1 is the number of heads to ExecuTorch's operator that writes, which takes the kv heads for a batch.
 
@@ -91,7 +91,7 @@ class Stored(NamedTuple):
 
 
 def empty_cache(kind: KvCache, heads: int, length: int, dim: int) -> Stored:
-    """An empty cache of one of the kinds of `model.kv_cache`, whose `length` is some of `cache_slots`."""
+    """An empty cache of one of the kinds of `model.kv_cache`, whose `length` is one of `layer_slots`."""
     all_numbers, one = (heads, length, 1, dim), (heads, length, 1, 1)
     if kind != "int8":
         return Stored(torch.zeros(all_numbers, dtype=torch.float16 if kind == "fp16" else torch.float32))
@@ -132,7 +132,7 @@ def see(positions: torch.Tensor, group: int, length: int, window: int | None = N
     Args:
         positions: [S] int64, of the new tokens.
         group: query heads of one kv head, each of which has rows of scores for itself.
-        length: some of `cache_slots`; of a ring at least window + S - 1, or as many as there are positions.
+        length: slots of the cache; of a ring at least window + S - 1, or as many as there are positions.
         window: of a ring, how many tokens one token sees, itself included.
     """
     last = positions[-1]
@@ -184,7 +184,7 @@ def attend(
         if softcap is not None:
             scores = torch.tanh(scores) * softcap
         parts.append(torch.bmm(torch.softmax(scores + seen.mask, -1), read(values, head, seen.used)))
-    out = torch.cat(parts)
+    out = parts[0] if kv_heads == 1 else torch.cat(parts)  # of one part, it would be an operator beside the delegate
     # Of four dimensions, because from a copy of three torch.export concludes a false bound of S.
     out = out.view(kv_heads, heads // kv_heads, tokens, dim).permute(2, 0, 1, 3).contiguous()
     return out.view(1, tokens, heads, dim)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
-from et_pipeline.architecture import cache_slots, check_context, longest_context
+from et_pipeline.architecture import check_context, layer_slots, longest_context
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, ring_slots, see, store
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 
 PROGRAM, WEIGHTS = "program.pt2", "weights.pt"
-
-
-_STEPS_BACK = 16  # a chat takes a stop string's tokens back
 
 
 class _BufferCache(Cache):
@@ -114,12 +111,12 @@ class Decoder(nn.Module):
         slides = self.window is not None and self.window < form.max_context
         kinds = layer_kinds(self.config)
         self.rings = frozenset(n for n, kind in enumerate(kinds) if slides and kind == "sliding_attention")
-        # A call's first token sees window - 1 tokens before it, when the call's last token is already written.
-        ring = min(form.max_context, (self.window or 0) + max(form.prefill_chunk, _STEPS_BACK))
-        self.ring = cache_slots(ring)
+        self.ring, self.length = (
+            layer_slots(window, form.max_context, form.prefill_chunk) for window in (self.window, None)
+        )
         for layer in range(layers):
             for kind in "kv":
-                length = self.ring if layer in self.rings else cache_slots(form.max_context)
+                length = self.ring if layer in self.rings else self.length
                 empty = empty_cache(form.kv_cache, self.kv_heads, length, dim)
                 for name, buffer in zip(_buffer_names(kind, layer), empty, strict=True):
                     if buffer is not None:
@@ -161,7 +158,7 @@ class Decoder(nn.Module):
         group = self.config.num_attention_heads // self.kv_heads
         call = Call(start, self.rings, attended=[])
         if len(self.rings) < self.cache.count:
-            call = call._replace(whole=see(positions, group, cache_slots(self.form.max_context)))
+            call = call._replace(whole=see(positions, group, self.length))
         if self.rings:
             slots = ring_slots(positions, self.ring, self.kv_heads)
             call = call._replace(slots=slots, ring=see(positions, group, self.ring, self.window))

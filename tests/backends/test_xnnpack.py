@@ -169,6 +169,13 @@ def test_a_decoder_layer_stays_in_few_delegates(tiny_program):
     assert not {"aten::mm.out", "aten::mul.out", "aten::native_layer_norm.out"} & delegation.fallback_operators.keys()
 
 
+@pytest.mark.slow
+def test_one_kv_head_needs_no_delegate_of_its_own(make_checkpoint, lower_checkpoint):
+    one = lower_checkpoint(make_checkpoint("llama", num_hidden_layers=2, num_key_value_heads=1))
+    two = lower_checkpoint(make_checkpoint("llama", num_hidden_layers=2, num_key_value_heads=2))
+    assert one.delegation.delegates == two.delegation.delegates
+
+
 def test_what_a_token_costs(tiny_program):
     """What decides the speed, without a clock: calls of the delegate, operators beside it, bytes of weights read."""
     from executorch.exir._serialize._program import deserialize_pte_binary

@@ -319,7 +319,7 @@ def test_a_window_as_long_as_the_context_needs_no_ring(make_checkpoint):
     model = load_model(make_checkpoint("mistral", sliding_window=64))
     assert not Decoder(model, FORM).rings
     almost = Decoder(load_model(make_checkpoint("mistral", sliding_window=60)), FORM)
-    assert almost.get_buffer("k_cache_0").shape[1] == 64  # never more than the context
+    assert almost.get_buffer("k_cache_0").shape[1] == 64  # never more than the context, in whole steps
 
 
 def rounding_floor(model, expected):

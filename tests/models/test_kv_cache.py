@@ -66,11 +66,13 @@ def test_decoder_computes_with_what_it_stores(checkpoints, name, kind):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_forecast_of_the_cache_is_its_size(checkpoints, name, kind):
-    decoder = Decoder(load_model(checkpoints[name]), form(kind))
+@pytest.mark.parametrize(("context", "chunk"), [(100, 16), (100, 1), (33, 20)])
+def test_forecast_of_the_cache_is_its_size(checkpoints, name, kind, context, chunk):
+    given = ExportForm(max_context=context, prefill_chunk=chunk, kv_cache=kind)
+    decoder = Decoder(load_model(checkpoints[name]), given)
     size = sum(buffer.nbytes for key, buffer in decoder.named_buffers() if "_cache_" in key)
     windows = layer_windows(decoder.config.to_dict(), 1)
-    assert size == kv_cache_bytes(windows, decoder.config.num_key_value_heads, decoder.config.head_dim, form(kind))
+    assert size == kv_cache_bytes(windows, decoder.config.num_key_value_heads, decoder.config.head_dim, given)
 
 
 def test_empty_caches_of_every_type_survive_a_file(checkpoints, tmp_path):

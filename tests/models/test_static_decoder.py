@@ -1,10 +1,13 @@
 """The form with one token per call: against transformers' unmodified model, past each window."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
+from et_pipeline.forms import static_decoder
 from et_pipeline.models.static_decoder import StaticDecoder, export_static
 from et_pipeline.settings import ExportForm
 from tests.models.test_families import FAMILIES, FED, TOKENS, family, one_thread, reference  # noqa: F401  fixtures
@@ -23,6 +26,19 @@ def test_static_decoder_equals_transformers(family, name):  # noqa: F811
     expected = reference(folder)[:FED]
     decoder = StaticDecoder(load_model(folder), FORM)
     assert compare(fed(decoder), expected).min_cosine >= 1 - 1e-9
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_its_cache_is_as_large_as_its_form_says(family, kind):  # noqa: F811
+    form = ExportForm(max_context=33, prefill_chunk=1)
+    decoder = StaticDecoder(load_model(family("mistral_v01")), form)
+    config = decoder.config
+    size = sum(buffer.numel() for name, buffer in decoder.named_buffers() if "_cache" in name)
+    facts = SimpleNamespace(
+        layers=config.num_hidden_layers, kv_heads=config.num_key_value_heads, head_dim=config.head_dim
+    )
+    backend = "qnn" if kind == "fp16" else "vulkan"  # the former holds fp16, whatever it is told
+    assert static_decoder.FORM.kv_cache_bytes(facts, form, backend) == size * (2 if kind == "fp16" else 4)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "phi4_mini", "mistral_v01"])
