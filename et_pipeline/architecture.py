@@ -215,7 +215,6 @@ def longest_context(config: Mapping[str, Any]) -> int | None:
 # from position 64 to 128).
 STEP = 16
 
-
 STEPS_BACK = 16  # a chat takes a stop string's tokens back
 
 

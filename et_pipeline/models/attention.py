@@ -58,23 +58,6 @@ class Call(NamedTuple):
     attended: list[int] | None = None  # layers that came by, in order
 
 
-def update_cache(cache: torch.Tensor, values: torch.Tensor, start_pos: int, slots: torch.Tensor | None = None) -> None:
-    """Write `values` [1, kv heads, S, head dim] into `cache` [kv heads, length, 1, head dim].
-
-    Args:
-        cache: is changed.
-        values: of the new tokens.
-        start_pos: position of the first of them, and its slot where `slots` is None.
-        slots: [kv heads, S] int64, the tokens' places in a ring.
-    """
-    _write(cache, _rows(values), start_pos, slots)
-
-
-def _rows(values: torch.Tensor) -> torch.Tensor:
-    _, heads, tokens, dim = values.shape
-    return values.contiguous().view(heads, tokens, 1, dim)
-
-
 def _write(cache: torch.Tensor, rows: torch.Tensor, start_pos: int, slots: torch.Tensor | None) -> None:
     if slots is None:
         torch.ops.llama.update_cache(rows, cache, start_pos)
@@ -99,8 +82,16 @@ def empty_cache(kind: KvCache, heads: int, length: int, dim: int) -> Stored:
 
 
 def store(cache: Stored, values: torch.Tensor, start_pos: int, slots: torch.Tensor | None = None) -> None:
-    """Write `values` [1, kv heads, S, head dim] float32 into a cache; see `update_cache`."""
-    operators, rows = torch.ops.quantized_decomposed, _rows(values)
+    """Write the keys or the values of new tokens.
+
+    Args:
+        cache: is changed.
+        values: [1, kv heads, S, head dim] float32.
+        start_pos: position of the first token, and its slot where `slots` is None.
+        slots: [kv heads, S] int64, the tokens' places in a ring.
+    """
+    _, heads, tokens, dim = values.shape
+    operators, rows = torch.ops.quantized_decomposed, values.contiguous().view(heads, tokens, 1, dim)
     if cache.scales is None or cache.zeros is None:
         _write(cache.numbers, rows.to(cache.numbers.dtype), start_pos, slots)
         return

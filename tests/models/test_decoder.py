@@ -8,7 +8,7 @@ from et_pipeline.architecture import STEP
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.attention import Stored, attend, see, update_cache
+from et_pipeline.models.attention import Stored, attend, see, store
 from et_pipeline.models.decoder import PROGRAM, WEIGHTS, Decoder, export_decoder, load_program, metadata, save_program
 from et_pipeline.models.rewrites import delegate_friendly, infer_symbolic
 from et_pipeline.quantization.torchao_config import quantize_module
@@ -60,7 +60,7 @@ def test_attention_equals_torch(start, end, group):
     query, key, value = (torch.randn(1, heads, end, 8, generator=generator) for heads in (2 * group, 2, 2))
     caches = torch.full((2, 200, 1, 8), 9.0), torch.full((2, 200, 1, 8), 9.0)
     for cache, new in zip(caches, (key, value), strict=True):
-        update_cache(cache, new, 0)
+        store(Stored(cache), new, 0)
     seen = see(torch.arange(start, end), group, 200)
     assert seen.used == min(200, (end - 1) // STEP * STEP + STEP)
     found = attend(query[:, :, start:], *map(Stored, caches), seen, 0.3)

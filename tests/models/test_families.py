@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
-from et_pipeline.models.attention import Stored, attend, ring_slots, see, update_cache
+from et_pipeline.models.attention import Stored, attend, ring_slots, see, store
 from et_pipeline.models.decoder import Decoder, export_decoder
 from et_pipeline.models.fused import FusedLinear
 from et_pipeline.models.rope import freeze_rope
@@ -297,7 +297,7 @@ def test_ring_after_many_wraps(window, chunk, length, softcap):
             break
         positions = torch.arange(start, end)
         for cache, new in zip(caches, (key, value), strict=True):
-            update_cache(cache, new[:, :, start:end], start, ring_slots(positions, ring, kv_heads))
+            store(Stored(cache), new[:, :, start:end], start, ring_slots(positions, ring, kv_heads))
         seen = see(positions, 2, ring, window)
         found = attend(query[:, :, start:end], *map(Stored, caches), seen, 0.5, softcap)
         torch.testing.assert_close(found, expected[:, :, start:end].transpose(1, 2), atol=1e-5, rtol=1e-5)
