@@ -2,6 +2,8 @@
 # The first that is there and new enough; PYTHON=... names another.
 PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$each && break; done)
+NEWEST ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 $$HOME/.pyenv/versions/3.1[1-9].*/bin/python; do \
+	$$each -c 'import sys; print(sys.version_info[:2], sys.executable)' 2>/dev/null; done | sort | tail -1 | sed 's/.*) //')
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -21,8 +23,8 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-eval test-kill lint format \
-        docs docs-site bench-7b bench-arm bench-host bench-quality clean \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-eval test-kill test-wheel \
+        lint format package constraints docs docs-site bench-7b bench-arm bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -115,6 +117,14 @@ test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of 
 test-kill: $(READY) ## Kill the pipeline 50 times at random moments, and 50 times while recipe=auto searches: it resumes
 	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s
 
+test-wheel: package ## The demo and the unit tests with the wheel alone, on the newest Python here: make test-wheel [NEWEST=python3.14]
+	rm -rf build/wheel
+	$(NEWEST) -m venv build/wheel/venv
+	$(subst $(BIN),build/wheel/venv/bin,$(INSTALL)) -c constraints.txt dist/*.whl
+	cd build/wheel && venv/bin/et-pipeline experiment=demo
+	$(subst $(BIN),build/wheel/venv/bin,$(INSTALL)) -c constraints.txt "$$(ls dist/*.whl)[dev]"
+	OMP_NUM_THREADS=1 build/wheel/venv/bin/pytest -m 'not slow' -n $(JOBS) --dist worksteal $(UNITS)
+
 lint: $(READY) ## ruff, mypy, and import-linter for who may know whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -124,6 +134,19 @@ lint: $(READY) ## ruff, mypy, and import-linter for who may know whom
 format: $(READY) ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+package: $(READY) ## Wheel and sdist, built from what git has or would have, in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+constraints: $(READY) ## Resolve constraints.txt again, for all Pythons and systems [UPGRADE=1 for the newest of everything]
+	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	PATH="$$PATH:$(BIN)" uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-strip-markers \
+		--custom-compile-command 'make constraints' $(if $(UPGRADE),--upgrade) pyproject.toml -o constraints.txt
+	@# Torch's own GPU packages follow torch.
+	sed -E -i.old '/^(nvidia|cuda)-|^triton=/d' constraints.txt && rm constraints.txt.old
 
 docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and pictures made from it
 	$(BIN)/python -m et_pipeline.bench.docs recipes

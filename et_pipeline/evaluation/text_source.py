@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from et_pipeline.checkpoints import hub
@@ -31,7 +32,7 @@ def resolve(key: str, source: str) -> Path | None:
         The file, the folder, or the data set's folder in the hub's cache; None for the built-in text.
 
     Raises:
-        UserError: it does not exist, is not text in UTF-8, or is empty.
+        UserError: it does not exist, is not text in UTF-8, or is empty; nothing is installed that reads it.
     """
     if source.startswith("builtin:"):
         if source != BUILTIN:
@@ -116,6 +117,10 @@ def _rows(key: str, source: str, file: Path) -> Iterator[str]:
 
 
 def _download(key: str, source: str) -> Path:
+    if find_spec("pyarrow") is None:
+        raise UserError(
+            f"{key}={source} is read by pyarrow, which is not installed: pip install 'et-pipeline[datasets]'"
+        )
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import DryRunError, RepositoryNotFoundError
 

@@ -77,3 +77,9 @@ def test_ids_outside_the_vocabulary_are_refused():
     check_ids(KEY, "notes.txt", [0, 511], 512)
     with pytest.raises(UserError, match=r"verify.text=notes.txt becomes token 512, but the model's vocab_size is 512"):
         check_ids(KEY, "notes.txt", [0, 512, 513], 512)
+
+
+def test_a_data_set_without_what_reads_it_is_refused_before_it_is_downloaded(monkeypatch):
+    monkeypatch.setattr("et_pipeline.evaluation.text_source.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"verify\.text=hub:someone/texts is read by pyarrow.*et-pipeline\[datasets\]"):
+        resolve(KEY, "hub:someone/texts")
