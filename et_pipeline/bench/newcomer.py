@@ -1,0 +1,196 @@
+"""What others ask of a newcomer, beside ours: from an empty environment to what runs, for one checkpoint.
+
+`python -m et_pipeline.bench.newcomer WHEEL CHECKPOINT` installs each into an environment of its own, runs the commands
+that its documentation gives for 4-bit weights on a phone's or a PC's processor, and writes
+`docs/results/newcomer.json`: minutes, memory, and what lies there at the end. It takes 25 GB of disk, most of it GPU
+packages of torch, and half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from et_pipeline.bench.docs import RESULTS, ROOT
+from et_pipeline.report.tables import markdown
+from et_pipeline.report.words import size
+from et_pipeline.stages.bundle import host
+
+GPU_PACKAGES = ("nvidia*", "triton*", "cuda*")
+
+
+class Peer(NamedTuple):
+    """How one is installed and asked; `{checkpoint}` and `{wheel}` are put in."""
+
+    packages: Sequence[str]
+    commands: Sequence[str]
+    pythons: str  # as its metadata say
+    gives: str
+
+
+PEERS = {
+    "et_pipeline": Peer(
+        ("-c", str(ROOT / "constraints.txt"), "{wheel}"),
+        ("et-pipeline model=custom model.source={checkpoint} task=chat recipe=8da4w model.max_context=2048",),
+        "3.11 and newer",
+        "`.pte`, tokenizer, manifest; run, compared with the original, measured",
+    ),
+    "optimum-cli": Peer(
+        ("optimum-executorch",),
+        (
+            "optimum-cli export executorch --model {checkpoint} --task text-generation --recipe xnnpack "
+            "--use_custom_sdpa --use_custom_kv_cache --qlinear 8da4w --qembedding 8w --max_seq_len 2048 "
+            "--output_dir out",
+        ),
+        "3.10 and newer",
+        "`.pte`",
+    ),
+    "Olive": Peer(
+        ("olive-ai", "onnxruntime", "onnxruntime-genai", "requests"),  # which it imports, and does not ask for
+        ("olive optimize -m {checkpoint} --precision int4 --provider CPUExecutionProvider --device cpu -o out",),
+        "3.10 and newer",
+        "ONNX with tokenizer, for onnxruntime-genai",
+    ),
+    "export_llm": Peer(
+        ("executorch", "torchtune"),  # whose converter it takes
+        (
+            "python -m executorch.examples.models.smollm2.convert_weights {checkpoint} weights.pth",
+            "python -m executorch.extension.llm.export.export_llm base.model_class=smollm2 base.checkpoint=weights.pth "
+            "base.params={params} model.use_kv_cache=true model.use_sdpa_with_kv_cache=true "
+            "model.dtype_override=fp32 export.max_seq_length=2048 export.max_context_length=2048 "
+            "quantization.qmode=8da4w quantization.group_size=32 quantization.embedding_quantize='8,0' "
+            "backend.xnnpack.enabled=true backend.xnnpack.extended_ops=true",
+        ),
+        "3.10 to 3.14",
+        "`.pte`",
+    ),
+}
+
+
+def ask(peer: Peer, python: str, places: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Install a peer and run its commands, in a folder of its own; an error ends it and is kept."""
+    venv = folder / "venv"
+    subprocess.run([python, "-m", "venv", venv], check=True)
+    environment = {**os.environ, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    environment |= {"ET_PIPELINE_CACHE": str(folder / "cache"), "PYTHONPATH": ""}
+    packages = [package.format(**places) for package in peer.packages]
+    installed = _run(["pip", "install", "--quiet", *packages], folder, environment)
+    gpu = [path for pattern in GPU_PACKAGES for path in venv.glob(f"lib/*/site-packages/{pattern}")]
+    before = set(folder.rglob("*"))
+    steps = []
+    for command in peer.commands:
+        steps.append(_run(shlex.split(command.format(**places)), folder, environment))
+        if steps[-1]["code"]:
+            break
+    made = [path for path in set(folder.rglob("*")) - before if path.is_file() and "cache" not in path.parts]
+    return {
+        "install": installed,
+        "bytes": _bytes([venv]),
+        "gpu_bytes": _bytes(gpu),
+        "steps": steps,
+        "made": {str(path.relative_to(folder)): path.stat().st_size for path in sorted(made)},
+    }
+
+
+def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    log = folder / "log"
+    began = time.monotonic()
+    with log.open("wb") as stream:
+        child = subprocess.Popen(
+            ["/usr/bin/env", *command], cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return {
+        "code": child.returncode,
+        "wall_s": round(time.monotonic() - began, 1),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_rss_bytes": usage.ru_maxrss * 1024,  # of the largest of its processes
+        "last_words": log.read_text(errors="replace").splitlines()[-3:] if child.returncode else [],
+    }
+
+
+def _bytes(paths: Sequence[Path]) -> int:
+    return sum(int(subprocess.check_output(["du", "-sb", path]).split()[0]) for path in paths)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The peers side by side, in Markdown."""
+    rows: list[list[Any]] = [
+        [
+            "",
+            "Pythons",
+            "commands after it is installed",
+            "environment",
+            "without GPU packages",
+            "minutes",
+            "memory",
+            "gives",
+        ]
+    ]
+    for name, peer in PEERS.items():
+        found = result["peers"][name]
+        steps = found["steps"]
+        failed = next((step for step in steps if step["code"]), None)
+        gives = peer.gives
+        if failed is not None:
+            words = failed["last_words"][-1].replace("|", r"\|")
+            gives = f"**ended with exit code {failed['code']}**: `{words}`"
+        rows.append(
+            [
+                name,
+                peer.pythons,
+                len(peer.commands),
+                size(found["bytes"]),
+                size(found["bytes"] - found["gpu_bytes"]),
+                f"{sum(step['wall_s'] for step in steps) / 60:.1f}",
+                size(max(step["peak_rss_bytes"] for step in steps)),
+                gives,
+            ]
+        )
+    return f"{markdown(rows)}\nMeasured {result['date']} on {result['machine']}, {result['checkpoint']}.\n"
+
+
+def main() -> None:
+    """Measure those that are named, all otherwise; what was measured of others stays."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheel", type=Path, help="of et_pipeline; make package")
+    parser.add_argument("checkpoint", type=Path, help="a folder with SmolLM2-135M-Instruct")
+    parser.add_argument("--params", type=Path, help="its params.json for export_llm, from ExecuTorch's repository")
+    parser.add_argument("--only", nargs="*", default=list(PEERS), choices=list(PEERS))
+    given = parser.parse_args()
+    path = ROOT / RESULTS / "newcomer.json"
+    peers = json.loads(path.read_text())["peers"] if path.is_file() else {}
+    places = {
+        name: str(getattr(given, name) and getattr(given, name).resolve()) for name in ("wheel", "checkpoint", "params")
+    }
+    for name in given.only:
+        with tempfile.TemporaryDirectory() as folder:
+            peers[name] = ask(PEERS[name], sys.executable, places, Path(folder))
+        sys.stdout.write(json.dumps({name: peers[name]}, indent=1) + "\n")
+        path.write_text(
+            json.dumps(
+                {
+                    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                    "machine": host(),
+                    "checkpoint": given.checkpoint.name,
+                    "peers": peers,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
