@@ -30,7 +30,7 @@ def report(folder: Path, out: Path) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     for sentence in left_out:
         sys.stderr.write(f"left out: {sentence}\n")
-    sys.stdout.write(f"{len(bundles)} bundles: {out} ({size(out.stat().st_size)})\n")
+    sys.stdout.write(f"{len(bundles)} bundle{'s' if len(bundles) > 1 else ''}: {out} ({size(out.stat().st_size)})\n")
 
 
 def main() -> None:

@@ -48,9 +48,13 @@
   function axis(name, shown) {
     const metric = data.metrics[name];
     const floor = metric.floor ?? 0; // of a KL that is nearly 0
-    const values = shown.flatMap((i) => [data.points[i].figures[name].value, ...(data.points[i].figures[name].interval ?? [])]);
-    const [least, most] = [Math.max(Math.min(...values), floor), Math.max(...values)];
-    const log = least > 0 && most > 20 * least;
+    const values = shown.flatMap((i) => {
+      const figure = data.points[i].figures[name];
+      return [figure.value, ...(figure.interval ?? [])];
+    });
+    const most = Math.max(...values);
+    const log = Math.max(Math.min(...values), floor) > 0 && most > 20 * Math.max(Math.min(...values), floor);
+    const least = Math.max(Math.min(...values), log ? floor : -Infinity);
     const place = (value) => (log ? Math.log10(Math.max(value, floor)) : value);
     const span = place(most) - place(least) || Math.abs(most) || 1;
     const range = [place(least) - 0.16 * span, place(most) + 0.1 * span];
@@ -76,15 +80,17 @@
     if (!picture.clientWidth) return; // a bundle's own part is shown
     const [x, y, scope] = [chosen("x"), chosen("y"), chosen("scope") || "all"];
     const front = new Set((data.fronts[`${x}|${y}`] ?? data.fronts[`${y}|${x}`])?.[scope]);
-    const shown = data.points.map((_, i) => i).filter((i) => !rows[i].hidden && [x, y].every((name) => name in data.points[i].figures));
+    const known = (i) => x in data.points[i].figures && y in data.points[i].figures;
+    const shown = rows.map((_, i) => i).filter((i) => !rows[i].hidden && known(i));
     rows.forEach((row, i) => {
       row.classList.toggle("front", front.has(i));
       row.querySelector(".badge").hidden = !front.has(i);
     });
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-    const [across, up] = [axis(x, shown), axis(y, shown)];
     const value = (i, name) => data.points[i].figures[name].value;
+    const inOrder = (some) => some.filter((i) => front.has(i)).sort((a, b) => value(a, x) - value(b, x));
+    const [across, up] = [axis(x, shown), axis(y, shown)];
     const names = named();
     const traces = [...lines(), ...points()];
     const layout = {
@@ -94,16 +100,19 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 13, color: colour("text") },
       hovermode: "closest",
-      hoverlabel: { align: "left", bgcolor: colour("field"), bordercolor: colour("strong"), font: { color: colour("text") } },
+      hoverlabel: {
+        align: "left",
+        bgcolor: colour("field"),
+        bordercolor: colour("strong"),
+        font: { color: colour("text") },
+      },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
       xaxis: { ...across.layout, gridcolor: colour("line") },
       yaxis: { ...up.layout, gridcolor: colour("line") },
     };
-    const best = [...front].filter((i) => shown.includes(i)).map((i) => data.points[i].name);
-    picture.setAttribute(
-      "aria-label",
-      `${y} over ${x} of ${shown.length} programs. On the front: ${best.join(", ") || "none"}. The table below has the figures.`,
-    );
+    const best = inOrder(shown).map((i) => data.points[i].name).join(", ") || "none";
+    const said = `${y} over ${x} of ${shown.length} programs. On the front: ${best}. The table has the figures.`;
+    picture.setAttribute("aria-label", said);
     Plotly.react(picture, traces, layout, {
       displaylogo: false,
       responsive: true,
@@ -163,27 +172,36 @@
 
     // The front as steps: what is to be had at each figure across.
     function lines() {
-      const groups = scope === "all" ? [shown] : models.map((model) => shown.filter((i) => data.points[i].model === model));
-      return groups.flatMap((group, n) => {
-        const some = group.filter((i) => front.has(i)).sort((a, b) => value(a, x) - value(b, x));
-        if (!some.length) return [];
-        const place = { x: some.map((i) => across.drawn(value(i, x))), y: some.map((i) => up.drawn(value(i, y))) };
-        const line = { color: scope === "all" ? colour("soft") : colourOf(models[n]), width: 1.5, shape: across.less ? "hv" : "vh" };
-        return { type: "scatter", mode: "lines", ...place, line, hoverinfo: "skip", showlegend: n === 0, name: "Pareto front" };
-      });
+      const of = (model) => shown.filter((i) => data.points[i].model === model);
+      const groups = scope === "all" ? [shown] : models.map(of);
+      return groups.map(inOrder).map((some, n) => ({
+        type: "scatter",
+        mode: "lines",
+        x: some.map((i) => across.drawn(value(i, x))),
+        y: some.map((i) => up.drawn(value(i, y))),
+        line: {
+          color: scope === "all" ? colour("soft") : colourOf(models[n]),
+          width: 1.5,
+          shape: across.less ? "hv" : "vh",
+        },
+        hoverinfo: "skip",
+        showlegend: false,
+      }));
     }
 
-    // Names of what is on the front, but for those that would run into the one before or over the edge.
+    // Names of what is on the front, but for those that would run into another or over the edge.
     function named() {
       const names = new Map();
-      let last = null;
-      for (const i of shown.filter((i) => front.has(i)).sort((a, b) => value(a, x) - value(b, x))) {
-        const name = data.points[i].label;
-        const spot = { x: across.part(value(i, x)) * (picture.clientWidth - 90), y: up.part(value(i, y)) * 400, width: 8 * name.length };
-        if (across.less ? spot.x < spot.width : spot.x + spot.width > picture.clientWidth - 90) continue;
-        if (last && Math.abs(spot.y - last.y) < 16 && Math.abs(spot.x - last.x) < Math.max(spot.width, last.width)) continue;
-        names.set(i, plain(name));
-        last = spot;
+      const wide = picture.clientWidth - 90;
+      const taken = [];
+      for (const i of inOrder(shown)) {
+        const width = 8 * data.points[i].label.length;
+        const right = across.part(value(i, x)) * wide + (across.less ? 0 : width);
+        const spot = { left: right - width, right, y: up.part(value(i, y)) * 400 };
+        const meets = (o) => Math.abs(spot.y - o.y) < 16 && spot.left < o.right && o.left < spot.right;
+        if (spot.left < 0 || right > wide || taken.some(meets)) continue;
+        names.set(i, plain(data.points[i].label));
+        taken.push(spot);
       }
       return names;
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -120,11 +121,15 @@ def _candidates(folder: Path, unreadable: list[str]) -> Iterator[Path]:
 
 def rows(bundles: dict[str, Manifest]) -> list[Row]:
     """A row for each program, those of a model together, the smallest first."""
-    made = [
-        Row(name, _model(manifest), manifest.quality_of(program).gate.passed, dict(_cells(name, manifest, program)))
-        for name, manifest in bundles.items()
-        for program in manifest.programs
-    ]
+    known = {(_model(manifest), manifest.what.source.source) for manifest in bundles.values()}
+    several = Counter(name for name, _ in known)  # all of model=custom have one name
+    made = []
+    for path, manifest in bundles.items():
+        name, source = _model(manifest), manifest.what.source.source
+        model = name if several[name] == 1 else f"{name}, {source}"
+        for program in manifest.programs:
+            cells = {"bundle": _text(path), "model": _text(model), **dict(_cells(manifest, program))}
+            made.append(Row(path, model, manifest.quality_of(program).gate.passed, cells))
     return sorted(made, key=lambda row: (row.model, row.cells["size"].value, row.bundle))
 
 
@@ -169,11 +174,9 @@ def _model(manifest: Manifest) -> str:
     return name if isinstance(name, str) else manifest.what.name
 
 
-def _cells(name: str, manifest: Manifest, program: ProgramInfo) -> Iterator[tuple[str, Cell]]:
+def _cells(manifest: Manifest, program: ProgramInfo) -> Iterator[tuple[str, Cell]]:
     quality, bytes_ = manifest.quality_of(program), program_bytes(manifest, program)
     steps = [step.step for step in manifest.what.adaptation]
-    yield "bundle", _text(name)
-    yield "model", _text(_model(manifest))
     yield "recipe", _text(", ".join([*steps, program.recipe or "unknown"]))
     yield "backend", _text(" ".join([program.backend, *program.soc]))
     yield "size", Cell(size(bytes_), bytes_)

@@ -86,6 +86,14 @@ def test_what_was_measured_on_different_texts_says_so():
     assert "KL measured on" not in columns(rows({"a": on_text, "b": on_text}))
 
 
+def test_models_of_one_name_are_told_apart_by_their_source(shelf):
+    one = find(shelf)[0]["alpha-g32"]
+    source = one.what.source.model_copy(update={"source": "another"})
+    other = one.model_copy(update={"what": one.what.model_copy(update={"source": source})})
+    assert [row.model for row in rows({"a": one, "b": other})] == ["alpha, another", "alpha, builtin:tiny"]
+    assert [row.model for row in rows({"a": one, "b": one})] == ["alpha", "alpha"]
+
+
 @given(ROWS)
 def test_no_point_of_a_front_is_beaten_and_each_other_one_is(made):
     found = fronts(made)

@@ -1,8 +1,9 @@
 """The page of bundles in a real browser, Debian's chromium: make test-browser."""
 
+import math
 import os
 import shutil
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,20 @@ def test_any_two_figures_are_drawn_with_their_front(tab, made):
             assert set(numbers) == {n for n, row in enumerate(made) if {x, y} <= row.cells.keys()}
             assert marked == set(expected[scope])
             assert tab.locator("#table .badge:visible").count() == len(marked)
+
+
+@pytest.mark.parametrize("words", ["", "fp32", "alpha", "beta xnnpack", "vectors"])
+def test_every_point_is_within_the_axes(tab, words):
+    tab.get_by_label("Filter").fill(words)
+    for x, y in permutations(FIGURES, 2):
+        tab.get_by_label("Across").select_option(x)
+        tab.get_by_label("Up").select_option(y)
+        for axis in "xy":
+            layout = tab.evaluate(f"{PICTURE}.layout.{axis}axis")
+            place = math.log10 if layout["type"] == "log" else float
+            low, high = layout["range"]
+            found = [value for trace in tab.evaluate(f"{PICTURE}.data") for value in trace[axis]]
+            assert all(low < place(value) < high for value in found), (x, y, layout, found)
 
 
 def test_what_failed_its_gate_is_a_cross(tab, made):
