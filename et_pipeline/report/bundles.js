@@ -145,7 +145,9 @@
           mode: "markers+text",
           text: some.map((i) => names.get(i) ?? ""),
           textposition: `${up.less ? "bottom" : "top"} ${across.less ? "left" : "right"}`, // where nothing beats it
-          name: plain(model) + (passed ? "" : ", failed"),
+          name: plain(model),
+          legendgroup: model, // one entry for what passed and what failed
+          showlegend: passed || !shown.some((i) => data.points[i].model === model && data.points[i].passed),
           x: some.map((i) => across.drawn(value(i, x))),
           y: some.map((i) => up.drawn(value(i, y))),
           error_x: bars(some, across, x),

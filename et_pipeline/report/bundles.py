@@ -94,8 +94,9 @@ def find(folder: Path) -> tuple[dict[str, Manifest], list[str]]:
     found: dict[str, Manifest] = {}
     left_out: list[str] = []
     for path in _candidates(folder, left_out):
+        name = folder.resolve().name if path == folder else path.relative_to(folder).as_posix()
         try:
-            found[path.relative_to(folder).as_posix()] = peek(path)
+            found[name] = peek(path)
         except UserError as error:
             left_out.append(str(error))
     if not found:

@@ -58,6 +58,10 @@ def test_folders_and_zips_are_found_however_deep(shelf):
         assert any(name in sentence and words in sentence for sentence in left_out), name
 
 
+def test_a_bundle_itself_is_found_by_its_name(shelf):
+    assert list(find(shelf / "alpha-g32")[0]) == ["alpha-g32"]
+
+
 def test_a_row_is_a_program_with_its_own_figures(shelf):
     made = rows({name: each for name, each in find(shelf)[0].items() if name in ("for-chips", "vectors")})
     by_backend = {row.cells["backend"].text: row for row in made if row.bundle == "for-chips"}

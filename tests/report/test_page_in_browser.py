@@ -146,7 +146,8 @@ def test_what_failed_its_gate_is_a_cross(tab, made):
         for trace in tab.evaluate(f"{PICTURE}.data")
         for number in trace.get("customdata", ())
     }
-    assert "failed" in tab.locator("#picture .legend").text_content()
+    legend = tab.locator("#picture .legendtext").all_text_contents()
+    assert sorted(legend) == sorted({made[number].model for number in symbols})
     assert symbols == {n: "circle" if made[n].passed else "x" for n in symbols}
     assert set(symbols.values()) == {"circle", "x"}
 
