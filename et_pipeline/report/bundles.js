@@ -116,7 +116,8 @@
     Plotly.react(picture, traces, layout, {
       displaylogo: false,
       responsive: true,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+      plotlyServerURL: "", // plotly's own buttons would offer to send the picture to its maker
     });
     picture.removeAllListeners("plotly_click");
     picture.on("plotly_click", (event) => rows[event.points[0].customdata].querySelector("a").click());

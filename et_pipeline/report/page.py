@@ -28,6 +28,7 @@ def render(template: str, scripts: Sequence[str] = (), **content: Any) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.policies["json.dumps_kwargs"] = {}  # in the order that is given
     hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in scripts]
     policy = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
     return environment.get_template(template).render(scripts=list(map(Markup, scripts)), policy=policy, **content)
