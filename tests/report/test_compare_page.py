@@ -161,4 +161,5 @@ def test_files_are_whole_or_absent(made, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write(made.model_copy(update={"model": "another"}), report.parent)
     assert report.read_bytes() == before
+    assert {each.name for each in report.parent.iterdir()} == names
     assert json.loads((report.parent / "compare.json").read_bytes())["model"] == "a<b"
