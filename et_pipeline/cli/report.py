@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from et_pipeline.cli.bundle.terminal import printable
 from et_pipeline.errors import UserError
 from et_pipeline.job.mistakes import guarded
 from et_pipeline.manifest import FILE_NAME
@@ -29,7 +30,7 @@ def report(folder: Path, out: Path) -> None:
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     for sentence in left_out:
-        sys.stderr.write(f"left out: {sentence}\n")
+        sys.stderr.write(f"left out: {printable(sentence)}\n")
     sys.stdout.write(f"{len(bundles)} bundle{'s' if len(bundles) > 1 else ''}: {out} ({size(out.stat().st_size)})\n")
 
 
