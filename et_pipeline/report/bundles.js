@@ -57,7 +57,7 @@
     const least = Math.max(Math.min(...values), log ? floor : -Infinity);
     const place = (value) => (log ? Math.log10(Math.max(value, floor)) : value);
     const span = place(most) - place(least) || Math.abs(most) || 1;
-    const range = [place(least) - 0.16 * span, place(most) + 0.1 * span];
+    const range = [place(least) - 0.2 * span, place(most) + 0.1 * span];
     return {
       less: metric.less,
       drawn: (value) => (log ? Math.max(value, floor) : value),
@@ -67,8 +67,7 @@
         type: log ? "log" : "linear",
         range,
         ...(log && { dtick: span < 4 ? "D2" : 1 }),
-        tickformat: metric.unit === "B" ? ".3~s" : ",.4~r",
-        ticksuffix: metric.unit,
+        tickformat: metric.bytes ? ".3~s" : ",.4~r",
         zeroline: false,
         automargin: true,
       },
@@ -145,6 +144,7 @@
           type: "scatter",
           mode: "markers+text",
           text: some.map((i) => names.get(i) ?? ""),
+          textfont: { size: 12 },
           textposition: `${up.less ? "bottom" : "top"} ${across.less ? "left" : "right"}`, // where nothing beats it
           name: plain(model),
           legendgroup: model, // one entry for what passed and what failed
@@ -197,8 +197,10 @@
       const names = new Map();
       const wide = picture.clientWidth - 90;
       const taken = [];
+      const pen = document.createElement("canvas").getContext("2d");
+      pen.font = "12px system-ui, sans-serif";
       for (const i of inOrder(shown)) {
-        const width = 8 * data.points[i].label.length;
+        const width = pen.measureText(data.points[i].label).width + 12;
         const right = across.part(value(i, x)) * wide + (across.less ? 0 : width);
         const spot = { left: right - width, right, y: up.part(value(i, y)) * 400 };
         const meets = (o) => Math.abs(spot.y - o.y) < 16 && spot.left < o.right && o.left < spot.right;

@@ -22,23 +22,23 @@ class Metric(NamedTuple):
     Attributes:
         title: what it is, with its unit.
         less: whether less is better.
-        unit: of its ticks.
+        bytes: whether it is large enough to be written with M for a million.
     """
 
     title: str
     less: bool
-    unit: str = ""
+    bytes: bool = False
 
 
 METRICS = {
-    "size": Metric("size of the program", True, "B"),
+    "size": Metric("size of the program, bytes", True, True),
     "KL": Metric("KL from the original, nats per token", True),
     "perplexity ratio": Metric("perplexity, of the original's", True),
-    "task accuracy": Metric("task accuracy", False, " %"),
+    "task accuracy": Metric("task accuracy, %", False),
     "prefill": Metric("prefill, tok/s", False),
     "decode": Metric("decode, tok/s", False),
     "first token": Metric("time to the first token, ms", True),
-    "memory": Metric("resident memory", True, "B"),
+    "memory": Metric("resident memory, bytes", True, True),
 }
 TEXTS = ("bundle", "model", "recipe", "backend", "verdict", "KL measured on", "speed measured on")
 COLUMNS = (
