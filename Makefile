@@ -109,7 +109,7 @@ bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 
 	$(BIN)/python $(ANDROID)/tools/bench_arm.py $(or $(PROGRAM),$(DEMO)/xnnpack.pte) $(SET)
 
 test-browser: $(READY) ## Install playwright and test the page of et-pipeline report in Debian's chromium
-	$(INSTALL) -c constraints.txt playwright
+	$(INSTALL) -c constraints.txt -e '.[dev,browser]'
 	@command -v chromium >/dev/null || { echo "No chromium was found: apt-get install chromium" >&2; exit 2; }
 	$(BIN)/python -m pytest -m browser tests/report
 

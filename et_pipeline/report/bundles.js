@@ -93,6 +93,7 @@
     const names = named();
     const traces = [...lines(), ...points()];
     const layout = {
+      width: picture.clientWidth,
       height: 480,
       margin: { l: 70, r: 20, t: 20, b: 60 },
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -114,7 +115,6 @@
     picture.setAttribute("aria-label", said);
     Plotly.react(picture, traces, layout, {
       displaylogo: false,
-      responsive: true,
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
       plotlyServerURL: "", // plotly's own buttons would offer to send the picture to its maker
     });
@@ -219,7 +219,7 @@
   body.addEventListener("click", (event) => {
     if (!event.target.closest("a") && !String(getSelection())) event.target.closest("tr").querySelector("a").click();
   });
-  window.addEventListener("hashchange", draw);
+  for (const change of ["hashchange", "resize"]) window.addEventListener(change, draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   filter();
 })();

@@ -208,6 +208,12 @@ def test_it_is_readable_in_light_and_dark_wide_and_narrow(tab, scheme, width):
             break
         tab.wait_for_timeout(100)
     assert reached <= width
+    plot = tab.locator("#picture .bglayer").bounding_box()
+    names = [name.bounding_box() for name in tab.locator("#picture .textpoint").all() if name.text_content()]
+    assert names
+    for name in names:
+        assert plot["x"] <= name["x"]
+        assert name["x"] + name["width"] <= plot["x"] + plot["width"]
     back, text = tab.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
     )
