@@ -23,8 +23,8 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-eval test-kill test-wheel \
-        lint format package constraints docs docs-site bench-7b bench-arm bench-host bench-quality clean \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval \
+        test-kill test-wheel lint format package constraints docs docs-site bench-7b bench-arm bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -109,6 +109,11 @@ test-arm: $(READY) ## Android's own arm64 library, emulated: the same logits and
 
 bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 core: make bench-arm [PROGRAM=x.pte or x.gguf] [SET="--positions 64 --prompts 128"]
 	$(BIN)/python $(ANDROID)/tools/bench_arm.py $(or $(PROGRAM),$(DEMO)/xnnpack.pte) $(SET)
+
+test-browser: $(READY) ## Install playwright and test the page of et-pipeline report in Debian's chromium
+	$(INSTALL) -c constraints.txt -e '.[dev,browser]'
+	@command -v chromium >/dev/null || { echo "No chromium was found: apt-get install chromium" >&2; exit 2; }
+	$(BIN)/python -m pytest -m browser tests/report
 
 test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model
 	$(INSTALL) -c constraints.txt -e '.[dev,eval]'

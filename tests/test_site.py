@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from made_bundle import make_bundle
 
+from et_pipeline.cli import COMMANDS
 from et_pipeline.cli.bundle import app
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +25,9 @@ def commands(start=""):
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = {shlex.join(shlex.split(line, comments=True)) for block in blocks for line in block.splitlines()}
     return sorted(line for line in lines if line.startswith(start) and line)
+
+
+RUNS = [line for line in commands(".venv/bin/et-pipeline") if not COMMANDS.keys() & set(line.split()[1:2])]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,15 @@ def test_make_help_names_every_target():
     assert set(targets) == set(re.findall(r"^  make ([a-z0-9-]+)", done.stdout, re.MULTILINE))
 
 
-@pytest.mark.parametrize("line", commands(".venv/bin/et-pipeline"))
+@pytest.mark.parametrize("line", commands(".venv/bin/et-pipeline report"))
+def test_report_commands_write_a_page(line, command, tmp_path):
+    make_bundle(tmp_path / "bundles" / "one")
+    code, out, err = command(*shlex.split(line)[1:])
+    assert code == 0, err
+    assert out.startswith("1 bundle")
+
+
+@pytest.mark.parametrize("line", RUNS)
 def test_et_pipeline_commands_compose(line, command):
     arguments = shlex.split(line)[1:]
     if "-m" in arguments:  # the first of the values that a sweep goes through

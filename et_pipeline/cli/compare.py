@@ -1,8 +1,9 @@
 """Every recipe on one model: `python -m et_pipeline.cli.compare MODEL [overrides] [--out FOLDER]`.
 
 Runs the pipeline for each recipe on XNNPACK, whatever the gates say, and writes `report.html` (one file that refers to
-no other), its pictures as PNG, and `compare.json`, which both are made from. Stages' results are cached as always, so a
-second sweep runs only what changed. `--adapt prune_width,qat` shows the model adapted like that beside them.
+no other), its pictures as PNG, `compare.json`, which both are made from, and `bundles.html`, the page of
+`et-pipeline report`. Stages' results are cached as always, so a second sweep runs only what changed.
+`--adapt prune_width,qat` shows the model adapted like that beside them.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str
     reused = sum(each.reused for each in outcomes)
     console.print(
         f"{len(comparison.measured)} recipes in {time.monotonic() - began:.0f} s, {reused} of them from the cache; "
-        f"the Pareto front: {', '.join(best(comparison))}\n{report}",
+        f"the Pareto front: {', '.join(best(comparison))}\n{report}\n{report.with_name('bundles.html')}",
         highlight=False,
         soft_wrap=True,
     )

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from et_pipeline.report import bundles_page
 from et_pipeline.report.compare_pictures import pictures
 from et_pipeline.report.comparison import Comparison, Outcome, best, figures, method, recipe
+from et_pipeline.report.page import render, write_whole
 from et_pipeline.report.words import size, within
 
 
 def write(comparison: Comparison, out: Path) -> Path:
-    """Write `compare.json`, the pictures and, last, the page that shows them, each whole or not at all.
+    """Write `compare.json`, the pictures, the pages of bundles and, last, of recipes, each whole or not at all.
 
     Returns:
-        The page.
+        The page of recipes.
     """
     images = pictures(comparison)
     files = {"compare.json": comparison.model_dump_json(indent=1).encode() + b"\n", **images}
+    bundles = {each.name: each.manifest for each in comparison.measured if each.manifest is not None}
+    files["bundles.html"] = bundles_page.page(f"{comparison.model}: recipes", bundles).encode()
     files["report.html"] = page(comparison, images).encode()
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        temporary = out / f"{name}.tmp"
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(out / name)
+    write_whole({out / name: content for name, content in files.items()})
     return out / "report.html"
 
 
@@ -40,8 +36,6 @@ def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
         comparison: what was found.
         images: of `pictures`.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     chosen = set(best(comparison))
     rows = []
     for each in comparison.measured:
@@ -67,15 +61,8 @@ def page(comparison: Comparison, images: Mapping[str, bytes]) -> str:
     for each in comparison.outcomes:
         if each.refused is not None:
             refused.setdefault(each.refused, []).append(each.name)
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("compare.html").render(
+    return render(
+        "compare.html",
         comparison=comparison,
         rows=rows,
         refused=refused,

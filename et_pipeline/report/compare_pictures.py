@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
 from et_pipeline.report.comparison import ADAPTED, Comparison, Outcome, best, figures, method, recipe
+from et_pipeline.report.figures import least_drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,8 +94,7 @@ def _quality(comparison: Comparison) -> Figure:
     chosen = best(comparison)
     panels = [measured, near] if 2 < len(near) < len(measured) else [measured]
     figure, axes = _figure(7.2 * len(panels), 6.4, len(panels))
-    # The program in fp32 differs from the original by its rounding only, which a logarithm would put miles below.
-    floor = min((each.kl for each in points.values() if each.kl > 1e-6), default=1e-6) / 3
+    floor = least_drawn(each.kl for each in points.values())
     used: dict[str, Any] = {}
     for axis, shown in zip(axes, panels, strict=True):
         names = {each.name for each in shown}

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from et_pipeline.manifest import Agreement, Manifest, TextScore
+from et_pipeline.manifest import Interval, Manifest
+from et_pipeline.report.figures import accuracy, distance, front, program_bytes
 from et_pipeline.report.words import check_sentence
 from et_pipeline.settings import Frozen
 
@@ -70,7 +71,7 @@ class Figures(NamedTuple):
     size: int
     perplexity: float | None
     kl: float
-    kl_interval: list[float] | None
+    kl_interval: Interval | None
     top1: float
     accuracy: tuple[float, float] | None
     prefill: float | None
@@ -82,46 +83,20 @@ def figures(outcome: Outcome) -> Figures:
     """Pick the figures to compare out of a manifest."""
     manifest = outcome.manifest
     assert manifest is not None
-    quality, tasks = manifest.quality, list(manifest.quality.tasks.values())
-    if quality.unadapted is not None:
-        near: TextScore | Agreement = quality.unadapted.agreement
-        before = quality.unadapted.perplexity
-        perplexity = None if before is None else before.deployed
-    elif quality.text is not None and quality.text.deployed is not None:
-        near, perplexity = quality.text.deployed, quality.text.deployed.perplexity
-    else:
-        assert quality.agreement is not None
-        near = quality.agreement.original.token_by_token
-        perplexity = None if quality.perplexity is None else quality.perplexity.deployed
-    means = [sum(values) / len(tasks) for values in zip(*((t.deployed, t.original) for t in tasks), strict=True)]
+    found = distance(manifest.quality)
+    assert found is not None
     speed = manifest.speed[0] if manifest.speed else None
     return Figures(
-        size=sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights)),
-        perplexity=perplexity,
-        kl=near.kl,
-        kl_interval=near.kl_interval,
-        top1=near.top1,
-        accuracy=(means[0], means[0] - means[1]) if means else None,
+        size=program_bytes(manifest, manifest.main),
+        perplexity=found.perplexity,
+        kl=found.kl,
+        kl_interval=found.kl_interval,
+        top1=found.top1,
+        accuracy=accuracy(manifest.quality),
         prefill=None if speed is None else speed.prefill_tok_s.p50,
         decode=None if speed is None else speed.decode_tok_s.p50,
-        failed=[check_sentence(check) for check in quality.gate.checks if not check.passed],
+        failed=[check_sentence(check) for check in manifest.quality.gate.checks if not check.passed],
     )
-
-
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The Pareto front: names of the points that no other equals or beats in both numbers and beats in one.
-
-    Args:
-        points: two numbers by name, the less the better.
-
-    Returns:
-        Names by the first number.
-    """
-    chosen: list[str] = []
-    for name in sorted(points, key=points.__getitem__):
-        if not chosen or points[name][1] < points[chosen[-1]][1] or points[name] == points[chosen[-1]]:
-            chosen.append(name)
-    return chosen
 
 
 def best(comparison: Comparison) -> list[str]:

@@ -28,9 +28,9 @@ def check_sentence(check: Check) -> str:
     return f"{check.name} is {check.value:.4g}{within(check.interval)}, threshold {check.threshold:.4g}"
 
 
-def within(interval: Sequence[float] | None) -> str:
+def within(interval: Sequence[float] | None, digits: int = 4) -> str:
     """Where an estimate lies with 95 %, behind it; nothing of a figure that is none."""
-    return "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
+    return "" if interval is None else f" [{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"
 
 
 def witness_sentence(witness: Witness) -> str:

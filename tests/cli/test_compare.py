@@ -98,6 +98,8 @@ def test_a_sweep_on_the_built_in_model(tmp_path, monkeypatch, capsys):
     assert all(0 < error < 0.5 for error in four.layer_errors)
     html = (tmp_path / "out" / "report.html").read_text()
     assert all(name in html for name in names)
+    bundles = (tmp_path / "out" / "bundles.html").read_text(encoding="utf-8")
+    assert [name for name in names if f'id="bundle/{name}"' in bundles] == ["fp32", "8da4w-g32"]
 
     compare.compare(*arguments)
     assert "2 recipes in" in (said := capsys.readouterr().err)

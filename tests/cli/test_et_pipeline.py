@@ -14,7 +14,7 @@ from et_pipeline import CONF
 def test_help_tells_a_newcomer_what_to_type(command):
     code, out, _ = command("--help")
     assert code == 0
-    for word in ("Usage:", "recipe: 16a4w", "device:", "mode=plan", "Exit codes", "--config-dir"):
+    for word in ("Usage:", "recipe: 16a4w", "device:", "mode=plan", "report FOLDER", "Exit codes", "--config-dir"):
         assert word in out
 
 

@@ -5,18 +5,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from made_bundle import PTE, make_gate, make_manifest
 
 from et_pipeline.bench import docs, quality_tables
 from et_pipeline.manifest import Agreement, Comparison, File, Quality, Sample, WaysOfFeeding
-from et_pipeline.report import compare_page, comparison
+from et_pipeline.report import comparison
 from et_pipeline.report.compare_page import page, write
 from et_pipeline.report.compare_pictures import pictures
-from et_pipeline.report.comparison import Outcome, best, figures, front
+from et_pipeline.report.comparison import Outcome, best, figures
 
-NUMBERS = st.integers(0, 6).map(float)  # few, so that many are equal
 SENTENCE = "up_proj.weight has rows of 192 weights, which recipe.group_size=128 does not divide"
 
 
@@ -82,19 +79,6 @@ def read(html):
     parser = References()
     parser.feed(html)
     return parser
-
-
-@given(st.dictionaries(st.integers().map(str), st.tuples(NUMBERS, NUMBERS), max_size=12))
-def test_the_front_is_what_no_other_point_beats(points):
-    def beaten(one):
-        return any(
-            other[0] <= one[0] and other[1] <= one[1] and other != one for name, other in points.items()
-        )  # differing, so better in one
-
-    chosen = front(points)
-    assert set(chosen) == {name for name, one in points.items() if not beaten(one)}
-    assert len(chosen) == len(set(chosen))
-    assert [points[name][0] for name in chosen] == sorted(points[name][0] for name in chosen)
 
 
 def test_the_front_of_a_comparison(made):
@@ -164,7 +148,7 @@ def test_figures_are_those_on_the_text_where_there_is_one():
 
 def test_files_are_whole_or_absent(made, tmp_path, monkeypatch):
     report = write(made, tmp_path / "out")
-    names = {"report.html", "compare.json", "quality.png", "parts.png", "weights.png", "layers.png"}
+    names = {"report.html", "bundles.html", "compare.json", "quality.png", "parts.png", "weights.png", "layers.png"}
     assert {each.name for each in report.parent.iterdir()} == names
     before = report.read_bytes()
     assert comparison.Comparison.model_validate_json((report.parent / "compare.json").read_bytes()) == made
@@ -173,8 +157,9 @@ def test_files_are_whole_or_absent(made, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compare_page.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write(made.model_copy(update={"model": "another"}), report.parent)
     assert report.read_bytes() == before
+    assert {each.name for each in report.parent.iterdir()} == names
     assert json.loads((report.parent / "compare.json").read_bytes())["model"] == "a<b"

@@ -14,8 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 Rows = Sequence[Sequence[str]]
-Titled = tuple[str, Sequence[str], Rows]
-"""A table: title, columns, rows."""
 
 
 def console() -> Console:
