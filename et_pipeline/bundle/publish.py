@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _OF_A_BUNDLE = (".pte", ".ptd")  # what an older bundle may have left in the repository
 
 
-def prepare(bundle: Bundle, repository: str, failed: bool) -> dict[str, bytes | Path]:
-    """What is uploaded, by its name in the repository: the card as text, the bundle's files as paths.
+def prepare(bundle: Bundle, repository: str, failed: bool) -> tuple[str, dict[str, Path]]:
+    """The model card, and the bundle's files by their name in the repository.
 
     Args:
         bundle: opened, so that every file's hash is known to be right.
@@ -45,11 +45,11 @@ def prepare(bundle: Bundle, repository: str, failed: bool) -> dict[str, bytes | 
             f"{manifest.what.name} failed its quality gate ({missed[0]}): --failed publishes it all the same, and its "
             "card says so."
         )
-    names = sorted([*manifest.files, FILE_NAME])
-    return {card.FILE: card.model_card(manifest, repository).encode(), **{name: bundle.folder / name for name in names}}
+    files = {name: bundle.folder / name for name in sorted([*manifest.files, FILE_NAME])}
+    return card.model_card(manifest, repository), files
 
 
-def upload(files: dict[str, bytes | Path], repository: str, private: bool) -> str:
+def upload(described: str, files: dict[str, Path], repository: str, private: bool) -> str:
     """Make the repository if there is none, and put the files there in one commit; returns the commit's address.
 
     Raises:
@@ -63,7 +63,8 @@ def upload(files: dict[str, bytes | Path], repository: str, private: bool) -> st
     with one_sentence(repository, doing="upload"):
         there = _repository(api, repository, private)
         stale = [name for name in there if name.endswith(_OF_A_BUNDLE) and name not in files]
-        adds = [CommitOperationAdd(name, source) for name, source in files.items()]
+        adds = [CommitOperationAdd(name, path) for name, path in files.items()]
+        adds.append(CommitOperationAdd(card.FILE, described.encode()))
         # Not upload_folder, which makes several commits of a large folder: somebody would pull half a bundle.
         try:
             with warnings.catch_warnings():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from et_pipeline.manifest import EmbeddingSpeed, Manifest, Speed
 from et_pipeline.report.tables import closing_rows
@@ -72,14 +73,14 @@ def _header(manifest: Manifest) -> str:
     what, base = manifest.what, base_model(manifest)
     recipes = [info.recipe for info in manifest.programs if info.recipe]
     tags = ["executorch", "et_pipeline", *(info.backend for info in manifest.programs), *recipes, "on-device"]
-    relation = {} if base is None else {"base_model_relation": "quantized"}
+    fields: dict[str, Any] = _licence_fields(what.licence, base)
+    if base is not None:
+        fields |= {"base_model": base, "base_model_relation": "quantized"}
     data = ModelCardData(
-        base_model=base,
         library_name="executorch",
         pipeline_tag="feature-extraction" if what.task == "embedding" else "text-generation",
         tags=tags,
-        **_licence_fields(what.licence, base),
-        **relation,
+        **fields,
     )
     return data.to_yaml()
 

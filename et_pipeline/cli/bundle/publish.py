@@ -32,13 +32,13 @@ def publish(
     from et_pipeline.bundle.publish import prepare, upload
 
     with bundles.open_bundle(path) as bundle:
-        files = prepare(bundle, repository, failed)
+        card, files = prepare(bundle, repository, failed)
         if dry_run:
-            sizes = [(name, len(it) if isinstance(it, bytes) else it.stat().st_size) for name, it in files.items()]
-            sys.stdout.write(printable(next(iter(files.values())).decode()) + "\n")
-            sys.stdout.write(f"Nothing was uploaded. What would be in {repository}:\n")
-            print_table("", ("file", "size"), [(name, size(count)) for name, count in sizes])
+            sys.stdout.write(
+                f"{printable(card)}\nNothing was uploaded. What would be in {repository}, beside this card:\n"
+            )
+            print_table("", ("file", "size"), [(name, size(file.stat().st_size)) for name, file in files.items()])
             return
         if not sys.stderr.isatty():
             disable_progress_bars()
-        sys.stdout.write(f"{upload(files, repository, private)}\n")
+        sys.stdout.write(f"{upload(card, files, repository, private)}\n")
