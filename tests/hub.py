@@ -198,11 +198,11 @@ class Store(Hub):
         path = urlsplit(request.path).path
         self.asked.append((request.command, path, None))
         data = request.rfile.read(int(request.headers.get("Content-Length") or 0)) or chunked(request)
+        if self.refused(request):
+            return None
         if path.startswith("/object/"):  # its address is signed: whoever has it may write
             self.objects[path.removeprefix("/object/")] = data
             return send(request, {})
-        if self.refused(request):
-            return None
         if request.headers.get("Authorization") is None and path != "/api/validate-yaml":
             return refuse(request, 401, "", "Invalid username or password.")
         api = f"/api/models/{self.repository}"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from et_pipeline.bundle.opened import Bundle
-from et_pipeline.checkpoints.hub import network_errors, one_sentence
+from et_pipeline.checkpoints.hub import one_sentence
 from et_pipeline.errors import GateError, UserError
 from et_pipeline.manifest import FILE_NAME
 from et_pipeline.report import card
+from et_pipeline.settings import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,10 +77,11 @@ def upload(described: str, files: dict[str, Path], repository: str, private: boo
                 )
         except ValueError as error:
             raise UserError(f"{repository}: the hub refuses this ({' '.join(str(error).split())}).") from error
-        except RuntimeError as error:  # of a thread that uploads; its cause is an error of the connection
-            if not isinstance(error.__cause__, network_errors()):
-                raise
-            raise error.__cause__ from None
+        except RuntimeError as error:  # of hf_xet, or of a thread that uploads, whose cause says more
+            why = first_line(error.__cause__ or error)
+            raise UserError(
+                f"{repository}: the upload broke off ({why}); the same command goes on where it was"
+            ) from error
     return made.commit_url
 
 

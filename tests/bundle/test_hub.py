@@ -198,6 +198,18 @@ def test_a_hub_that_refuses(store, run, folder, end, refusal, sentence):
     assert store.commits == []
 
 
+def test_a_file_that_cannot_be_uploaded(store, run, folder):
+    store.refusals[bundle.read(folder).files[PTE].sha256] = (403, "", "expired")
+    assert_sentence(run("publish", folder, REPOSITORY), "someone/tiny: the upload broke off (403 Forbidden: expired")
+    assert store.commits == []
+
+
+def test_a_hub_without_the_storage_that_huggingface_hub_prefers(store, run, folder):
+    answer = run("publish", folder, REPOSITORY, HF_HUB_DISABLE_XET="0")
+    assert_sentence(answer, "someone/tiny: the upload broke off (")
+    assert store.commits == []
+
+
 def test_a_card_that_the_hub_does_not_take(store, run, folder):
     store.wrong.append("license")
     assert_sentence(
