@@ -167,6 +167,7 @@ class Store(Hub):
         cards: the card of each call that asked whether it is right.
         objects: content of the large file storage, by SHA-256.
         wrong: keys of a header that are refused whatever their value.
+        hints: what is said of a header that is taken.
     """
 
     def __init__(self, repository: str, place: Path, writer: str = "secret") -> None:
@@ -177,6 +178,7 @@ class Store(Hub):
         self.cards: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.wrong: list[str] = []
+        self.hints: list[str] = []
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         if not self.refused(request):
@@ -241,7 +243,11 @@ class Store(Hub):
         ]
         if "license_name" in header and header["license"] != "other":
             wrong.append("license_name")
-        send(request, {"errors": [{"message": f"{key} is wrong"} for key in wrong]}, 400 if wrong else 200)
+        content = {
+            "errors": [{"message": f"{key} is wrong"} for key in wrong],
+            "warnings": [{"message": hint} for hint in self.hints],
+        }
+        send(request, content, 400 if wrong else 200)
 
     def wanted(self, each: dict[str, str]) -> dict[str, object]:
         address = {"upload": {"href": f"{self.address}/object/{each['oid']}"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from et_pipeline.settings import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+log = logging.getLogger(__name__)
 
 _OF_A_BUNDLE = (".pte", ".ptd")  # what an older bundle may have left in the repository
 
@@ -68,8 +71,7 @@ def upload(described: str, files: dict[str, Path], repository: str, private: boo
         adds.append(CommitOperationAdd(card.FILE, described.encode()))
         # Not upload_folder, which makes several commits of a large folder: somebody would pull half a bundle.
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the hub's hints on the card's header
+            with warnings.catch_warnings(record=True) as hints:  # of the hub, on the card's header
                 made = api.create_commit(
                     repository,
                     [*adds, *(CommitOperationDelete(name) for name in stale)],
@@ -82,6 +84,8 @@ def upload(described: str, files: dict[str, Path], repository: str, private: boo
             raise UserError(
                 f"{repository}: the upload broke off ({why}); the same command goes on where it was"
             ) from error
+    for hint in hints:
+        log.warning("%s", hint.message)
     return made.commit_url
 
 

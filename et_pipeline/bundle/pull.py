@@ -37,13 +37,17 @@ def pull(repository: str, revision: str | None, folder: Path, tick: Tick) -> Man
             raise UserError(f"{repository} is no bundle: it has no {FILE_NAME} at its top.")
         commit = str(info.sha)
         part = folder.with_name(f".{folder.name}.{commit[:12]}.part")
-        for other in folder.parent.glob(f".{folder.name}.*.part"):
+        for other in folder.parent.glob(f".{folder.name}.{'?' * 12}.part"):
             if other != part:
                 shutil.rmtree(other)
         if not (part / FILE_NAME).exists():
             hub.fetch_file(repository, FILE_NAME, commit, part / FILE_NAME, lambda done, total: None)
-        read = manifest.parse((part / FILE_NAME).read_bytes(), f"{repository}/{FILE_NAME}")
-        manifest.check_sizes({name: size for name, size in sizes.items() if name in read.files}, read, repository)
+        try:
+            read = manifest.parse((part / FILE_NAME).read_bytes(), f"{repository}/{FILE_NAME}")
+            manifest.check_sizes({name: size for name, size in sizes.items() if name in read.files}, read, repository)
+        except UserError:
+            shutil.rmtree(part)
+            raise
         total = sum(file.size for file in read.files.values())
         here = [path for path in part.rglob("*") if path.is_file() and path != part / FILE_NAME]
         check_room(folder.parent, total - sum(path.stat().st_size for path in here), repository, "--to")

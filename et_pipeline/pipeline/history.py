@@ -16,7 +16,7 @@ from et_pipeline.manifest import Manifest
 
 FILE = "runs.jsonl"
 _PARTS = {"what", "memory", "quality", "speed", "embedding", "stages"}
-_LEFT_OUT = {
+_LEFT_OUT: dict[str, Any] = {
     "what": {"source": {"files"}, "adaptation": {"__all__": {"files"}}, "settings": {"task": {"use_cases"}}},
     "quality": {"gate": {"thresholds", "checks"}},
     "embedding": {"samples"},

@@ -104,8 +104,8 @@ def _figures(manifest: Manifest) -> dict[str, str]:
     others = ("outside", "speed on this host", "execution")
     rows = {name: str(text) for name, text in closing_rows(manifest).items() if name not in others}
     speeds = manifest.speed if manifest.embedding is None else manifest.embedding.speed
-    for speed in speeds:
-        rows[f"speed on {speed.where}"] = _speed(speed)
+    for where in dict.fromkeys(speed.where for speed in speeds):
+        rows[f"speed on {where}"] = "\n".join(_speed(speed) for speed in speeds if speed.where == where)
     memory = manifest.memory
     rows["memory"] = (
         f"{size(memory.resident_bytes)} while it answers, {size(memory.peak_bytes)} at most; for phones with "
@@ -158,13 +158,14 @@ def _limits(manifest: Manifest) -> Iterator[str]:
 
 def _how_to_run(manifest: Manifest, repository: str) -> str:
     folder = f"bundles/{repository.rpartition('/')[2]}"
-    use = f'embed {folder} "a text" "another text"' if manifest.embedding else f"chat {folder}"
+    use = f"chat {folder}\net-bundle push {folder}  # to the app on the connected phone"
+    if manifest.embedding:
+        use = f'embed {folder} "a text" "another text"'
     told = (
-        f"```sh\net-bundle pull {repository}\net-bundle {use}\n"
-        f"et-bundle push {folder}  # to the app on the connected phone\n```\n\n"
+        f"```sh\net-bundle pull {repository}\net-bundle {use}\n```\n\n"
         f"In an app of your own, ExecuTorch loads `{manifest.main.file}`, and `manifest.json` says how it is called"
     )
-    if manifest.embedding:
+    if manifest.embedding or manifest.main.signature != "tokens":
         return f"{told}.\n"
     return (
         f"{told}: with `{manifest.tokenizer.file}` and what stands around a message there, `LlmModule` on Android and "

@@ -218,6 +218,13 @@ def test_a_card_that_the_hub_does_not_take(store, run, folder):
     assert store.objects == {}
 
 
+def test_what_the_hub_says_of_a_card_is_shown(store, run, folder):
+    store.hints.append("a licence_link would help")
+    code, _, err = run("publish", folder, REPOSITORY)
+    assert code == 0, err
+    assert "a licence_link would help" in err
+
+
 def test_a_repository_of_something_else_is_left_alone(store, run, folder, published):
     (store.revisions["main"] / "manifest.json").unlink()
     assert_sentence(run("publish", folder, REPOSITORY), "someone/tiny is there and no bundle")
@@ -275,7 +282,8 @@ def test_a_gated_bundle_wants_a_token(store, run):
 def test_what_is_no_whole_bundle_is_not_pulled(store, run, spoil, sentence, tmp_path):
     spoil(store.revisions["main"])
     assert_sentence(run("pull", REPOSITORY), sentence)
-    assert not (tmp_path / "work" / "bundles" / "tiny").exists()
+    left = [path.name for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    assert left == ([] if "not what" not in sentence else ["manifest.json"])
 
 
 @pytest.mark.usefixtures("published")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,13 +29,9 @@ def evaluate(
 
     Needs the extra 'eval'. A token that is scored takes as long as a token of an answer; begin with --limit 20.
     """
-    try:
+    with harness_needed("et-bundle eval"):
         from et_pipeline.bundle.harness import BundleModel
         from et_pipeline.evaluation import harness
-    except ModuleNotFoundError as error:
-        if error.name != "lm_eval":
-            raise
-        raise UserError("et-bundle eval needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
     model = BundleModel(str(path), threads)
     found = harness.evaluate(model, tasks.split(","), include_path, limit)
     results, counts = found["results"], found["n-samples"]
@@ -48,6 +45,17 @@ def evaluate(
         if isinstance(value, float) and "_stderr," not in name
     ]
     print_table(model.name, ("task", "metric", "value", "error", "items"), rows)
+
+
+@contextmanager
+def harness_needed(command: str) -> Iterator[None]:
+    """Say how to install the harness where it is imported and not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "lm_eval":
+            raise
+        raise UserError(f"{command} needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
 
 
 def _stderr(figures: Mapping[str, Any], name: str) -> str:
