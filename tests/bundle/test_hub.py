@@ -11,9 +11,11 @@ import pytest
 from hub import Store
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE as PIECE
+from huggingface_hub.utils import close_session
 from made_bundle import PTE, make_bundle, make_gate
 
 from et_pipeline import manifest as bundle
+from et_pipeline.cli import bundle as commands
 
 REPOSITORY = "someone/tiny"
 COMMAND = Path(sys.executable).parent / "et-bundle"
@@ -32,33 +34,49 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def start(store, tmp_path):
-    """Start et-bundle in an empty folder, against this hub."""
+def work(tmp_path, monkeypatch):
+    """An empty folder, in which commands run."""
     (tmp_path / "work").mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-
-    def begin(*arguments, before=(), **environment):
-        places = {"HF_ENDPOINT": store.address, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
-        return subprocess.Popen(
-            [*before, COMMAND, *arguments],
-            cwd=tmp_path / "work",
-            env={**kept, **places, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "secret", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return begin
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
 
 
 @pytest.fixture
-def run(start):
-    def run(*arguments, **settings):
-        process = start(*arguments, **settings)
-        out, err = process.communicate(timeout=120)
-        return process.returncode, out, err
+def run(store, work, monkeypatch, capfd):
+    """Run et-bundle in this process, against this hub; huggingface_hub read its own settings when it was imported."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", store.address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", store.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(work / "no_token"))
+
+    def run(*arguments, token="secret", offline=False, xet=False):
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
+        monkeypatch.setattr(sys, "argv", ["et-bundle", *map(str, arguments)])
+        close_session()
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        captured = capfd.readouterr()
+        return ended.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def start(store, work, tmp_path):
+    """The same in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    places = {"HF_ENDPOINT": store.address, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+
+    def begin(*arguments, before=()):
+        return subprocess.Popen(
+            [*before, COMMAND, *arguments], env={**kept, **places}, stderr=subprocess.PIPE, text=True
+        )
+
+    return begin
 
 
 @pytest.fixture
@@ -94,7 +112,7 @@ def test_what_is_published_is_pulled_byte_for_byte(store, run, folder, tmp_path)
     assert code == 0, err
 
 
-def test_the_hub_finds_the_cards_header_right(store, run, folder, monkeypatch):
+def test_the_hub_finds_the_cards_header_right(store, run, folder):
     what = bundle.read(folder).what
     source = what.source.model_copy(update={"source": "org/model", "revision": "v2"})
     made = bundle.read(folder).model_copy(update={"what": what.model_copy(update={"source": source})})
@@ -110,7 +128,6 @@ def test_the_hub_finds_the_cards_header_right(store, run, folder, monkeypatch):
         "pipeline_tag": "text-generation",
         "tags": ["executorch", "et_pipeline", "xnnpack", "on-device"],
     }
-    monkeypatch.setattr(constants, "ENDPOINT", store.address)
     card.validate()
     assert store.cards == [str(card)] * 2
 
@@ -131,7 +148,7 @@ def test_a_newer_bundle_takes_the_place_of_an_older_one_in_one_commit(store, run
 
 
 def test_a_dry_run_asks_nobody(store, run, folder):
-    code, out, err = run("publish", folder, REPOSITORY, "--dry-run", HF_TOKEN="", HF_HUB_OFFLINE="1")
+    code, out, err = run("publish", folder, REPOSITORY, "--dry-run", token="", offline=True)
     assert (code, err) == (0, "")
     assert out.startswith("---\nlibrary_name: executorch\n")
     assert all(name in out for name in bundle.read(folder).files)
@@ -166,17 +183,17 @@ def test_a_broken_bundle_is_not_published(store, run, folder, spoil, sentence):
 
 
 @pytest.mark.parametrize(
-    ("repository", "environment", "sentence"),
+    ("repository", "given", "sentence"),
     [
-        (REPOSITORY, {"HF_TOKEN": ""}, "publish needs a token that may write: log in with `hf auth login`"),
-        (REPOSITORY, {"HF_TOKEN": "wrong"}, "someone/tiny: the hub does not know your token; log in with `hf auth"),
-        (REPOSITORY, {"HF_HUB_OFFLINE": "1"}, "someone/tiny: the hub cannot be reached; HF_HUB_OFFLINE is set"),
+        (REPOSITORY, {"token": ""}, "publish needs a token that may write: log in with `hf auth login`"),
+        (REPOSITORY, {"token": "wrong"}, "someone/tiny: the hub does not know your token; log in with `hf auth"),
+        (REPOSITORY, {"offline": True}, "someone/tiny: the hub cannot be reached; HF_HUB_OFFLINE is set"),
         ("tiny", {}, "tiny names no owner: give it as OWNER/tiny."),
         ("some one/tiny", {}, "some one/tiny is not a valid hub id"),
     ],
 )
-def test_what_cannot_be_published_where(store, run, folder, repository, environment, sentence):
-    assert_sentence(run("publish", folder, repository, **environment), sentence)
+def test_what_cannot_be_published_where(store, run, folder, repository, given, sentence):
+    assert_sentence(run("publish", folder, repository, **given), sentence)
     assert store.revisions == {}
 
 
@@ -205,7 +222,7 @@ def test_a_file_that_cannot_be_uploaded(store, run, folder):
 
 
 def test_a_hub_without_the_storage_that_huggingface_hub_prefers(store, run, folder):
-    answer = run("publish", folder, REPOSITORY, HF_HUB_DISABLE_XET="0")
+    answer = run("publish", folder, REPOSITORY, xet=True)
     assert_sentence(answer, "someone/tiny: the upload broke off (")
     assert store.commits == []
 
@@ -242,28 +259,26 @@ def test_no_hub(store, run, folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "sentence"),
+    ("arguments", "given", "sentence"),
     [
         (["someone/else"], {}, "someone/else is not a repository on the hub (or it is private)"),
         ([REPOSITORY, "--revision", "v9"], {}, "someone/tiny has no --revision v9"),
-        ([REPOSITORY], {"HF_TOKEN": "wrong"}, "someone/tiny: the hub does not know your token"),
-        ([REPOSITORY], {"HF_HUB_OFFLINE": "1"}, "someone/tiny: the hub cannot be reached; HF_HUB_OFFLINE is set"),
+        ([REPOSITORY], {"token": "wrong"}, "someone/tiny: the hub does not know your token"),
+        ([REPOSITORY], {"offline": True}, "someone/tiny: the hub cannot be reached; HF_HUB_OFFLINE is set"),
         ([REPOSITORY, "--to", "."], {}, ". is there already: name another folder with --to"),
         (["some one/tiny"], {}, "some one/tiny is not a valid hub id"),
     ],
 )
 @pytest.mark.usefixtures("published")
-def test_what_cannot_be_pulled(run, arguments, environment, sentence, tmp_path):
-    assert_sentence(run("pull", *arguments, **environment), sentence)
+def test_what_cannot_be_pulled(run, arguments, given, sentence, tmp_path):
+    assert_sentence(run("pull", *arguments, **given), sentence)
     assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.usefixtures("published")
 def test_a_gated_bundle_wants_a_token(store, run):
     store.token = "secret"
-    assert_sentence(
-        run("pull", REPOSITORY, HF_TOKEN=""), "someone/tiny is gated; accept its licence on the hub and log"
-    )
+    assert_sentence(run("pull", REPOSITORY, token=""), "someone/tiny is gated; accept its licence on the hub and log")
     code, _, err = run("pull", REPOSITORY)
     assert code == 0, err
 
@@ -328,10 +343,11 @@ def test_a_killed_pull_goes_on_where_it_was(store, run, start, folder, tmp_path)
     [("4k", "no space left on the disk of small; free some, or choose another --to"), ("20k", "someone/tiny needs ")],
 )
 @pytest.mark.usefixtures("published")
-def test_too_little_room(run, room, sentence):
+def test_too_little_room(start, room, sentence):
     """On a real disk, which ends within the manifest, or behind it."""
     mount = f'mkdir small; mount -t tmpfs -o size={room} tmpfs small || exit 77; exec "$0" "$@"'
-    answer = run("pull", REPOSITORY, "--to", "small/tiny", before=["unshare", "--mount", "sh", "-c", mount])
-    if answer[0] in (1, 77) and "small" not in answer[2]:
+    ended = start("pull", REPOSITORY, "--to", "small/tiny", before=["unshare", "--mount", "sh", "-c", mount])
+    _, err = ended.communicate(timeout=120)
+    if ended.returncode in (1, 77) and "small" not in err:
         pytest.skip("mounting a file system needs rights that this user does not have")
-    assert_sentence(answer, sentence)
+    assert_sentence((ended.returncode, "", err), sentence)
