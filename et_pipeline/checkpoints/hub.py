@@ -74,14 +74,14 @@ def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, pla
         if len(there.etag) == 64 and cache.sha256_file(part) != there.etag:
             part.unlink()
             raise UserError(f"{name}: {filename} arrived damaged; the same command fetches it again")
-        part.rename(blob)
+        part.replace(blob)
 
 
 def fetch_file(repository: str, filename: str, commit: str, path: Path, tick: Tick) -> None:
     """Download a file of a commit to a path, going on where a killed run stopped."""
     part = path.with_name(f"{path.name}{_PARTIAL}")
     _fetch(_find(repository, filename, commit), part, tick)
-    part.rename(path)
+    part.replace(path)
 
 
 class _There(NamedTuple):
