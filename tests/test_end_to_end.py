@@ -98,6 +98,8 @@ def test_failed_gate_exits_3_and_marks_the_bundle(demo):
     assert "FAILED" in ended.stdout
     gate = manifest.read(demo.folder / "bundles" / "strict").quality.gate
     assert not gate.passed
+    noted = json.loads((demo.folder / "bundles" / "runs.jsonl").read_text().splitlines()[-1])
+    assert (noted["bundle"], noted["quality.gate.passed"]) == ("strict", False)
     strict = demo.folder / "bundles" / "strict"
     inspected = subprocess.run([BIN / "et-bundle", "inspect", strict], capture_output=True, text=True)
     assert inspected.returncode == 0

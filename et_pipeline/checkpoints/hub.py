@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from et_pipeline import cache
 from et_pipeline.checkpoints.files import PATTERNS
@@ -16,6 +16,7 @@ from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.shards import check_room
 from et_pipeline.errors import UserError
 from et_pipeline.settings import first_line
+from et_pipeline.worker import Tick
 
 SECONDS = 5  # a forecast does not wait longer for the hub to answer
 _PARTIAL = ".incomplete"  # huggingface_hub's own word for it
@@ -42,7 +43,7 @@ def download(
 
     name, wanted = f"{key}={repository}", list(wanted)
     store = Path(constants.HF_HUB_CACHE).expanduser()
-    with one_sentence(name, revision, "a folder here and not "):
+    with one_sentence(name, f"model.revision={revision}" if revision else "", "a folder here and not "):
         try:
             listed = snapshot_download(
                 repository, revision=revision, allow_patterns=wanted, tqdm_class=quiet_bar(), dry_run=True
@@ -60,62 +61,86 @@ def download(
 
 
 def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, place: Place, name: str) -> None:
-    """Download a file to where huggingface_hub's cache looks for it, going on where a killed run stopped.
+    """Download a file to where huggingface_hub's cache looks for it, going on where a killed run stopped."""
+    there = _find(repository, filename, commit)
+    if there.etag is None or there.size is None:
+        return
+    blob, part = blobs / there.etag, blobs / f"{there.etag}{_PARTIAL}"
+    with cache.locked(place.root / "hub" / there.etag, place.wait):
+        if blob.exists():
+            return
+        _fetch(there, part, place.tick)
+        # A file of the large file storage is named by its sha256, any other one by a git hash.
+        if len(there.etag) == 64 and cache.sha256_file(part) != there.etag:
+            part.unlink()
+            raise UserError(f"{name}: {filename} arrived damaged; the same command fetches it again")
+        part.replace(blob)
 
-    huggingface_hub itself begins such a file anew.
-    """
+
+def fetch_file(repository: str, filename: str, commit: str, path: Path, tick: Tick) -> None:
+    """Download a file of a commit to a path, going on where a killed run stopped."""
+    part = path.with_name(f"{path.name}{_PARTIAL}")
+    _fetch(_find(repository, filename, commit), part, tick)
+    part.replace(path)
+
+
+class _There(NamedTuple):
+    """A file on the hub."""
+
+    address: str
+    headers: dict[str, str]
+    etag: str | None
+    size: int | None
+
+
+def _find(repository: str, filename: str, commit: str) -> _There:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     headers = build_hf_headers()
     url = hf_hub_url(repository, filename, revision=commit)
     metadata = get_hf_file_metadata(url, headers=headers)
-    if metadata.etag is None or metadata.size is None:
-        return
-    total = metadata.size
     if metadata.location.split("/")[2] != url.split("/")[2]:  # a file store, which has its own signature in the address
         headers.pop("authorization", None)
-    blob, part = blobs / metadata.etag, blobs / f"{metadata.etag}{_PARTIAL}"
-    with cache.locked(place.root / "hub" / metadata.etag, place.wait):
-        if blob.exists():
-            return
-        blobs.mkdir(parents=True, exist_ok=True)
-        if part.exists() and part.stat().st_size > total:
-            part.unlink()
+    return _There(metadata.location, headers, metadata.etag, metadata.size)
 
-        class Bar:
-            """What http_get needs of a tqdm."""
 
-            def __init__(self, **settings: Any) -> None:
-                self.done = settings.get("initial", 0)
+def _fetch(there: _There, part: Path, tick: Tick) -> None:
+    """Download what is not there yet; huggingface_hub itself would begin anew."""
+    from huggingface_hub.file_download import http_get
 
-            def __enter__(self) -> Bar:
-                return self
+    total = there.size or 0
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if part.exists() and part.stat().st_size > total:
+        part.unlink()
 
-            def __exit__(self, *error: object) -> None:
-                pass
+    class Bar:
+        """What http_get needs of a tqdm."""
 
-            def update(self, count: float | None = 1) -> None:
-                self.done += count or 0
-                place.tick(int(self.done), total)
+        def __init__(self, **settings: Any) -> None:
+            self.done = settings.get("initial", 0)
 
-        with part.open("ab") as stream:
-            http_get(
-                metadata.location,
-                stream,
-                resume_size=stream.tell(),
-                headers=headers,
-                expected_size=total,
-                tqdm_class=Bar,
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        # A file of the large file storage is named by its sha256, any other one by a git hash.
-        if len(metadata.etag) == 64 and cache.sha256_file(part) != metadata.etag:
-            part.unlink()
-            raise UserError(f"{name}: {filename} arrived damaged; the same command fetches it again")
-        part.rename(blob)
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def update(self, count: float | None = 1) -> None:
+            self.done += count or 0
+            tick(int(self.done), total)
+
+    with part.open("ab") as stream:
+        http_get(
+            there.address,
+            stream,
+            resume_size=stream.tell(),
+            headers=there.headers,
+            expected_size=there.size,
+            tqdm_class=Bar,
+        )
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def download_config(repository: str, revision: str | None) -> Path:
@@ -145,21 +170,27 @@ def download_config(repository: str, revision: str | None) -> Path:
 
 
 @contextmanager
-def one_sentence(name: str, revision: str | None = None, beside: str = "") -> Iterator[None]:
+def one_sentence(
+    name: str, asked: str = "", beside: str = "", doing: str = "download", room: tuple[Path, str] | None = None
+) -> Iterator[None]:
     """Turn the hub's errors into a `UserError` about a repository.
 
     Args:
-        name: the setting that names it, with its value.
-        revision: what `model.revision` asks for.
+        name: what names it, such as the setting with its value.
+        asked: the revision that is asked for, such as "model.revision=v2".
         beside: what else the value could have been, such as "a folder here and not ".
+        doing: what is done.
+        room: where files are written, and the setting that chooses it; None for the hub's cache.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         CachedRepoTreeNotFoundError,
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         IncompleteSnapshotError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -172,22 +203,28 @@ def one_sentence(name: str, revision: str | None = None, beside: str = "") -> It
     except RepositoryNotFoundError as error:
         raise UserError(f"{name} is not {beside}a repository on the hub (or it is private)") from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{name} has no model.revision={revision}") from error
+        raise UserError(f"{name} has no {asked}") from error
     except HFValidationError as error:
         raise UserError(f"{name} is not {beside}a valid hub id") from error
     except IncompleteSnapshotError as error:
         raise UserError(f"{name} is downloaded in part only, and the hub cannot be reached{offline}") from error
     except (LocalEntryNotFoundError, CachedRepoTreeNotFoundError) as error:
-        at = f" at model.revision={revision}" if revision else ""
+        at = f" at {asked}" if asked else ""
         raise UserError(f"{name} is not {beside}downloaded yet{at}, and the hub cannot be reached{offline}") from error
+    except OfflineModeIsEnabled as error:
+        raise UserError(f"{name}: the hub cannot be reached{offline}") from error
     except network_errors() as error:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status == 401:
+            why = "the hub does not know your token; log in with `hf auth login`, or set another HF_TOKEN"
+            raise UserError(f"{name}: {why}") from error
+        if status == 403:
+            raise UserError(f"{name}: your token does not allow this {doing}; {first_line(error)}") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            store = Path(constants.HF_HUB_CACHE).expanduser()
-            raise UserError(
-                f"no space left on the disk of {store}; free some, or choose another HF_HUB_CACHE"
-            ) from error
+            store, setting = room or (Path(constants.HF_HUB_CACHE).expanduser(), "HF_HUB_CACHE")
+            raise UserError(f"no space left on the disk of {store}; free some, or choose another {setting}") from error
         raise UserError(
-            f"{name}: the download broke off ({first_line(error)}); the same command goes on where it was"
+            f"{name}: the {doing} broke off ({first_line(error)}); the same command goes on where it was"
         ) from error
 
 

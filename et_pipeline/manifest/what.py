@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import Field
@@ -65,6 +65,6 @@ class File(Model):
 
 def portable_source(source: str) -> str:
     """The source as the user gave it, but of a local folder only the name: a bundle goes to other machines."""
-    if source.startswith(("/", "~", "./", "../")) or PureWindowsPath(source).drive:
+    if source.startswith(("/", "~", "./", "../")) or PureWindowsPath(source).drive or Path(source).exists():
         return PurePosixPath(source.replace("\\", "/")).name
     return source

@@ -16,6 +16,7 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import architecture_of
 from et_pipeline.manifest import Gate, Manifest
+from et_pipeline.pipeline import history
 from et_pipeline.pipeline.acquiring import acquire
 from et_pipeline.pipeline.checks import check, given_texts
 from et_pipeline.pipeline.order import Stage, stages, trial
@@ -91,6 +92,7 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     parts = [(made.settings, forms.get(made.kind), made.entries) for made in result.programs]
     result.bundle, result.manifest, cost = bundle.run(parts, source.files)
     face.finish("bundle", cost, False)
+    history.note(result.bundle, result.manifest, result.programs[0].reused, root)
     return result
 
 

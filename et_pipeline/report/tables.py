@@ -78,7 +78,7 @@ def show(done: Sequence[Result | Survey], console: Console | None = None) -> Non
 def closing(manifest: Manifest, where: str, reused: Sequence[str] = ()) -> RenderableType:
     """One bundle: size, quality, speed, memory, verdict, sample answers, and where it is."""
     table = two_columns(manifest.what.name)
-    for name, value in _rows(manifest).items():
+    for name, value in closing_rows(manifest).items():
         table.add_row(name, value)
     answers = two_columns("Sample similarities" if manifest.embedding else "Sample answers")
     for pair in manifest.embedding.samples if manifest.embedding else ():
@@ -141,7 +141,7 @@ def comparison(manifests: Sequence[Manifest]) -> RenderableType:
     """Several bundles, a column each."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("", style="bold", no_wrap=True)
-    rows = [_rows(manifest) for manifest in manifests]
+    rows = [closing_rows(manifest) for manifest in manifests]
     for manifest in manifests:
         table.add_column(manifest.what.settings["recipe"]["name"])
     for name in rows[0]:
@@ -155,7 +155,8 @@ def markdown(rows: Sequence[Sequence[Any]]) -> str:
     return head + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows[1:])
 
 
-def _rows(manifest: Manifest) -> dict[str, Text]:
+def closing_rows(manifest: Manifest) -> dict[str, Text]:
+    """What there is to say of a bundle, by what it is."""
     quality, program = manifest.quality, manifest.main
     weights, fp16 = manifest.memory.weights_bytes, 2 * manifest.what.parameters
     fallback = sum(program.fallback_operators.values())

@@ -178,12 +178,15 @@ def test_what_a_program_cannot_do_is_said(model, given, sentence):
         model.generate_until([request("Hello", given)], disable_tqdm=True)
 
 
-def test_command(bundle, tasks, tmp_path):
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+@pytest.fixture
+def offline(tmp_path):
+    return {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
 
+
+def test_command(bundle, tasks, offline):
     def run(*arguments):
         command = [BIN / "et-bundle", "eval", bundle, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        return subprocess.run(command, capture_output=True, text=True, env=offline)
 
     done = run("--tasks", ",".join(TASKS), "--include-path", tasks, "--json")
     assert done.returncode == 0, done.stderr
@@ -198,3 +201,68 @@ def test_command(bundle, tasks, tmp_path):
     wrong = run("--tasks", "no_such_task")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.splitlines()[-1] == "--tasks no_such_task is no task of lm_eval; `lm_eval ls tasks` lists them."
+
+
+def test_the_harness_own_command_finds_the_same(bundle, tasks, offline, tmp_path):
+    def run(model, *more):
+        command = [
+            sys.executable,
+            "-m",
+            "et_pipeline.cli.lm_eval",
+            "--model",
+            "et_bundle",
+            "--model_args",
+            f"bundle={model}",
+        ]
+        arguments = ["--tasks", ",".join(TASKS), "--include_path", tasks, "--output_path", tmp_path / "out", *more]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, env=offline)
+
+    done = run(bundle)
+    assert done.returncode == 0, done.stderr
+    (written,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(written.read_text())
+    ours = subprocess.run(
+        [BIN / "et-bundle", "eval", bundle, "--tasks", ",".join(TASKS), "--include-path", tasks, "--json"],
+        capture_output=True,
+        text=True,
+        env=offline,
+    )
+    for task, figures in json.loads(ours.stdout).items():
+        assert figures.items() - {("items", figures["items"])} <= found["results"][task].items()
+    assert found["config"]["model"] == "et_bundle"
+    missing = run(tmp_path / "nowhere")
+    assert missing.returncode == 2
+    assert missing.stderr.splitlines()[-1] == f"{tmp_path / 'nowhere'} does not exist."
+
+
+def test_chats_are_put_as_the_template_does(bundle, tasks, offline, tmp_path):
+    """The prompts that the harness notes are what transformers makes of them."""
+    from transformers import AutoTokenizer
+
+    command = [
+        sys.executable,
+        "-m",
+        "et_pipeline.cli.lm_eval",
+        "--model",
+        "et_bundle",
+        "--model_args",
+        f"bundle={bundle}",
+    ]
+    more = [
+        "--tasks",
+        "mine_choice",
+        "--include_path",
+        tasks,
+        "--output_path",
+        tmp_path / "out",
+        "--apply_chat_template",
+    ]
+    done = subprocess.run([*command, *more, "--log_samples"], capture_output=True, text=True, env=offline)
+    assert done.returncode == 0, done.stderr
+    (written,) = (tmp_path / "out").rglob("samples_*.jsonl")
+    theirs = AutoTokenizer.from_pretrained(tiny_assistant.CHECKPOINT)
+    for line in written.read_text().splitlines():
+        sample = json.loads(line)
+        said = [{"role": "user", "content": sample["doc"]["q"]}]
+        expected = theirs.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        assert sample["arguments"]["gen_args_0"]["arg_0"] == expected

@@ -31,6 +31,12 @@ def test_no_path_of_this_machine_goes_into_a_bundle(source, expected):
     assert bundle.portable_source(source) == expected
 
 
+def test_a_folder_of_the_form_of_a_hub_id_is_told_by_being_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "llama").mkdir(parents=True)
+    assert bundle.portable_source("models/llama") == "llama"
+
+
 @given(text=st.text())
 def test_what_the_user_types_is_not_taken_for_a_template(text):
     task = bundle.Task(

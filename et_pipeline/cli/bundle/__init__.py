@@ -1,4 +1,4 @@
-"""`et-bundle`: look into a bundle, check it, talk to it, time it, pack it, give it to a phone."""
+"""`et-bundle`: look into a bundle, check it, talk to it, time it, pack it, publish it, give it to a phone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ from typing import NoReturn
 
 import typer
 
-from et_pipeline.cli.bundle import adapters, add_speed, bench, chat, embed, evaluate, inspect, pack, push, verify
+from et_pipeline.cli.bundle import (
+    adapters,
+    add_speed,
+    bench,
+    chat,
+    embed,
+    evaluate,
+    inspect,
+    pack,
+    publish,
+    pull,
+    push,
+    verify,
+)
 from et_pipeline.cli.bundle.terminal import Notes, printable
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, GateError, UserError
 
 app = typer.Typer(
-    help="Look into a bundle, check it, talk to it, time it, pack it, give it to a phone.\n\n"
+    help="Look into a bundle, check it, talk to it, time it, pack it, publish it, give it to a phone.\n\n"
     "A bundle is what et-pipeline makes for a phone: a folder, or one .zip, with ExecuTorch programs (.pte), the "
     "tokenizer and manifest.json.",
     no_args_is_help=True,
@@ -31,6 +44,8 @@ app.command()(add_speed.add_speed)
 app.command()(push.push)
 app.add_typer(adapters.app, name="adapters")
 app.command("zip")(pack.pack)
+app.command()(publish.publish)
+app.command()(pull.pull)
 
 
 _NOTES = Notes()

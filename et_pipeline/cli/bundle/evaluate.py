@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import print_json, print_table
 from et_pipeline.errors import UserError
@@ -29,19 +29,11 @@ def evaluate(
 
     Needs the extra 'eval'. A token that is scored takes as long as a token of an answer; begin with --limit 20.
     """
-    with bundles.open_bundle(path, threads=threads) as bundle:
-        manifest = bundle.manifest
-        if manifest.chat is None:
-            raise UserError(f"{manifest.what.name} embeds texts, and the harness asks for answers.")
-        try:
-            from et_pipeline.evaluation import harness
-        except ModuleNotFoundError as error:
-            if error.name != "lm_eval":
-                raise
-            raise UserError("et-bundle eval needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
-        info = bundle.info
-        model = harness.DeployedModel(bundle.program, bundle.tokenizer, manifest.tokenizer, info.max_context)
-        found = harness.evaluate(model, tasks.split(","), include_path, limit)
+    with harness_needed("et-bundle eval"):
+        from et_pipeline.bundle.harness import BundleModel
+        from et_pipeline.evaluation import harness
+    model = BundleModel(str(path), threads)
+    found = harness.evaluate(model, tasks.split(","), include_path, limit)
     results, counts = found["results"], found["n-samples"]
     if as_json:
         print_json({task: {**figures, "items": counts[task]["effective"]} for task, figures in results.items()})
@@ -52,7 +44,18 @@ def evaluate(
         for name, value in figures.items()
         if isinstance(value, float) and "_stderr," not in name
     ]
-    print_table(f"{manifest.what.name}: {info.file}", ("task", "metric", "value", "error", "items"), rows)
+    print_table(model.name, ("task", "metric", "value", "error", "items"), rows)
+
+
+@contextmanager
+def harness_needed(command: str) -> Iterator[None]:
+    """Say how to install the harness where it is imported and not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "lm_eval":
+            raise
+        raise UserError(f"{command} needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.") from error
 
 
 def _stderr(figures: Mapping[str, Any], name: str) -> str:

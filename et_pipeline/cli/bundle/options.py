@@ -9,6 +9,7 @@ import typer
 
 PathArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle: a folder or a .zip.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle's folder.")]
+RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs instead of tables.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads that compute; by default the runtime chooses.", show_default=False)

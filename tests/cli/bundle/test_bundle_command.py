@@ -95,6 +95,21 @@ def test_add_speed_writes_what_a_phone_measured(run, folder, tmp_path):
     assert run("add-speed", folder, tmp_path / "none.json")[0] == 2
 
 
+def test_eval_says_how_to_get_the_harness(run, folder, monkeypatch):
+    class Absent:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "lm_eval":
+                raise ModuleNotFoundError(name=name)
+
+    for name in [name for name in sys.modules if name.startswith("lm_eval") or name == "et_pipeline.bundle.harness"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent, *sys.meta_path])
+    code, out, err = run("eval", folder, "--tasks", "lambada_openai")
+    assert (code, out) == (2, "")
+    assert err == "et-bundle eval needs lm-evaluation-harness: pip install 'et-pipeline[eval]'.\n"
+
+
 @pytest.mark.parametrize("command", [["push"], ["bench", "--phone"]])
 def test_phone_commands_say_that_there_is_none(run, folder, command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
