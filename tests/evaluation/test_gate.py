@@ -81,10 +81,21 @@ def test_twice_the_distance_that_rounding_alone_makes_is_allowed():
     fine, rough = (0.9999, 1.0), (0.998, 0.9)
     assert judge(figures(cosine=0.9961, top1=0.81, long=0.9961, rounding=rough), GATE).passed
     assert not judge(figures(cosine=0.9959, rounding=rough), GATE).passed
-    assert not judge(figures(top1=0.79, rounding=rough), GATE).passed
+    assert not judge(figures(top1=0.6, rounding=rough), GATE).passed
+    assert judge(figures(top1=0.1, rounding=(0.9999, 0.2)), GATE).passed
     assert not judge(figures(cosine=0.9989, rounding=fine), GATE).passed, (
         "the recipe's threshold stays where it is lower"
     )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "differ", "passed"), [(66, 0, True), (66, 2, True), (66, 3, False), (866, 14, True), (866, 15, False)]
+)
+def test_of_few_tokens_one_may_differ(tokens, differ, passed):
+    found = figures()
+    same = near(top1=1 - differ / tokens, positions=tokens)
+    ways = {**found.quantized, "one_piece": [same]}
+    assert judge(found.model_copy(update={"quantized": ways}), GATE).passed == passed
 
 
 @pytest.mark.parametrize(
