@@ -11,7 +11,6 @@ import ast
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from et_pipeline.host import sync
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +184,8 @@ def remove_leftovers(folder: Path) -> None:
 def publish(temporary: Path, folder: Path) -> None:
     """Make a finished temporary folder appear under its final name, durably; a folder of that name is replaced."""
     for path in sorted(temporary.rglob("*")):
-        _fsync(path)
-    _fsync(temporary)
+        sync(path)
+    sync(temporary)
     if folder.exists():
         old = temporary_for(folder)
         folder.rename(old / "old")
@@ -192,15 +193,7 @@ def publish(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old)
     else:
         temporary.rename(folder)
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder.parent)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline.bench.docs import RESULTS, ROOT
+from et_pipeline.host import anonymous_bytes, children_cpu_seconds, memory_bytes, only_linux
 from et_pipeline.stages.bundle import host
 
 LIMIT_SHARE = 0.65  # of the machine's memory; others work on it too
@@ -77,8 +77,9 @@ def export(layers: int, limit: int) -> dict[str, Any]:
         seen = {"peak": 0, "killed": False}
         watcher = threading.Thread(target=_guard, args=(child, limit, seen))
         watcher.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        before = children_cpu_seconds()
+        code = child.wait()
+        spent = children_cpu_seconds() - before
         watcher.join()
         program = folder / "model.pte"
         lines = log.read_text(errors="replace").splitlines()
@@ -86,40 +87,30 @@ def export(layers: int, limit: int) -> dict[str, Any]:
         return {
             "layers": layers,
             "weights": weights,
-            "finished": child.returncode == 0 and program.is_file(),
+            "finished": code == 0 and program.is_file(),
             "killed_at_limit": seen["killed"],
             "wall_s": round(time.monotonic() - started, 1),
-            "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+            "cpu_s": round(spent, 1),
             "peak_rss_bytes": seen["peak"],
             "pte_bytes": program.stat().st_size if program.is_file() else None,
-            "last_words": [line.replace(name, ".")[:160] for line in (steps if child.returncode < 0 else lines)[-3:]],
+            "last_words": [line.replace(name, ".")[:160] for line in (steps if code < 0 else lines)[-3:]],
         }
 
 
 def _guard(child: subprocess.Popen[bytes], limit: int, seen: dict[str, Any]) -> None:
-    status = Path(f"/proc/{child.pid}/status")
-    while True:
-        sizes = [int(line.split()[1]) * 1024 for line in _lines(status) if line.startswith("RssAnon:")]
-        if not sizes:
-            return
-        seen["peak"] = max(seen["peak"], sizes[0])
-        if sizes[0] > limit:
+    while (size := anonymous_bytes(child.pid)) is not None:
+        seen["peak"] = max(seen["peak"], size)
+        if size > limit:
             seen["killed"] = True
             child.kill()
             return
         time.sleep(0.05)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:  # the process is gone
-        return []
-
-
 def main() -> None:
     """Measure, and keep the figures."""
-    limit = int(LIMIT_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    only_linux("et_pipeline.bench.export_llm")
+    limit = int(LIMIT_SHARE * memory_bytes())
     runs = []
     for layers in map(int, sys.argv[1:] or ("4", str(LAYERS))):
         runs.append(export(layers, limit))

@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from et_pipeline.bench.peer_files import Shape
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.host import cpu_seconds, only_linux
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
@@ -243,8 +243,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: an option names nothing that there is, or the system is not Linux.
     """
-    if sys.platform != "linux":
-        raise UserError(f"it reads CPU time and memory from /proc, which {sys.platform} has not; run it on Linux")
+    only_linux("et_pipeline.bench.host")
     names = [f"{OURS} {recipe}" for recipe in RECIPES] + list(PEERS.values())
     extra = dict(_pair(word) for word in options.pte)
     names += list(extra)
@@ -256,13 +255,13 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     home = os.environ.get("ET_PIPELINE_CACHE") or Path.home() / ".cache/et_pipeline"
     cache = Path(options.cache or home).expanduser().resolve()
     logs = Path(tempfile.mkdtemp(prefix="host_bench"))
-    started, usage, busy = time.monotonic(), _own_cpu(), _machine_cpu()
+    started, usage, busy = time.monotonic(), cpu_seconds(), _machine_cpu()
     left_out: dict[str, str] = {}
     shapes = []
     for key in options.shapes.split(","):
         shapes.append(_bench_shape(SHAPES[key], only, extra, options, cache, logs, left_out))
     wall = time.monotonic() - started
-    others = (_machine_cpu() - busy - (_own_cpu() - usage)) / (wall * (os.cpu_count() or 1))
+    others = (_machine_cpu() - busy - (cpu_seconds() - usage)) / (wall * (os.cpu_count() or 1))
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": host(),
@@ -290,11 +289,6 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _own_cpu() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _machine_cpu() -> float:

@@ -115,7 +115,7 @@ def _fetch_weights(repository: str, filename: str, commit: str, blobs: Path, pla
         if len(metadata.etag) == 64 and cache.sha256_file(part) != metadata.etag:
             part.unlink()
             raise UserError(f"{name}: {filename} arrived damaged; the same command fetches it again")
-        part.rename(blob)
+        part.replace(blob)
 
 
 def download_config(repository: str, revision: str | None) -> Path:

@@ -131,7 +131,7 @@ def _write_shard(
             assert written == tensor.size, f"{tensor.name} has {written} bytes instead of {tensor.size}"
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.rename(path)
+    temporary.replace(path)
     return checksum.hexdigest()
 
 

@@ -117,7 +117,7 @@ def compose_all(
     for name, keys in chosen.items():
         calibrates = "recipe=8da4w" in keys
         shared = [each for each in overrides if calibrates or not each.startswith("recipe.calibration")]
-        found[name] = composed([f"model={model}", f"paths.bundles={out / 'bundles'}", *keys, *shared])
+        found[name] = composed([f"model={model}", f"paths.bundles={(out / 'bundles').as_posix()}", *keys, *shared])
     first = next(iter(found.values()))
     if first.model.task == "embedding":
         raise UserError(f"model={model} embeds texts, and make compare is for models that answer")

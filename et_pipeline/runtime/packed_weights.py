@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from et_pipeline import cache
+from et_pipeline import cache, host
 from et_pipeline.upstream.packed_cache import (
     LONGEST_VALUE,
     XNNPACK_LIBRARY,
@@ -114,6 +114,4 @@ def _state(folder: Path) -> list[int]:
 def _processor() -> dict[str, str]:
     """What the choice of XNNPACK's kernels, and so the packing, depends on."""
     keys = ("vendor_id", "cpu family", "model", "stepping", "flags")
-    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    fields = dict(line.split(":", 1) for line in first.splitlines())
-    return {key.strip(): value.strip() for key, value in fields.items() if key.strip() in keys}
+    return {key: value for key, value in host.processor().items() if key in keys}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import shutil
 import time
@@ -14,6 +15,7 @@ from et_pipeline import cache, manifest
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts
 from et_pipeline.forecast import RUNTIME_BYTES
 from et_pipeline.forms.base import Form
+from et_pipeline.host import processor
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
@@ -231,8 +233,5 @@ def min_runtime(settings: Settings) -> str:
 
 def host() -> str:
     """The processor and the system that the figures come from, without the machine's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    processor = models[0] if models else platform.processor() or platform.machine()
-    return f"{processor}, {len(models) or '?'} cores, {platform.system()}"
+    name = processor().get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count() or '?'} cores, {platform.system()}"
