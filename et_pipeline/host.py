@@ -108,8 +108,8 @@ def limit(seconds: int, memory: int) -> None:
         return
     import resource
 
-    with contextlib.suppress(ValueError, OSError):
-        for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, 0)):
+    for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_FSIZE, 0)):
+        with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (value, value))
 
 
