@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import os
+import platform
 import shutil
 import sys
 from pathlib import Path
@@ -97,6 +98,12 @@ def processor() -> dict[str, str]:
     first = path.read_text(encoding="utf-8").partition("\n\n")[0] if path.exists() else ""
     pairs = [line.split(":", 1) for line in first.splitlines() if ":" in line]
     return {key.strip(): value.strip() for key, value in pairs}
+
+
+def machine() -> str:
+    """The processor and the system that figures come from, without the machine's name."""
+    name = processor().get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count() or '?'} cores, {platform.system()}"
 
 
 def limit(seconds: int, memory: int) -> None:

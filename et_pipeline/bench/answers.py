@@ -16,8 +16,8 @@ from typing import Any
 
 import et_pipeline
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.host import machine
 from et_pipeline.report.words import size
-from et_pipeline.stages.bundle import host
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -64,7 +64,7 @@ def measure(bundle: Path, checkpoint: Path) -> dict[str, Any]:
             answers.append({"question": question, "program": said, "transformers": theirs})
         return {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": host(),
+            "machine": machine(),
             "bundle": ours.manifest.what.name,
             "recipe": ours.manifest.main.recipe,
             "bytes": ours.manifest.memory.weights_bytes,

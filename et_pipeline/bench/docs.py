@@ -23,11 +23,11 @@ from rich.console import Console
 
 from et_pipeline.bench import answers, arm_tables, forecast, host_picture, host_tables, quality_tables
 from et_pipeline.errors import EXIT_GATE
+from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
 from et_pipeline.report.comparison import Comparison
 from et_pipeline.report.tables import closing, markdown
 from et_pipeline.report.words import size
-from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
@@ -49,7 +49,7 @@ def measure(root: Path, experiment: str) -> None:
     manifests = [document["manifest"] for document in json.loads(done.stdout)]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": " ".join(command),
         "manifests": manifests,
     }

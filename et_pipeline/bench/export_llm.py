@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline.bench.docs import RESULTS, ROOT
-from et_pipeline.host import anonymous_bytes, children_cpu_seconds, memory_bytes, only_linux
-from et_pipeline.stages.bundle import host
+from et_pipeline.host import anonymous_bytes, children_cpu_seconds, machine, memory_bytes, only_linux
 
 LIMIT_SHARE = 0.65  # of the machine's memory; others work on it too
 HIDDEN, INTERMEDIATE, HEADS, VOCABULARY, LAYERS, CONTEXT = 4096, 11008, 32, 32000, 32, 2048
@@ -117,7 +116,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(runs[-1], indent=1) + "\n")
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": "python -m executorch.extension.llm.export.export_llm "
         + COMMAND.format(folder=".", context=CONTEXT),
         "limit_bytes": limit,

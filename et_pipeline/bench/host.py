@@ -38,12 +38,11 @@ from et_pipeline.bench.peer_files import Shape
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
-from et_pipeline.host import cpu_seconds, only_linux
+from et_pipeline.host import cpu_seconds, machine, only_linux
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings
-from et_pipeline.stages.bundle import host
 
 SHAPES = {"S": "smollm2_135m", "M": "llama3_2_1b"}
 RECIPES = {"8da4w-g32": ("recipe=8da4w",), "8da4w-g0": ("recipe=8da4w", "recipe.group_size=0")}
@@ -264,7 +263,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     others = (_machine_cpu() - busy - (cpu_seconds() - usage)) / (wall * (os.cpu_count() or 1))
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": "python -m et_pipeline.bench.host",
         "rounds": options.rounds,
         "others_cpu_share": round(max(0.0, others), 3),

@@ -32,12 +32,12 @@ from et_pipeline.evaluation.agreement import eager_logits
 from et_pipeline.evaluation.perplexity import KEY, text_ids, windows
 from et_pipeline.evaluation.text_source import resolve
 from et_pipeline.evaluation.verified import OnText, Verified
+from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.runtime.speed import Speed
 from et_pipeline.settings import Settings
-from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +186,7 @@ def measure(model: Model, only: Sequence[str], logs: Path) -> dict[str, Any]:
         raise UserError(f"the original's perplexity is {perplexities}: they read different tokens")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": "make bench-quality",
         "versions": {name: metadata.version(name) for name in _LIBRARIES if util.find_spec(name)},
         "parameters": parameters,

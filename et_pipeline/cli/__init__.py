@@ -1,8 +1,20 @@
 """The two commands: `et-pipeline`, and in `bundle/` `et-bundle`."""
 
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+# What `et-pipeline` does besides, each with arguments of its own: `main` of a module takes them.
+SUBCOMMANDS = {"doctor": "et_pipeline.cli.doctor"}
+
 
 def main() -> None:
     """Console entry of `et-pipeline`."""
+    name = next(iter(sys.argv[1:]), "")
+    if name in SUBCOMMANDS:
+        import_module(SUBCOMMANDS[name]).main(sys.argv[2:])
+        return
     from et_pipeline.cli import pipeline  # with Hydra, which et-bundle does without
 
     pipeline.main()

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from et_pipeline.errors import UserError
+from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
 from et_pipeline.job.mistakes import guarded
 from et_pipeline.report import progress
 from et_pipeline.report.compare_page import write
 from et_pipeline.report.comparison import Comparison, Outcome, best
 from et_pipeline.settings import Settings
-from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
     import torch
@@ -230,7 +230,7 @@ def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str
     comparison = Comparison(
         model=next(iter(every.values())).model.name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        machine=host(),
+        machine=machine(),
         overrides=tuple(overrides),
         outcomes=tuple(outcomes),
     )

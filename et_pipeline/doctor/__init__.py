@@ -1,0 +1,175 @@
+"""What is installed, what can run on this computer, what is missing and how to get it.
+
+Whatever could take a process down with it is tried in one of its own, by `probes`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
+from pydantic import BaseModel
+
+from et_pipeline import CONF, host
+from et_pipeline.doctor.trial import Tried, try_all
+from et_pipeline.report.words import size
+
+DISTRIBUTION = "et-pipeline"
+ROOM_BYTES = 5_000_000_000  # what a model of some hundred million parameters takes, with all stages
+
+
+class Package(BaseModel):
+    """A library that the base install has: the version here, what is asked for, and what was tested (in a checkout)."""
+
+    name: str
+    found: str | None
+    wanted: str
+    tested: str | None
+    ok: bool
+
+
+class Ability(BaseModel):
+    """Something that was tried: whether it works, what was seen, and one command or step that gets it."""
+
+    name: str
+    ok: bool
+    seen: str
+    get: str = ""
+    needed: bool = False
+
+
+class Report(BaseModel):
+    """All of it."""
+
+    computer: dict[str, str]
+    packages: list[Package]
+    abilities: list[Ability]
+
+    @property
+    def broken(self) -> list[str]:
+        """What the base install needs and has not."""
+        packages = [f"{each.name} {each.found or 'is missing'}" for each in self.packages if not each.ok]
+        return packages + [each.name for each in self.abilities if each.needed and not each.ok]
+
+
+# By the name of its probe: what it is, how to get it, whether nothing works without. Crashes of one end another's try,
+# so that Qualcomm's libraries have a process of their own.
+ABILITIES = {
+    "xnnpack": ("quantize, export, run a .pte (XNNPACK)", f"pip install --force-reinstall {DISTRIBUTION}", True),
+    "gpu": ("a GPU for calibration and training", "where there is one: pip install --force-reinstall torch", False),
+    "qnn": ("backend=qnn, Qualcomm's NPU", f"pip install '{DISTRIBUTION}[qnn]'", False),
+    "coreml": ("backend=coreml, Apple's", "pip install coremltools, on Linux or macOS with Python below 3.14", False),
+    "adapt": ("adapt=..., LoRA adapters", f"pip install '{DISTRIBUTION}[adapt]'", False),
+    "llama_cpp": ("llama.cpp as witness of GGUF files", f"pip install '{DISTRIBUTION}[witness]'", False),
+    "encoders": ("sentence-transformers as witness", f"pip install '{DISTRIBUTION}[witness]'", False),
+    "eval": ("et-bundle eval", f"pip install '{DISTRIBUTION}[eval]'", False),
+    "report": ("make compare", f"pip install '{DISTRIBUTION}[report]'", False),
+    "docs": ("make docs-site", f"pip install '{DISTRIBUTION}[docs]'", False),
+    "phone": ("a phone over adb", "", False),
+    "app": ("make apk", "a JDK 17, for example https://adoptium.net", False),
+}
+ALONE = ("qnn", "phone")
+
+
+def examine(cache: Path) -> Report:
+    """Look at everything.
+
+    Args:
+        cache: the folder of the stages' results.
+    """
+    together = ["processor", *(name for name in ABILITIES if name not in ALONE)]
+    with ThreadPoolExecutor() as pool:
+        tried = [pool.submit(try_all, names) for names in (together, list(ALONE))]
+        known, room = packages(), cache_room(cache)
+        found = {name: each for done in tried for name, each in done.result().items()}
+    return Report(
+        computer=computer(cache, found["processor"].seen),
+        packages=known,
+        abilities=[_ability(name, found[name]) for name in ABILITIES] + [room],
+    )
+
+
+def _ability(name: str, tried: Tried) -> Ability:
+    what, get, needed = ABILITIES[name]
+    return Ability(name=what, ok=tried.ok, seen=tried.seen, get="" if tried.ok else get, needed=needed)
+
+
+def packages() -> list[Package]:
+    """What the base install asks for, by its own metadata."""
+    tested = dict(_tested())
+    found = []
+    for line in metadata.requires(DISTRIBUTION) or []:
+        asked = Requirement(line)
+        if asked.marker is not None and not asked.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(asked.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        ok = version is not None and asked.specifier.contains(version, prereleases=True)
+        name = _plain(asked.name)
+        found.append(Package(name=name, found=version, wanted=str(asked.specifier), tested=tested.get(name), ok=ok))
+    return sorted(found, key=lambda each: each.name)
+
+
+def _tested() -> Iterator[tuple[str, str]]:
+    """The versions that were tested together: a checkout has them."""
+    path = CONF.parent / "constraints.txt"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        name, equals, version = line.partition("==")
+        if equals:
+            yield _plain(name), version
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def computer(cache: Path, instructions: str) -> dict[str, str]:
+    """What there is: Python, processor, memory, disk, and how the hub is reached."""
+    from huggingface_hub import constants, get_token
+
+    asked = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT") if name in os.environ}
+    place, sizes = _existing(cache), [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
+    return {
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        "processor": f"{host.machine()}; {instructions}",
+        "memory": size(host.memory_bytes()) if host.memory_bytes() else "unknown",
+        "cache": f"{cache}: {size(sum(sizes))} in {len(sizes)} files, {size(shutil.disk_usage(place).free)} free",
+        "hub": f"{constants.ENDPOINT}, {'a token' if get_token() else 'no token, which gated models ask for'}"
+        + "".join(f", {name}={value}" for name, value in asked.items()),
+    }
+
+
+def cache_room(cache: Path) -> Ability:
+    """Whether the cache can be written and locked, on this very disk; and whether there is room."""
+    made = Ability(name="the cache", ok=True, seen="written and locked", needed=True)
+    place = _existing(cache)
+    other = "another folder: paths.cache=FOLDER, or ET_PIPELINE_CACHE"
+    try:
+        with tempfile.TemporaryDirectory(dir=place) as folder, FileLock(Path(folder) / "lock"):
+            try:
+                FileLock(Path(folder) / "lock").acquire(timeout=0).lock.release()
+            except Timeout:
+                pass  # as it should be
+            else:
+                seen = f"{place} is on a disk that keeps no locks: two runs would disturb each other"
+                return made.model_copy(update={"ok": False, "seen": seen, "get": other})
+    except OSError as error:
+        return made.model_copy(update={"ok": False, "seen": f"{place}: {error.strerror}", "get": other})
+    if shutil.disk_usage(place).free < ROOM_BYTES:
+        made = made.model_copy(update={"seen": f"{made.seen}; less than {size(ROOM_BYTES)} free"})
+    return made
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

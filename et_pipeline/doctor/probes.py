@@ -1,0 +1,139 @@
+"""What is tried, a function each: it returns what it saw, or raises. Each runs in a process that it may take down."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from importlib import metadata
+
+from et_pipeline import CONF
+from et_pipeline.errors import UserError
+from et_pipeline.upstream.yaml_parser import quick_yaml
+
+
+def main() -> None:
+    """Run those that are named as arguments; a line of JSON on standard output for each."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what libraries print is not an answer
+    for name in sys.argv[1:]:
+        try:
+            ok, seen = True, globals()[name]()
+        except UserError as error:
+            ok, seen = False, str(error)
+        except ModuleNotFoundError as error:
+            ok, seen = False, f"{error.name} is not installed"
+        except Exception as error:  # this is what a probe is for
+            ok, seen = False, f"{type(error).__name__}: {error}"
+        answers.write(json.dumps({"name": name, "ok": ok, "seen": " ".join(seen.split())}) + "\n")
+
+
+def _imported(*names: str) -> str:
+    """Import what these distributions are for; their versions."""
+    modules = {"mkdocs-material": "material", "lm_eval": "lm_eval.evaluator"}
+    for name in names:
+        importlib.import_module(modules.get(name, name.replace("-", "_")))
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+def processor() -> str:
+    """The instructions that make 8-bit recipes fast."""
+    import torch
+
+    known = torch.cpu.get_capabilities()
+    fast = [name for name, there in known.items() if there is True and ("vnni" in name or "dot" in name)]
+    return f"8-bit dot products: {', '.join(fast)}" if fast else "no 8-bit dot products, so recipes of 8da* are slower"
+
+
+def xnnpack() -> str:
+    """Export a layer, lower it, run the program; it must give what torch gives."""
+    import torch
+
+    with quick_yaml():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    layer, values = torch.nn.Linear(8, 8), torch.ones(1, 8)
+    edge = to_edge_transform_and_lower(torch.export.export(layer, (values,)), partitioner=[XnnpackPartitioner()])
+    program = edge.to_executorch()
+    assert program.executorch_program.execution_plan[0].delegates, "nothing was delegated"
+    (given,) = Runtime.get().load_program(program.buffer).load_method("forward").execute([values])
+    torch.testing.assert_close(given, layer(values))
+    return f"a layer was exported, lowered and run; {_imported('torch', 'torchao', 'executorch')}"
+
+
+def gpu() -> str:
+    """Compute something on it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(f"PyTorch {torch.__version__} sees none; the processor does it")
+    torch.ones(1, device="cuda").sum().item()
+    return torch.cuda.get_device_name()
+
+
+def qnn() -> str:
+    """Load Qualcomm's compiler and simulator."""
+    from et_pipeline.backends.qnn_sdk import load_sdk
+
+    return f"Qualcomm's libraries {load_sdk()}"
+
+
+def coreml() -> str:
+    """Load Apple's converter."""
+    return _imported("coremltools")
+
+
+def adapt() -> str:
+    """Import what trains and what reads adapters."""
+    return _imported("accelerate", "peft")
+
+
+def llama_cpp() -> str:
+    """Load llama.cpp."""
+    importlib.import_module("cyllama.llama.llama_cpp")
+    return _imported("cyllama")
+
+
+def encoders() -> str:
+    """Import it."""
+    return _imported("sentence-transformers")
+
+
+def eval() -> str:
+    """Import EleutherAI's harness."""
+    return _imported("lm_eval")
+
+
+def report() -> str:
+    """Import what draws."""
+    importlib.import_module("matplotlib.figure")
+    return _imported("matplotlib")
+
+
+def docs() -> str:
+    """Import what builds the site."""
+    return _imported("mkdocs", "mkdocs-material", "mkdocstrings")
+
+
+def phone() -> str:
+    """Ask adb."""
+    from et_pipeline.runtime.phone import require_phone
+
+    return f"one is ready, by {require_phone()}"
+
+
+def app() -> str:
+    """Find the JDK as the app's build does."""
+    tools = CONF.parent / "android_demo" / "tools"
+    if not tools.is_dir():
+        raise UserError("the app is built in a checkout of the repository")
+    sys.path.insert(0, str(tools))
+    from steps import BuildError, jdk
+
+    try:
+        return f"JDK 17 in {jdk()}"
+    except BuildError as error:
+        raise UserError(str(error)) from error
