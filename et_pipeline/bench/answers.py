@@ -90,13 +90,23 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.answers", description=__doc__)
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.answers",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.answers bundles/tiny_assistant-8da4w-g32-xnnpack "
+        "et_pipeline/tiny_assistant/checkpoint",
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("checkpoint", type=Path, help="the original's folder")
     parser.add_argument("--json", type=Path, default=None, help="put the answers into this file")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = command_line().parse_args(arguments)
     try:
         found = measure(options.bundle, options.checkpoint)
     except UserError as error:

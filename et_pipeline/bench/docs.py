@@ -8,6 +8,7 @@ name keeps that comparison's figures.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import io
 import json
@@ -352,9 +353,21 @@ def picture(manifest: Manifest) -> str:
     return console.export_svg(title="make demo", unique_id="closing") + "\n"
 
 
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.docs",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.docs recipes",
+    )
+    asked = f"what to measure first, of {', '.join(EXPERIMENTS)}; or a folder of make compare, which is kept"
+    parser.add_argument("experiments", nargs="*", help=asked)
+    return parser
+
+
 def main() -> None:
     """Measure what is asked for, then write the pages."""
-    for experiment in sys.argv[1:]:
+    for experiment in command_line().parse_args().experiments:
         if (Path(experiment) / "compare.json").is_file():
             keep_comparison(ROOT, Path(experiment))
             continue

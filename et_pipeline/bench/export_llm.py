@@ -7,6 +7,7 @@ context as `experiment=full_size`. Weights are zeros, which cost as much memory 
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import subprocess
@@ -106,12 +107,24 @@ def _guard(child: subprocess.Popen[bytes], limit: int, seen: dict[str, Any]) -> 
         time.sleep(0.05)
 
 
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.export_llm",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.export_llm 4",
+    )
+    parser.add_argument("layers", nargs="*", type=int, default=[4, LAYERS], help="how many layers the model has")
+    return parser
+
+
 def main() -> None:
     """Measure, and keep the figures."""
+    asked = command_line().parse_args()
     only_linux("et_pipeline.bench.export_llm")
     limit = int(LIMIT_SHARE * memory_bytes())
     runs = []
-    for layers in map(int, sys.argv[1:] or ("4", str(LAYERS))):
+    for layers in asked.layers:
         runs.append(export(layers, limit))
         sys.stdout.write(json.dumps(runs[-1], indent=1) + "\n")
     result = {

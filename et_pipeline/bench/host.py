@@ -217,15 +217,20 @@ def make_ours(settings: Settings, name: str, logs: Path) -> Contender:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     try:
-        result = bench(_parser().parse_args(arguments))
+        result = bench(command_line().parse_args(arguments))
     except UserError as error:
         sys.stderr.write(f"bench.host: {error}\n")
         sys.exit(EXIT_USER)
     sys.stdout.write(tables(result))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.host", description=__doc__)
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.host",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.host --shapes S --threads 2 --rounds 3",
+    )
     parser.add_argument("--shapes", default="S,M", help="of S (SmolLM2-135M) and M (Llama-3.2-1B); all by default")
     parser.add_argument("--threads", default="2,1", help="numbers of threads, one after the other")
     parser.add_argument("--rounds", type=int, default=10, help="how often each figure is measured")

@@ -244,16 +244,25 @@ def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="compare", description="Every recipe on one model, and a report.")
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.cli.compare",
+        description="Every recipe on one model, and a report.",
+        epilog="Example: python -m et_pipeline.cli.compare tiny_assistant --adapt prune_width,qat",
+    )
     parser.add_argument("model", help="a name in conf/model/")
     parser.add_argument("overrides", nargs="*", help="Hydra's overrides, such as verify.text=notes.txt")
     parser.add_argument(
         "--adapt", action="append", default=[], metavar="STEPS", help="also adapted: steps with commas; may be repeated"
     )
     parser.add_argument("--out", type=Path, help="folder of the report (default: build/compare/MODEL)")
-    given = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    given = command_line().parse_intermixed_args(arguments)
     out = given.out or Path("build/compare") / given.model
     sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))))
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from et_pipeline import doctor
 from et_pipeline.cli.bundle.terminal import print_json, print_table
-from et_pipeline.doctor import Report, examine
 from et_pipeline.errors import UserError
 from et_pipeline.job.composed import composed
 from et_pipeline.job.mistakes import guarded
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _doctor(as_json: bool) -> None:
-    found = examine(composed([]).paths.cache.expanduser().resolve())
+    found = doctor.examine(composed([]).paths.cache.expanduser().resolve())
     if as_json:
         print_json({**found.model_dump(), "broken": found.broken})
     else:
@@ -41,7 +41,7 @@ def _doctor(as_json: bool) -> None:
         raise UserError(f"the base install is broken: {lacking}; pip install --force-reinstall et-pipeline")
 
 
-def _show(found: Report) -> None:
+def _show(found: doctor.Report) -> None:
     print_table("This computer", ("", ""), list(found.computer.items()))
     rows = [
         (each.name, each.found or "", each.wanted, each.tested or "", "" if each.ok else "FAILED")

@@ -1,6 +1,6 @@
 """What is installed, what can run on this computer, what is missing and how to get it.
 
-Whatever could take a process down with it is tried in one of its own, by `probes`.
+Whatever could take a process down with it is tried in another one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from pydantic import BaseModel
 
 from et_pipeline import CONF, host
+from et_pipeline.doctor import probes
 from et_pipeline.doctor.trial import Tried, try_all
 from et_pipeline.report.words import size
 
@@ -61,13 +62,12 @@ class Report(BaseModel):
         return packages + [each.name for each in self.abilities if each.needed and not each.ok]
 
 
-# By the name of its probe: what it is, how to get it, whether nothing works without. Crashes of one end another's try,
-# so that Qualcomm's libraries have a process of their own.
+# By the name of its probe: what it is, how to get it, whether nothing works without.
 ABILITIES = {
     "xnnpack": ("quantize, export, run a .pte (XNNPACK)", f"pip install --force-reinstall {DISTRIBUTION}", True),
     "gpu": ("a GPU for calibration and training", "where there is one: pip install --force-reinstall torch", False),
     "qnn": ("backend=qnn, Qualcomm's NPU", f"pip install '{DISTRIBUTION}[qnn]'", False),
-    "coreml": ("backend=coreml, Apple's", "pip install coremltools, on Linux or macOS with Python below 3.14", False),
+    "coreml": ("backend=coreml, Apple's", "pip install coremltools", False),
     "adapt": ("adapt=..., LoRA adapters", f"pip install '{DISTRIBUTION}[adapt]'", False),
     "llama_cpp": ("llama.cpp as witness of GGUF files", f"pip install '{DISTRIBUTION}[witness]'", False),
     "encoders": ("sentence-transformers as witness", f"pip install '{DISTRIBUTION}[witness]'", False),
@@ -77,7 +77,8 @@ ABILITIES = {
     "phone": ("a phone over adb", "", False),
     "app": ("make apk", "a JDK 17, for example https://adoptium.net", False),
 }
-ALONE = ("qnn", "phone")
+# In two processes, which take about as long.
+SECOND = ("phone", "coreml", "adapt", "encoders", "qnn")
 
 
 def examine(cache: Path) -> Report:
@@ -86,9 +87,9 @@ def examine(cache: Path) -> Report:
     Args:
         cache: the folder of the stages' results.
     """
-    together = ["processor", *(name for name in ABILITIES if name not in ALONE)]
+    first = ["processor", *(name for name in ABILITIES if name not in SECOND)]
     with ThreadPoolExecutor() as pool:
-        tried = [pool.submit(try_all, names) for names in (together, list(ALONE))]
+        tried = [pool.submit(try_all, probes.__name__, names) for names in (first, SECOND)]
         known, room = packages(), cache_room(cache)
         found = {name: each for done in tried for name, each in done.result().items()}
     return Report(

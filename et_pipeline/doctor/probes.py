@@ -1,32 +1,15 @@
-"""What is tried, a function each: it returns what it saw, or raises. Each runs in a process that it may take down."""
+"""What is tried, a function each: it returns what it saw, or raises; see `trial`."""
 
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import sys
 from importlib import metadata
 
 from et_pipeline import CONF
+from et_pipeline.backends.coreml import CoreMlBackend
 from et_pipeline.errors import UserError
 from et_pipeline.upstream.yaml_parser import quick_yaml
-
-
-def main() -> None:
-    """Run those that are named as arguments; a line of JSON on standard output for each."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what libraries print is not an answer
-    for name in sys.argv[1:]:
-        try:
-            ok, seen = True, globals()[name]()
-        except UserError as error:
-            ok, seen = False, str(error)
-        except ModuleNotFoundError as error:
-            ok, seen = False, f"{error.name} is not installed"
-        except Exception as error:  # this is what a probe is for
-            ok, seen = False, f"{type(error).__name__}: {error}"
-        answers.write(json.dumps({"name": name, "ok": ok, "seen": " ".join(seen.split())}) + "\n")
 
 
 def _imported(*names: str) -> str:
@@ -83,6 +66,7 @@ def qnn() -> str:
 
 def coreml() -> str:
     """Load Apple's converter."""
+    CoreMlBackend().check()
     return _imported("coremltools")
 
 

@@ -195,9 +195,9 @@ def _conditions(speed: bundle.Speed) -> tuple[str, int, int, int]:
 def _find_adb() -> str:
     for home in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
         if home in os.environ:
-            candidate = Path(os.environ[home]) / "platform-tools" / "adb"
-            if candidate.is_file():
-                return str(candidate)
+            found = shutil.which("adb", path=Path(os.environ[home]) / "platform-tools")
+            if found:
+                return found
     found = shutil.which("adb")
     if not found:
         raise UserError(
