@@ -71,7 +71,7 @@ def code_version(module: str) -> str:
         if path is None or name in sources:
             continue
         sources[name] = sha256_file(path)
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -117,7 +117,7 @@ class Entry:
 def find(folder: Path) -> Entry | None:
     """Open an entry, or return None where there is none or its files are not what its record says."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -163,7 +163,7 @@ def build(
             }
             record = {"key": dict(key), "files": files, "figures": figures, "cost": cost}
             # Not sorted: what is read from here must have the order of what a first run hands on.
-            (temporary / RECORD).write_text(json.dumps(record, indent=2))
+            (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
             publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -67,6 +67,32 @@ def test_what_is_not_portable_is_found():
     assert set(unportable(ast.parse(text))) == {"fcntl", "fork", "pass_fds", "/proc/self/maps", "os.sysconf"}
 
 
+def without_encoding(tree):
+    """Lines that read or write text as the system's language has it, which on Windows is not UTF-8."""
+    places = {"read_text": None, "write_text": None, "open": 0, "fdopen": 1}  # where the mode stands
+    for node in ast.walk(tree):
+        name = getattr(getattr(node, "func", None), "attr", None)
+        if name in places and not any(each.arg == "encoding" for each in node.keywords):
+            place = places[name]
+            mode = ast.unparse(node.args[place]) if place is not None and len(node.args) > place else "'r'"
+            if mode[0] in "'\"" and "b" not in mode:  # another thing's `open` takes a name there
+                yield node.lineno
+
+
+def test_text_is_utf8_wherever_it_is_written():
+    found = {}
+    for path in ROOM.rglob("*.py"):
+        if lines := list(without_encoding(ast.parse(path.read_text(encoding="utf-8")))):
+            found[path.name] = lines
+    assert found == {}
+
+
+def test_text_of_the_systems_language_is_found():
+    text = "a.read_text()\na.write_text('x')\na.open()\na.open('w')\nos.fdopen(1, 'w')\n"
+    right = "a.read_text(encoding='utf-8')\na.open('rb')\nos.fdopen(1, 'wb')\na.open('w', encoding='utf-8')"
+    assert list(without_encoding(ast.parse(text + right))) == [1, 2, 3, 4, 5]
+
+
 IMPORT_ALL = """
 import ast, importlib, os, pkgutil, signal, socket, sys
 import et_pipeline

@@ -85,7 +85,7 @@ def _commands(checkpoint: Path, context: int) -> dict[str, tuple[str, list[str]]
 
 
 def _last_words(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
     return lines[-1] if lines else "nothing"
 
 

@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, layers: int) -> int:
     torch.save(weights, folder / "consolidated.pth")
     config: dict[str, float] = {"dim": HIDDEN, "n_layers": layers, "n_heads": HEADS, "vocab_size": VOCABULARY}
     config |= {"multiple_of": 256, "norm_eps": 1e-5, "hidden_dim": INTERMEDIATE}
-    (folder / "params.json").write_text(json.dumps(config))
+    (folder / "params.json").write_text(json.dumps(config), encoding="utf-8")
     return sum(weight.numel() for weight in weights.values())
 
 
@@ -82,7 +82,7 @@ def export(layers: int, limit: int) -> dict[str, Any]:
         spent = children_cpu_seconds() - before
         watcher.join()
         program = folder / "model.pte"
-        lines = log.read_text(errors="replace").splitlines()
+        lines = log.read_text(errors="replace", encoding="utf-8").splitlines()
         steps = [line for line in lines if "INFO" in line] or lines
         return {
             "layers": layers,
@@ -135,7 +135,7 @@ def main() -> None:
         "limit_bytes": limit,
         "runs": runs,
     }
-    (ROOT / RESULTS / "export_llm.json").write_text(json.dumps(result, indent=1) + "\n")
+    (ROOT / RESULTS / "export_llm.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -277,7 +277,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
         "shapes": shapes,
     }
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
@@ -297,7 +297,7 @@ def _version(name: str) -> str | None:
 
 def _machine_cpu() -> float:
     """CPU seconds of everybody since the machine started, those stolen by its host included."""
-    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]
     user, nice, system, _, _, irq, softirq, steal = map(int, first)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
@@ -318,7 +318,7 @@ def _bench_shape(
     found += [Contender(name, OURS, path) for name, path in extra.items() if name in only]
     settings = settings_of(model, (), cache)
     checkpoint, _ = prepare(settings.model.checkpoint, settings.seed, Place(cache, logs))
-    shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text()))
+    shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
     for kind, name in PEERS.items():
         if name not in only:
             continue

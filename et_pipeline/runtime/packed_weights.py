@@ -99,7 +99,7 @@ def load(load_method: Callable[[], T], entry: Path) -> T:
 def _untouched(entry: Path) -> bool:
     """Whether nobody has written to the file, nor put another in its place, since it was made."""
     try:
-        record = json.loads((entry / cache.RECORD).read_text())
+        record = json.loads((entry / cache.RECORD).read_text(encoding="utf-8"))
         return bool(record["figures"][_STATE] == _state(entry))
     except (OSError, ValueError, KeyError):
         return False

@@ -158,4 +158,4 @@ def _ending(code: int | None) -> str:
 
 
 def _tail(path: Path, lines: int = 40) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(path.read_text(errors="replace", encoding="utf-8").splitlines()[-lines:])

@@ -193,7 +193,7 @@ def _tell_ends(told: dict[int, int]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with contextlib.suppress(BrokenPipeError), os.fdopen(told.pop(pid), "w") as answer:
+        with contextlib.suppress(BrokenPipeError), os.fdopen(told.pop(pid), "w", encoding="utf-8") as answer:
             answer.write(str(os.waitstatus_to_exitcode(status)))
 
 

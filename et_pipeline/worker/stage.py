@@ -64,7 +64,7 @@ def main(orders: int, pipe: int) -> int:
         orders: end of a pipe that the request is read from.
         pipe: end of another that takes events.
     """
-    events = os.fdopen(pipe, "w", buffering=1)
+    events = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
     request = json.loads(_line(orders))
     threading.Thread(target=_end_with_caller, args=(orders,), daemon=True).start()
     os.chdir(request["folder"])
