@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from et_pipeline.cli import SUBCOMMANDS
 from et_pipeline.cli.bundle import app
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +75,8 @@ def test_quick_start_is_two_commands():
 
 
 def test_every_command_is_of_a_known_kind():
-    others = ("pip ", "unzip ", ".venv/bin/pre-commit install")  # not ours
+    completion = "eval '$(.venv/bin/et-pipeline -sc install=bash)'"  # tests/cli/test_completion.py
+    others = (completion, "pip ", "unzip ", ".venv/bin/pre-commit install")  # not ours
     kinds = ("make ", ".venv/bin/et-pipeline", ".venv/bin/et-bundle ", *others)
     assert [line for line in commands() if not line.startswith(kinds)] == []
 
@@ -94,6 +96,8 @@ def test_make_help_names_every_target():
 @pytest.mark.parametrize("line", commands(".venv/bin/et-pipeline"))
 def test_et_pipeline_commands_compose(line, command):
     arguments = shlex.split(line)[1:]
+    if arguments[:1] and arguments[0] in SUBCOMMANDS:
+        arguments += ["--help"]  # read after all others
     if "-m" in arguments:  # the first of the values that a sweep goes through
         arguments = [each if "[" in each else each.partition(",")[0] for each in arguments if each != "-m"]
     if not {"--help", "--cfg"} & set(arguments):
@@ -106,7 +110,11 @@ def test_et_pipeline_commands_compose(line, command):
 @pytest.mark.parametrize("line", commands(".venv/bin/et-bundle "))
 def test_et_bundle_commands_parse(line):
     name, *arguments = shlex.split(line)[1:]
-    typer.main.get_command(app).commands[name].make_context(name, arguments)
+    command = typer.main.get_command(app)
+    if name.startswith("-"):
+        assert [name] in [each.opts for each in command.params]
+    else:
+        command.commands[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("line", commands("pip install "))
