@@ -12,6 +12,7 @@ import pytest
 from et_pipeline import __file__ as package
 from et_pipeline import host
 from et_pipeline.errors import UserError
+from et_pipeline.job.composed import composed
 
 ROOM = Path(package).parent
 # What Windows has not, and what macOS has not or does otherwise.
@@ -202,3 +203,10 @@ def test_only_linux_forks(monkeypatch):
         monkeypatch.setattr("sys.platform", system)
         forks[system] = host.forks()
     assert forks == {"linux": True, "darwin": False, "win32": False}
+
+
+def test_the_cache_needs_no_home_in_the_environment(monkeypatch):
+    """Windows has none."""
+    for name in ("HOME", "ET_PIPELINE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    assert composed([]).paths.cache == Path("~/.cache/et_pipeline")
