@@ -45,7 +45,7 @@ def test_a_probe_that_hangs_is_a_finding(tried, monkeypatch):
 
 
 def test_every_ability_has_a_probe():
-    for name in doctor.ABILITIES:
+    for name in (*doctor.FACTS, *doctor.ABILITIES):
         assert callable(getattr(probes, name)), name
     assert set(doctor.SECOND) < set(doctor.ABILITIES)
 
@@ -62,7 +62,7 @@ def test_packages_are_those_of_the_metadata(monkeypatch):
 
 
 def test_a_cache_is_written_and_locked(tmp_path):
-    made = doctor.cache_room(tmp_path / "not" / "yet")
+    made = doctor.cache_works(tmp_path / "not" / "yet")
     assert made.ok
     assert "written and locked" in made.seen
     assert list(tmp_path.iterdir()) == []
@@ -70,7 +70,7 @@ def test_a_cache_is_written_and_locked(tmp_path):
 
 @pytest.mark.linux("where nobody writes into /proc")
 def test_a_cache_that_cannot_be_written():
-    made = doctor.cache_room(doctor.Path("/proc/cache"))
+    made = doctor.cache_works(doctor.Path("/proc/cache"))
     assert (made.ok, made.needed) == (False, True)
     assert made.seen.startswith("/proc: ")
     assert "paths.cache=FOLDER" in made.get
@@ -82,7 +82,7 @@ def test_a_disk_that_keeps_no_locks(tmp_path, monkeypatch):
             self._context.lock_file_fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT)
 
     monkeypatch.setattr(doctor, "FileLock", NoLock)
-    made = doctor.cache_room(tmp_path)
+    made = doctor.cache_works(tmp_path)
     assert not made.ok
     assert "keeps no locks" in made.seen
 
@@ -118,11 +118,20 @@ def test_the_cache_is_the_one_of_the_settings(command, monkeypatch, tmp_path):
     assert asked == [(tmp_path / "cache").resolve()]
 
 
-def test_no_token_is_shown(monkeypatch, tmp_path):
+def test_no_token_is_shown(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    said = doctor.computer(tmp_path, "")["hub"]
-    assert "a token" in said
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = probes.hub()
+    assert ", a token, HF_HUB_OFFLINE=1" in said
     assert "secret" not in said
+
+
+def test_the_computer_is_told_of_with_what_is_in_the_cache(tmp_path):
+    (tmp_path / "x").write_bytes(bytes(3_000_000))
+    tried = {name: Tried(True, name.upper()) for name in doctor.FACTS}
+    found = doctor.computer(tmp_path, tried)
+    assert found["memory"] == "MEMORY"
+    assert "3.0 MB in 1 files" in found["cache"]
 
 
 def test_a_subcommand_is_found_before_hydra_looks(command):

@@ -5,13 +5,13 @@ Whatever could take a process down with it is tried in another one.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -19,13 +19,12 @@ from filelock import FileLock, Timeout
 from packaging.requirements import Requirement
 from pydantic import BaseModel
 
-from et_pipeline import CONF, host
+from et_pipeline import CONF
 from et_pipeline.doctor import probes
 from et_pipeline.doctor.trial import Tried, try_all
 from et_pipeline.report.words import size
 
 DISTRIBUTION = "et-pipeline"
-ROOM_BYTES = 5_000_000_000  # what a model of some hundred million parameters takes, with all stages
 
 
 class Package(BaseModel):
@@ -77,6 +76,7 @@ ABILITIES = {
     "phone": ("a phone over adb", "", False),
     "app": ("make apk", "a JDK 17, for example https://adoptium.net", False),
 }
+FACTS = ("processor", "memory", "hub")
 # In two processes, which take about as long.
 SECOND = ("phone", "coreml", "adapt", "encoders", "qnn")
 
@@ -87,15 +87,15 @@ def examine(cache: Path) -> Report:
     Args:
         cache: the folder of the stages' results.
     """
-    first = ["processor", *(name for name in ABILITIES if name not in SECOND)]
+    first = [*FACTS, *(name for name in ABILITIES if name not in SECOND)]
     with ThreadPoolExecutor() as pool:
         tried = [pool.submit(try_all, probes.__name__, names) for names in (first, SECOND)]
-        known, room = packages(), cache_room(cache)
+        known, works = packages(), cache_works(cache)
         found = {name: each for done in tried for name, each in done.result().items()}
     return Report(
-        computer=computer(cache, found["processor"].seen),
+        computer=computer(cache, found),
         packages=known,
-        abilities=[_ability(name, found[name]) for name in ABILITIES] + [room],
+        abilities=[_ability(name, found[name]) for name in ABILITIES] + [works],
     )
 
 
@@ -135,41 +135,45 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def computer(cache: Path, instructions: str) -> dict[str, str]:
-    """What there is: Python, processor, memory, disk, and how the hub is reached."""
-    from huggingface_hub import constants, get_token
-
-    asked = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_ENDPOINT") if name in os.environ}
-    place, sizes = _existing(cache), [path.stat().st_size for path in cache.rglob("*") if path.is_file()]
+def computer(cache: Path, tried: Mapping[str, Tried]) -> dict[str, str]:
+    """What there is: Python, the cache and its disk, and what probes tell."""
+    sizes = list(_sizes(cache))
+    free = shutil.disk_usage(_existing(cache)).free
     return {
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        "processor": f"{host.machine()}; {instructions}",
-        "memory": size(host.memory_bytes()) if host.memory_bytes() else "unknown",
-        "cache": f"{cache}: {size(sum(sizes))} in {len(sizes)} files, {size(shutil.disk_usage(place).free)} free",
-        "hub": f"{constants.ENDPOINT}, {'a token' if get_token() else 'no token, which gated models ask for'}"
-        + "".join(f", {name}={value}" for name, value in asked.items()),
+        **{name: tried[name].seen for name in FACTS},
+        "cache": f"{cache}: {size(sum(sizes))} in {len(sizes)} files, {size(free)} free",
     }
 
 
-def cache_room(cache: Path) -> Ability:
-    """Whether the cache can be written and locked, on this very disk; and whether there is room."""
-    made = Ability(name="the cache", ok=True, seen="written and locked", needed=True)
-    place = _existing(cache)
-    other = "another folder: paths.cache=FOLDER, or ET_PIPELINE_CACHE"
+def _sizes(folder: Path) -> Iterator[int]:
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another run works in there
+            if path.is_file():
+                yield path.stat().st_size
+
+
+def cache_works(cache: Path) -> Ability:
+    """Whether the cache can be written and locked, on this very disk."""
+    place, ok = _existing(cache), False
     try:
-        with tempfile.TemporaryDirectory(dir=place) as folder, FileLock(Path(folder) / "lock"):
-            try:
-                FileLock(Path(folder) / "lock").acquire(timeout=0).lock.release()
-            except Timeout:
-                pass  # as it should be
-            else:
-                seen = f"{place} is on a disk that keeps no locks: two runs would disturb each other"
-                return made.model_copy(update={"ok": False, "seen": seen, "get": other})
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            ok = _locks(Path(folder))
+        seen = "written and locked" if ok else f"{place} keeps no locks: two runs would disturb each other"
     except OSError as error:
-        return made.model_copy(update={"ok": False, "seen": f"{place}: {error.strerror}", "get": other})
-    if shutil.disk_usage(place).free < ROOM_BYTES:
-        made = made.model_copy(update={"seen": f"{made.seen}; less than {size(ROOM_BYTES)} free"})
-    return made
+        seen = f"{place}: {error.strerror}"
+    get = "" if ok else "another folder: paths.cache=FOLDER, or ET_PIPELINE_CACHE"
+    return Ability(name="the cache", ok=ok, seen=seen, get=get, needed=True)
+
+
+def _locks(folder: Path) -> bool:
+    """Whether a lock that is held is not given to another."""
+    with FileLock(folder / "lock"):
+        try:
+            FileLock(folder / "lock").acquire(timeout=0)
+        except Timeout:
+            return True
+    return False
 
 
 def _existing(folder: Path) -> Path:

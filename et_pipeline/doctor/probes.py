@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib import metadata
 
-from et_pipeline import CONF
+from et_pipeline import CONF, host
 from et_pipeline.backends.coreml import CoreMlBackend
 from et_pipeline.errors import UserError
+from et_pipeline.report.words import size
 from et_pipeline.upstream.yaml_parser import quick_yaml
 
 
@@ -21,12 +23,26 @@ def _imported(*names: str) -> str:
 
 
 def processor() -> str:
-    """The instructions that make 8-bit recipes fast."""
+    """Which one, and the instructions that make 8-bit recipes fast."""
     import torch
 
     known = torch.cpu.get_capabilities()
     fast = [name for name, there in known.items() if there is True and ("vnni" in name or "dot" in name)]
-    return f"8-bit dot products: {', '.join(fast)}" if fast else "no 8-bit dot products, so recipes of 8da* are slower"
+    return f"{host.machine()}; 8-bit dot products: {', '.join(fast) or 'none known, so recipes of 8da* are slower'}"
+
+
+def memory() -> str:
+    """All of it."""
+    return size(host.memory_bytes()) if host.memory_bytes() else "unknown"
+
+
+def hub() -> str:
+    """Where it is, by which variables; of a token only whether there is one."""
+    from huggingface_hub import constants, get_token
+
+    asked = [f"{name}={os.environ[name]}" for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ]
+    token = "a token" if get_token() else "no token, which gated models ask for (hf auth login)"
+    return ", ".join([constants.ENDPOINT, token, *asked])
 
 
 def xnnpack() -> str:

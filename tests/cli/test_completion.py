@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from et_pipeline import CONF
+
+pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 
 OPTIONS = {group: {path.stem for path in (CONF / group).glob("*.yaml")} for group in ("model", "recipe", "device")}
 
@@ -45,7 +48,6 @@ def completed(install, function, line):
     return set(done.stdout.split())
 
 
-@pytest.mark.skipif(os.name == "nt", reason="bash")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -70,13 +72,11 @@ def test_a_path_to_the_program_does_as_well(programs):
     assert found == {"model=tiny_assistant"}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="bash")
 def test_asking_leaves_nothing_behind(programs, tmp_path):
     completed("et-pipeline -sc install=bash", "hydra_bash_completion", "et-pipeline model=tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="bash")
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
