@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
 from importlib import metadata
+from pathlib import Path
 
 from et_pipeline import CONF, host
-from et_pipeline.backends.coreml import CoreMlBackend
+from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.report.words import size
 from et_pipeline.upstream.yaml_parser import quick_yaml
@@ -50,15 +52,15 @@ def xnnpack() -> str:
     import torch
 
     with quick_yaml():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
+        importlib.import_module("executorch.exir")
     from executorch.runtime import Runtime
 
     layer, values = torch.nn.Linear(8, 8), torch.ones(1, 8)
-    edge = to_edge_transform_and_lower(torch.export.export(layer, (values,)), partitioner=[XnnpackPartitioner()])
-    program = edge.to_executorch()
-    assert program.executorch_program.execution_plan[0].delegates, "nothing was delegated"
-    (given,) = Runtime.get().load_program(program.buffer).load_method("forward").execute([values])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.pte"
+        made = get_backend("xnnpack").lower(torch.export.export(layer, (values,)), {}, path)
+        assert made.delegates == 1, f"{made.delegates} delegates"
+        (given,) = Runtime.get().load_program(path.read_bytes()).load_method("forward").execute([values])
     torch.testing.assert_close(given, layer(values))
     return f"a layer was exported, lowered and run; {_imported('torch', 'torchao', 'executorch')}"
 
@@ -82,7 +84,7 @@ def qnn() -> str:
 
 def coreml() -> str:
     """Load Apple's converter."""
-    CoreMlBackend().check()
+    get_backend("coreml").check()
     return _imported("coremltools")
 
 
