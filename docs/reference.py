@@ -174,7 +174,8 @@ def commands() -> str:
             shown = " / ".join([*each.opts, *each.secondary_opts]) if each.param_type_name == "option" else each.metavar
             rows.append([f"`{shown}`", each.help or "", default])
         parts.append(
-            f"## et-bundle {name}\n\n`et-bundle {usage}`\n\n{command.help}\n\n" + table(["", "", "default"], rows)
+            f"## et-bundle {name}\n\n`et-bundle {usage}`\n\n{command.help}\n\n{command.epilog}\n\n"
+            + table(["", "", "default"], rows)
         )
     return "\n\n".join(parts)
 

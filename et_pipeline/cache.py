@@ -11,7 +11,6 @@ import ast
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from et_pipeline.host import sync
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def code_version(module: str) -> str:
         if path is None or name in sources:
             continue
         sources[name] = sha256_file(path)
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -116,7 +117,7 @@ class Entry:
 def find(folder: Path) -> Entry | None:
     """Open an entry, or return None where there is none or its files are not what its record says."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -162,7 +163,7 @@ def build(
             }
             record = {"key": dict(key), "files": files, "figures": figures, "cost": cost}
             # Not sorted: what is read from here must have the order of what a first run hands on.
-            (temporary / RECORD).write_text(json.dumps(record, indent=2))
+            (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
             publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -183,8 +184,8 @@ def remove_leftovers(folder: Path) -> None:
 def publish(temporary: Path, folder: Path) -> None:
     """Make a finished temporary folder appear under its final name, durably; a folder of that name is replaced."""
     for path in sorted(temporary.rglob("*")):
-        _fsync(path)
-    _fsync(temporary)
+        sync(path)
+    sync(temporary)
     if folder.exists():
         old = temporary_for(folder)
         folder.rename(old / "old")
@@ -192,15 +193,7 @@ def publish(temporary: Path, folder: Path) -> None:
         shutil.rmtree(old)
     else:
         temporary.rename(folder)
-    _fsync(folder.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder.parent)
 
 
 @contextmanager

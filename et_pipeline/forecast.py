@@ -7,12 +7,12 @@ holds the forecasts against real files and published speeds.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from et_pipeline import host
 from et_pipeline.architecture import Architecture, Shapes, check_context, layer_slots, read_architecture
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
@@ -226,7 +226,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         ttft_s=round(prompt / rate + step, 4 if known.encodes else 3),  # at least a step: it reads all weights too
         export_cpu_s=export_seconds(known, recipe),
         export_peak_bytes=max(*stage_peaks(known, recipe).values(), RUNTIME_BYTES + pte + kv),
-        host_bytes=_host_bytes(),
+        host_bytes=host.memory_bytes(),
         embeds=known.encodes,
     )
 
@@ -356,13 +356,6 @@ def _bits(name: str, recipe: Quantization) -> int:
 def prefill_factor(recipe: Quantization) -> float:
     """How fast a recipe's kernels read a prompt, 8da4w in groups being 1."""
     return PREFILL_GROUPS if recipe.group_size else PREFILL_CHANNELS[recipe.scheme]
-
-
-def _host_bytes() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not on every system
-        return 0
 
 
 def summary(plan: Plan) -> dict[str, Any]:

@@ -38,6 +38,13 @@ SHAPE = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is only for Linux is skipped elsewhere, with its reason."""
+    for item in items if sys.platform != "linux" else ():
+        for mark in item.iter_markers("linux"):
+            item.add_marker(pytest.mark.skip(reason=f"for Linux: {mark.args[0]}"))
+
+
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a seeded random checkpoint of a family, with a byte-level tokenizer; keywords go into its config."""

@@ -263,7 +263,13 @@ def assert_nothing_left(folder):
     assert not (folder / "bundles").exists()
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.linux("which has /dev/null") if "under a file" in name else ())
+        for name in CHECKPOINTS
+    ],
+)
 def test_bad_checkpoint(name, command, checkpoint, tmp_path):
     harm, overrides, sentence = CHECKPOINTS[name]
     without_checksums(checkpoint)
@@ -356,6 +362,7 @@ def test_hub_id_that_cannot_be_reached(command, tmp_path, monkeypatch):
     assert_one_sentence(code, out, err, r"model\.source=nobody/nothing is not a folder here")
 
 
+@pytest.mark.linux("which mounts a small disk")
 def test_full_disk_in_a_stage(tmp_path):
     """A real one: the cache on a file system of two megabytes."""
     small = tmp_path / "small"
@@ -380,6 +387,7 @@ def test_full_disk_in_a_stage(tmp_path):
 SMALL = ["model.architecture.vocab_size=2048", "model.architecture.num_hidden_layers=1"]
 
 
+@pytest.mark.linux("which mounts a small disk")
 @pytest.mark.slow
 def test_too_little_room_for_random_weights(tmp_path):
     """Real disks: a gigabyte for a 7B model; then five megabytes for ten, and the same again once there is room."""

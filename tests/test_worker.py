@@ -14,6 +14,16 @@ from et_pipeline.settings import Backend
 from et_pipeline.worker import StageCrash, StageKilled, run_stage, server
 
 
+@pytest.fixture(autouse=True, params=["forked", "started"])
+def way(request, monkeypatch):
+    """Both ways to have a process; the second one is that of macOS and Windows."""
+    if request.param == "started":
+        monkeypatch.setattr("et_pipeline.host.forks", lambda: False)
+    elif sys.platform != "linux":
+        pytest.skip("nothing is forked on this system")
+    return request.param
+
+
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Write a stage module that a child process can import, and run it."""
@@ -59,6 +69,7 @@ def test_run_stage_returns_figures_cost_and_progress(stage, tmp_path):
     assert "noise" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.linux("anonymous memory is told there alone")
 def test_peak_memory_is_anonymous_memory(stage, tmp_path):
     (tmp_path / "mapped").write_bytes(bytes(300_000_000))
     _, cost, _ = stage(
@@ -88,6 +99,7 @@ def test_run_stage_shows_the_traceback_of_our_fault(stage):
         stage("1 / 0")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has exit codes instead of signals")
 def test_run_stage_names_the_signal_of_a_native_crash(stage):
     with pytest.raises(StageCrash, match="SIGSEGV"):
         stage("os.kill(os.getpid(), 11)")
@@ -98,6 +110,7 @@ def test_run_stage_names_the_exit_code_of_a_library_that_gave_up(stage):
         stage("os._exit(127)")
 
 
+@pytest.mark.linux("which holds a process to a limit of memory")
 @pytest.mark.parametrize("allocate", ["bytearray(4 << 30)", "torch.ones(1 << 30)"])
 def test_run_stage_says_that_memory_ran_out(stage, allocate):
     with pytest.raises(UserError, match=r"^stage \w+ ran out of memory; .*$"):
@@ -122,6 +135,7 @@ def test_run_stage_says_that_the_disk_is_full(stage, monkeypatch, tmp_path):
         )
 
 
+@pytest.mark.linux("which has /dev/full")
 def test_a_full_disk_that_holds_the_log_too_is_said(stage, tmp_path):
     (tmp_path / "log.txt").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"no space left on the disk of paths\.cache="):
@@ -182,12 +196,13 @@ def test_another_environment_disturbs_no_stage_that_runs(stage, tmp_path, monkey
     thread, found = threaded(tmp_path, begun)
     wait_for(tmp_path / "begun")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    figures, _, _ = stage("return sys.modules['huggingface_hub'].constants.HF_HOME")
+    figures, _, _ = stage("from huggingface_hub import constants; return constants.HF_HOME")
     assert figures == str(tmp_path)
     thread.join()
     assert found == ["whole"]
 
 
+@pytest.mark.parametrize("way", ["forked"], indirect=True)
 def test_a_server_that_is_killed_takes_no_stage_along_and_is_started_again(stage, tmp_path):
     thread, found = threaded(tmp_path, "(open(out / 'begun', 'w'), time.sleep(2))\nreturn 'whole'")
     wait_for(tmp_path / "begun")
@@ -197,19 +212,25 @@ def test_a_server_that_is_killed_takes_no_stage_along_and_is_started_again(stage
     assert stage("return {'again': True}")[0] == {"again": True}
 
 
-def test_a_stage_can_have_a_process_of_its_own(stage, tmp_path):
+def test_a_stage_can_have_a_process_of_its_own(stage, tmp_path, way):
     (tmp_path / "inner.py").write_text("import os\ndef run(inputs, out, tick):\n    return os.getppid()\n")
     figures, _, _ = stage(
-        """
+        f"""
+        from et_pipeline import host
         from et_pipeline.worker import run_stage
-        inner, _ = run_stage("inner", {}, out, {}, 0, out / "log", print)
-        return {"inner": inner, "outer": os.getppid()}
+        host.forks = lambda: {way == "forked"}
+        inner, _ = run_stage("inner", {{}}, out, {{}}, 0, out / "log", print)
+        return {{"inner": inner, "own": os.getpid(), "outer": os.getppid()}}
         """
     )
-    assert figures["inner"] == figures["outer"] == server._server.process.pid
+    if way == "forked":
+        assert figures["inner"] == figures["outer"] == server._server.process.pid
+    else:
+        assert (figures["inner"], figures["outer"]) == (figures["own"], os.getpid())
 
 
-def test_stages_leave_nothing_open(stage, tmp_path):
+@pytest.mark.linux("reads /proc")
+def test_stages_leave_nothing_open(stage, tmp_path, way):
     (tmp_path / "quick.py").write_text(
         "import os\ndef run(inputs, out, tick):\n"
         "    return sorted(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task'))\n"
@@ -223,10 +244,12 @@ def test_stages_leave_nothing_open(stage, tmp_path):
     assert first[1] == 2  # one waits for the caller's end
     assert [run() for _ in range(5)] == [first] * 5
     assert len([*Path("/proc/self/fd").iterdir()]) == here
-    assert Path(f"/proc/{server._server.process.pid}/status").read_text().count("Threads:\t1\n") == 1
+    if way == "forked":
+        assert Path(f"/proc/{server._server.process.pid}/status").read_text().count("Threads:\t1\n") == 1
 
 
-def test_child_ends_with_its_parent(tmp_path):
+@pytest.mark.linux("reads /proc")
+def test_child_ends_with_its_parent(tmp_path, way):
     (tmp_path / "b_stage.py").write_text(
         "import os, time\n"
         "def run(inputs, out, tick):\n"
@@ -234,7 +257,8 @@ def test_child_ends_with_its_parent(tmp_path):
         "    time.sleep(600)\n"
     )
     program = (
-        "from pathlib import Path\nfrom et_pipeline.worker import run_stage\n"
+        "from pathlib import Path\nfrom et_pipeline import host\nfrom et_pipeline.worker import run_stage\n"
+        f"host.forks = lambda: {way == 'forked'}\n"
         f"run_stage('b_stage', {{}}, Path({str(tmp_path)!r}), {{}}, 0, Path({str(tmp_path / 'log')!r}), print)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(tmp_path)})

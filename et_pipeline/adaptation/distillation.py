@@ -106,7 +106,7 @@ def ask(
     starts = np.cumsum([0, *map(len, texts)])
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))  # so that little is padded
     work.mkdir(parents=True, exist_ok=True)
-    done = json.loads((work / _DONE).read_text()) if (work / _DONE).is_file() else 0
+    done = json.loads((work / _DONE).read_text(encoding="utf-8")) if (work / _DONE).is_file() else 0
     if done == len(texts):
         return
     model: Any = load(teacher, "distillation").to(processor())
@@ -131,7 +131,7 @@ def ask(
         done += len(batch)
         for each in (tokens, logs):
             each.flush()
-        (work / f"{_DONE}.tmp").write_text(json.dumps(done))
+        (work / f"{_DONE}.tmp").write_text(json.dumps(done), encoding="utf-8")
         (work / f"{_DONE}.tmp").replace(work / _DONE)
         advance(100 * done // len(texts))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
 from et_pipeline.backends.base import StaticBackend
+from et_pipeline.errors import UserError
 from et_pipeline.upstream.refusals import noted_refusals
 
 
@@ -15,6 +17,18 @@ class CoreMlBackend(StaticBackend):
     schemes = ("fp32", "int4_weight_only", "int8_weight_only")
     reason = "Core ML takes weights in 4 or 8 bits and float activations"
     instead = "use recipe.scheme=int4_weight_only"
+
+    def check(self) -> None:
+        """Refuse a host without Apple's converter, which executorch installs where there is one.
+
+        Raises:
+            UserError: says where.
+        """
+        if find_spec("coremltools") is None:
+            raise UserError(
+                "backend=coreml lowers with coremltools, which is not installed; there is one for Linux and macOS with "
+                "Python below 3.14"
+            )
 
     def partitioner(self) -> Any:
         """See `StaticBackend.partitioner`."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import et_pipeline
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.host import machine
 from et_pipeline.report.words import size
-from et_pipeline.stages.bundle import host
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -64,7 +64,7 @@ def measure(bundle: Path, checkpoint: Path) -> dict[str, Any]:
             answers.append({"question": question, "program": said, "transformers": theirs})
         return {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": host(),
+            "machine": machine(),
             "bundle": ours.manifest.what.name,
             "recipe": ours.manifest.main.recipe,
             "bytes": ours.manifest.memory.weights_bytes,
@@ -90,13 +90,23 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.answers", description=__doc__)
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.answers",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.answers bundles/tiny_assistant-8da4w-g32-xnnpack "
+        "et_pipeline/tiny_assistant/checkpoint",
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("checkpoint", type=Path, help="the original's folder")
     parser.add_argument("--json", type=Path, default=None, help="put the answers into this file")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = command_line().parse_args(arguments)
     try:
         found = measure(options.bundle, options.checkpoint)
     except UserError as error:

@@ -6,7 +6,6 @@ Peers' files are made in a process each, from the checkpoint that ours was made 
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from et_pipeline.bench.host_tables import EXPORT_LLM, GENAI, LLAMA_CPP, PEERS
 from et_pipeline.bench.peer_files import Shape
 from et_pipeline.cache import build
 from et_pipeline.errors import UserError
+from et_pipeline.host import children_cpu_seconds
 from et_pipeline.worker import watch_memory
 
 
@@ -55,16 +55,15 @@ def make(kind: str, shape: Shape, context: int, root: Path) -> Made:
         if kind == EXPORT_LLM:
             peer_files.write_meta_checkpoint(shape, out)  # not counted: it is no part of an export
         words = [word.format(out=out) for word in command]
+        before = children_cpu_seconds()
         with log.open("wb") as stream:
             child = subprocess.Popen(words, cwd=out, stdout=stream, stderr=subprocess.STDOUT)
         peak = watch_memory(child.pid)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode or not (out / name).exists():
+        if child.wait() or not (out / name).exists():
             raise UserError(f"{PEERS[kind]} could not be made; {log} ends with: {_last_words(log)}")
         for leftover in out.glob("*.pth"):
             leftover.unlink()
-        return {}, {"cpu_s": round(usage.ru_utime + usage.ru_stime, 1), "peak_rss_bytes": peak()}
+        return {}, {"cpu_s": round(children_cpu_seconds() - before, 1), "peak_rss_bytes": peak()}
 
     root.mkdir(parents=True, exist_ok=True)
     entry, _ = build(root / kind, fill, key)
@@ -86,7 +85,7 @@ def _commands(checkpoint: Path, context: int) -> dict[str, tuple[str, list[str]]
 
 
 def _last_words(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
     return lines[-1] if lines else "nothing"
 
 

@@ -8,6 +8,7 @@ name keeps that comparison's figures.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import io
 import json
@@ -23,11 +24,11 @@ from rich.console import Console
 
 from et_pipeline.bench import answers, arm_tables, forecast, host_picture, host_tables, quality_tables
 from et_pipeline.errors import EXIT_GATE
+from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
 from et_pipeline.report.comparison import Comparison
 from et_pipeline.report.tables import closing, markdown
 from et_pipeline.report.words import size
-from et_pipeline.stages.bundle import host
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
@@ -49,7 +50,7 @@ def measure(root: Path, experiment: str) -> None:
     manifests = [document["manifest"] for document in json.loads(done.stdout)]
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": " ".join(command),
         "manifests": manifests,
     }
@@ -352,9 +353,21 @@ def picture(manifest: Manifest) -> str:
     return console.export_svg(title="make demo", unique_id="closing") + "\n"
 
 
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.docs",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.docs recipes",
+    )
+    asked = f"what to measure first, of {', '.join(EXPERIMENTS)}; or a folder of make compare, which is kept"
+    parser.add_argument("experiments", nargs="*", help=asked)
+    return parser
+
+
 def main() -> None:
     """Measure what is asked for, then write the pages."""
-    for experiment in sys.argv[1:]:
+    for experiment in command_line().parse_args().experiments:
         if (Path(experiment) / "compare.json").is_file():
             keep_comparison(ROOT, Path(experiment))
             continue

@@ -222,13 +222,13 @@ class _Server:
 
 
 def _resident() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss")}
     return {"anonymous_bytes": sizes["RssAnon"], "file_bytes": sizes["RssFile"] + sizes["RssShmem"]}
 
 
 def _serve() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is not an answer
     server, idle_from = _Server(), (time.perf_counter(), time.process_time())
     for line in sys.stdin:

@@ -7,9 +7,9 @@ context as `experiment=full_size`. Weights are zeros, which cost as much memory 
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline.bench.docs import RESULTS, ROOT
-from et_pipeline.stages.bundle import host
+from et_pipeline.host import anonymous_bytes, children_cpu_seconds, machine, memory_bytes, only_linux
 
 LIMIT_SHARE = 0.65  # of the machine's memory; others work on it too
 HIDDEN, INTERMEDIATE, HEADS, VOCABULARY, LAYERS, CONTEXT = 4096, 11008, 32, 32000, 32, 2048
@@ -55,7 +55,7 @@ def write_checkpoint(folder: Path, layers: int) -> int:
     torch.save(weights, folder / "consolidated.pth")
     config: dict[str, float] = {"dim": HIDDEN, "n_layers": layers, "n_heads": HEADS, "vocab_size": VOCABULARY}
     config |= {"multiple_of": 256, "norm_eps": 1e-5, "hidden_dim": INTERMEDIATE}
-    (folder / "params.json").write_text(json.dumps(config))
+    (folder / "params.json").write_text(json.dumps(config), encoding="utf-8")
     return sum(weight.numel() for weight in weights.values())
 
 
@@ -77,62 +77,65 @@ def export(layers: int, limit: int) -> dict[str, Any]:
         seen = {"peak": 0, "killed": False}
         watcher = threading.Thread(target=_guard, args=(child, limit, seen))
         watcher.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
+        before = children_cpu_seconds()
+        code = child.wait()
+        spent = children_cpu_seconds() - before
         watcher.join()
         program = folder / "model.pte"
-        lines = log.read_text(errors="replace").splitlines()
+        lines = log.read_text(errors="replace", encoding="utf-8").splitlines()
         steps = [line for line in lines if "INFO" in line] or lines
         return {
             "layers": layers,
             "weights": weights,
-            "finished": child.returncode == 0 and program.is_file(),
+            "finished": code == 0 and program.is_file(),
             "killed_at_limit": seen["killed"],
             "wall_s": round(time.monotonic() - started, 1),
-            "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+            "cpu_s": round(spent, 1),
             "peak_rss_bytes": seen["peak"],
             "pte_bytes": program.stat().st_size if program.is_file() else None,
-            "last_words": [line.replace(name, ".")[:160] for line in (steps if child.returncode < 0 else lines)[-3:]],
+            "last_words": [line.replace(name, ".")[:160] for line in (steps if code < 0 else lines)[-3:]],
         }
 
 
 def _guard(child: subprocess.Popen[bytes], limit: int, seen: dict[str, Any]) -> None:
-    status = Path(f"/proc/{child.pid}/status")
-    while True:
-        sizes = [int(line.split()[1]) * 1024 for line in _lines(status) if line.startswith("RssAnon:")]
-        if not sizes:
-            return
-        seen["peak"] = max(seen["peak"], sizes[0])
-        if sizes[0] > limit:
+    while (size := anonymous_bytes(child.pid)) is not None:
+        seen["peak"] = max(seen["peak"], size)
+        if size > limit:
             seen["killed"] = True
             child.kill()
             return
         time.sleep(0.05)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:  # the process is gone
-        return []
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.export_llm",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.export_llm 4",
+    )
+    parser.add_argument("layers", nargs="*", type=int, default=[4, LAYERS], help="how many layers the model has")
+    return parser
 
 
 def main() -> None:
     """Measure, and keep the figures."""
-    limit = int(LIMIT_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    asked = command_line().parse_args()
+    only_linux("et_pipeline.bench.export_llm")
+    limit = int(LIMIT_SHARE * memory_bytes())
     runs = []
-    for layers in map(int, sys.argv[1:] or ("4", str(LAYERS))):
+    for layers in asked.layers:
         runs.append(export(layers, limit))
         sys.stdout.write(json.dumps(runs[-1], indent=1) + "\n")
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": "python -m executorch.extension.llm.export.export_llm "
         + COMMAND.format(folder=".", context=CONTEXT),
         "limit_bytes": limit,
         "runs": runs,
     }
-    (ROOT / RESULTS / "export_llm.json").write_text(json.dumps(result, indent=1) + "\n")
+    (ROOT / RESULTS / "export_llm.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from et_pipeline.forecast import export_seconds, pte_bytes, read_model, stage_peaks
+from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
-from et_pipeline.stages.bundle import host
 
 STAGES = ("quantize", "export", "lower")
 PAIRS = (
@@ -79,7 +79,7 @@ def measure(pairs: Sequence[tuple[str, str]], exports: list[dict[str, Any]], kee
                     "model": model,
                     "recipe": recipe,
                     "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                    "machine": host(),
+                    "machine": machine(),
                     "pte_bytes": (Path(stages["lower"]["folder"]) / "model.pte").stat().st_size,
                     "stages": {
                         name: {key: value for key, value in stages[name].items() if key != "folder"} for name in STAGES

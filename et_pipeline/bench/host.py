@@ -11,7 +11,6 @@ import argparse
 import datetime
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,11 +38,11 @@ from et_pipeline.bench.peer_files import Shape
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.host import cpu_seconds, machine, only_linux
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings
-from et_pipeline.stages.bundle import host
 
 SHAPES = {"S": "smollm2_135m", "M": "llama3_2_1b"}
 RECIPES = {"8da4w-g32": ("recipe=8da4w",), "8da4w-g0": ("recipe=8da4w", "recipe.group_size=0")}
@@ -218,15 +217,20 @@ def make_ours(settings: Settings, name: str, logs: Path) -> Contender:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     try:
-        result = bench(_parser().parse_args(arguments))
+        result = bench(command_line().parse_args(arguments))
     except UserError as error:
         sys.stderr.write(f"bench.host: {error}\n")
         sys.exit(EXIT_USER)
     sys.stdout.write(tables(result))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.host", description=__doc__)
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.host",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.host --shapes S --threads 2 --rounds 3",
+    )
     parser.add_argument("--shapes", default="S,M", help="of S (SmolLM2-135M) and M (Llama-3.2-1B); all by default")
     parser.add_argument("--threads", default="2,1", help="numbers of threads, one after the other")
     parser.add_argument("--rounds", type=int, default=10, help="how often each figure is measured")
@@ -243,8 +247,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: an option names nothing that there is, or the system is not Linux.
     """
-    if sys.platform != "linux":
-        raise UserError(f"it reads CPU time and memory from /proc, which {sys.platform} has not; run it on Linux")
+    only_linux("et_pipeline.bench.host")
     names = [f"{OURS} {recipe}" for recipe in RECIPES] + list(PEERS.values())
     extra = dict(_pair(word) for word in options.pte)
     names += list(extra)
@@ -256,16 +259,16 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     home = os.environ.get("ET_PIPELINE_CACHE") or Path.home() / ".cache/et_pipeline"
     cache = Path(options.cache or home).expanduser().resolve()
     logs = Path(tempfile.mkdtemp(prefix="host_bench"))
-    started, usage, busy = time.monotonic(), _own_cpu(), _machine_cpu()
+    started, usage, busy = time.monotonic(), cpu_seconds(), _machine_cpu()
     left_out: dict[str, str] = {}
     shapes = []
     for key in options.shapes.split(","):
         shapes.append(_bench_shape(SHAPES[key], only, extra, options, cache, logs, left_out))
     wall = time.monotonic() - started
-    others = (_machine_cpu() - busy - (_own_cpu() - usage)) / (wall * (os.cpu_count() or 1))
+    others = (_machine_cpu() - busy - (cpu_seconds() - usage)) / (wall * (os.cpu_count() or 1))
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": "python -m et_pipeline.bench.host",
         "rounds": options.rounds,
         "others_cpu_share": round(max(0.0, others), 3),
@@ -274,7 +277,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
         "shapes": shapes,
     }
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
@@ -292,14 +295,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _own_cpu() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
 def _machine_cpu() -> float:
     """CPU seconds of everybody since the machine started, those stolen by its host included."""
-    first = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]
     user, nice, system, _, _, irq, softirq, steal = map(int, first)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
@@ -320,7 +318,7 @@ def _bench_shape(
     found += [Contender(name, OURS, path) for name, path in extra.items() if name in only]
     settings = settings_of(model, (), cache)
     checkpoint, _ = prepare(settings.model.checkpoint, settings.seed, Place(cache, logs))
-    shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text()))
+    shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
     for kind, name in PEERS.items():
         if name not in only:
             continue

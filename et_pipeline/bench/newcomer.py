@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from et_pipeline.bench.docs import RESULTS, ROOT
+from et_pipeline.host import machine, only_linux
 from et_pipeline.report.tables import markdown
 from et_pipeline.report.words import size
-from et_pipeline.stages.bundle import host
 
 GPU_PACKAGES = ("nvidia*", "triton*", "cuda*")
 
@@ -116,7 +116,7 @@ def _run(command: Sequence[str], folder: Path, environment: dict[str, str]) -> d
         "wall_s": round(time.monotonic() - began, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_rss_bytes": usage.ru_maxrss * 1024,  # of the largest of its processes
-        "last_words": log.read_text(errors="replace").splitlines()[-3:] if child.returncode else [],
+        "last_words": log.read_text(encoding="utf-8", errors="replace").splitlines()[-3:] if child.returncode else [],
     }
 
 
@@ -161,35 +161,38 @@ def table(result: dict[str, Any]) -> str:
     return f"{markdown(rows)}\nMeasured {result['date']} on {result['machine']}, {result['checkpoint']}.\n"
 
 
-def main() -> None:
-    """Measure those that are named, all otherwise; what was measured of others stays."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.newcomer",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.newcomer dist/et_pipeline.whl SmolLM2-135M-Instruct",
+    )
     parser.add_argument("wheel", type=Path, help="of et_pipeline; make package")
     parser.add_argument("checkpoint", type=Path, help="a folder with SmolLM2-135M-Instruct")
     parser.add_argument("--params", type=Path, help="its params.json for export_llm, from ExecuTorch's repository")
-    parser.add_argument("--only", nargs="*", default=list(PEERS), choices=list(PEERS))
-    given = parser.parse_args()
+    parser.add_argument("--only", action="append", choices=list(PEERS), help="may be repeated; all by default")
+    return parser
+
+
+def main() -> None:
+    """Measure those that are named; what was measured of others stays."""
+    given = command_line().parse_args()
+    only_linux("et_pipeline.bench.newcomer")
     path = ROOT / RESULTS / "newcomer.json"
-    peers = json.loads(path.read_text())["peers"] if path.is_file() else {}
-    places = {
-        name: str(getattr(given, name) and getattr(given, name).resolve()) for name in ("wheel", "checkpoint", "params")
-    }
-    for name in given.only:
+    peers = json.loads(path.read_text(encoding="utf-8"))["peers"] if path.is_file() else {}
+    places = {name: str(path.resolve()) for name, path in vars(given).items() if isinstance(path, Path)}
+    for name in given.only or PEERS:
         with tempfile.TemporaryDirectory() as folder:
             peers[name] = ask(PEERS[name], sys.executable, places, Path(folder))
         sys.stdout.write(json.dumps({name: peers[name]}, indent=1) + "\n")
-        path.write_text(
-            json.dumps(
-                {
-                    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                    "machine": host(),
-                    "checkpoint": given.checkpoint.name,
-                    "peers": peers,
-                },
-                indent=1,
-            )
-            + "\n"
-        )
+        result = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": machine(),
+            "checkpoint": given.checkpoint.name,
+            "peers": peers,
+        }
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def write_gguf(checkpoint: Path, path: Path, exact: bool = False) -> None:
     import gguf
     from safetensors import safe_open
 
-    shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text()))
+    shape = Shape(checkpoint, json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
     config = shape.config
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen3": gguf.MODEL_ARCH.QWEN3}[config["model_type"]]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
@@ -179,7 +179,7 @@ def write_meta_checkpoint(shape: Shape, folder: Path) -> None:
         "use_scaled_rope": rope["rope_type"] == "llama3",
         "rope_scale_factor": int(rope.get("factor", 1)),
     }
-    (folder / "params.json").write_text(json.dumps(params))
+    (folder / "params.json").write_text(json.dumps(params), encoding="utf-8")
 
 
 if __name__ == "__main__":

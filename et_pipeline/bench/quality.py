@@ -32,12 +32,12 @@ from et_pipeline.evaluation.agreement import eager_logits
 from et_pipeline.evaluation.perplexity import KEY, text_ids, windows
 from et_pipeline.evaluation.text_source import resolve
 from et_pipeline.evaluation.verified import OnText, Verified
+from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.runtime.speed import Speed
 from et_pipeline.settings import Settings
-from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +186,7 @@ def measure(model: Model, only: Sequence[str], logs: Path) -> dict[str, Any]:
         raise UserError(f"the original's perplexity is {perplexities}: they read different tokens")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": host(),
+        "machine": machine(),
         "command": "make bench-quality",
         "versions": {name: metadata.version(name) for name in _LIBRARIES if util.find_spec(name)},
         "parameters": parameters,
@@ -213,14 +213,23 @@ def _chosen(option: str, given: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m et_pipeline.bench.quality", description=__doc__)
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.bench.quality",
+        description=__doc__,
+        epilog="Example: python -m et_pipeline.bench.quality build/quality --only 8da4w,Q4_0",
+    )
     parser.add_argument("folder", type=Path, help="what `make bench-quality` has made and downloaded")
     parser.add_argument("--only", default=",".join((*RECIPES, *TYPES)), help="our recipes and llama.cpp's types")
     parser.add_argument("--model", default=",".join(MODELS), help="the others are left out")
     parser.add_argument("--json", type=Path, default=None, help="put the figures into this file")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = command_line().parse_args(arguments)
     kept: dict[str, Any] = {}
     if options.json and options.json.is_file():
         kept = json.loads(options.json.read_text(encoding="utf-8"))["models"]

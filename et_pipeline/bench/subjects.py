@@ -54,7 +54,7 @@ def _smollm2(folder: Path) -> Model:
         (folder / name).write_text(text, encoding="utf-8")
     words = ("model=smollm2_135m", f"model.source={folder / SMOLLM2}")
     settings = composed([*words, "task=chat"])
-    place = Place(settings.paths.cache, folder / "logs")
+    place = Place(settings.paths.cache.expanduser(), folder / "logs")
     checkpoint, _ = prepare(settings.model.checkpoint, settings.seed, place)
     held_out, calibration = (str(folder / name) for name in (DESCRIPTIONS, OTHERS))
     return Model(checkpoint, ("model=smollm2_135m", f"model.source={checkpoint}"), held_out, calibration)

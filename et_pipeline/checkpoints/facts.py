@@ -67,7 +67,7 @@ class Facts(Sizes):
 
     def write(self, folder: Path) -> None:
         """Write `facts.json` into a folder."""
-        (folder / FILE).write_text(self.model_dump_json(indent=2))
+        (folder / FILE).write_text(self.model_dump_json(indent=2), encoding="utf-8")
 
     @property
     def fed_bos_id(self) -> int | None:
@@ -101,7 +101,7 @@ class Facts(Sizes):
     @classmethod
     def read(cls, folder: Path) -> Facts:
         """Read `facts.json` from a folder."""
-        return cls.model_validate_json((folder / FILE).read_text())
+        return cls.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
 
 
 def read_facts(folder: Folder) -> Facts:

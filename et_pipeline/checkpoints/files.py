@@ -98,7 +98,7 @@ def hash_files(folder: Path, tick: Tick) -> dict[str, str]:
     hashes = cache.sha256_files(folder, paths, tick)
     sums = folder / CHECKSUMS
     if sums.is_file():
-        for line in sums.read_text().splitlines():
+        for line in sums.read_text(encoding="utf-8").splitlines():
             expected, _, name = line.partition(" ")
             name = name.lstrip(" *")
             if name in hashes and hashes[name] != expected:

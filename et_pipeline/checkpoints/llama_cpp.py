@@ -94,7 +94,7 @@ def logits(
                 __name__, {}, Path(scratch), {"question": question}, 0, log, lambda done, total: None
             )
         except StageKilled as error:
-            lines = log.read_text(errors="replace").splitlines()
+            lines = log.read_text(errors="replace", encoding="utf-8").splitlines()
             said = next((line.rpartition("/")[2] for line in lines if _ASSERTION in line), "")
             raise Unavailable(f"llama.cpp {error.ending} over it{said and f' ({said})'}") from error
         if "unavailable" in figures:

@@ -82,7 +82,7 @@ def _write_small_files(out: Path, architecture: dict[str, Any]) -> None:
     """The given config with the built-in model's tokenizer, whose ids any real vocabulary has."""
     for name in _TOKENIZER_FILES:
         shutil.copyfile(tiny_assistant.CHECKPOINT / name, out / name)
-    built_in = json.loads((tiny_assistant.CHECKPOINT / "config.json").read_text())
+    built_in = json.loads((tiny_assistant.CHECKPOINT / "config.json").read_text(encoding="utf-8"))
     ids = {name: built_in[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = {**architecture, **ids, "dtype": "bfloat16"}
     config.pop("torch_dtype", None)
@@ -96,7 +96,7 @@ def _write_small_files(out: Path, architecture: dict[str, Any]) -> None:
             f"tokenizer, which model.source={RANDOM} uses"
         )
     # Not sorted: a config that is read back has the order it came with.
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _constants(model: PreTrainedModel) -> dict[str, np.ndarray[Any, Any]]:

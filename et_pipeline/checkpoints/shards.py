@@ -101,11 +101,11 @@ def write_checkpoint(
             "metadata": {"total_size": sum(tensor.size for tensor in tensors)},
             "weight_map": {tensor.name: name for name, shard in shards.items() for tensor in shard},
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in sorted(folder.iterdir()):
         if path.name not in (*sums, CHECKSUMS):
             sums[path.name] = sha256_file(path)
-    (folder / CHECKSUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+    (folder / CHECKSUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
     tick(total, total)
 
 
@@ -131,7 +131,7 @@ def _write_shard(
             assert written == tensor.size, f"{tensor.name} has {written} bytes instead of {tensor.size}"
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.rename(path)
+    temporary.replace(path)
     return checksum.hexdigest()
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import subprocess
 import sys
-from contextlib import suppress
 from functools import lru_cache
 from logging.handlers import BufferingHandler
 from typing import Any
 
+from et_pipeline import host
 from et_pipeline.chat_template import PLAIN, ChatFormat
 from et_pipeline.checkpoints import template_compiler
 from et_pipeline.checkpoints.folder import TOKENS, Folder
@@ -75,10 +74,7 @@ def _in_a_child(request: str, where: str) -> dict[str, Any]:
 def main() -> None:
     """The child's side: a request on standard input, the chat format or what is wrong on standard output."""
     request = json.load(sys.stdin)
-    limits = [(resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_FSIZE, 0)]
-    with suppress(ValueError, OSError):  # macOS takes no limit of memory; there the time ends it
-        for limit, value in limits:
-            resource.setrlimit(limit, (value, value))
+    host.limit(SECONDS, MEMORY_BYTES)
     heard = BufferingHandler(1000)
     template_compiler.log.addHandler(heard)
     answer: dict[str, Any] = {}

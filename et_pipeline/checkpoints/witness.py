@@ -8,7 +8,6 @@ sides of a comparison with itself.
 from __future__ import annotations
 
 import gc
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline import host
 from et_pipeline.checkpoints.config import reason
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.pooling import MODULES, read_pooling
@@ -62,19 +62,9 @@ def ours(note: str) -> Whose:
     return Whose("et_pipeline", metadata.version("et-pipeline"), note)
 
 
-def memory_bytes() -> int:
-    """The machine's memory, or what this process's group may have of it."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        path = Path(limit)
-        if path.is_file() and path.read_text().strip().isdigit():
-            found = min(found, int(path.read_text()))
-    return found
-
-
 def fits(facts: Facts) -> bool:
     """Whether the whole original can be in memory, as float32."""
-    return 4 * facts.parameters <= LARGEST_SHARE * memory_bytes()
+    return 4 * facts.parameters <= LARGEST_SHARE * host.memory_bytes()
 
 
 def load_original(folder: Path, converted: bool = False) -> tuple[PreTrainedModel, Whose]:
@@ -285,7 +275,7 @@ def _without_adapter(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         for path in folder.iterdir():
             if not path.name.startswith("adapter_"):
-                (Path(scratch) / path.name).symlink_to(path.resolve())
+                host.link(Path(scratch) / path.name, path.resolve())
         yield Path(scratch)
 
 

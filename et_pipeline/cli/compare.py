@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from et_pipeline.errors import UserError
+from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
 from et_pipeline.job.mistakes import guarded
 from et_pipeline.report import progress
 from et_pipeline.report.compare_page import write
 from et_pipeline.report.comparison import Comparison, Outcome, best
 from et_pipeline.settings import Settings
-from et_pipeline.stages.bundle import host
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ def compose_all(
     for name, keys in chosen.items():
         calibrates = "recipe=8da4w" in keys
         shared = [each for each in overrides if calibrates or not each.startswith("recipe.calibration")]
-        found[name] = composed([f"model={model}", f"paths.bundles={out / 'bundles'}", *keys, *shared])
+        found[name] = composed([f"model={model}", f"paths.bundles={(out / 'bundles').as_posix()}", *keys, *shared])
     first = next(iter(found.values()))
     if first.model.task == "embedding":
         raise UserError(f"model={model} embeds texts, and make compare is for models that answer")
@@ -231,7 +231,7 @@ def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str
     comparison = Comparison(
         model=next(iter(every.values())).model.name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        machine=host(),
+        machine=machine(),
         overrides=tuple(overrides),
         outcomes=tuple(outcomes),
     )
@@ -245,16 +245,25 @@ def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="compare", description="Every recipe on one model, and a report.")
+def command_line() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m et_pipeline.cli.compare",
+        description="Every recipe on one model, and a report.",
+        epilog="Example: python -m et_pipeline.cli.compare tiny_assistant --adapt prune_width,qat",
+    )
     parser.add_argument("model", help="a name in conf/model/")
     parser.add_argument("overrides", nargs="*", help="Hydra's overrides, such as verify.text=notes.txt")
     parser.add_argument(
         "--adapt", action="append", default=[], metavar="STEPS", help="also adapted: steps with commas; may be repeated"
     )
     parser.add_argument("--out", type=Path, help="folder of the report (default: build/compare/MODEL)")
-    given = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    given = command_line().parse_intermixed_args(arguments)
     out = given.out or Path("build/compare") / given.model
     sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))))
 

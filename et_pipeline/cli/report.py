@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from et_pipeline.cli.bundle.terminal import printable
@@ -34,15 +35,15 @@ def report(folder: Path, out: Path) -> None:
     sys.stdout.write(f"{len(bundles)} bundle{'s' if len(bundles) > 1 else ''}: {out} ({size(out.stat().st_size)})\n")
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="et-pipeline report",
         description="Every bundle under a folder on one page that opens offline: a table to sort and filter, the "
         "Pareto front of any two figures, and what is known of each bundle.",
-        epilog="example: et-pipeline report bundles --out report.html",
+        epilog="Example: et-pipeline report bundles --out report.html",
     )
     parser.add_argument("folder", nargs="?", type=Path, default="bundles", help="default: bundles")
     parser.add_argument("--out", type=Path, default="report.html", metavar="FILE", help="default: report.html")
-    given = parser.parse_args(sys.argv[2:])
+    given = parser.parse_args(arguments)
     sys.exit(guarded(lambda: report(given.folder, given.out)))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline import manifest
+from et_pipeline import host, manifest
 from et_pipeline.checkpoints import witness
 from et_pipeline.checkpoints.reader import stream_model
 from et_pipeline.errors import UserError
@@ -286,7 +286,7 @@ def _check_memory(subject: Subject, items: int) -> None:
         raise UserError(
             f"verify.items_per_task asks for {items} answers of the original model, which takes "
             f"{4 * subject.facts.parameters / 1e9:.0f} GB as float32, and this machine has "
-            f"{witness.memory_bytes() / 1e9:.0f} GB; set verify.items_per_task=0, which leaves the comparison of logits"
+            f"{host.memory_bytes() / 1e9:.0f} GB; set verify.items_per_task=0, which leaves the comparison of logits"
         )
 
 

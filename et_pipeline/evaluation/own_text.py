@@ -143,9 +143,9 @@ def draw_by_program(
 
 def write(found: Sequence[Conversation], folder: Path) -> None:
     """Write conversations into a folder."""
-    (folder / FILE).write_text(json.dumps([each._asdict() for each in found]))
+    (folder / FILE).write_text(json.dumps([each._asdict() for each in found]), encoding="utf-8")
 
 
 def read(folder: Path) -> list[Conversation]:
     """Read what `write` wrote."""
-    return [Conversation(**each) for each in json.loads((folder / FILE).read_text())]
+    return [Conversation(**each) for each in json.loads((folder / FILE).read_text(encoding="utf-8"))]

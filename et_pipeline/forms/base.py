@@ -165,5 +165,5 @@ class Form:
 
 def read_methods(folder: Path) -> dict[str, Any]:
     """The constant methods that `export` wrote."""
-    methods: dict[str, Any] = json.loads((folder / METADATA).read_text())
+    methods: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     return methods

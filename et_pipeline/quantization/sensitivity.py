@@ -48,12 +48,12 @@ class Loss(NamedTuple):
 
 def write(losses: Mapping[str, Loss], folder: Path) -> None:
     """Keep what was measured in a folder."""
-    (folder / FILE).write_text(json.dumps(losses, indent=0))
+    (folder / FILE).write_text(json.dumps(losses, indent=0), encoding="utf-8")
 
 
 def read(folder: Path) -> dict[str, Loss]:
     """What `write` has kept there."""
-    return {name: Loss(*each) for name, each in json.loads((folder / FILE).read_text()).items()}
+    return {name: Loss(*each) for name, each in json.loads((folder / FILE).read_text(encoding="utf-8")).items()}
 
 
 def measure(

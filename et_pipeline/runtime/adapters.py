@@ -31,8 +31,9 @@ class AdapterSlot:
         """
         check_weights_file(empty)
         self._empty = empty
-        self._file = tempfile.NamedTemporaryFile(prefix="adapter-", suffix=".ptd")  # noqa: SIM115  as long as this
-        self.path = Path(self._file.name)
+        # As long as this; Windows removes no file that a program has mapped, and opens none twice that removes itself.
+        self._folder = tempfile.TemporaryDirectory(prefix="adapter-", ignore_cleanup_errors=True)
+        self.path = Path(self._folder.name) / "adapter.ptd"
         shutil.copyfile(empty, self.path)
         self._index = _index(empty)
 
@@ -48,9 +49,8 @@ class AdapterSlot:
         if len(data) != self.path.stat().st_size or data[: len(self._index)] != self._index:
             raise UserError(f"{file} is an adapter for another program: it has other tensors")
         # In place and never shorter: the program has this file mapped.
-        self._file.seek(0)
-        self._file.write(data)
-        self._file.flush()
+        with self.path.open("r+b") as stream:
+            stream.write(data)
 
 
 def _index(file: Path) -> bytes:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.errors import UserError
+from et_pipeline.host import peak_bytes, resident_bytes
 from et_pipeline.manifest import Percentiles
 from et_pipeline.runtime.program import Program, read_metadata
-from et_pipeline.runtime.speed import peak_bytes, percentiles, resident_bytes
+from et_pipeline.runtime.speed import percentiles
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from et_pipeline import cache
+from et_pipeline import cache, host
 from et_pipeline.upstream.packed_cache import (
     LONGEST_VALUE,
     XNNPACK_LIBRARY,
@@ -99,7 +99,7 @@ def load(load_method: Callable[[], T], entry: Path) -> T:
 def _untouched(entry: Path) -> bool:
     """Whether nobody has written to the file, nor put another in its place, since it was made."""
     try:
-        record = json.loads((entry / cache.RECORD).read_text())
+        record = json.loads((entry / cache.RECORD).read_text(encoding="utf-8"))
         return bool(record["figures"][_STATE] == _state(entry))
     except (OSError, ValueError, KeyError):
         return False
@@ -114,6 +114,4 @@ def _state(folder: Path) -> list[int]:
 def _processor() -> dict[str, str]:
     """What the choice of XNNPACK's kernels, and so the packing, depends on."""
     keys = ("vendor_id", "cpu family", "model", "stepping", "flags")
-    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    fields = dict(line.split(":", 1) for line in first.splitlines())
-    return {key.strip(): value.strip() for key, value in fields.items() if key.strip() in keys}
+    return {key: value for key, value in host.processor().items() if key in keys}

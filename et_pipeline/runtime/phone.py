@@ -195,9 +195,9 @@ def _conditions(speed: bundle.Speed) -> tuple[str, int, int, int]:
 def _find_adb() -> str:
     for home in ("ANDROID_HOME", "ANDROID_SDK_ROOT"):
         if home in os.environ:
-            candidate = Path(os.environ[home]) / "platform-tools" / "adb"
-            if candidate.is_file():
-                return str(candidate)
+            found = shutil.which("adb", path=Path(os.environ[home]) / "platform-tools")
+            if found:
+                return found
     found = shutil.which("adb")
     if not found:
         raise UserError(
@@ -212,7 +212,7 @@ def _require_app() -> None:
         raise UserError(f"The app {APP} is not on the phone: install it with 'make install'.")
 
 
-def _require_phone() -> str:
+def require_phone() -> str:
     """Checks that there is one phone to talk to, and returns adb's path."""
     adb = _find_adb()
     listing = subprocess.run([adb, "devices"], capture_output=True, text=True, check=False)
@@ -249,7 +249,7 @@ def _adb(*arguments: str, check: bool = True) -> str:
 
 
 def _run_adb(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([_require_phone(), *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([require_phone(), *arguments], capture_output=True, text=True, check=False)
 
 
 def _last_line(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline.errors import UserError
+from et_pipeline.host import peak_bytes, resident_bytes
 from et_pipeline.manifest import Percentiles
 from et_pipeline.runtime.program import quiet, read_metadata, set_threads, weights_beside
 
@@ -95,17 +94,6 @@ def measure_speed(
         program_rss_bytes=max(0, max(figure.rss_bytes for figure in figures) - before),
         peak_rss_bytes=peak_bytes(),
     )
-
-
-def peak_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def resident_bytes() -> int:
-    """Resident memory now; where the system does not tell it in a file, the highest so far."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_bytes()
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

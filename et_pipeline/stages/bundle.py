@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from et_pipeline import cache, manifest
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts
 from et_pipeline.forecast import RUNTIME_BYTES
 from et_pipeline.forms.base import Form
+from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
@@ -174,7 +174,7 @@ def _manifest(
         memory=first.memory,
         quality=first.quality,
         stages=first.stages,
-        **part.form.description(settings, facts, part.verified, part.measured, host()),
+        **part.form.description(settings, facts, part.verified, part.measured, machine()),
     )
 
 
@@ -227,12 +227,3 @@ def _portable(settings: Settings) -> dict[str, object]:
 def min_runtime(settings: Settings) -> str:
     """The oldest ExecuTorch that a program of these settings was seen to run on."""
     return MIN_RUNTIME if settings.backend.name == "xnnpack" else MIN_RUNTIME_OTHERS
-
-
-def host() -> str:
-    """The processor and the system that the figures come from, without the machine's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    processor = models[0] if models else platform.processor() or platform.machine()
-    return f"{processor}, {len(models) or '?'} cores, {platform.system()}"

@@ -39,7 +39,7 @@ def run(
     facts = Facts.read(inputs["acquire"])
     with _tried(facts.family):
         methods = forms.get(kind).export(model, facts, form, quantization, out)
-    (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True))
+    (out / METADATA).write_text(json.dumps(methods, indent=2, sort_keys=True), encoding="utf-8")
     return Exported(bytes=sum(file.stat().st_size for file in out.rglob("*") if file.is_file()))
 
 

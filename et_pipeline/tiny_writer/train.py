@@ -180,13 +180,13 @@ def ship(
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     config = model.config.to_dict() | {"architectures": ["Qwen3ForCausalLM"], "dtype": "bfloat16"}
-    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(out)
     GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).save_pretrained(out)
     parameters = sum(value.numel() for value in weights.values())
     found = perplexity(model.float(), held_out, settings, "cpu")
     scores = {"settings": asdict(settings), **facts, "parameters": parameters, "held_out_perplexity": round(found, 3)}
-    (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

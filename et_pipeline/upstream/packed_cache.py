@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from et_pipeline import host
+
 _TRIED = ("1.5.1",)  # releases of ExecuTorch
 _BACKEND = b"XnnpackBackend"
 XNNPACK_LIBRARY, _CORE_LIBRARY = "libexecutorch_backend_xnnpack.so", "libexecutorch.so"
@@ -80,11 +82,7 @@ def _unlock(file: Path) -> None:
     It would keep every other process from reading the file. The delegate writes into it no more: whoever finds it under
     its final name only reads, and whoever made it has one program per file.
     """
-    import fcntl
-
-    for descriptor in Path("/proc/self/fd").iterdir():
-        if descriptor.is_symlink() and descriptor.readlink() == file.resolve():
-            fcntl.flock(int(descriptor.name), fcntl.LOCK_UN)
+    host.unlock(file)
 
 
 def _option(key: str, value: bytes, kind: int) -> _Option:

@@ -1,6 +1,7 @@
 """One heavy stage in a process of its own: its memory is given back, its cost is known, a native crash is an error.
 
-`run_stage` is the parent's side, `stage` the process's; `server` forks it.
+`run_stage` is the parent's side, `stage` the process's; `server` forks it, or `fresh` starts it where nothing can be
+forked.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from pydantic import BaseModel
 
+from et_pipeline import host
 from et_pipeline.errors import StageError, UserError
-from et_pipeline.worker import server
+from et_pipeline.worker import fresh, server
 from et_pipeline.worker.memory import watch_memory
 
 Tick = Callable[..., None]
@@ -69,27 +71,26 @@ def run_stage(
     process, orders, events = _start(log_file)
     peak = watch_memory(process.pid)
     try:
-        figures, mistake = _talk(orders, events, request, tick)
+        done, mistake = _talk(orders, events, request, tick)
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         raise
     finally:
-        ended = process.wait()
+        code = process.wait()
         events.close()
         with contextlib.suppress(BrokenPipeError):
             orders.close()
     if mistake is not None:
         raise mistake
-    if ended.code or figures is None:
-        ending = _ending(ended.code)
+    if code or done is None:
+        ending = _ending(code)
         message = f"{module} {ending}; {log_file} ends with:\n{_tail(log_file)}"
         # A Python exception ends in 1; native code that gives up chooses other codes.
-        raise StageCrash(message) if ended.code in (0, 1) else StageKilled(message, ending)
-    return figures, {
+        raise StageCrash(message) if code in (0, 1) else StageKilled(message, ending)
+    return done["figures"], {
         "wall_s": round(time.monotonic() - started, 2),
-        "cpu_s": round(ended.cpu_s, 2),
-        "peak_rss_bytes": peak() or ended.peak_rss_bytes,
+        "cpu_s": round(done["cpu_s"], 2),
+        "peak_rss_bytes": peak() or done["peak_rss_bytes"],
     }
 
 
@@ -109,25 +110,30 @@ def _request(
 
 
 def _talk(
-    orders: BinaryIO, events: BinaryIO, request: dict[str, Any], tick: Tick
+    orders: IO[bytes], events: IO[bytes], request: dict[str, Any], tick: Tick
 ) -> tuple[dict[str, Any] | None, UserError | None]:
-    """Give a process its request; what it reports until it ends: its figures, or the mistake that ended it."""
+    """Give a process its request; what it reports until it ends: figures and cost, or the mistake that ended it."""
     with contextlib.suppress(BrokenPipeError):  # it is gone already; its exit code says more
         orders.write(json.dumps(request).encode() + b"\n")
         orders.flush()  # not closed: the end of the pipe tells the process that we are gone
-    figures, mistake = None, None
+    done, mistake = None, None
     for line in events:
         event = json.loads(line)
         if "tick" in event:
             tick(*event["tick"])
-        figures = event.get("figures", figures)
+        if "figures" in event:
+            done = event
         if "mistake" in event:
             mistake = (StageError if event.get("logged") else UserError)(event["mistake"])
-    return figures, mistake
+    return done, mistake
 
 
-def _start(log_file: Path) -> tuple[server.Forked, BinaryIO, BinaryIO]:
+def _start(log_file: Path) -> tuple[server.Forked | fresh.Started, IO[bytes], IO[bytes]]:
     """A process that waits for its request; with the ends of the pipes that take it and that give its events."""
+    if not host.forks():
+        with log_file.open("ab") as log:
+            started = fresh.start(log.fileno())
+        return started, *started.pipes
     request, orders = os.pipe()
     events, reported = os.pipe()
     try:
@@ -152,4 +158,4 @@ def _ending(code: int | None) -> str:
 
 
 def _tail(path: Path, lines: int = 40) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(path.read_text(errors="replace", encoding="utf-8").splitlines()[-lines:])

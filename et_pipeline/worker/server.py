@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import gc
 import importlib
-import json
 import os
 import select
 import signal
@@ -18,7 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
+from functools import partial
 from typing import BinaryIO, NamedTuple
 
 from et_pipeline.upstream.yaml_parser import quick_yaml
@@ -61,25 +60,22 @@ class Dead(Exception):
     """There is no server, and none can be started."""
 
 
-class Ended(NamedTuple):
-    """How a stage's process ended; the code is None where the server was killed before it could tell."""
-
-    code: int | None  # as of subprocess: a signal is negative
-    cpu_s: float
-    peak_rss_bytes: int
-
-
 class Forked(NamedTuple):
     """A stage's process; the server tells its end."""
 
     pid: int
     answers: BinaryIO
 
-    def wait(self) -> Ended:
-        """Wait for its end."""
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int | None:
+        """Wait for its end: the code as of subprocess, or None where the server was killed before it could tell."""
         line = self.answers.readline()
         self.answers.close()
-        return Ended(**json.loads(line)) if line else Ended(None, 0.0, 0)
+        return int(line) if line else None
 
 
 def fork(request: int, events: int, log: int) -> Forked:
@@ -133,8 +129,7 @@ def _start(environment: dict[str, str], log: int) -> _Server:
             stdout=log,
             stderr=log,
             pass_fds=(orders.fileno(), taken.fileno()),
-            # Sets must have one order, or the same model gives other bytes.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0"},
+            env=stage.environment(),
         )
     return _Server(orders, process, environment)
 
@@ -181,7 +176,8 @@ def main() -> None:
             _, (request, events, log, answer), _, _ = socket.recv_fds(taken, 16, 4)
             pid = os.fork()
             if pid == 0:
-                _become_stage(request, events, log, [taken.detach(), ended, wake, answer, *told.values()])
+                others = [taken.detach(), ended, wake, answer, *told.values()]
+                stage.live(partial(_become_stage, request, events, log, others))
             for number in (request, events, log):
                 os.close(number)
             told[pid] = answer
@@ -194,32 +190,23 @@ def main() -> None:
 def _tell_ends(told: dict[int, int]) -> None:
     """Tell those who wait which of the stages have ended."""
     while told:
-        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        end = Ended(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
-        with contextlib.suppress(BrokenPipeError), os.fdopen(told.pop(pid), "w") as answer:
-            answer.write(json.dumps(end._asdict()))
+        with contextlib.suppress(BrokenPipeError), os.fdopen(told.pop(pid), "w", encoding="utf-8") as answer:
+            answer.write(str(os.waitstatus_to_exitcode(status)))
 
 
-def _become_stage(request: int, events: int, log: int, others: list[int]) -> None:
-    """In the forked process: run the stage and end."""
-    code = 1
-    try:
-        atexit._clear()  # what the server's libraries do at its end is not this process's business
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in others:
-            os.close(number)
-        for number, place in ((request, 0), (log, 1), (log, 2)):
-            os.dup2(number, place)
-        for number in (request, log):
-            os.close(number)
-        code = stage.main(events)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        stage.leave(code)
+def _become_stage(request: int, events: int, log: int, others: list[int]) -> int:
+    """In the forked process: run the stage; returns the exit code."""
+    atexit._clear()  # what the server's libraries do at its end is not this process's business
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (*others, 0):
+        os.close(number)
+    os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free: standard input
+    for place in (1, 2):
+        os.dup2(log, place)
+    os.close(log)
+    return stage.main(request, events)

@@ -1,10 +1,9 @@
-"""A stage's own process: it reads its request from standard input and reports as JSON lines on a pipe."""
+"""A stage's own process: it reads its request from a pipe, and reports as JSON lines on another."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -16,11 +15,13 @@ import threading
 import time
 import traceback
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
+from et_pipeline import host
 from et_pipeline.errors import EXIT_USER, StageError, UserError
 
 # Torch's allocator and the C library's words for it; both come as other errors than MemoryError.
@@ -28,11 +29,44 @@ _NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|bad_alloc"
 DISK_FULL_BYTES = 1 << 20
 
 
-def main(pipe: int) -> int:
-    """Run the stage that the request names; returns the exit code. The process ends when its caller is gone."""
-    events = os.fdopen(pipe, "w", buffering=1)
-    request = json.loads(_line())
-    threading.Thread(target=_end_with_caller, daemon=True).start()
+def environment() -> dict[str, str]:
+    """What a process is started with that becomes a stage's, or forks them."""
+    # Sets must have one order, or the same model gives other bytes.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0"}
+
+
+def alone() -> None:
+    """Be the process that `fresh` has started: the pipes are kept for requests and events, out of libraries' way."""
+    request, events = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    live(lambda: main(request, events))
+
+
+def live(work: Callable[[], int]) -> None:
+    """End the process with the exit code that `work` returns."""
+    code = 1
+    try:
+        code = work()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def main(orders: int, pipe: int) -> int:
+    """Run the stage that the request names; returns the exit code. The process ends when its caller is gone.
+
+    Args:
+        orders: end of a pipe that the request is read from.
+        pipe: end of another that takes events.
+    """
+    events = os.fdopen(pipe, "w", buffering=1, encoding="utf-8")
+    request = json.loads(_line(orders))
+    threading.Thread(target=_end_with_caller, args=(orders,), daemon=True).start()
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -58,7 +92,8 @@ def main(pipe: int) -> int:
 
     torch.manual_seed(request["seed"])
     try:
-        say(figures=to_jsonable_python(run(inputs, Path(request["out"]), tick, **config)))
+        figures = to_jsonable_python(run(inputs, Path(request["out"]), tick, **config))
+        say(figures=figures, cpu_s=host.cpu_seconds(), peak_rss_bytes=host.peak_bytes())
     except UserError as error:
         say(mistake=str(error), logged=isinstance(error, StageError))
         return EXIT_USER
@@ -84,26 +119,26 @@ def _mistake(error: Exception, request: dict[str, typing.Any]) -> UserError | No
     return UserError(f"no space left on the disk of paths.cache={cache}; free some, or choose another one")
 
 
-def leave(code: int) -> None:
+def _leave(code: int) -> None:
     """End the process, with what libraries do at its end, but without taking it to pieces."""
     try:
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        ctypes.CDLL(None).fflush(None)
+        host.flush()
     finally:
         os._exit(code)
 
 
-def _line() -> bytes:
-    """The first line of standard input, and no byte more."""
+def _line(pipe: int) -> bytes:
+    """The first line that comes, and no byte more."""
     parts = []
-    while (part := os.read(0, 1 << 16)) and not part.endswith(b"\n"):
+    while (part := os.read(pipe, 1 << 16)) and not part.endswith(b"\n"):
         parts.append(part)
     return b"".join([*parts, part])
 
 
-def _end_with_caller() -> None:
-    while os.read(0, 1):  # not through sys.stdin, whose lock would trouble the interpreter's end
+def _end_with_caller(pipe: int) -> None:
+    while os.read(pipe, 1):
         pass
     os._exit(1)

@@ -134,6 +134,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.linux("where a process is killed by a signal")
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_ends_with_the_same_weights(tmp_path):
     whole = make_model()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -300,6 +299,8 @@ def test_a_refusal_of_the_compiler_is_one_sentence(make_checkpoint, tmp_path):
 
 def no_more_memory(child):
     """Let the process have no more address space than it has now."""
+    import resource
+
     pages = int(Path(f"/proc/{child}/statm").read_text().split()[0])
     resource.prlimit(child, resource.RLIMIT_AS, (pages * resource.getpagesize(), resource.RLIM_INFINITY))
 

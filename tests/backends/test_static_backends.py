@@ -103,3 +103,10 @@ def test_activations_quantized_at_run_time_are_refused(name):
     support = get_backend(name).supports(quantization("8da8w"))
     assert not support.ok
     assert support.instead
+
+
+def test_core_ml_without_its_converter_is_one_sentence(monkeypatch):
+    get_backend("coreml").check()
+    monkeypatch.setattr("et_pipeline.backends.coreml.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="backend=coreml lowers with coremltools, which is not installed"):
+        get_backend("coreml").check()

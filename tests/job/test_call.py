@@ -101,7 +101,9 @@ def test_values_of_other_kinds(asked):
         ({"recipe.group_size": 48}, "recipe.group_size=48"),
         ({"backend": "portable"}, "use recipe=fp32"),
         ({"device": "all"}, "device=all is for mode=plan"),
-        ({"paths.cache": "/dev/null/x"}, "cannot use /dev/null"),
+        pytest.param(
+            {"paths.cache": "/dev/null/x"}, "cannot use /dev/null", marks=pytest.mark.linux("which has /dev/null")
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(tmp_path, settings, sentence):

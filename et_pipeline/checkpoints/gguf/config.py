@@ -46,7 +46,7 @@ def write_config(path: Path, reader: GGUFReader, architecture: str, out: Path) -
     if scaling:
         values["rope_parameters"] = {**(values.get("rope_parameters") or {}), **scaling}
     values = _short(values)
-    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _short(value: Any) -> Any:

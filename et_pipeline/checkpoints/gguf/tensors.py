@@ -42,7 +42,7 @@ def match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple
     from torch import nn
 
     model, tied = build_skeleton(Folder(out), as_stored=True)
-    values = json.loads((out / "config.json").read_text())
+    values = json.loads((out / "config.json").read_text(encoding="utf-8"))
     values["architectures"] = [type(model).__name__]
     names, _ = names_in_file(path, architecture, model)
     tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name != ROPE_FACTORS}
@@ -71,7 +71,7 @@ def match(path: Path, reader: GGUFReader, architecture: str, out: Path) -> tuple
         bits = _KEPT_BITS.get(tensor.tensor_type.name, 0) if linear else 0
         found[name] = Source(tensor, shape, bits)
     values |= _quantization(found)
-    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    (out / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return found, values
 
 

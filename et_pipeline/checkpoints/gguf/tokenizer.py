@@ -49,14 +49,14 @@ def write_tokenizer(path: Path, reader: GGUFReader, out: Path) -> None:
     tokenizer.save(str(out / "tokenizer.json"))
     named = {name: config.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token", "chat_template")}
     kept = {"tokenizer_class": "PreTrainedTokenizerFast", **{k: v for k, v in named.items() if v is not None}}
-    (out / "tokenizer_config.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    (out / "tokenizer_config.json").write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     ends = [value_of(reader, f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     ids = {"bos_token_id": value_of(reader, "tokenizer.ggml.bos_token_id"), "eos_token_id": _distinct(ends)}
     generation = {name: value for name, value in ids.items() if value not in (None, [])}
-    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
     licence = value_of(reader, "general.license")
     if licence:
-        (out / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+        (out / "README.md").write_text(f"---\nlicense: {licence}\n---\n", encoding="utf-8")
 
 
 def _sentencepiece(prefix: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from et_pipeline.cli.bundle import (
     push,
     verify,
 )
+from et_pipeline.cli.bundle.options import example
 from et_pipeline.cli.bundle.terminal import Notes, printable
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, GateError, UserError
 
@@ -30,22 +31,22 @@ app = typer.Typer(
     help="Look into a bundle, check it, talk to it, time it, pack it, publish it, give it to a phone.\n\n"
     "A bundle is what et-pipeline makes for a phone: a folder, or one .zip, with ExecuTorch programs (.pte), the "
     "tokenizer and manifest.json.",
+    epilog=example("inspect BUNDLE"),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(inspect.inspect)
-app.command()(verify.verify)
-app.command()(chat.chat)
-app.command()(bench.bench)
-app.command()(embed.embed)
-app.command("eval")(evaluate.evaluate)
-app.command()(add_speed.add_speed)
-app.command()(push.push)
+app.command(epilog=example("inspect BUNDLE"))(inspect.inspect)
+app.command(epilog=example("verify BUNDLE"))(verify.verify)
+app.command(epilog=example("chat BUNDLE --temperature 0"))(chat.chat)
+app.command(epilog=example("bench BUNDLE --rounds 3"))(bench.bench)
+app.command(epilog=example('embed bundles/all_minilm_l6_v2-8da4w-g32-xnnpack "a cat" "a kitten"'))(embed.embed)
+app.command("eval", epilog=example("eval BUNDLE --tasks arc_easy --limit 20"))(evaluate.evaluate)
+app.command(epilog=example("add-speed BUNDLE report.json"))(add_speed.add_speed)
+app.command(epilog=example("push BUNDLE"))(push.push)
 app.add_typer(adapters.app, name="adapters")
-app.command("zip")(pack.pack)
-app.command()(publish.publish)
-app.command()(pull.pull)
+app.command("zip", epilog=example("zip BUNDLE tiny_assistant.zip"))(pack.pack)
+app.command(epilog=example("publish BUNDLE you/tiny-assistant --dry-run"))(publish.publish)
+app.command(epilog=example("pull you/tiny-assistant"))(pull.pull)
 
 
 _NOTES = Notes()
@@ -56,7 +57,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary folders are removed
     logging.getLogger("et_pipeline").addHandler(_NOTES)
     try:
-        app()
+        app(prog_name="et-bundle")
     except UserError as error:
         _fail(error, EXIT_USER)
     except GateError as error:

@@ -9,14 +9,16 @@ from typing import Annotated
 import typer
 
 from et_pipeline import bundle as bundles
-from et_pipeline.cli.bundle.options import FolderArgument, JsonOption, PathArgument
+from et_pipeline.cli.bundle.options import FolderArgument, JsonOption, PathArgument, example
 from et_pipeline.cli.bundle.terminal import print_json, print_table
 from et_pipeline.errors import GateError
 from et_pipeline.manifest import Adapter, AdapterQuality
 from et_pipeline.report.words import size
 
 app = typer.Typer(
-    help="The adapters of a bundle: what makes other models of its program while it is loaded.", no_args_is_help=True
+    help="The adapters of a bundle: what makes other models of its program while it is loaded.",
+    epilog=example("adapters list BUNDLE"),
+    no_args_is_help=True,
 )
 PeftArgument = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that peft saved, or a GGUF file.")]
 BaseOption = Annotated[
@@ -27,7 +29,7 @@ BaseOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=example("adapters add BUNDLE path/to/adapter --name formal"))
 def add(
     path: FolderArgument,
     adapter: PeftArgument,
@@ -46,7 +48,7 @@ def add(
     _show(added.name, added.quality)
 
 
-@app.command("list")
+@app.command("list", epilog=example("adapters list BUNDLE"))
 def list_(path: PathArgument, as_json: JsonOption = False) -> None:
     """Say which adapters a bundle has."""
     with bundles.open_bundle(path) as bundle:
@@ -64,7 +66,7 @@ def list_(path: PathArgument, as_json: JsonOption = False) -> None:
     print_table(f"{manifest.what.name}", columns, [row(adapter) for adapter in manifest.adapters])
 
 
-@app.command()
+@app.command(epilog=example("adapters verify BUNDLE formal path/to/adapter"))
 def verify(
     path: PathArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the bundle calls it.")],

@@ -14,6 +14,7 @@ from rich.text import Text
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import console, note, printable
+from et_pipeline.host import edit_lines
 
 if TYPE_CHECKING:
     from et_pipeline.runtime.chat import ChatSession
@@ -93,8 +94,7 @@ def _messages(terminal: bool) -> Iterator[str]:
         for line in sys.stdin:
             yield line.strip()
         return
-    import readline  # noqa: F401  gives input() line editing and history
-
+    edit_lines()
     while True:
         try:
             yield input("\n> ").strip()

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+EXAMPLE = "bundles/tiny_assistant-8da4w-g32-xnnpack"  # what make demo makes
+
+
+def example(arguments: str) -> str:
+    """What a command's help ends with; `BUNDLE` stands for a path."""
+    return f"Example: et-bundle {arguments.replace('BUNDLE', EXAMPLE)}"
+
+
 PathArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle: a folder or a .zip.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle's folder.")]
 RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")]
