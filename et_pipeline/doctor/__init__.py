@@ -70,8 +70,10 @@ ABILITIES = {
     "adapt": ("adapt=..., LoRA adapters", f"pip install '{DISTRIBUTION}[adapt]'", False),
     "llama_cpp": ("llama.cpp as witness of GGUF files", f"pip install '{DISTRIBUTION}[witness]'", False),
     "encoders": ("sentence-transformers as witness", f"pip install '{DISTRIBUTION}[witness]'", False),
+    "datasets": ("texts from data sets on the hub", f"pip install '{DISTRIBUTION}[datasets]'", False),
     "eval": ("et-bundle eval", f"pip install '{DISTRIBUTION}[eval]'", False),
-    "report": ("make compare", f"pip install '{DISTRIBUTION}[report]'", False),
+    "report": ("make compare, et-pipeline report", f"pip install '{DISTRIBUTION}[report]'", False),
+    "sweeps": ("sweeps side by side, searches", f"pip install '{DISTRIBUTION}[sweeps]'", False),
     "docs": ("make docs-site", f"pip install '{DISTRIBUTION}[docs]'", False),
     "phone": ("a phone over adb", "", False),
     "app": ("make apk", "a JDK 17, for example https://adoptium.net", False),
@@ -128,7 +130,7 @@ def _tested() -> Iterator[tuple[str, str]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         name, equals, version = line.partition("==")
         if equals:
-            yield _plain(name), version
+            yield _plain(name), version.partition(";")[0].strip()
 
 
 def _plain(name: str) -> str:

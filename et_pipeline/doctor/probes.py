@@ -104,6 +104,12 @@ def encoders() -> str:
     return _imported("sentence-transformers")
 
 
+def datasets() -> str:
+    """Import what reads them."""
+    importlib.import_module("pyarrow.parquet")
+    return _imported("pyarrow")
+
+
 def eval() -> str:
     """Import EleutherAI's harness."""
     return _imported("lm_eval")
@@ -112,7 +118,12 @@ def eval() -> str:
 def report() -> str:
     """Import what draws."""
     importlib.import_module("matplotlib.figure")
-    return _imported("matplotlib")
+    return _imported("matplotlib", "plotly")
+
+
+def sweeps() -> str:
+    """Import what runs jobs elsewhere, and what searches."""
+    return _imported("joblib", "submitit", "optuna")
 
 
 def docs() -> str:
