@@ -106,7 +106,7 @@ def _tell(jobs: Sequence[Outcome]) -> int:
             sentence += "; recipe=auto looks for the smallest recipe that passes"
         sys.stderr.write(f"et-pipeline: {sentence}\n")
     crashes = [f"job {each.number} failed by a fault of ours: {each.crash}" for each in jobs if each.crash]
-    for line in (*mistakes, *crashes):
+    for line in dict.fromkeys((*mistakes, *crashes)):
         sys.stderr.write(f"et-pipeline: {line}\n")
     return 1 if crashes else EXIT_USER if mistakes else EXIT_GATE if failed else 0
 

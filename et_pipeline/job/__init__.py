@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.job.plan import ALL_DEVICES, forecast
-from et_pipeline.job.programs import chosen_programs
+from et_pipeline.job.programs import chosen_programs, told_apart
 from et_pipeline.job.search_path import register
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings, StageName
@@ -52,7 +52,7 @@ def do(composed: DictConfig, outputs: Path, quiet: bool, label: str | None = Non
     Raises:
         UserError: a setting, an input or a combination of them does not work.
     """
-    programs = chosen_programs(composed)
+    programs = told_apart(chosen_programs(composed))
     for settings in programs:
         _check(settings)
     if programs[0].mode == "plan":

@@ -49,8 +49,8 @@ def check(settings: Settings) -> None:
         )
     if settings.sweep.memory_gb is not None and name != "xnnpack":
         raise UserError(
-            f"sweep.memory_gb={settings.sweep.memory_gb} goes by the forecast of backend=xnnpack, and backend={name} has "
-            "none; leave it out, and run fewer jobs at once"
+            f"sweep.memory_gb={settings.sweep.memory_gb} goes by the forecast of backend=xnnpack, and backend={name} "
+            "has none; leave it out, and run fewer jobs at once"
         )
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
