@@ -21,7 +21,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-eval test-kill lint format \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-eval test-sweeps test-kill lint format \
         docs docs-site bench-7b bench-arm bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
@@ -111,6 +111,11 @@ bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 
 test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model
 	$(INSTALL) -c constraints.txt -e '.[dev,eval]'
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
+
+test-sweeps: $(READY) ## Install the launchers of sweeps and Optuna, and test them, on Slurm and PostgreSQL too where Debian's are installed
+	$(INSTALL) -c constraints.txt -e '.[dev,sweeps]' ray 'psycopg[binary]'
+	$(INSTALL) -c constraints.txt --no-deps hydra-ray-launcher # which asks for boto3, for AWS alone, and older libraries than ours
+	$(BIN)/python -m pytest tests/sweeps --timeout=0
 
 test-kill: $(READY) ## Kill the pipeline 50 times at random moments, and 50 times while recipe=auto searches: it resumes
 	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s

@@ -39,6 +39,7 @@ log = logging.getLogger("et_pipeline")
 def main() -> None:
     """Console entry of `et-pipeline`."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, and we decide what each is worth
+    os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")  # or it logs to standard output, where results go
     try:
         code = guarded(hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job))
     finally:  # a launcher that fails does not hide what was done
@@ -112,12 +113,12 @@ def _tell(jobs: Sequence[Outcome]) -> int:
 
 
 def _logs() -> list[Path]:
-    """The files that Hydra logs into, closed."""
-    found = []
-    for handler in logging.getLogger().handlers:
+    """The files that Hydra logs into, closed; what a launcher logs after this must not open them again."""
+    root, found = logging.getLogger(), []
+    for handler in [each for each in root.handlers if isinstance(each, logging.FileHandler)]:
         handler.close()
-        if isinstance(handler, logging.FileHandler):
-            found.append(Path(handler.baseFilename))
+        root.removeHandler(handler)
+        found.append(Path(handler.baseFilename))
     return found
 
 
