@@ -88,9 +88,10 @@ def _label() -> str | None:
 def _tell(jobs: Sequence[Outcome]) -> int:
     """Show what jobs came to; returns the exit code that this is worth."""
     done = [found for each in jobs for found in each.found]
-    if done and {each.format for each in jobs if each.found} == {"json"}:
+    if {each.format for each in jobs} == {"json"}:
         documents = [tables.as_json(each) for each in done]
-        sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
+        if documents:
+            sys.stdout.write(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
     elif log.isEnabledFor(logging.INFO):
         tables.show(done, jobs)
     results = [result for each in jobs for result in each.results]

@@ -64,7 +64,7 @@ class Outcome:
 def table(outcomes: Sequence[Outcome]) -> Table:
     """A row per job: what was asked for, what became of it, and some figures of its bundle."""
     made = Table(title="Jobs", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("", "asked for", *SHOWN, "took", "outcome"):
+    for column in ("", "asked for", *(metrics.METRICS[name].words for name in SHOWN), "took", "outcome"):
         made.add_column(column, justify="left" if column in ("asked for", "outcome") else "right")
     common = Counter(override for each in outcomes for override in set(each.overrides))
     for each in outcomes:

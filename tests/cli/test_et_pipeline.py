@@ -126,6 +126,12 @@ def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):
     assert "recipe.group_size=48" in err
 
 
+def test_a_sweep_of_mistakes_alone_has_no_document(command):
+    code, out, err = command("-m", "format=json", "recipe.group_size=48,40")
+    assert (code, out) == (2, "")
+    assert [line.split()[2] for line in err.splitlines() if "does not run" in line] == ["with", "with"]
+
+
 def test_a_fault_of_ours_in_one_job_does_not_end_a_sweep(command, monkeypatch):
     def run(programs, *_):
         if programs[0].recipe.group_size == 64:

@@ -49,7 +49,7 @@ def made(documents):
 
 def check_sweep(folder, *launcher, **variables):
     """Three jobs with two quantizations between them and a mistake: each stage is done once, the mistake is told."""
-    keys = ("until=quantize", "format=json", "recipe.group_size=32,48", "seed=0", "measure.rounds=1,2")
+    keys = ("until=quantize", "format=json", "recipe.group_size=32,48", "measure.rounds=1,2", "sweep.memory_gb=1")
     code, out, err = sweep(folder, *launcher, *keys, **variables)
     assert code == 2, err
     assert "recipe.group_size=48 and recipe.mapping=symmetric_no_clipping_error does not run" in err
@@ -57,6 +57,7 @@ def check_sweep(folder, *launcher, **variables):
     assert len(documents) == 2
     assert sorted(Path(each).parent.name for each in made(documents)) == ["acquire", "quantize"]
     assert len(list((folder / "cache").glob("*/*/entry.json"))) == 2
+    assert [each.name for each in (folder / "cache" / "memory").glob("*/*")] == ["lock"]
 
 
 @pytest.mark.slow

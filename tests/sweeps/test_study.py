@@ -193,6 +193,13 @@ def test_a_figure_that_a_bundle_has_not_fails_its_trial():
     assert search.finished(found) == 1
 
 
+def test_one_metric_alone_has_a_best(command, jobs):
+    command(*SEARCH, "sweep.metrics=[kl]", "hydra.sweeper.n_trials=5")
+    points = study.front(study.load(STORAGE, "tiny_assistant"))
+    lowest = min(each.recipe.group_size for each in jobs if each.seed != 3)
+    assert {each.values["kl"] for each in points} == {lowest / 1000}
+
+
 def test_every_metric_has_a_direction():
     assert set(metrics.METRICS) == set(Metric.__args__)
     assert {each.direction for each in metrics.METRICS.values()} == {"minimize", "maximize"}
