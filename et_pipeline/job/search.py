@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DRAWN_BY_MODEL, DRAWN_BLINDLY = 50, 500  # to find something new
 _SQLITE = "sqlite:///"
 
 
@@ -64,7 +65,10 @@ def search(config: DictConfig, launch: Launch) -> None:
     with _alone(chosen.storage):
         study = opened(chosen.study_name, chosen.storage, names, space, config.seed)
         while (left := chosen.n_trials - finished(study)) > 0:
-            trials = [study.ask(space) for _ in range(min(chosen.n_jobs, left))]
+            trials = ask(study, space, min(chosen.n_jobs, left))
+            if not trials:
+                log.info("All that can be searched has been tried")
+                break
             jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
             for trial, outcome in zip(trials, launch(jobs, trials[0].number), strict=True):
                 tell(study, trial, outcome, names)
@@ -137,6 +141,35 @@ def opened(
     # What a study has drawn already is not drawn again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
     return study
+
+
+def ask(study: optuna.Study, space: Mapping[str, BaseDistribution], count: int) -> list[optuna.Trial]:
+    """Trials to run, none of which was tried; fewer where nothing else is left.
+
+    Optuna draws what it has drawn before, most of all where that failed, which it does not learn from. So it draws from
+    a copy of the study until something is new.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    found: list[optuna.Trial] = []
+    for _ in range(count):
+        trials = study.get_trials(deepcopy=False)
+        if not any(each.state is TrialState.WAITING for each in trials):  # which are asked first
+            tried = [each.params for each in trials]
+            draft = optuna.create_study(directions=study.directions, sampler=study.sampler)
+            draft.add_trials([each for each in trials if each.state is not TrialState.RUNNING])
+            for number in range(DRAWN_BY_MODEL + DRAWN_BLINDLY):
+                if number == DRAWN_BY_MODEL:
+                    draft.sampler = optuna.samplers.RandomSampler(seed=len(trials))
+                params = draft.ask(space).params
+                if params not in tried:
+                    study.enqueue_trial(params)
+                    break
+            else:
+                return found
+        found.append(study.ask(space))
+    return found
 
 
 def finished(study: optuna.Study) -> int:

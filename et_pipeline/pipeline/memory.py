@@ -64,8 +64,8 @@ def held(ledger: Path, wanted: int, budget: int) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(claim.lock_file).unlink()
         claim.release()
+        Path(claim.lock_file).unlink(missing_ok=True)
 
 
 def _claim(ledger: Path, wanted: int, budget: int) -> FileLock | None:
@@ -85,6 +85,6 @@ def _alive(path: Path) -> int:
         lock.acquire(timeout=0)
     except Timeout:
         return int(path.name.partition("-")[0])
-    path.unlink(missing_ok=True)
     lock.release()
+    path.unlink(missing_ok=True)
     return 0

@@ -60,18 +60,13 @@ def name_metrics(study: optuna.Study, names: Sequence[Metric]) -> None:
 
 
 def front(study: optuna.Study) -> list[Point]:
-    """The points of a study's front whose bundles passed their gate, by their first metric; equal ones once."""
+    """The points of a study's front whose bundles passed their gate, by their first metric."""
     names = metric_names(study)
-    found: dict[tuple[Any, ...], Point] = {}
-    for trial in study.best_trials:
-        point = Point(
-            trial.number,
-            trial.params,
-            dict(zip(names, trial.values, strict=True)),
-            Path(trial.user_attrs[BUNDLE]),
-        )
-        found.setdefault(tuple(sorted(trial.params.items())), point)
-    return sorted(found.values(), key=lambda each: list(each.values.values()))
+    found = [
+        Point(each.number, each.params, dict(zip(names, each.values, strict=True)), Path(each.user_attrs[BUNDLE]))
+        for each in study.best_trials
+    ]
+    return sorted(found, key=lambda each: list(each.values.values()))
 
 
 def table(study: optuna.Study) -> Table:

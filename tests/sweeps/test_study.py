@@ -71,8 +71,15 @@ def test_a_study_has_as_many_trials_as_are_asked_for_and_goes_on(command, jobs):
     assert len(study.load(STORAGE, "tiny_assistant").trials) == 14
 
 
+def test_nothing_is_tried_twice_and_a_search_ends_where_nothing_is_left(command, jobs):
+    _, _, err = command(*SEARCH, "hydra.sweeper.n_trials=99", "hydra.sweeper.n_jobs=3")
+    assert "All that can be searched has been tried" in err
+    asked = [(each.recipe.group_size, each.seed) for each in jobs]
+    assert sorted(asked) == [(size, seed) for size in (32, 64, 96, 128) for seed in range(4)]
+
+
 def test_the_front_is_of_those_that_passed_and_no_other_beats(command, jobs):
-    command(*SEARCH, "hydra.sweeper.n_trials=30")
+    command(*SEARCH, "hydra.sweeper.n_trials=14")
     asked = {each.recipe.group_size for each in jobs if each.seed != 3} - {96}
     assert {each.seed for each in jobs} == {0, 1, 2, 3}
     points = study.front(study.load(STORAGE, "tiny_assistant"))
