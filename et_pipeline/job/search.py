@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from et_pipeline.errors import UserError
 from et_pipeline.job.swept import searched
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 
 DRAWN_BY_MODEL, DRAWN_BLINDLY = 50, 500  # to find something new
 _SQLITE = "sqlite:///"
-
 
 Launch = Callable[[list[list[str]], int], list[Outcome]]
 """Runs jobs, each of its overrides, whose numbers begin with that one."""
@@ -53,6 +51,9 @@ def search(config: DictConfig, launch: Launch) -> None:
     if find_spec("optuna") is None:
         raise UserError("hydra/sweeper=optuna needs Optuna: pip install 'et-pipeline[sweeps]'")
     chosen = config.hydra.sweeper
+    for key in ("n_trials", "n_jobs"):
+        if not isinstance(chosen[key], int) or chosen[key] < 1:
+            raise UserError(f"hydra.sweeper.{key}={chosen[key]} is not a whole number of 1 or more")
     overrides = searched(config)
     space = {each.get_key_element(): distribution(each) for each in overrides if each.is_sweep_override()}
     if not space:
@@ -74,7 +75,7 @@ def search(config: DictConfig, launch: Launch) -> None:
                 tell(study, trial, outcome, names)
         log.info("Study %s is in %s", study.study_name, chosen.storage)
         if config.format == "table":
-            Console().print(studies.table(study))
+            studies.show(study)
 
 
 def distribution(override: Override) -> BaseDistribution:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -69,8 +70,8 @@ def front(study: optuna.Study) -> list[Point]:
     return sorted(found, key=lambda each: list(each.values.values()))
 
 
-def table(study: optuna.Study) -> Table:
-    """The front, a row per point."""
+def show(study: optuna.Study) -> None:
+    """Print the front, a row per point."""
     names = metric_names(study)
     made = Table(title=f"The front of {study.study_name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("trial", *(METRICS[name].words for name in names)):
@@ -80,4 +81,7 @@ def table(study: optuna.Study) -> Table:
         figures = [METRICS[name].shown(value) for name, value in point.values.items()]
         asked = " ".join(f"{key}={value}" for key, value in point.params.items())
         made.add_row(f"#{point.number}", *figures, Text(asked))
-    return made
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(made)

@@ -74,8 +74,12 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
             ["slurmd", "-D", "-N", host],
         ):
             daemons.enter_context(_daemon(command, folder, variables))
-        _wait_for_idle(variables)
-        yield variables
+        _wait_for("idle", ["sinfo", "--noheader", "--format=%T"], variables)
+        try:
+            yield variables
+        finally:  # what a test that failed has left running would outlive the daemons
+            subprocess.run(["scancel", "--me"], env={**os.environ, **variables}, check=True)
+            _wait_for("", ["squeue", "--noheader"], variables)
 
 
 @contextmanager
@@ -89,17 +93,15 @@ def _daemon(command: list[str], folder: Path, variables: dict[str, str]) -> Iter
         process.wait(30)
 
 
-def _wait_for_idle(variables: dict[str, str]) -> None:
+def _wait_for(answer: str, question: list[str], variables: dict[str, str]) -> None:
     said = ""
     for _ in range(120):
-        asked = subprocess.run(
-            ["sinfo", "--noheader", "--format=%T"], env={**os.environ, **variables}, capture_output=True, text=True
-        )
+        asked = subprocess.run(question, env={**os.environ, **variables}, capture_output=True, text=True)
         said = asked.stdout.strip() or asked.stderr.strip()
-        if said == "idle":
+        if said == answer:
             return
         time.sleep(0.5)
-    raise TimeoutError(f"Slurm's node is not there: {said}")
+    raise TimeoutError(f"{' '.join(question)} says {said}, not {answer}")
 
 
 def _free_port() -> int:

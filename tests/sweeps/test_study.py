@@ -138,6 +138,8 @@ def test_a_study_of_something_else_is_not_gone_on_with(command, jobs, change, se
     ("arguments", "sentence"),
     [
         (SEARCH[:3], "has nothing to search; add for example"),
+        ((*SEARCH, "hydra.sweeper.n_trials=many"), "hydra.sweeper.n_trials=many is not a whole number"),
+        ((*SEARCH, "hydra.sweeper.n_jobs=0"), "hydra.sweeper.n_jobs=0 is not a whole number of 1 or more"),
         ((*SEARCH, "sweep.metrics=[weight]"), 'sweep.metrics.0="weight" is not valid'),
         ((*SEARCH, "sweep.metrics=[]"), "sweep.metrics=[] is not valid"),
         ((*SEARCH, "hydra.sweeper.storage=nonsense://x"), "hydra.sweeper.storage=nonsense://x cannot be used"),
