@@ -73,7 +73,7 @@ def search(config: DictConfig, launch: Launch) -> None:
             jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
             for trial, outcome in zip(trials, launch(jobs, trials[0].number), strict=True):
                 tell(study, trial, outcome, names)
-        log.info("Study %s is in %s", study.study_name, chosen.storage)
+        log.info("Study %s is in %s", study.study_name, _shown(chosen.storage))
         if config.format == "table":
             studies.show(study)
 
@@ -123,7 +123,7 @@ def opened(
         study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
     except (ImportError, SQLAlchemyError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"hydra.sweeper.storage={storage} cannot be used: {reason}") from error
+        raise UserError(f"hydra.sweeper.storage={_shown(storage)} cannot be used: {reason}") from error
     another = "choose another hydra.sweeper.study_name"
     if not studies.metric_names(study):
         studies.name_metrics(study, names)
@@ -199,6 +199,12 @@ def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, names: Sequ
     log.warning("Trial %d failed: %s", trial.number, why)
     trial.set_user_attr(studies.WHY, why)
     study.tell(trial, state=TrialState.FAIL)
+
+
+def _shown(storage: str) -> str:
+    """A URL without the user and a password."""
+    scheme, mark, place = storage.partition("://")
+    return scheme + mark + place.rpartition("@")[2]
 
 
 @contextmanager

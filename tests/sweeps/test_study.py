@@ -143,6 +143,10 @@ def test_a_study_of_something_else_is_not_gone_on_with(command, jobs, change, se
         ((*SEARCH, "sweep.metrics=[weight]"), 'sweep.metrics.0="weight" is not valid'),
         ((*SEARCH, "sweep.metrics=[]"), "sweep.metrics=[] is not valid"),
         ((*SEARCH, "hydra.sweeper.storage=nonsense://x"), "hydra.sweeper.storage=nonsense://x cannot be used"),
+        (
+            (*SEARCH, "hydra.sweeper.storage='nonsense://me:secret@host/x'"),
+            "hydra.sweeper.storage=nonsense://host/x cannot be used",
+        ),
         ((*SEARCH, "hydra.sweeper.storage=sqlite:////nowhere/x.db"), "cannot use /nowhere"),
     ],
 )
@@ -159,6 +163,7 @@ def test_a_search_that_cannot_be_is_one_sentence(command, jobs, arguments, sente
     assert (code, out, jobs) == (2, "", [])
     assert sentence in err
     assert len(err.splitlines()) == 1
+    assert "secret" not in err
 
 
 def test_one_study_is_one_sweeps_at_a_time(command, jobs, tmp_path):
