@@ -11,8 +11,10 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,10 +54,12 @@ def job(composed: DictConfig) -> Outcome:
     began, ran = time.monotonic(), HydraConfig.get()
     outputs, overrides = Path(ran.runtime.output_dir), list(ran.overrides.task)
     found: tuple[Result | Survey, ...] = ()
-    mistake, crash = None, None
+    mistake, crash, label = None, None, _label()
+    if label is not None:
+        _end_with_parent()
     try:
         with told(overrides):
-            found = (*do(composed, outputs, quiet=not log.isEnabledFor(logging.INFO), label=_label()),)
+            found = (*do(composed, outputs, quiet=not log.isEnabledFor(logging.INFO), label=label),)
     except UserError as error:  # raised, it would stop a sweep, and Hydra would add lines of its own
         if not isinstance(error, StageError):  # whose log tells more
             shutil.rmtree(outputs / ".hydra", ignore_errors=True)
@@ -83,6 +87,19 @@ def _label() -> str | None:
     """What a job is called whose lines stand between those of others."""
     ran = HydraConfig.get()
     return f"#{ran.job.num}" if outcomes.sweeps() and "BasicLauncher" not in ran.launcher._target_ else None
+
+
+@cache
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: joblib's would outlive a killed sweep for good."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _tell(jobs: Sequence[Outcome]) -> int:
