@@ -7,6 +7,7 @@ FROM ${BASE} AS built
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY et_pipeline et_pipeline
+COPY hydra_plugins hydra_plugins
 COPY conf conf
 RUN python3 -m venv /venv && /venv/bin/pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 

@@ -23,7 +23,7 @@ APK    := $(ANDROID)/build/apk/et-demo-$(if $(RELEASE),release,debug).apk
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval \
+.PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval test-sweeps \
         test-kill test-wheel lint format package constraints docs docs-site bench-7b bench-arm bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
@@ -118,6 +118,11 @@ test-browser: $(READY) ## Install playwright and test the page of et-pipeline re
 test-eval: $(READY) ## Install lm-evaluation-harness and test it on the .pte of the built-in model
 	$(INSTALL) -c constraints.txt -e '.[dev,eval]'
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
+
+test-sweeps: $(READY) ## Install the launchers of sweeps and Optuna, and test them, on Slurm and PostgreSQL too where Debian's are installed
+	$(INSTALL) -c constraints.txt -e '.[dev,clusters]'
+	$(INSTALL) --no-deps hydra-ray-launcher==1.2.2 # see pyproject.toml
+	$(BIN)/python -m pytest tests/sweeps --timeout=0
 
 test-kill: $(READY) ## Kill the pipeline 50 times at random moments, and 50 times while recipe=auto searches: it resumes
 	ET_PIPELINE_KILLS=50 $(BIN)/python -m pytest tests/test_kill.py -m slow --timeout=0 -s

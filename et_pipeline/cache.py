@@ -8,11 +8,16 @@ run wait for the first one instead of doing the same work.
 from __future__ import annotations
 
 import ast
+import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
+import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -22,11 +27,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from et_pipeline.host import sync
+from et_pipeline.host import runs, sync
 
 log = logging.getLogger(__name__)
 
 RECORD = "entry.json"
+ABANDONED_S = 7 * 24 * 3600  # no stage fills a folder so long
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _PACKAGE = Path(__file__).parent
 
 
@@ -164,36 +171,60 @@ def build(
             record = {"key": dict(key), "files": files, "figures": figures, "cost": cost}
             # Not sorted: what is read from here must have the order of what a first run hands on.
             (temporary / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
-            publish(temporary, folder)
+            theirs = publish(temporary, folder, lambda: find(folder))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return Entry(folder, record), False
+        return theirs or Entry(folder, record), False
 
 
 def temporary_for(folder: Path) -> Path:
-    """Make an empty folder beside `folder`, to be filled and then published."""
-    return Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+    """Make an empty folder beside `folder`, to be filled and then published; its name says who fills it."""
+    prefix = f"{folder.name}.{platform.node()}.{os.getpid()}."
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary folders of killed runs. Only for the holder of the lock: then nobody else writes."""
+    """Remove the temporary folders of killed runs: of this machine those whose process is gone, of others old ones.
+
+    Who holds the lock should find no others. Where a file system has no locks that hold, somebody may fill them still.
+    """
     for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):
-        shutil.rmtree(leftover)
+        host, _, pid = leftover.name.removeprefix(f"{folder.name}.").rsplit(".", 2)[0].rpartition(".")
+        here = host == platform.node() and pid.isdigit()
+        if not runs(int(pid)) if here else time.time() - leftover.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def publish(temporary: Path, folder: Path) -> None:
-    """Make a finished temporary folder appear under its final name, durably; a folder of that name is replaced."""
+def publish(temporary: Path, folder: Path, good: Callable[[], Entry | None] = lambda: None) -> Entry | None:
+    """Make a finished temporary folder appear under its final name, durably.
+
+    Args:
+        temporary: what `temporary_for` made.
+        folder: replaced if there is one, also one that another run publishes at this moment.
+        good: what is there, if it is to be kept and ours to be forgotten.
+
+    Returns:
+        What `good` found.
+    """
     for path in sorted(temporary.rglob("*")):
         sync(path)
     sync(temporary)
-    if folder.exists():
+    while True:
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+        else:
+            break
+        if (theirs := good()) is not None:
+            return theirs
         old = temporary_for(folder)
-        folder.rename(old / "old")
-        temporary.rename(folder)
+        with contextlib.suppress(FileNotFoundError):  # others have moved it away
+            folder.rename(old / "old")
         shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
     sync(folder.parent)
+    return None
 
 
 @contextmanager

@@ -225,7 +225,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         prompt_tokens=prompt,
         ttft_s=round(prompt / rate + step, 4 if known.encodes else 3),  # at least a step: it reads all weights too
         export_cpu_s=export_seconds(known, recipe),
-        export_peak_bytes=max(*stage_peaks(known, recipe).values(), RUNTIME_BYTES + pte + kv),
+        export_peak_bytes=peak_bytes("", known, settings.model_copy(update={"recipe": recipe})),
         host_bytes=host.memory_bytes(),
         embeds=known.encodes,
     )
@@ -275,6 +275,14 @@ def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
         "lower": round(graph + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * max(counts)),
     }
+
+
+def peak_bytes(stage: str, known: Architecture, settings: Settings) -> int:
+    """Most anonymous memory of a stage; of one that has no formula of its own, the most of any."""
+    recipe, model = settings.recipe, settings.model
+    peaks = stage_peaks(known, recipe)
+    kv = 0 if known.encodes else _kv(known, model, model.max_context)
+    return peaks[stage] if stage in peaks else max(*peaks.values(), RUNTIME_BYTES + pte_bytes(known, recipe) + kv)
 
 
 def export_seconds(known: Architecture, recipe: Quantization) -> int:

@@ -92,6 +92,19 @@ def children_cpu_seconds() -> float:
     return sum(os.times()[2:4])
 
 
+def runs(pid: int) -> bool:
+    """Whether another process of that number is there; where the system cannot be asked, it is taken to be."""
+    if pid == os.getpid() or sys.platform == "win32":
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def processor() -> dict[str, str]:
     """What the system says of the first processor, field by field; nothing but on Linux."""
     path = Path("/proc/cpuinfo")

@@ -1,6 +1,9 @@
 import json
 import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -52,13 +55,28 @@ def test_build_leaves_nothing_when_making_fails(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["key.lock"]
 
 
+def _temporary(folder):
+    return cache.temporary_for(folder)
+
+
 def test_build_removes_what_a_killed_run_left(tmp_path):
     folder = tmp_path / "stage" / "key"
-    leftover = folder.parent / "key.abc.tmp"
-    leftover.mkdir(parents=True)
+    folder.parent.mkdir()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as gone:
+        leftover = gone.submit(_temporary, folder).result()
     (leftover / "half").write_text("half")
     cache.build(folder, _fill, {})
     assert not leftover.exists()
+
+
+@pytest.mark.parametrize("age", [0, 2 * cache.ABANDONED_S])
+def test_what_another_host_fills_is_left_to_it_for_a_week(tmp_path, age):
+    folder = tmp_path / "stage" / "key"
+    theirs = folder.parent / "key.other.host.1.abc.tmp"
+    theirs.mkdir(parents=True)
+    os.utime(theirs, (time.time() - age,) * 2)
+    cache.build(folder, _fill, {})
+    assert theirs.exists() == (age == 0)
 
 
 def _slow_build(folder, made, waited):
@@ -82,6 +100,77 @@ def test_two_processes_build_one_entry_once(tmp_path):
     assert made.get(timeout=1)
     assert waited.get(timeout=1)
     assert made.empty()
+
+
+@contextmanager
+def _granted(folder, waiting=lambda: None):
+    """A lock as of a file system without them: everybody gets it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    yield
+
+
+def _build_together(folder, everybody, grant):
+    """What a process that is not held off comes to, at the same moment as another."""
+    if grant:
+        cache.locked = _granted
+
+    def make(out):
+        everybody.wait(10)
+        figures = _fill(out)
+        everybody.wait(10)
+        return figures
+
+    entry, _ = cache.build(folder, make, {})
+    return (entry.folder / "sub" / "data.bin").read_text()
+
+
+@pytest.mark.parametrize("lost", ["granted to both", "lock file removed"])
+def test_where_a_lock_is_lost_work_is_done_twice_and_the_entry_is_whole(tmp_path, lost):
+    folder = tmp_path / "stage" / "key"
+    with multiprocessing.get_context("fork").Manager() as shared:
+        everybody = shared.Barrier(2)
+        with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as hosts:
+            first = hosts.submit(_build_together, folder, everybody, lost == "granted to both")
+            lock = folder.parent / "key.lock"
+            while lost == "lock file removed" and not (lock.exists() and list(folder.parent.glob("*.tmp"))):
+                time.sleep(0.01)
+            lock.unlink(missing_ok=True)
+            second = hosts.submit(_build_together, folder, everybody, lost == "granted to both")
+            assert (first.result(), second.result()) == ("weights", "weights")
+    assert cache.find(folder) is not None
+    assert list(folder.parent.glob("*.tmp")) == []
+
+
+def _publish_often(folder, text, count):
+    for _ in range(count):
+        temporary = cache.temporary_for(folder)
+        (temporary / "file").write_text(text)
+        cache.publish(temporary, folder)
+
+
+def test_processes_that_publish_one_folder_at_a_time_do_not_fail(tmp_path):
+    with ProcessPoolExecutor(4, multiprocessing.get_context("fork")) as hosts:
+        runs = [hosts.submit(_publish_often, tmp_path / "bundle", str(number) * 1000, 50) for number in range(4)]
+        for run in runs:
+            run.result()
+    assert len(set((tmp_path / "bundle" / "file").read_text())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_entry_that_appears_meanwhile_is_kept(tmp_path):
+    folder = tmp_path / "stage" / "key"
+
+    def make(out):
+        temporary = cache.temporary_for(folder)
+        _fill(temporary, "theirs")
+        record = {"key": {}, "files": {}, "figures": {"figure": 2}, "cost": {}}
+        (temporary / cache.RECORD).write_text(json.dumps(record))
+        cache.publish(temporary, folder)
+        return _fill(out)
+
+    entry, reused = cache.build(folder, make, {})
+    assert (reused, entry.figures) == (False, {"figure": 2})
+    assert (folder / "sub" / "data.bin").read_text() == "theirs"
 
 
 def test_publish_replaces_a_folder(tmp_path):

@@ -18,7 +18,7 @@ import et_pipeline
 
 ROOT = Path(__file__).parents[1]
 # What is needed to build; and what lies about in a checkout that was worked in.
-SOURCES = ("et_pipeline", "conf", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore")
+SOURCES = ("et_pipeline", "hydra_plugins", "conf", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore")
 
 
 def _built(source: Path, out: Path) -> tuple[Path, Path]:
@@ -51,6 +51,7 @@ def test_wheel_holds_the_config_tree_the_schema_and_the_built_in_model(built):
     assert "et_pipeline/tiny_assistant/checkpoint/model.safetensors" in names
     assert "et_pipeline/tiny_assistant/eval.jsonl" in names
     assert "et_pipeline/py.typed" in names
+    assert "hydra_plugins/et_pipeline_search.py" in names
     assert not any("tiny_writer" in name for name in names)
 
 

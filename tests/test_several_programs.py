@@ -17,7 +17,7 @@ BOTH = ("backend=[xnnpack,qnn]", "recipe=[8da4w,16a4w_lpbq]")
 def programs(command, monkeypatch):
     """What would be run: backend, recipe and chips of each program, and the bundle's name."""
     seen = []
-    monkeypatch.setattr(job, "_run", lambda settings, outputs, quiet: seen.extend(settings) or pipeline.Result())
+    monkeypatch.setattr(job, "_run", lambda settings, outputs, *_: seen.extend(settings) or pipeline.Result())
 
     def of(*arguments):
         seen.clear()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.job.plan import ALL_DEVICES, forecast
-from et_pipeline.job.programs import chosen_programs
+from et_pipeline.job.programs import chosen_programs, told_apart
 from et_pipeline.job.search_path import register
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings, StageName
@@ -40,26 +40,27 @@ _ALSO = (
 )
 
 
-def do(composed: DictConfig, outputs: Path, quiet: bool) -> Result | list[Survey]:
+def do(composed: DictConfig, outputs: Path, quiet: bool, label: str | None = None) -> list[Result] | list[Survey]:
     """Run the programs of a bundle, or forecast each of them.
 
     Args:
         composed: what Hydra made of the overrides, without its own node.
         outputs: folder for what the stages print; made if it is needed.
         quiet: show no progress.
+        label: what to call the job, if others show theirs at the same time.
 
     Raises:
         UserError: a setting, an input or a combination of them does not work.
     """
-    programs = chosen_programs(composed)
+    programs = told_apart(chosen_programs(composed))
     for settings in programs:
         _check(settings)
     if programs[0].mode == "plan":
         return [forecast(settings) for settings in programs]
-    return _run(programs, outputs, quiet)
+    return [_run(programs, outputs, quiet, label)]
 
 
-def _run(programs: list[Settings], outputs: Path, quiet: bool) -> Result:
+def _run(programs: list[Settings], outputs: Path, quiet: bool, label: str | None) -> Result:
     settings = programs[0]
     if settings.device.name == ALL_DEVICES:
         raise UserError(f"device={ALL_DEVICES} is for mode=plan; choose one phone, or add mode=plan")
@@ -68,7 +69,7 @@ def _run(programs: list[Settings], outputs: Path, quiet: bool) -> Result:
     from et_pipeline.pipeline import run
 
     outputs.mkdir(parents=True, exist_ok=True)
-    face = progress.face(quiet=quiet or settings.format == "json")
+    face = progress.face(quiet or settings.format == "json", label)
     try:
         return run(programs, face, outputs)
     finally:

@@ -25,21 +25,20 @@ if TYPE_CHECKING:
 
 def run(overrides: Sequence[str], settings: Mapping[str, Any]) -> Result:
     """See `et_pipeline.run`."""
-    made = _do("run", overrides, settings)
-    assert not isinstance(made, list)
+    (made,) = _do("run", overrides, settings)
+    assert not isinstance(made, Survey)
     return made
 
 
 def plan(overrides: Sequence[str], settings: Mapping[str, Any]) -> Survey:
     """See `et_pipeline.plan`."""
-    surveys = _do("plan", overrides, settings)
-    assert isinstance(surveys, list)
+    surveys = [each for each in _do("plan", overrides, settings) if isinstance(each, Survey)]
     if len(surveys) > 1:
         raise UserError(f"these are {len(surveys)} plans; call plan for each, or with device=all for every phone")
     return surveys[0]
 
 
-def _do(mode: str, overrides: Sequence[str], settings: Mapping[str, Any]) -> Result | list[Survey]:
+def _do(mode: str, overrides: Sequence[str], settings: Mapping[str, Any]) -> list[Result] | list[Survey]:
     if isinstance(overrides, str):
         raise UserError(f"{overrides} must stand in a list: [{overrides!r}]")
     lines = [*overrides, *(f"{key}={_text(value)}" for key, value in settings.items()), f"mode={mode}"]

@@ -20,6 +20,14 @@ from et_pipeline.settings import closest, first_line, setting_names
 _QUOTING = "a value with other characters than letters, digits, / . - _ : stands in quotes, as in 'key=\"a value\"'"
 _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
+_SWEEPS = "pip install 'et-pipeline[sweeps]'"
+_LAUNCHERS = {
+    "joblib": _SWEEPS,
+    "submitit_local": _SWEEPS,
+    "submitit_slurm": _SWEEPS,
+    "ray": "pip install ray, and pip install --no-deps hydra-ray-launcher",  # which asks for older libraries than ours
+}
+
 
 def guarded(job: Callable[[], None]) -> int:
     """Run, and turn a mistake in the input into one sentence. Our own faults pass, with their traceback."""
@@ -81,6 +89,8 @@ def _hydra_sentence(error: HydraException) -> str:
     text = str(error)
     if match := re.search(r"Could not find '(.+)/(.+)'", text):
         group, option = match.groups()
+        if group == "hydra/launcher" and option in _LAUNCHERS:
+            return f"{group}={option} is not installed: {_LAUNCHERS[option]}"
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"{group}={option} does not exist{closest(option, options)}"
     if match := re.search(r"Could not load '(.+)/(.+)'", text):  # one of several

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
+from et_pipeline.job.swept import suffix
 from et_pipeline.settings import Settings, load_settings
 
 _SEVERAL = ("backend", "recipe", "device")  # groups of which one bundle may hold several
@@ -59,6 +60,14 @@ def chosen_programs(composed: DictConfig) -> list[Settings]:
         name = "-".join([found[0].model.name, *parts])
         found = [each.model_copy(update={"name": name}) for each in found]
     return found
+
+
+def told_apart(programs: list[Settings]) -> list[Settings]:
+    """The same, called so that no other job of a sweep writes the same bundle."""
+    if programs[0].mode == "plan" or programs[0].until != "bundle":
+        return programs
+    ending = suffix()
+    return [each.model_copy(update={"name": each.name + ending}) for each in programs]
 
 
 def _listed(options: list[str]) -> str:

@@ -47,6 +47,11 @@ def check(settings: Settings) -> None:
             f"adapt.qat=true trains weights before the export, and backend={name} quantizes what was exported; leave "
             "qat out of adapt"
         )
+    if settings.sweep.memory_gb is not None and name != "xnnpack":
+        raise UserError(
+            f"sweep.memory_gb={settings.sweep.memory_gb} goes by the forecast of backend=xnnpack, and backend={name} "
+            "has none; leave it out, and run fewer jobs at once"
+        )
     backend.check()
     if settings.backend.external_weights and name != "xnnpack":
         raise UserError(f"backend.external_weights=true is for backend=xnnpack; backend={name} keeps weights inside")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from et_pipeline import cache, forms, plugins
 from et_pipeline.errors import StageError
+from et_pipeline.pipeline.memory import claimed
 from et_pipeline.pipeline.order import Stage
 from et_pipeline.pipeline.search import Trial
 from et_pipeline.settings import Settings
@@ -126,7 +127,9 @@ def heavy(
         if stage.resumes:
             work.mkdir(exist_ok=True)
         try:
-            return run_stage(stage.module, inputs, out, stage.config, settings.seed, logs / f"{stage.name}.log", tick)
+            with claimed(root, stage, settings, extra["checkpoint"][0]):
+                log_file = logs / f"{stage.name}.log"
+                return run_stage(stage.module, inputs, out, stage.config, settings.seed, log_file, tick)
         except StageKilled as error:
             if stage.name == "export" or settings.backend.name != "qnn":
                 raise

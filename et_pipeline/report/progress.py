@@ -28,22 +28,26 @@ class Silent:
 
 
 class Lines(Silent):
-    """One line per finished stage."""
+    """One line per finished stage; with a label where other jobs write their lines too."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, label: str | None = None) -> None:
         self.console = console
+        self.label = f"{label} " if label else ""
 
     def wait(self, stage: str) -> None:
         """Say that another run works on this stage."""
-        self.console.print(f"{stage:<9} waiting for another run that is building the same result", highlight=False)
+        self.console.print(
+            f"{self.label}{stage:<9} waiting for another run that is building the same result", highlight=False
+        )
 
     def finish(self, stage: str, cost: Mapping[str, float], reused: bool) -> None:
         """Say what the stage took, or that it was reused."""
         if reused:
-            self.console.print(f"{stage:<9} reused", highlight=False)
+            self.console.print(f"{self.label}{stage:<9} reused", highlight=False)
             return
         memory = f"  peak {cost['peak_rss_bytes'] / 2**20:.0f} MiB" if cost["peak_rss_bytes"] else ""
-        self.console.print(f"{stage:<9} {cost['wall_s']:6.1f} s  cpu {cost['cpu_s']:.1f} s{memory}", highlight=False)
+        took = f"{cost['wall_s']:6.1f} s  cpu {cost['cpu_s']:.1f} s{memory}"
+        self.console.print(f"{self.label}{stage:<9} {took}", highlight=False)
 
 
 class Bars(Lines):
@@ -83,9 +87,9 @@ class Bars(Lines):
         self._progress.stop()
 
 
-def face(quiet: bool) -> Silent:
-    """The right face for where standard error goes."""
+def face(quiet: bool, label: str | None = None) -> Silent:
+    """The right face for where standard error goes; `label` names a job beside which others run."""
     console = Console(stderr=True)
     if quiet:
         return Silent()
-    return Bars(console) if console.is_terminal else Lines(console)
+    return Bars(console) if console.is_terminal and label is None else Lines(console, label)

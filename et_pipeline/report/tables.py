@@ -11,6 +11,8 @@ from rich.text import Text
 
 from et_pipeline.forecast import summary
 from et_pipeline.manifest import Manifest, Quality, TextQuality
+from et_pipeline.report.jobs import Outcome
+from et_pipeline.report.jobs import table as jobs_table
 from et_pipeline.report.plan_tables import forecast, plan_table, two_columns
 from et_pipeline.report.words import adapted, check_sentence, down, imported, outside, size, within, witness_sentence
 from et_pipeline.survey import Survey
@@ -18,6 +20,8 @@ from et_pipeline.survey import Survey
 if TYPE_CHECKING:
     from et_pipeline.pipeline import Made, Result
     from et_pipeline.pipeline.search import Trial
+
+SIDE_BY_SIDE = 6  # bundles of which each has a column
 
 
 def as_json(done: Result | Survey) -> dict[str, Any]:
@@ -47,8 +51,8 @@ def _made(program: Made) -> dict[str, Any]:
     }
 
 
-def show(done: Sequence[Result | Survey], console: Console | None = None) -> None:
-    """Print the closing tables; several bundles or plans stand side by side."""
+def show(done: Sequence[Result | Survey], jobs: Sequence[Outcome] = (), console: Console | None = None) -> None:
+    """Print the closing tables; several bundles or plans stand side by side, and above them the jobs of a sweep."""
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
@@ -67,8 +71,10 @@ def show(done: Sequence[Result | Survey], console: Console | None = None) -> Non
             if made.trials:
                 console.print(searched(made.trials, made.settings.recipe.name))
         console.print(closing(manifest, str(result.bundle), reused))
-    elif bundles:
+    elif 1 < len(bundles) <= SIDE_BY_SIDE:
         console.print(comparison([manifest for _, manifest in bundles]))
+    if len(jobs) > 1 and not surveys:
+        console.print(jobs_table(jobs))
     for result in results:
         for program in result.programs if result.manifest is None else ():
             last, entry = list(program.entries.items())[-1]

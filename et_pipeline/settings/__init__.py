@@ -7,7 +7,7 @@ stage receives only the classes it reads, so a cache key can list exactly what a
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,6 +32,7 @@ from et_pipeline.settings.groups import (
     LearnedText,
     Mapping,
     Measure,
+    Metric,
     Model,
     Paths,
     Prune,
@@ -41,6 +42,7 @@ from et_pipeline.settings.groups import (
     Scheme,
     Settings,
     StageName,
+    Sweep,
     Task,
     Training,
     Transform,
@@ -68,6 +70,7 @@ __all__ = [
     "LearnedText",
     "Mapping",
     "Measure",
+    "Metric",
     "Model",
     "Paths",
     "Prune",
@@ -77,6 +80,7 @@ __all__ = [
     "Scheme",
     "Settings",
     "StageName",
+    "Sweep",
     "Task",
     "Training",
     "Transform",
@@ -85,8 +89,11 @@ __all__ = [
     "closest",
     "first_line",
     "load_settings",
+    "load_sweep",
     "setting_names",
 ]
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def load_settings(composed: Any) -> Settings:
@@ -99,24 +106,39 @@ def load_settings(composed: Any) -> Settings:
         UserError: one sentence naming the first key that is missing, unknown or of the wrong kind.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     model = composed.get("model")
     if model and OmegaConf.is_missing(model, "source") and model.get("adapter"):
         model.source = model.adapter  # which names the model that it is for
+    settings = _valid(Settings, composed)
+    check_combination(settings)
+    return settings
+
+
+def load_sweep(composed: Any) -> Sweep:
+    """The same of what concerns a sweep as a whole, whose other keys may have several values."""
+    return _valid(_OfSweep, {"sweep": composed}).sweep
+
+
+class _OfSweep(Frozen):
+    sweep: Sweep
+
+
+def _valid(kind: type[Kind], composed: Any) -> Kind:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(OmegaConf.create(composed), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; give one, for example {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key or 'config'} cannot be resolved: {first_line(error)}") from error
     try:
         # By way of JSON, where a list is a tuple, and strict typing still holds.
-        settings = Settings.model_validate_json(json.dumps(plain))
+        return kind.model_validate_json(json.dumps(plain))
     except ValidationError as error:
         raise UserError(_sentence(error)) from error
-    check_combination(settings)
-    return settings
 
 
 def _sentence(error: ValidationError) -> str:

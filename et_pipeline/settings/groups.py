@@ -14,6 +14,7 @@ Algorithm = Literal["rtn", "hqq", "gptq"]
 Transform = Literal["none", "awq", "smoothquant", "rotation"]
 KvCache = Literal["fp32", "fp16", "int8"]
 StageName = Literal["acquire", "quantize", "export", "lower", "verify", "measure", "bundle"]
+Metric = Literal["size", "kl", "top1", "perplexity", "accuracy", "prefill", "decode"]
 
 OWN = "own"  # of calibration: the model's own answers
 RANDOM = "random"  # of a model: made-up weights in its shape
@@ -324,6 +325,18 @@ class Measure(Frozen):
     threads: int = Field(ge=1, description="that compute")
 
 
+class Sweep(Frozen):
+    """How the jobs of a sweep share a machine, and what a search over them weighs."""
+
+    memory_gb: float | None = Field(
+        default=None, gt=0, description="most memory of the stages that run at once on one machine; null: no limit"
+    )
+    metrics: tuple[Metric, ...] = Field(
+        min_length=1,
+        description="what hydra/sweeper=optuna weighs: size, kl, top1, perplexity, accuracy, prefill, decode",
+    )
+
+
 class Paths(Frozen):
     """Where files live; never inside the package."""
 
@@ -350,4 +363,5 @@ class Settings(Frozen):
     task: Task
     verify: Verify
     measure: Measure
+    sweep: Sweep
     paths: Paths

@@ -214,8 +214,8 @@ def _adaptation(step: Any, figures: Mapping[str, Any]) -> manifest.Adaptation:
 
 
 def _portable(settings: Settings) -> dict[str, object]:
-    """The settings without this machine's paths."""
-    plain = settings.model_dump(mode="json", exclude={"paths"})
+    """The settings without this machine's paths, and how it shares its memory."""
+    plain = settings.model_dump(mode="json", exclude={"paths", "sweep"})
     places = [(plain["model"], "source"), (plain["model"], "adapter"), (plain["task"], "evaluation")]
     places.append((plain["verify"], "text"))
     for group, key in [*places, (plain["recipe"]["calibration"] or {"source": None}, "source")]:

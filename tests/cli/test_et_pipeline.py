@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from et_pipeline import CONF
+from et_pipeline import CONF, job
+from et_pipeline.pipeline import Result
 
 
 def test_help_tells_a_newcomer_what_to_type(command):
@@ -123,6 +124,57 @@ def test_a_sweep_goes_on_after_a_mistake_and_reports_it(command):
     assert code == 2
     assert "8da4w-g32" in out
     assert "recipe.group_size=48" in err
+
+
+def test_a_sweep_of_mistakes_alone_has_no_document(command):
+    code, out, err = command("-m", "format=json", "recipe.group_size=48,40")
+    assert (code, out) == (2, "")
+    assert [line.split()[2] for line in err.splitlines() if "does not run" in line] == ["with", "with"]
+
+
+def test_a_fault_of_ours_in_one_job_does_not_end_a_sweep(command, monkeypatch):
+    def run(programs, *_):
+        if programs[0].recipe.group_size == 64:
+            raise RuntimeError("broken\nin pieces")
+        return Result(failures=["qnn: not today"])
+
+    monkeypatch.setattr(job, "_run", run)
+    code, out, err = command("-m", "recipe.group_size=32,64,96")
+    assert code == 1
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith("#")] == [
+        [f"#{number}", f"recipe.group_size={size}"] for number, size in enumerate((32, 64, 96))
+    ]
+    assert "failed: RuntimeError: broken" in out
+    assert "Traceback" in err
+    assert "job 1 failed by a fault of ours: RuntimeError: broken\n" in err
+    assert "qnn: not today; the others were made" in err
+
+
+def test_a_fault_of_ours_alone_keeps_its_traceback(command, monkeypatch):
+    def run(*_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(job, "_run", run)
+    with pytest.raises(RuntimeError, match="broken"):
+        command()
+
+
+def test_jobs_of_a_sweep_write_bundles_of_different_names(command, monkeypatch):
+    names = []
+    monkeypatch.setattr(job, "_run", lambda programs, *_: names.append(programs[0].name) or Result())
+    code, _, _ = command("-m", "recipe.group_size=32,64", "model.max_context=256,512", "verify.sequences=4")
+    assert code == 0
+    assert names == [
+        f"tiny_assistant-8da4w-g{size}-xnnpack-max_context{context}" for size in (32, 64) for context in (256, 512)
+    ]
+
+
+def test_a_name_that_tells_the_jobs_apart_stays(command, monkeypatch):
+    names = []
+    monkeypatch.setattr(job, "_run", lambda programs, *_: names.append(programs[0].name) or Result())
+    code, _, _ = command("-m", "name=mine-${seed}-${measure.rounds}", "seed=0,1", "measure.rounds=range(1,3)")
+    assert code == 0
+    assert names == ["mine-0-1", "mine-0-2", "mine-1-1", "mine-1-2"]
 
 
 @pytest.mark.parametrize(

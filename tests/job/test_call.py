@@ -23,7 +23,7 @@ def _elsewhere(tmp_path, monkeypatch):
 def asked(monkeypatch):
     """The settings of what `run` was asked for, instead of a run."""
     seen = []
-    monkeypatch.setattr(job, "_run", lambda settings, outputs, quiet: seen.extend(settings) or pipeline.Result())
+    monkeypatch.setattr(job, "_run", lambda settings, outputs, *_: seen.extend(settings) or pipeline.Result())
     return seen
 
 
