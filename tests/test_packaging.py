@@ -18,7 +18,16 @@ import et_pipeline
 
 ROOT = Path(__file__).parents[1]
 # What is needed to build; and what lies about in a checkout that was worked in.
-SOURCES = ("et_pipeline", "hydra_plugins", "conf", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", ".gitignore")
+SOURCES = (
+    "et_pipeline",
+    "hydra_plugins",
+    "conf",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    ".gitignore",
+)
 
 
 def _built(source: Path, out: Path) -> tuple[Path, Path]:

@@ -1,4 +1,5 @@
 import sys
+from multiprocessing import get_context
 
 from et_pipeline.bench import newcomer
 from et_pipeline.bench.newcomer import Peer, ask, table
@@ -7,7 +8,8 @@ from et_pipeline.bench.newcomer import Peer, ask, table
 def test_what_a_peer_took_and_made_and_how_it_ended(tmp_path, monkeypatch):
     commands = ("cp {checkpoint} made", """python -c "raise(ValueError('its|words'))" """, "touch never")
     peer = Peer(("pip",), commands, "3.11 and newer", "a file")
-    found = ask(peer, sys.executable, {"checkpoint": __file__}, tmp_path)
+    with get_context("spawn").Pool(1) as alone:  # without children of other tests
+        found = alone.apply(ask, (peer, sys.executable, {"checkpoint": __file__}, tmp_path))
     assert found["install"]["code"] == 0
     assert [step["code"] for step in found["steps"]] == [0, 1]
     assert found["made"].keys() == {"made"}
