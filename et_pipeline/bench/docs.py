@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from et_pipeline.bench import answers, arm_tables, forecast, host_picture, host_tables, quality_tables
+from et_pipeline.bench import answers, arm_tables, forecast, host_picture, host_tables, newcomer, quality_tables
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
@@ -103,6 +103,7 @@ def render(root: Path) -> dict[Path, str]:
         "quality": quality_tables.tables(kept("quality")["models"]),
         "answers": answers.table(kept("answers")),
         "arm": arm_tables.tables(kept("arm")),
+        "newcomer": newcomer.table(kept("newcomer")),
         "compare": quality_tables.compared(kept("compare")["models"]),
     }
     pages = {}

@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from et_pipeline.bench.docs import RESULTS, ROOT
+from et_pipeline.errors import EXIT_GATE
 from et_pipeline.host import machine, only_linux
 from et_pipeline.report.tables import markdown
 from et_pipeline.report.words import size
 
+ROOT = Path(__file__).parents[2]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 GPU_PACKAGES = ("nvidia*", "triton*", "cuda*")
 
@@ -151,14 +152,14 @@ def table(result: dict[str, Any]) -> str:
             "gives",
         ]
     ]
-    for name, peer in PEERS.items():
-        found = result["peers"][name]
-        steps = found["steps"]
+    for name, found in result["peers"].items():
+        peer, steps = PEERS[name], found["steps"]
         failed = next((step for step in steps if step["code"]), None)
         gives = peer.gives
         if failed is not None:
             words = failed["last_words"][-1].replace("|", r"\|")
-            gives = f"**ended with exit code {failed['code']}**: `{words}`"
+            made = f"{gives}; " if failed["code"] == EXIT_GATE else ""
+            gives = f"{made}**ended with exit code {failed['code']}**: `{words}`"
         rows.append(
             [
                 name,
@@ -171,7 +172,7 @@ def table(result: dict[str, Any]) -> str:
                 gives,
             ]
         )
-    return f"{markdown(rows)}\nMeasured {result['date']} on {result['machine']}, {result['checkpoint']}.\n"
+    return f"{markdown(rows)}\n\nMeasured {result['date']} on {result['machine']}, {result['checkpoint']}.\n"
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -192,7 +193,7 @@ def main() -> None:
     """Measure those that are named; what was measured of others stays."""
     given = command_line().parse_args()
     only_linux("et_pipeline.bench.newcomer")
-    path = ROOT / RESULTS / "newcomer.json"
+    path = ROOT / "docs/results/newcomer.json"
     peers = json.loads(path.read_text(encoding="utf-8"))["peers"] if path.is_file() else {}
     places = {name: str(path.resolve()) for name, path in vars(given).items() if isinstance(path, Path)}
     for name in given.only or PEERS:
