@@ -1,4 +1,5 @@
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,14 @@ def test_the_wheel_alone_runs_outside_the_checkout(built, tmp_path):
     for command in (["et-pipeline", "mode=plan"], ["et-pipeline", "until=acquire"], ["et-bundle", "--help"]):
         ended = subprocess.run([venv / "bin" / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
+
+
+def test_the_image_is_built_from_the_same_sources():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = {name for line in re.findall(r"^COPY ([^-].*) \S+$", dockerfile, re.MULTILINE) for name in line.split()}
+    assert copied == {*SOURCES, "constraints.txt"} - {".gitignore"}
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert let_in == copied
 
 
 def _requirements():

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from et_pipeline.errors import UserError
 from et_pipeline.manifest import Manifest
 from et_pipeline.report.comparison import Figures, Outcome, figures
+from et_pipeline.report.figures import distance, program_bytes
 from et_pipeline.report.words import size
 from et_pipeline.settings import Metric
 
@@ -65,8 +66,8 @@ def shown(name: Metric, manifest: Manifest) -> str:
 
 
 def _value(name: Metric, manifest: Manifest) -> float | None:
-    if manifest.quality.agreement is None and name != "size":  # it embeds texts, or was not executed
+    if name == "size":
+        return program_bytes(manifest, manifest.main)
+    if distance(manifest.quality) is None:  # it embeds texts, or was not executed
         return None
-    if manifest.quality.agreement is None:
-        return sum(manifest.files[file].size for file in (manifest.main.file, *manifest.main.weights))
     return METRICS[name].value(figures(Outcome(name=manifest.what.name, manifest=manifest)))

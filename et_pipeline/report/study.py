@@ -36,18 +36,6 @@ class Point(NamedTuple):
     bundle: Path
 
 
-def load(storage: str, name: str) -> optuna.Study:
-    """Open a study.
-
-    Args:
-        storage: its URL.
-        name: of the study.
-    """
-    import optuna
-
-    return optuna.load_study(study_name=name, storage=storage)
-
-
 def metric_names(study: optuna.Study) -> list[Metric]:
     """What a study weighs, in its order."""
     return study.metric_names or []

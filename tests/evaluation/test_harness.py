@@ -203,17 +203,14 @@ def test_command(bundle, tasks, offline):
     assert wrong.stderr.splitlines()[-1] == "--tasks no_such_task is no task of lm_eval; `lm_eval ls tasks` lists them."
 
 
+def harness_command(bundle):
+    """lm-evaluation-harness's own, with ours in its registry."""
+    return [sys.executable, "-m", "et_pipeline.cli.lm_eval", "--model", "et_bundle", "--model_args", f"bundle={bundle}"]
+
+
 def test_the_harness_own_command_finds_the_same(bundle, tasks, offline, tmp_path):
     def run(model, *more):
-        command = [
-            sys.executable,
-            "-m",
-            "et_pipeline.cli.lm_eval",
-            "--model",
-            "et_bundle",
-            "--model_args",
-            f"bundle={model}",
-        ]
+        command = harness_command(model)
         arguments = ["--tasks", ",".join(TASKS), "--include_path", tasks, "--output_path", tmp_path / "out", *more]
         return subprocess.run([*command, *arguments], capture_output=True, text=True, env=offline)
 
@@ -239,15 +236,7 @@ def test_chats_are_put_as_the_template_does(bundle, tasks, offline, tmp_path):
     """The prompts that the harness notes are what transformers makes of them."""
     from transformers import AutoTokenizer
 
-    command = [
-        sys.executable,
-        "-m",
-        "et_pipeline.cli.lm_eval",
-        "--model",
-        "et_bundle",
-        "--model_args",
-        f"bundle={bundle}",
-    ]
+    command = harness_command(bundle)
     more = [
         "--tasks",
         "mine_choice",

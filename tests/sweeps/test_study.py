@@ -61,14 +61,14 @@ def test_a_study_has_as_many_trials_as_are_asked_for_and_goes_on(command, jobs):
     code, out, _ = command(*SEARCH, "hydra.sweeper.n_trials=12")
     assert code in (0, 2, 3)  # as groups of 96 and seeds of 3 were drawn
     assert len(jobs) == 12
-    found = study.load(STORAGE, "tiny_assistant")
+    found = optuna.load_study(study_name="tiny_assistant", storage=STORAGE)
     assert found.metric_names == ["size", "kl"]
     assert "The front of tiny_assistant" in out
     command(*SEARCH, "hydra.sweeper.n_trials=12")
     assert len(jobs) == 12
     command(*SEARCH, "hydra.sweeper.n_trials=14", "hydra.sweeper.n_jobs=2")
     assert len(jobs) == 14
-    assert len(study.load(STORAGE, "tiny_assistant").trials) == 14
+    assert len(optuna.load_study(study_name="tiny_assistant", storage=STORAGE).trials) == 14
 
 
 def test_nothing_is_tried_twice_and_a_search_ends_where_nothing_is_left(command, jobs):
@@ -82,7 +82,7 @@ def test_the_front_is_of_those_that_passed_and_no_other_beats(command, jobs):
     command(*SEARCH, "hydra.sweeper.n_trials=14")
     asked = {each.recipe.group_size for each in jobs if each.seed != 3} - {96}
     assert {each.seed for each in jobs} == {0, 1, 2, 3}
-    points = study.front(study.load(STORAGE, "tiny_assistant"))
+    points = study.front(optuna.load_study(study_name="tiny_assistant", storage=STORAGE))
     sizes = sorted(1000 - size for size in asked)
     assert sorted({each.values["size"] for each in points}) == sizes
     assert [each.values["size"] for each in points] == sorted(each.values["size"] for each in points)
@@ -103,14 +103,14 @@ def test_a_trial_that_a_kill_cut_short_is_asked_again(command, jobs, monkeypatch
         patch.setattr(job, "_run", kill)
         with pytest.raises(Killed):
             command(*SEARCH, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2")
-    (*_, first, second) = study.load(STORAGE, "tiny_assistant").trials
+    (*_, first, second) = optuna.load_study(study_name="tiny_assistant", storage=STORAGE).trials
     assert first.state is second.state is optuna.trial.TrialState.RUNNING
     command(*SEARCH, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2")
     asked = [(str(each.recipe.group_size), each.seed) for each in jobs]
     wanted = [(each.params["recipe.group_size"], each.params["seed"]) for each in (first, second)]
     assert asked[3:5] == wanted
     assert len(jobs) == 6
-    states = [each.state.name for each in study.load(STORAGE, "tiny_assistant").trials]
+    states = [each.state.name for each in optuna.load_study(study_name="tiny_assistant", storage=STORAGE).trials]
     assert "RUNNING" not in states
     assert "WAITING" not in states
 
@@ -209,7 +209,7 @@ def test_a_figure_that_a_bundle_has_not_fails_its_trial():
 
 def test_one_metric_alone_has_a_best(command, jobs):
     command(*SEARCH, "sweep.metrics=[kl]", "hydra.sweeper.n_trials=5")
-    points = study.front(study.load(STORAGE, "tiny_assistant"))
+    points = study.front(optuna.load_study(study_name="tiny_assistant", storage=STORAGE))
     lowest = min(each.recipe.group_size for each in jobs if each.seed != 3)
     assert {each.values["kl"] for each in points} == {lowest / 1000}
 
@@ -249,4 +249,4 @@ def test_a_study_in_postgresql(command, jobs, postgres):
     _, out, _ = command(*given, "hydra.sweeper.n_trials=6")
     assert len(jobs) == 6
     assert "The front of tiny_assistant" in out
-    assert len(study.load(postgres, "tiny_assistant").trials) == 6
+    assert len(optuna.load_study(study_name="tiny_assistant", storage=postgres).trials) == 6
