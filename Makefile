@@ -187,5 +187,5 @@ bench-quality: $(READY) $(SMOLLM2) ## Size, KL and perplexity of all recipes bes
 	$(BIN)/python -m et_pipeline.bench.docs
 
 clean: ## Remove what runs and builds leave here (.venv and the cache stay)
-	rm -rf bundles outputs multirun build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf bundles outputs multirun studies report.html build dist $(ANDROID)/build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
