@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from et_pipeline import plugins
 from et_pipeline.errors import UserError
+from et_pipeline.states import States, layer_states
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -81,6 +82,7 @@ class Sizes(BaseModel):
 
     Attributes:
         windows: per layer, how many tokens it sees; None for all.
+        states: per layer, what it remembers between calls.
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
     """
@@ -89,6 +91,7 @@ class Sizes(BaseModel):
 
     layers: int
     windows: tuple[int | None, ...]
+    states: States
     kv_heads: int
     head_dim: int
     hidden_size: int
@@ -137,11 +140,14 @@ def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
     """
     number = partial(_number, config.get("text_config", config), where)
     heads, layers, hidden = number("num_attention_heads"), number("num_hidden_layers"), number("hidden_size")
+    windows, kv_heads = layer_windows(config, layers), number("num_key_value_heads", heads)
+    head_dim = number("head_dim", max(1, hidden // heads))
     return Sizes(
         layers=layers,
-        windows=layer_windows(config, layers),
-        kv_heads=number("num_key_value_heads", heads),
-        head_dim=number("head_dim", max(1, hidden // heads)),
+        windows=windows,
+        states=layer_states(config, windows, kv_heads, head_dim),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         hidden_size=hidden,
         vocab_size=number("vocab_size"),
         max_position=longest_context(config) or number("max_position_embeddings"),

@@ -7,7 +7,7 @@ holds the forecasts against real files and published speeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -22,6 +22,7 @@ from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Device, ExportForm, KvCache, Model, Quantization, Recipe, Settings
+from et_pipeline.states import KeysValues, Shared, States, keys_values, mixed_shape
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
 SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
@@ -295,7 +296,7 @@ def export_seconds(known: Architecture, recipe: Quantization) -> int:
 
 def _layers_heads(known: Architecture) -> int:
     """How many kv heads all layers have: each has nodes of its own in the graph. An encoder's attention has none."""
-    return 0 if known.encodes else known.layers * known.kv_heads
+    return 0 if known.encodes else sum(state.heads for state in keys_values(known.states))
 
 
 def _is_dynamic(recipe: Quantization) -> bool:
@@ -307,17 +308,29 @@ def exported_shapes(known: Architecture) -> Shapes:
     return known.shapes | ({"lm_head.weight": known.embedding} if known.tied_head else {})
 
 
-def kv_cache_bytes(windows: Sequence[int | None], kv_heads: int, head_dim: int, form: ExportForm) -> int:
-    """Size of the KV cache of a program that holds it: see `layer_slots`.
+def state_bytes(states: States, form: ExportForm) -> dict[str, int]:
+    """Bytes of what a program that holds it remembers between calls, by kind; see `layer_slots`.
 
     Args:
-        windows: per layer, how many tokens it sees, or None for all.
-        kv_heads: heads of keys and values.
-        head_dim: numbers per head.
+        states: of each layer.
         form: the context, the tokens of one call, and what the cache stores.
     """
-    slots = sum(layer_slots(window, form.max_context, form.prefill_chunk) for window in windows)
-    return slots * slot_bytes(kv_heads, head_dim, form.kv_cache)
+    found: dict[str, int] = {}
+    for state in (each for layer in states for each in layer):
+        kind: str = state.kind
+        size = 4 * math.prod(mixed_shape(state) or ())
+        if isinstance(state, KeysValues):
+            kind = "keys_values" if state.window is None or state.window >= form.max_context else "ring"
+            slots = layer_slots(state.window, form.max_context, form.prefill_chunk)
+            size = slots * slot_bytes(state.heads, state.dim, form.kv_cache)
+        if not isinstance(state, Shared):
+            found[kind] = found.get(kind, 0) + size
+    return found
+
+
+def kv_cache_bytes(states: States, form: ExportForm) -> int:
+    """Bytes of all that a program remembers between calls."""
+    return sum(state_bytes(states, form).values())
 
 
 def slot_bytes(kv_heads: int, head_dim: int, kind: KvCache) -> int:
@@ -330,7 +343,7 @@ def slot_bytes(kv_heads: int, head_dim: int, kind: KvCache) -> int:
 def _kv(known: Architecture, model: Model, context: int) -> int:
     chunk = min(model.prefill_chunk, context)
     form = ExportForm(max_context=context, prefill_chunk=chunk, kv_cache=model.kv_cache)
-    return kv_cache_bytes(known.windows, known.kv_heads, known.head_dim, form)
+    return kv_cache_bytes(known.states, form)
 
 
 def contexts(chosen: int, longest: int) -> list[int]:

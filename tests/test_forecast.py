@@ -28,6 +28,7 @@ from et_pipeline.forecast import (
     tensor_bytes,
 )
 from et_pipeline.settings import ExportForm, Quantization, load_settings
+from et_pipeline.states import layer_states
 from et_pipeline.survey import survey
 
 ROOT = Path(__file__).parents[1]
@@ -135,13 +136,15 @@ def test_a_smaller_cache_takes_less_memory_and_slows_a_full_context():
 
 def test_kv_cache_bytes():
     form = ExportForm(max_context=100, prefill_chunk=10)
-    assert kv_cache_bytes((None, None), 2, 32, form) == 2 * 2 * 2 * 32 * 112 * 4  # slots in steps of 16
+    assert (
+        kv_cache_bytes(layer_states({}, (None, None), 2, 32), form) == 2 * 2 * 2 * 32 * 112 * 4
+    )  # slots in steps of 16
 
 
 @pytest.mark.parametrize(("window", "positions"), [(50, 80), (95, 112), (100, 112), (4096, 112)])
 def test_a_sliding_layer_keeps_its_window_and_one_call(window, positions):
     form = ExportForm(max_context=100, prefill_chunk=10)
-    assert kv_cache_bytes((window, None), 1, 8, form) == (positions + 112) * 2 * 8 * 4
+    assert kv_cache_bytes(layer_states({}, (window, None), 1, 8), form) == (positions + 112) * 2 * 8 * 4
 
 
 def test_kv_cache_of_a_decoder_is_the_forecast(make_checkpoint):
@@ -154,7 +157,7 @@ def test_kv_cache_of_a_decoder_is_the_forecast(make_checkpoint):
     decoder = Decoder(load_model(folder), form)
     real = sum(buffer.nbytes for name, buffer in decoder.named_buffers() if "_cache_" in name)
     config = json.loads((folder / "config.json").read_text())
-    assert kv_cache_bytes(layer_windows(config, 7), 2, 32, form) == real
+    assert kv_cache_bytes(layer_states(config, layer_windows(config, 7), 2, 32), form) == real
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["what"]["settings"]["recipe"]["name"])

@@ -160,7 +160,7 @@ class Form:
 
     def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
         """What the program remembers between calls, in bytes."""
-        return kv_cache_bytes(facts.windows, facts.kv_heads, facts.head_dim, form)
+        return kv_cache_bytes(facts.states, form)
 
 
 def read_methods(folder: Path) -> dict[str, Any]:

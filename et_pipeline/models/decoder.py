@@ -16,8 +16,10 @@ from transformers.cache_utils import Cache
 from et_pipeline.architecture import check_context, layer_slots, longest_context
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, ring_slots, see, store
+from et_pipeline.models.mixers import Mixers
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
+from et_pipeline.states import MIXED, KeysValues, has_mixers, layer_states
 from et_pipeline.upstream.cheap import cheap_tracing
 from et_pipeline.upstream.program_files import cheap_files
 
@@ -108,19 +110,23 @@ class Decoder(nn.Module):
         layers = self.config.num_hidden_layers
         self.kv_heads, dim = cached_heads(self.config)
         self.window: int | None = getattr(self.config, "sliding_window", None)
-        slides = self.window is not None and self.window < form.max_context
-        kinds = layer_kinds(self.config)
-        self.rings = frozenset(n for n, kind in enumerate(kinds) if slides and kind == "sliding_attention")
+        windows = [self.window if kind == "sliding_attention" else None for kind in layer_kinds(self.config)]
+        self.states = layer_states(self.config.to_dict(), windows, self.kv_heads, dim)
         self.ring, self.length = (
             layer_slots(window, form.max_context, form.prefill_chunk) for window in (self.window, None)
         )
-        for layer in range(layers):
+        slides = self.window is not None and self.window < form.max_context
+        attending = {n: state for n, own in enumerate(self.states) for state in own if isinstance(state, KeysValues)}
+        self.attending = list(attending)
+        self.rings = frozenset(n for n, state in attending.items() if slides and state.window is not None)
+        for layer, state in attending.items():
             for kind in "kv":
                 length = self.ring if layer in self.rings else self.length
-                empty = empty_cache(form.kv_cache, self.kv_heads, length, dim)
+                empty = empty_cache(form.kv_cache, state.heads, length, state.dim)
                 for name, buffer in zip(_buffer_names(kind, layer), empty, strict=True):
                     if buffer is not None:
                         self.register_buffer(name, buffer, persistent=False)
+        self.mixer = Mixers(self)
         self.cache = _BufferCache(self, layers)
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
@@ -143,21 +149,22 @@ class Decoder(nn.Module):
         usual = self.config._attn_implementation
         self.config._attn_implementation = CACHED
         try:
-            return self.model(
-                input_ids=tokens,
-                position_ids=positions.unsqueeze(0),
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=1,  # the head over a whole prompt would be thrown away
-                call=call,
-            ).logits
+            with self.mixer.at(positions):
+                return self.model(
+                    input_ids=tokens,
+                    position_ids=positions.unsqueeze(0),
+                    past_key_values=self.cache,
+                    use_cache=True,
+                    logits_to_keep=1,  # the head over a whole prompt would be thrown away
+                    call=call,
+                ).logits
         finally:
             self.config._attn_implementation = usual
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
         group = self.config.num_attention_heads // self.kv_heads
         call = Call(start, self.rings, attended=[])
-        if len(self.rings) < self.cache.count:
+        if len(self.rings) < len(self.attending):
             call = call._replace(whole=see(positions, group, self.length))
         if self.rings:
             slots = ring_slots(positions, self.ring, self.kv_heads)
@@ -194,13 +201,13 @@ def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> No
         raise UserError(
             f"model.prefill_chunk={form.prefill_chunk} is more than model.max_context={form.max_context}: lower it"
         )
-    if not model._supports_attention_backend:
+    if not (model._supports_attention_backend or has_mixers(config.to_dict())):
         raise UserError(f"family {family} does not let its attention be replaced, so it cannot be exported")
     longest = longest_context(config.to_dict())
     if longest is not None:
         check_context(form.max_context, longest)
     for kind in sorted(set(layer_kinds(config))):
-        if kind not in ("full_attention", "sliding_attention"):
+        if kind not in ("full_attention", "sliding_attention") and not (kind in MIXED and has_mixers(config.to_dict())):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
     if getattr(config, "use_bidirectional_attention", False):
         raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
@@ -230,11 +237,11 @@ def export_decoder(decoder: Decoder) -> ExportedProgram:
     dynamic = {"tokens": {1: Dim("length", min=1, max=chunk)}, "input_pos": None} if chunk > 1 else None
     with torch.no_grad(), delegate_friendly(decoder.model), cheap_tracing():
         program = torch.export.export(decoder, example, dynamic_shapes=dynamic, strict=False)
-    attended, layers = decoder.cache.call.attended, decoder.cache.count
-    if attended != list(range(layers)):
+    attended, attending = decoder.cache.call.attended, decoder.attending
+    if attended != attending:
         raise UserError(
-            f"family {decoder.config.model_type} uses the cached attention in {len(attended or ())} of {layers} "
-            "layers, so it cannot be exported"
+            f"family {decoder.config.model_type} uses the cached attention in {len(attended or ())} of "
+            f"{len(attending)} layers, so it cannot be exported"
         )
     clean_graph(program)
     return program

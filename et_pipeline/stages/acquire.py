@@ -17,6 +17,7 @@ from et_pipeline.manifest import TokenizerParity
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import ExportForm
 from et_pipeline.stages import Acquired
+from et_pipeline.states import layer_states
 from et_pipeline.worker import Tick
 
 
@@ -41,7 +42,10 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     facts = glance(folder, form)
     config = prepare(folder).model.config
     # As the family's own class has it, with what it fills in where config.json says nothing.
-    facts = facts.model_copy(update={"windows": layer_windows(config.to_dict(), facts.layers)})
+    known = config.to_dict()
+    windows = layer_windows(known, facts.layers)
+    states = layer_states(known, windows, facts.kv_heads, facts.head_dim)
+    facts = facts.model_copy(update={"windows": windows, "states": states})
     warnings = [*unused_files(folder), *config_warnings(folder)]
     warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
     warnings += auto_tokenizer.check(folder, facts.chat, facts.pooling is not None)

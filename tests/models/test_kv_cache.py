@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 
-from et_pipeline.architecture import layer_windows
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.rounded_cache import RoundedCache
@@ -71,8 +70,7 @@ def test_forecast_of_the_cache_is_its_size(checkpoints, name, kind, context, chu
     given = ExportForm(max_context=context, prefill_chunk=chunk, kv_cache=kind)
     decoder = Decoder(load_model(checkpoints[name]), given)
     size = sum(buffer.nbytes for key, buffer in decoder.named_buffers() if "_cache_" in key)
-    windows = layer_windows(decoder.config.to_dict(), 1)
-    assert size == kv_cache_bytes(windows, decoder.config.num_key_value_heads, decoder.config.head_dim, given)
+    assert size == kv_cache_bytes(decoder.states, given)
 
 
 def test_empty_caches_of_every_type_survive_a_file(checkpoints, tmp_path):
