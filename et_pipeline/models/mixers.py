@@ -60,7 +60,7 @@ def _chunk(positions: torch.Tensor, level: torch.Tensor) -> Chunk:
 
 
 def _levels(most: int) -> torch.Tensor:
-    """At which level of halving a row and an earlier column are parted, [most + 1, most + 1] float32; -1 for a later."""
+    """At which level of halving a row and an earlier column are parted, [most + 1, most + 1] float32; -1: a later."""
     numbers = torch.arange(most + 1)  # a part that might be the whole would bind the number of tokens
     rows, columns = numbers.unsqueeze(1), numbers.unsqueeze(0)
     parted = torch.log2((rows ^ columns).clamp(min=1).to(torch.float32)).floor()
