@@ -1,4 +1,4 @@
-"""LFM2 and LFM2.5: one linear for both gates of a convolution and for what goes through it. Apart, nothing is sliced."""
+"""LFM2, LFM2.5: one linear for both gates of a convolution and for what goes through it. Apart, nothing is sliced."""
 
 from __future__ import annotations
 
