@@ -13,6 +13,7 @@ from typing import Any
 
 from et_pipeline.architecture import ENCODERS, find_family
 from et_pipeline.errors import UserError
+from et_pipeline.states import MIXED, has_mixers
 
 FILE = "config.json"
 MOST_LAYERS = 10_000
@@ -57,6 +58,7 @@ _ROPE_POSITIVE = (
 _ROPE_LISTS = ("short_factor", "long_factor")
 _ROPE_OTHER = ("rope_type", "type", "truncate", "finetuned", "llama_4_scaling_beta")
 _KINDS = ("full_attention", "sliding_attention")
+_NO_JSON = ("Infinity", "-Infinity", "NaN")
 _PANIC = "PanicException"  # of libraries in Rust, which is no Exception to Python
 # Keys that no class has as its field, and that its model reads all the same.
 _READ = frozenset(
@@ -128,7 +130,7 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: names the key, the value and what would work.
     """
-    right = {key: value for key, value in config.items() if key not in _ELSEWHERE}
+    right = {key: _with_floats(value) for key, value in config.items() if key not in _ELSEWHERE}
     if right.get("transformers_weights") not in (None, "model.safetensors"):
         raise UserError(
             f"{where} has transformers_weights={_shown(right['transformers_weights'])}, and weights are read from "
@@ -168,6 +170,15 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             ids = token_ids(right[key], f"{where} has {key}", vocabulary)
             right[key] = ids if key == "eos_token_id" and isinstance(right[key], list) else next(iter(ids), None)
     return right
+
+
+def _with_floats(value: Any) -> Any:
+    """A value whose numbers that JSON does not have are numbers: transformers writes {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_with_floats(each) for each in value]
+    if isinstance(value, Mapping) and value.keys() == {"__float__"} and value["__float__"] in _NO_JSON:
+        return float(value["__float__"])
+    return value
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
@@ -245,11 +256,12 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where} has is_causal=false: it attends to later tokens too, so it cannot generate text")
     family = find_family(str(config.get("model_type")))
     if isinstance(kinds, list) and (family is None or family.mixed):
-        strange = next((kind for kind in kinds if kind not in _KINDS), None)
+        known = (*_KINDS, *MIXED, "attention") if has_mixers(config) else _KINDS
+        strange = next((kind for kind in kinds if kind not in known), None)
         if strange is not None:
             raise UserError(
                 f"{where} has a layer of kind {_shown(strange)} in layer_types, which this version cannot export; it "
-                f"exports {' and '.join(_KINDS)}"
+                f"exports {' and '.join(known)}"
             )
     for key in ("rope_parameters", "rope_scaling"):
         _check_rope(config.get(key), f"{where} has {key}")

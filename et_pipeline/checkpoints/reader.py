@@ -91,6 +91,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
         UserError: as `load_model`, at once or, for a file that cannot be read, in a forward.
     """
     import torch
+    from torch import nn
 
     model, modules, fill, *_ = prepare(Folder(folder))
 
@@ -99,8 +100,10 @@ def stream_model(folder: Path) -> PreTrainedModel:
             _set_tensor(module, own, torch.empty_like(tensor, device="meta"))
 
     for name, module in modules:
-        module.register_forward_pre_hook(lambda module, _, name=name: fill(name, module))
-        module.register_forward_hook(drop)
+        # Families compute convolutions over tokens by themselves, and take only the weights from the module.
+        called = model.get_submodule(name.rpartition(".")[0]) if isinstance(module, nn.Conv1d) else module
+        called.register_forward_pre_hook(lambda *_, name=name, module=module: fill(name, module))
+        called.register_forward_hook(lambda *_, module=module: drop(module))
     return model.eval().requires_grad_(False)
 
 
