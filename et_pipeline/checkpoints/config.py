@@ -20,6 +20,8 @@ MOST_LAYERS = 10_000
 LARGEST_SIZE = 1 << 31
 _PARTS = ("text_config", "vision_config", "audio_config", "speech_config")
 _OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower", "mm_vision_tower", "visual")
+# What a model that also sees or hears says once, of its language model too.
+_OF_THE_WHOLE = ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL_SIZES = (
     "intermediate_size",
@@ -120,6 +122,21 @@ cross_attention_hidden_size add_cross_attention tokenizer_class use_return_dict
 """
 
 
+def senses(config: Mapping[str, Any]) -> list[str]:
+    """Keys of the parts that see or hear beside a language model; none where there is no such part of its own."""
+    return [key for key in _OTHER_SENSES if config.get(key)] if isinstance(config.get("text_config"), Mapping) else []
+
+
+def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model in one that also sees or hears; any other as it is."""
+    if not senses(config):
+        return config
+    text = config["text_config"]
+    own = {key: config[key] for key in _OF_THE_WHOLE if key in config and text.get(key) is None}
+    tied = config.get("tie_word_embeddings")  # the head is the whole's, not the language model's
+    return {**text, **own, **({} if tied is None else {"tie_word_embeddings": tied})}
+
+
 def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Leave out of a config what has no meaning here, and refuse what no model can have.
 
@@ -149,12 +166,10 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             del right[part]
         elif value is not ... and not isinstance(value, Mapping):
             raise UserError(f"{where} has {part}={_shown(value)}, expected an object")
-    senses = [key for key in _OTHER_SENSES if right.get(key)]
-    if senses:
+    if found := [key for key in _OTHER_SENSES if right.get(key)]:
         raise UserError(
-            f"{where} describes a model that sees or hears ({senses[0]}), and models of text alone are supported; "
-            "use the maker's model of text, or save the language model of this one by itself "
-            "(model.language_model in transformers)"
+            f"{where} describes a model that sees or hears ({found[0]}) without a text_config, and models of text "
+            "alone are supported; use the maker's model of text"
         )
     if "text_config" in right:
         right["text_config"] = put_right(right["text_config"], f"{where} (text_config)")

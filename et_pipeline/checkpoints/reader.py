@@ -153,13 +153,13 @@ def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
     stored, files = folder.layout, dict[Path, Any]()
 
     def read(name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        path = folder.path / stored[name].file
+        path, own = folder.path / stored[name].file, stored[name].stored
         try:
             if path not in files:
                 files[path] = safe_open(path, framework="pt")
             # A copy: a view into the file's storage would be lowered as that storage's first bytes.
             tensor: torch.Tensor = (
-                files[path].get_tensor(name) if rows is None else files[path].get_slice(name)[rows[0] : rows[1]].clone()
+                files[path].get_tensor(own) if rows is None else files[path].get_slice(own)[rows[0] : rows[1]].clone()
             )
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
@@ -234,9 +234,12 @@ def _check_fit(
 ) -> None:
     """Every tensor that the config asks for is there with its shape, and nothing else is."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
 
+    changes = get_checkpoint_conversion_mapping(model.config.model_type) or []
+    anew = any(isinstance(change, WeightConverter) for change in changes)  # others only rename
     for source in sources:
-        if source.tensor not in layout and get_checkpoint_conversion_mapping(model.config.model_type):
+        if source.tensor not in layout and anew:
             raise UserError(
                 f"{folder}: transformers puts the tensors of a {model.config.model_type} model together anew as it "
                 f"loads them, here {source.tensor}, and models for which it does that (mixtures of experts among "
