@@ -136,9 +136,10 @@ def read_model(model: Model) -> Architecture:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
     if model.architecture is None:
-        known = architecture_of(Folder(config_folder(model.checkpoint)))
+        known = architecture_of(Folder(config_folder(model.checkpoint)), model.task == "embedding")
     else:
-        known = read_architecture(*config_of(model))
+        dense = () if model.sentence is None else model.sentence.dense
+        known = read_architecture(*config_of(model), embeds=model.task == "embedding", dense=dense)
     check_context(model.max_context, known.max_position)
     return known
 
@@ -152,8 +153,12 @@ def config_of(model: Model) -> tuple[Mapping[str, Any], str]:
     return put_right(model.architecture, where), where
 
 
-def architecture_of(folder: Folder) -> Architecture:
+def architecture_of(folder: Folder, embeds: bool = False) -> Architecture:
     """The architecture of a checkpoint, by its weights' headers where they are here.
+
+    Args:
+        folder: the checkpoint.
+        embeds: it does, also where no file here says so.
 
     Raises:
         UserError: a file is missing or broken.
@@ -162,7 +167,7 @@ def architecture_of(folder: Folder) -> Architecture:
     prequantized.check_method(config, where)
     here = any((folder.path / name).is_file() for name in (INDEX, SINGLE))
     stored = {name: info.shape for name, info in folder.contents.layout.items()} if here else None
-    return read_architecture(config, where, stored)
+    return read_architecture(config, where, stored, embeds or folder.embeds)
 
 
 def check_groups(known: Architecture, recipe: Quantization) -> None:
@@ -197,7 +202,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     step = max(read, instructions(known, recipe) / rate_of_cores)
     full = max(read + kv_read, instructions(known, recipe, numbers) / rate_of_cores)
     # The head is computed for the last token of a prompt only.
-    linears = [shape for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name]
+    linears = [shape for name, shape in shapes.items() if len(shape) == 2 and "layer" in name]
     adapter = 4 * model.adapter_rank * sum(map(sum, linears))  # A and B of each, float32
     whole = read_model(model) if settings.adapt.prunes and on_hub(model.source) else known  # is downloaded
     rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * sum(map(math.prod, linears)))
