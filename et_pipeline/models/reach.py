@@ -109,13 +109,13 @@ def masks(reaches: list[Reach]) -> Answer:
         if reach.is_all:
             return None
         if reach not in made:
-            made[reach] = mask(reach, length)
+            made[reach] = unseen(reach, length)
         return made[reach]
 
     return answer
 
 
-def mask(reach: Reach, length: Any, hidden: float = MASKED) -> torch.Tensor:
+def unseen(reach: Reach, length: Any, hidden: float = MASKED) -> torch.Tensor:
     """What is added to the scores of the tokens (rows) with each other: 0, or `hidden` and less; [length, length]."""
     positions = torch.arange(length, dtype=torch.long).to(torch.float32)  # delegates take floats
     distance = positions.unsqueeze(0) - positions.unsqueeze(1)

@@ -44,7 +44,7 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 9, "has version 9, and this et_pipeline reads versions 1 to 8"),
+        ("version", 10, "has version 10, and this et_pipeline reads versions 1 to 9"),
         ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),
@@ -100,7 +100,17 @@ def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     bundle.write(old, folder)
     quality = manifest.quality.model_copy(update={"text": None})
     assert bundle.read(folder) == manifest.model_copy(update={"quality": quality})
-    assert manifest.version == 8
+    assert manifest.version == 9
+
+
+def test_an_embedding_of_version_8_has_no_prompts(tmp_path):
+    write_files(tmp_path / "x")
+    bundle.write(make_embedding_manifest(bundle.describe_files(tmp_path / "x")), tmp_path / "x")
+    change(tmp_path / "x", "version", 8)
+    for key in ("prompts", "default_prompt", "dimensions"):
+        change(tmp_path / "x", f"embedding|{key}", ...)
+    embedding = bundle.read(tmp_path / "x").embedding
+    assert (embedding.prompts, embedding.default_prompt, embedding.dimensions) == ({}, None, [])
 
 
 def test_a_bundle_that_embeds_texts(tmp_path):
@@ -119,6 +129,8 @@ def test_a_bundle_that_embeds_texts(tmp_path):
         ("tasks", {"t": {"title": "T", "template": "{text}", "max_new_tokens": 1}}, "an embedding has no 'tasks'"),
         ("embedding|pooling", "max", "field 'embedding.pooling' is wrong"),
         ("embedding|dimension", 0, "field 'embedding.dimension' is wrong"),
+        ("embedding|default_prompt", "ask", "'default_prompt' is 'ask', which is not in 'prompts'"),
+        ("embedding|dimensions", [384], "'dimensions' must lie between 0 and 384, the whole length"),
         ("quality|embedding|original|texts", 1, "field 'quality.embedding.original.texts' is wrong"),
     ],
 )
