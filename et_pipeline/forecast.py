@@ -71,8 +71,8 @@ class Plan(BaseModel):
 
     Attributes:
         pruned: what pruning leaves, in words; None where nothing is pruned.
-        download_bytes: bf16 weights from the hub, fp32 ones of an encoder; 0 where the checkpoint is on this machine or
-            random.
+        download_bytes: bf16 weights from the hub, fp32 ones of a model that embeds if its config says nothing else; 0
+            where the checkpoint is on this machine or random.
         kv_cache_bytes: at the chosen context; `kv_by_context` at others.
         resident_bytes: the whole app's memory.
         limit_bytes: of one app on the device.
@@ -212,7 +212,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         device=device.name,
         family=known.family,
         parameters=known.parameters,
-        download_bytes=(4 if known.encodes else 2) * whole.parameters if on_hub(model.source) else 0,
+        download_bytes=_stored_bytes(model, known) * whole.parameters if on_hub(model.source) else 0,
         fp16_bytes=2 * known.parameters,
         pte_bytes=pte,
         max_context=model.max_context,
@@ -234,6 +234,12 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         host_bytes=host.memory_bytes(),
         embeds=known.encodes,
     )
+
+
+def _stored_bytes(model: Model, known: Architecture) -> int:
+    """Bytes of a weight on the hub: what a named model's config says, else what most are."""
+    said = (model.architecture or {}).get("torch_dtype")
+    return {"bfloat16": 2, "float16": 2, "float32": 4}.get(str(said), 4 if known.encodes else 2)
 
 
 def instructions(known: Architecture, recipe: Quantization, cached: int = 0) -> float:

@@ -12,7 +12,7 @@ from et_pipeline import manifest
 from et_pipeline.architecture import UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.folder import MODULES, Folder
 from et_pipeline.checkpoints.generation import read_sampling
 from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling, read_usage
 from et_pipeline.checkpoints.template import load_chat_format
@@ -121,6 +121,11 @@ def read_facts(folder: Folder) -> Facts:
     encodes = folder.embeds
     if encodes and text.get("is_decoder"):
         raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
+    if not encodes and text.get("use_bidirectional_attention"):
+        raise UserError(
+            f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it embeds "
+            f"texts and does not answer; put {MODULES} and what else sentence-transformers saves beside it"
+        )
     sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
     tokenizer = folder.tokenizer
     chat = load_chat_format(folder)
