@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _write_sentence_files(folder: Path, like: dict[str, Any]) -> None:
             "similarity_fn_name": "cosine",
         },
     }
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=2):
+    for number, (before, after) in enumerate(pairwise(widths), start=2):
         bend = "torch.nn.modules.linear.Identity"
         files[f"{number}_Dense/config.json"] = {
             "in_features": before,
@@ -112,7 +113,7 @@ def _write_sentence_files(folder: Path, like: dict[str, Any]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=2):
+    for number, (before, after) in enumerate(pairwise(widths), start=2):
         weight = torch.randn(after, before) * before**-0.5
         save_file({"linear.weight": weight}, folder / f"{number}_Dense" / "model.safetensors", {"format": "pt"})
 

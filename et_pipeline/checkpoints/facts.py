@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from et_pipeline import manifest
 from et_pipeline.architecture import UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
@@ -60,7 +62,7 @@ class Facts(Sizes):
     special_tokens: tuple[str, ...]
     chat: ChatFormat
     pooling: Pooling | None = None
-    prompts: dict[str, str] = {}
+    prompts: dict[str, str] = Field(default={})
     default_prompt: str | None = None
     dimensions: tuple[int, ...] = ()
     sampling: dict[str, float | int]
@@ -123,8 +125,8 @@ def read_facts(folder: Folder) -> Facts:
         raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
     if not encodes and text.get("use_bidirectional_attention"):
         raise UserError(
-            f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it embeds "
-            f"texts and does not answer; put {MODULES} and what else sentence-transformers saves beside it"
+            f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it "
+            f"embeds texts and does not answer; put {MODULES} and what else sentence-transformers saves beside it"
         )
     sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
     tokenizer = folder.tokenizer

@@ -90,7 +90,7 @@ class Folder:
             if kind == "Dense":
                 folder = self.path / name
                 if not name or Path(name).name != name:
-                    raise UserError(f"{self.path / MODULES} has its Dense layer in {name!r}, expected a folder beside it")
+                    raise UserError(f"{self.path / MODULES} has a Dense layer in {name!r}, expected a folder beside it")
                 if not (folder / SINGLE).is_file() and (folder / "pytorch_model.bin").is_file():
                     raise UserError(
                         f"{folder} has its weights in pytorch_model.bin, a pickle, which can run any code when it is "

@@ -143,23 +143,28 @@ def read_usage(folder: Folder) -> Usage:
     default = settings.get("default_prompt_name")
     own = f"{POOLING}/config.json"
     if folder.settings(own).get("include_prompt") is False and any(prompts.values()):
-        raise UserError(f"{folder.path / own} has include_prompt=false: to leave a prompt's tokens out is not supported")
+        path = folder.path / own
+        raise UserError(f"{path} has include_prompt=false: to leave a prompt's tokens out is not supported")
     if default is not None and default not in prompts:
-        raise UserError(f"{path} has default_prompt_name={default!r}, and its prompts are {', '.join(prompts) or 'none'}")
+        there = ", ".join(prompts) or "none"
+        raise UserError(f"{path} has default_prompt_name={default!r}, and its prompts are {there}")
     # An empty prompt stays: it says that nothing goes before a document, also where a default would.
-    shorter = [(path, TRUNCATE, settings.get(TRUNCATE)), (folder.path / CONFIG, MATRYOSHKA, folder.config.get(MATRYOSHKA))]
-    return Usage({name: text or "" for name, text in prompts.items()}, default, _dimensions(folder, shorter))
+    listed = (folder.path / CONFIG, MATRYOSHKA, folder.config.get(MATRYOSHKA))
+    shorter = _dimensions(folder, [(path, TRUNCATE, settings.get(TRUNCATE)), listed])
+    return Usage({name: text or "" for name, text in prompts.items()}, default, shorter)
 
 
 def _dimensions(folder: Folder, said: list[tuple[Path, str, Any]]) -> tuple[int, ...]:
     """What any of the files says, without the whole length."""
-    whole, found = read_pooling(folder).dimension(read_sizes(folder.config, str(folder.path)).hidden_size), set()
+    whole, found = read_pooling(folder).dimension(read_sizes(folder.config, str(folder.path)).hidden_size), set[int]()
     for path, key, value in said:
         for each in value if isinstance(value, list) else [value]:
-            if each is not None and not (type(each) is int and 0 < each <= whole):
+            if each is None:
+                continue
+            if not (type(each) is int and 0 < each <= whole):
                 raise UserError(f"{path} has {key}={value!r}, expected sizes of at most {whole}")
             found.add(each)
-    return tuple(sorted(found - {None, whole}, reverse=True))
+    return tuple(sorted(found - {whole}, reverse=True))
 
 
 def _steps(folder: Folder) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -79,12 +81,12 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
             yield from _draw(residual if tensor.name.endswith(_TO_RESIDUAL) else usual, model.seed, tensor)
 
     source = f"model.source={RANDOM}"
-    for number, name in enumerate(_dense_folders(model.sentence)):  # before the checksums of all
-        layer = skeleton.get_submodule(f"dense.{number}")
-        write_checkpoint(out / name, source, [NewTensor("linear.weight", tuple(layer.weight.shape), "BF16")],
-                         lambda tensor, name=name: _draw(usual, model.seed, tensor._replace(name=name)), lambda *_: None)
-    own = [tensor for tensor in tensors if model.sentence is None or not tensor.name.startswith("dense.")]
-    write_checkpoint(out, source, own, content, tick)
+    behind = {f"dense.{number}.weight": name for number, name in enumerate(_dense_folders(model.sentence))}
+    for tensor in tensors:  # before the checksums of all
+        if tensor.name in behind:
+            layer = [tensor._replace(name="linear.weight")]
+            write_checkpoint(out / behind[tensor.name], source, layer, partial(_draw, usual, model.seed), tick)
+    write_checkpoint(out, source, [tensor for tensor in tensors if tensor.name not in behind], content, tick)
     return {"parameters": sum(math.prod(tensor.shape) for tensor in tensors)}
 
 
@@ -125,7 +127,7 @@ def _write_sentence_files(out: Path, architecture: dict[str, Any], sentence: Sen
     widths = [architecture.get("hidden_size"), *sentence.dense]
     files: dict[str, Any] = {MODULES: modules}
     files[f"{POOLING}/config.json"] = {"word_embedding_dimension": widths[0], "pooling_mode": sentence.pooling}
-    for name, before, after in zip(folders, widths, widths[1:], strict=False):
+    for name, (before, after) in zip(folders, pairwise(widths), strict=True):
         bend = "torch.nn.modules.linear.Identity"
         given = {"in_features": before, "out_features": after, "bias": False, "activation_function": bend}
         files[f"{name}/config.json"] = given

@@ -15,7 +15,6 @@ from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bidirectional_attention")
@@ -61,7 +60,7 @@ def build_skeleton(folder: Folder, as_stored: bool = False) -> tuple[PreTrainedM
     return model, tied
 
 
-def _add_dense(folder: Folder, model: nn.Module) -> None:
+def _add_dense(folder: Folder, model: PreTrainedModel) -> None:
     """Give a model the linear layers that come behind its pooling, so that they are read and quantized like its own."""
     from torch import nn
 

@@ -51,7 +51,9 @@ class Embedding(Model):
         ge=1, description="Longest text, special tokens included; cut a longer one, and keep its last special token."
     )
     speed: list[EmbeddingSpeed] = Field(default=[], description="Speed on each machine where it was measured.")
-    samples: list[Similarity] = Field(default=[], description="Similarities that the deployed program found, without any prompt.")
+    samples: list[Similarity] = Field(
+        default=[], description="Similarities that the deployed program found, without any prompt."
+    )
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

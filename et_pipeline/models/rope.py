@@ -57,6 +57,6 @@ def check_constant(model: PreTrainedModel) -> None:
     changing = {str(rope.get("rope_type")) for rope in rope_settings(config).values()} & {*_CHANGING}
     if changing:
         raise UserError(
-            f"this {config.model_type} model has rotary frequencies of type {', '.join(sorted(changing))}, which change "
-            "with the length of a text, so it cannot be exported as one that embeds texts"
+            f"this {config.model_type} model has rotary frequencies of type {', '.join(sorted(changing))}, which "
+            "change with the length of a text, so it cannot be exported as one that embeds texts"
         )

@@ -73,7 +73,7 @@ class Model(Checkpoint, ExportForm):
         default="text-generation", description="whether it answers, or embeds texts"
     )
     prompts: dict[str, str] = Field(
-        default={}, description="of an embedding: what goes before a text, by its use, beside what the source's files say"
+        default={}, description="of an embedding: what goes before a text, by its use, beside what its files say"
     )
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="of an embedding: shorter lengths it was trained for (Matryoshka); else the files' own"

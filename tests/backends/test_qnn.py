@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.make_embedder import EMBEDDERS, make_embedder
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Quantization
+from tests.make_embedder import EMBEDDERS, make_embedder
 
 BACKEND = get_backend("qnn", "SM8650")
 

@@ -133,7 +133,7 @@ def test_prompts_are_read(write, bert):
     [
         ({"prompts": ["query: "]}, r"has prompts=\['query: '\], expected texts by name"),
         ({"prompts": {"query": 1}}, "expected texts by name"),
-        ({"prompts": {"query": "q: "}, "default_prompt_name": "ask"}, "default_prompt_name='ask', and its prompts are q"),
+        ({"prompts": {"query": "q: "}, "default_prompt_name": "ask"}, "default_prompt_name='ask', and its prompts"),
         ({"truncate_dim": "all"}, "has truncate_dim='all', expected sizes of at most 384"),
         ({"truncate_dim": 385}, "has truncate_dim=385, expected sizes of at most 384"),
     ],
@@ -152,7 +152,8 @@ def test_shorter_lengths_are_read_where_a_file_says_them(write, bert):
     assert read_usage(Folder(bert)).dimensions == (128, 64, 8)
 
 
-DENSE = {"in_features": 384, "out_features": 96, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+IDENTITY = "torch.nn.modules.linear.Identity"
+DENSE = {"in_features": 384, "out_features": 96, "bias": False, "activation_function": IDENTITY}
 
 
 def test_linear_layers_behind_the_pooling(write):

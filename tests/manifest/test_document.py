@@ -130,7 +130,7 @@ def test_a_bundle_that_embeds_texts(tmp_path):
         ("embedding|pooling", "max", "field 'embedding.pooling' is wrong"),
         ("embedding|dimension", 0, "field 'embedding.dimension' is wrong"),
         ("embedding|default_prompt", "ask", "'default_prompt' is 'ask', which is not in 'prompts'"),
-        ("embedding|dimensions", [384], "'dimensions' must lie between 0 and 384, the whole length"),
+        ("embedding|dimensions", [2], "'dimensions' must lie between 0 and 2, the whole length"),
         ("quality|embedding|original|texts", 1, "field 'quality.embedding.original.texts' is wrong"),
     ],
 )

@@ -134,7 +134,7 @@ def test_linear_layers_that_bend_are_sentence_transformers_own(bend, bias, embed
         ("bert", {}, {Reach()}),
         ("llama", {}, {Reach(None, 0)}),
         ("mistral", {"sliding_window": 8, "num_key_value_heads": 2}, {Reach(7, 0)}),
-        ("mistral", {"sliding_window": 48, "num_key_value_heads": 2}, {Reach(None, 0)}),  # the longest text is no longer
+        ("mistral", {"sliding_window": 48, "num_key_value_heads": 2}, {Reach(None, 0)}),
         ("modernbert", {"local_attention": 8}, {Reach(), Reach(4, 4)}),
         ("gemma3_text", {"sliding_window": 8}, {Reach(None, 0), Reach(7, 0)}),
         ("gemma3_text", {"sliding_window": 8, "use_bidirectional_attention": True}, {Reach(), Reach(4, 4)}),
