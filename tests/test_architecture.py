@@ -85,7 +85,9 @@ def test_config_builds_the_same_model_in_transformers(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(architecture_of(name)))
     known = read_named(name)
     if known.encodes:
-        _write_sentence_files(tmp_path, architecture_of(name), Sentence(**named(name).get("sentence", {})))
+        _write_sentence_files(
+            tmp_path, architecture_of(name), Sentence.model_validate_json(json.dumps(named(name).get("sentence", {})))
+        )
     model, tied = build_skeleton(Folder(tmp_path))
     if known.encodes:
         assert getattr(model, "pooler", None) is None

@@ -62,7 +62,7 @@ class EncoderForm(Form):
         embedding = manifest.Embedding(
             dimension=dimension,
             dimensions=_shorter(settings.model.dimensions or facts.dimensions, dimension),
-            prompts=facts.prompts | settings.model.prompts,
+            prompts=facts.prompts | (settings.model.prompts or {}),
             default_prompt=facts.default_prompt,
             pooling=pooling.mode,
             normalised=pooling.normalised,

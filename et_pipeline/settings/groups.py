@@ -72,8 +72,8 @@ class Model(Checkpoint, ExportForm):
     task: Literal["text-generation", "embedding"] = Field(
         default="text-generation", description="whether it answers, or embeds texts"
     )
-    prompts: dict[str, str] = Field(
-        default={}, description="of an embedding: what goes before a text, by its use, beside what its files say"
+    prompts: dict[str, str] | None = Field(
+        default=None, description="of an embedding: what goes before a text, by its use, beside what its files say"
     )
     dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="of an embedding: shorter lengths it was trained for (Matryoshka); else the files' own"
