@@ -61,6 +61,7 @@ def test_made_up_weights_take_a_named_embedder_the_whole_road(tmp_path):
     assert made.embedding.dimensions == [512, 256, 128]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_other_task_is_refused_in_a_sentence(tmp_path, command):
     source = make_embedder(tmp_path / "source", "qwen3_embedding")
     sizes = ["recipe=8da8w", f"model.source={source}", "model.max_context=128", "until=acquire"]
