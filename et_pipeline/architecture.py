@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,12 +67,12 @@ FAMILIES = {
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
 # Encoders, which see the whole text at once and make an embedding of it.
-ENCODERS = ("bert", "camembert", "electra", "mpnet", "roberta", "xlm-roberta")
+ENCODERS = ("bert", "camembert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 _BERT_LIKE = ("bert", "camembert", "roberta", "xlm-roberta")  # whose tensors have BERT's names and shapes
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
-# Tensors of an encoder's checkpoint that its embedding does not need: the layer over the first token that BERT learns
-# for its own training, and what transformers once stored and now computes.
-UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
+# Tensors of a checkpoint that its embedding does not need: the layer over the first token that BERT learns for its own
+# training, heads that predict tokens, and what transformers once stored and now computes.
+UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)|^(lm_head|head|decoder)\.")
 _OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
 
 
@@ -111,16 +111,13 @@ class Architecture(Sizes):
         family: `model_type` of config.json.
         shapes: every stored tensor; a tied head is not among them.
         tied_head: the head's weights are the embedding's.
+        encodes: it embeds texts, and has no head and no cache.
     """
 
     family: str
     shapes: Shapes
     tied_head: bool
-
-    @property
-    def encodes(self) -> bool:
-        """Whether it embeds texts, and has no head and no cache."""
-        return self.family in ENCODERS
+    encodes: bool = False
 
     @property
     def parameters(self) -> int:
@@ -167,13 +164,17 @@ def _number(text: Mapping[str, Any], where: str, key: str, otherwise: int | None
     return value
 
 
-def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | None = None) -> Architecture:
+def read_architecture(
+    config: Mapping[str, Any], where: str, stored: Shapes | None = None, embeds: bool = False, dense: Sequence[int] = ()
+) -> Architecture:
     """Work out a model's tensors and windows.
 
     Args:
         config: the content of config.json.
         where: what to call it in a message.
         stored: the shapes of the checkpoint's files where they are known: then the family may be an unknown one.
+        embeds: the model embeds texts, which of an encoder need not be said.
+        dense: of such a one, outputs of the linear layers behind the pooling.
 
     Raises:
         UserError: a figure is missing, or nothing is known about the family's tensors.
@@ -181,9 +182,16 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
     family, sizes, number = find_family(name), read_sizes(config, where), partial(_number, text, where)
-    if name in ENCODERS:
-        shapes = _encoder_shapes(name, text, number, where) if stored is None else _needed(stored)
-        return Architecture(family=name, shapes=shapes, tied_head=False, **dict(sizes))
+    if embeds or name in ENCODERS:
+        if stored is not None:
+            shapes = _needed(stored)
+        elif family is not None:
+            shapes = _needed(_shapes(family, text, number, sizes, True))
+        else:
+            shapes = _encoder_shapes(name, text, number, where)
+        widths = [sizes.hidden_size, *dense]
+        shapes |= {f"dense.{n}.weight": (widths[n + 1], widths[n]) for n in range(len(dense))}
+        return Architecture(family=name, shapes=shapes, tied_head=False, encodes=True, **dict(sizes))
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = (family is not None and family.tied) if tied is None else bool(tied)
     if stored is not None:
@@ -308,10 +316,13 @@ def _needed(stored: Shapes) -> Shapes:
 
 def _encoder_shapes(name: str, text: Mapping[str, Any], number: Any, where: str) -> Shapes:
     """The tensors of BERT (Devlin et al. 2018, arXiv:1810.04805) and of those that are built like it."""
+    if name == "modernbert":
+        return _modernbert_shapes(text, number)
     if name not in _BERT_LIKE:
+        known = ", ".join([*_BERT_LIKE, "modernbert", *FAMILIES])
         raise UserError(
             f"{where} has model_type={name!r}, whose tensors mode=plan does not know; of the models that embed texts "
-            f"it knows {', '.join(_BERT_LIKE)}, and any other from a folder that holds the weights"
+            f"it knows {known}, and any other from a folder that holds the weights"
         )
     hidden, wide = number("hidden_size"), number("intermediate_size")
     shapes: Shapes = {
@@ -337,12 +348,38 @@ def _encoder_shapes(name: str, text: Mapping[str, Any], number: Any, where: str)
     return shapes
 
 
+def _modernbert_shapes(text: Mapping[str, Any], number: Any) -> Shapes:
+    """The tensors of ModernBERT (Warner et al. 2024, arXiv:2412.13663)."""
+    hidden, wide = number("hidden_size"), number("intermediate_size")
+    biased = {"attn": bool(text.get("attention_bias")), "mlp": bool(text.get("mlp_bias"))}
+    norms = ["embeddings.norm", "final_norm"]
+    shapes: Shapes = {"embeddings.tok_embeddings.weight": (number("vocab_size"), hidden)}
+    for layer in range(number("num_hidden_layers")):
+        prefix = f"layers.{layer}."
+        linears = (("attn.Wqkv", 3 * hidden, hidden), ("attn.Wo", hidden, hidden))
+        for name, rows, columns in (*linears, ("mlp.Wi", 2 * wide, hidden), ("mlp.Wo", hidden, wide)):
+            shapes[f"{prefix}{name}.weight"] = (rows, columns)
+            if biased[name.partition(".")[0]]:
+                shapes[f"{prefix}{name}.bias"] = (rows,)
+        norms += [f"{prefix}mlp_norm", *([f"{prefix}attn_norm"] if layer else [])]
+    for norm in norms:
+        shapes |= {f"{norm}.weight": (hidden,), **({f"{norm}.bias": (hidden,)} if text.get("norm_bias") else {})}
+    return shapes
+
+
 def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     """How many tokens each layer sees, None for all, by the rules of transformers' configuration classes."""
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
     family = find_family(name) or Family()
     window = text.get("sliding_window", family.window)
+    if name == "modernbert":  # half of it to each side, and the token itself
+        every = text.get("global_attn_every_n_layers", 3)
+        kinds = text.get("layer_types") or ["sliding_attention" if n % every else "" for n in range(layers)]
+        window = text.get("local_attention", 128) // 2 + 1
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
+    if isinstance(window, int) and text.get("use_bidirectional_attention"):  # Gemma 3 that embeds: likewise
+        window = window // 2 + 1
     if (
         not family.windowed
         or not isinstance(window, int)

@@ -113,6 +113,8 @@ HARMLESS = {
     "torchscript": "a way of tracing",
     "use_bfloat16": "how weights are held elsewhere",
     "keys_to_ignore_at_inference": "names outputs",
+    "matryoshka_dimensions": "read with sentence-transformers' files",
+    "is_matryoshka": "says that there are such",
 }
 # What a config.json of old held and generation_config.json holds today.
 _GENERATION = """

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
+from et_pipeline.architecture import UNUSED_BY_ENCODERS
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import TensorInfo
 from et_pipeline.checkpoints.prequantized.weight import LARGEST, floats
-from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
+from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers, places
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,10 +119,10 @@ def prepare(folder: Folder) -> Prepared:
     tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    sources = _sources(model, modules, tied)
+    sources = _sources(model, modules, tied, places(folder, model, contents.layout))
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
-    _check_fit(folder.path, model, layout, list(sources.values()), tied)
+    _check_fit(folder, model, layout, list(sources.values()), tied)
     fill_computed_buffers(model)
     stored, read = folder.layout, open_tensors(folder)
 
@@ -168,7 +168,9 @@ def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
     return read
 
 
-def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:
+def _sources(
+    model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str], place: Callable[[str], str]
+) -> dict[str, _Source]:
     """What each tensor of the model is made of, by its name."""
     from et_pipeline.models.fused import fused_rows
 
@@ -180,9 +182,9 @@ def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied:
             if target in parts:
                 fused, start, end = parts[target]
                 rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
-                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
+                sources[target] = _Source(place(fused), (rows, *shape[1:]), (start, end))
             else:
-                sources[target] = _Source(tied.get(target, target), shape)
+                sources[target] = _Source(place(tied.get(target, target)), shape)
     return sources
 
 
@@ -226,7 +228,7 @@ def _set_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_fit(
-    folder: Path,
+    checkpoint: Folder,
     model: PreTrainedModel,
     layout: dict[str, TensorInfo],
     sources: list[_Source],
@@ -236,6 +238,7 @@ def _check_fit(
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
     from transformers.core_model_loading import WeightConverter
 
+    folder = checkpoint.path
     changes = get_checkpoint_conversion_mapping(model.config.model_type) or []
     anew = any(isinstance(change, WeightConverter) for change in changes)  # others only rename
     for source in sources:
@@ -261,7 +264,7 @@ def _check_fit(
     # Old checkpoints carry rotary tables, and tied ones a copy of the embedding; transformers drops both too.
     ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ()))]
     known = {source.tensor for source in sources} | set(tied)
-    if model.config.model_type in ENCODERS:
+    if checkpoint.embeds:
         ignored.append(UNUSED_BY_ENCODERS)
     for name, info in layout.items():
         if name not in known and not any(pattern.search(name) for pattern in ignored):
