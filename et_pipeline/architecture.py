@@ -68,6 +68,16 @@ OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begi
 # Tensors of an encoder's checkpoint that its embedding does not need: the layer over the first token that BERT learns
 # for its own training, and what transformers once stored and now computes.
 UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
+# What some families call the embedding, and the head.
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight")
+# What some families' configs call a size.
+_ALIASES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "model_max_length"),
+}
 _OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
 
 
@@ -125,7 +135,7 @@ class Architecture(Sizes):
     @property
     def embedding(self) -> tuple[int, ...]:
         """Shape of the embedding, which a tied head has too."""
-        return next(shape for name, shape in self.shapes.items() if "embed_tokens" in name)
+        return next(shape for name, shape in self.shapes.items() if name.endswith(EMBEDDINGS))
 
 
 def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
@@ -155,8 +165,8 @@ def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
 
 
 def _number(text: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
-    value = text.get(key)
-    value = otherwise if value is None else value
+    names = (key, *_ALIASES.get(key, ()))
+    value = next((text[name] for name in names if text.get(name) is not None), otherwise)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise UserError(f"{where} has {key}={value!r}, expected a positive integer")
     return value
@@ -184,9 +194,12 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     if stored is not None:
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
-        tied = "lm_head.weight" not in shapes
-        if not any("embed_tokens" in key for key in shapes):
-            raise UserError(f"{where} describes a {name} model without embed_tokens, of which no plan can be made")
+        tied = not any(key.endswith(HEADS) for key in shapes)
+        if not any(key.endswith(EMBEDDINGS) for key in shapes):
+            raise UserError(
+                f"{where} describes a {name} model with none of the embeddings {', '.join(EMBEDDINGS)}, so no plan can "
+                "be made of it"
+            )
     elif family is None:
         raise UserError(
             f"{where} has model_type={name!r}, whose tensors mode=plan does not know; it knows "
@@ -201,7 +214,8 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
 def longest_context(config: Mapping[str, Any]) -> int | None:
     """The longest context that a config's positions reach; None where it does not say."""
     text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings")
+    names = ("max_position_embeddings", *_ALIASES["max_position_embeddings"])
+    longest = next((text[name] for name in names if text.get(name) is not None), None)
     if not isinstance(longest, int) or isinstance(longest, bool) or longest <= 0:
         return None
     if text.get("model_type") in OFFSET_POSITIONS:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from et_pipeline.architecture import ENCODERS, find_family
+from et_pipeline.checkpoints.lacks import what_lacks
 from et_pipeline.errors import UserError
 
 FILE = "config.json"
 MOST_LAYERS = 10_000
 LARGEST_SIZE = 1 << 31
 _PARTS = ("text_config", "vision_config", "audio_config", "speech_config")
-_OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower", "mm_vision_tower", "visual")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL_SIZES = (
     "intermediate_size",
@@ -128,7 +128,7 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: names the key, the value and what would work.
     """
-    right = {key: value for key, value in config.items() if key not in _ELSEWHERE}
+    right = {key: _read_floats(value) for key, value in config.items() if key not in _ELSEWHERE}
     if right.get("transformers_weights") not in (None, "model.safetensors"):
         raise UserError(
             f"{where} has transformers_weights={_shown(right['transformers_weights'])}, and weights are read from "
@@ -147,13 +147,9 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             del right[part]
         elif value is not ... and not isinstance(value, Mapping):
             raise UserError(f"{where} has {part}={_shown(value)}, expected an object")
-    senses = [key for key in _OTHER_SENSES if right.get(key)]
-    if senses:
-        raise UserError(
-            f"{where} describes a model that sees or hears ({senses[0]}), and models of text alone are supported; "
-            "use the maker's model of text, or save the language model of this one by itself "
-            "(model.language_model in transformers)"
-        )
+    lacking = what_lacks(right)
+    if lacking is not None:
+        raise UserError(f"{where} describes a model that {lacking}")
     if "text_config" in right:
         right["text_config"] = put_right(right["text_config"], f"{where} (text_config)")
         return right
@@ -168,6 +164,16 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             ids = token_ids(right[key], f"{where} has {key}", vocabulary)
             right[key] = ids if key == "eos_token_id" and isinstance(right[key], list) else next(iter(ids), None)
     return right
+
+
+def _read_floats(value: Any) -> Any:
+    """A value with those numbers that JSON has no word for, which transformers writes as {"__float__": "Infinity"}."""
+    if isinstance(value, Mapping):
+        name = value.get("__float__") if len(value) == 1 else None
+        if name in ("Infinity", "-Infinity", "NaN"):
+            return float(name)
+        return {key: _read_floats(each) for key, each in value.items()}
+    return [_read_floats(each) for each in value] if isinstance(value, list) else value
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from et_pipeline import manifest
-from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, Sizes, read_sizes
+from et_pipeline.architecture import ENCODERS, HEADS, UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.folder import Folder
@@ -19,7 +19,6 @@ from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
 from et_pipeline.checkpoints.tokens import read_tokens
-from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling
 
 FILE = "facts.json"
@@ -113,8 +112,6 @@ def read_facts(folder: Folder) -> Facts:
     config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
     encodes = text.get("model_type") in ENCODERS
-    if encodes and text.get("is_decoder"):
-        raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
     sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
     tokenizer = folder.tokenizer
     chat = load_chat_format(folder)
@@ -130,7 +127,7 @@ def read_facts(folder: Folder) -> Facts:
         parameters=sum(math.prod(info.shape) for info in layout.values()),
         **{**dict(sizes), "max_position": min(sizes.max_position, longest or sys.maxsize)},
         **tokens._asdict(),
-        tied_head="lm_head.weight" not in layout,
+        tied_head=not any(name.endswith(HEADS) for name in layout),
         chat=chat,
         pooling=pooling,
         sampling=read_sampling(folder),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,10 +113,11 @@ def prepare(folder: Folder) -> Prepared:
     model, tied = build_skeleton(folder)
     contents = folder.contents
     # A file's own head counts, also where the config says that it has none: transformers takes it too.
-    tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
+    renamed = _renamed(model, contents.layout)
+    tied = {head: each for head, each in tied.items() if renamed.get(head, head) not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    sources = _sources(model, modules, tied)
+    sources = _sources(model, modules, tied, renamed)
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
     _check_fit(folder.path, model, layout, list(sources.values()), tied)
@@ -165,7 +166,27 @@ def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
     return read
 
 
-def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:
+def _renamed(model: PreTrainedModel, layout: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """What files call a tensor of the model where transformers calls it otherwise, as GPT-NeoX's `embed_out`."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamings = get_checkpoint_conversion_mapping(type(model).__name__) or []
+    if not all(type(each) is WeightRenaming for each in renamings):
+        return {}
+    found = {}
+    for name in layout:
+        new = name
+        for renaming in renamings:
+            new, _ = renaming.rename_source_key(new)
+        if new != name:
+            found[new] = name
+    return found
+
+
+def _sources(
+    model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str], renamed: dict[str, str]
+) -> dict[str, _Source]:
     """What each tensor of the model is made of, by its name."""
     from et_pipeline.models.fused import fused_rows
 
@@ -179,7 +200,8 @@ def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied:
                 rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
                 sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
             else:
-                sources[target] = _Source(tied.get(target, target), shape)
+                name_of = tied.get(target, target)
+                sources[target] = _Source(renamed.get(name_of, name_of), shape)
     return sources
 
 
