@@ -42,7 +42,6 @@ _BY_FAMILY = {
     ),
     "computes its attention by code of its own, which cannot be replaced by ours": (
         "codegen",
-        "ctrl",
         "falcon",
         "gpt_neo",
         "gpt_neox_japanese",

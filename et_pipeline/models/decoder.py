@@ -208,8 +208,6 @@ def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> No
     for kind in sorted(set(layer_kinds(config))):
         if kind not in ("full_attention", "sliding_attention") and not (kind in MIXED and has_mixers(config.to_dict())):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
-    if getattr(config, "use_bidirectional_attention", False):
-        raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
     check_attention(model, config)
 
 

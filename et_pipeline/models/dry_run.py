@@ -89,6 +89,8 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
         config: its config of text.
     """
     family = f"family {config.model_type}"
+    if getattr(config, "use_bidirectional_attention", False):
+        raise UserError(f"this {config.model_type} model attends to later tokens too, so it cannot generate text")
     if has_mixers(config.to_dict()):  # known layer by layer, and compared with transformers in the tests
         return
     if any(isinstance(module, Conv1D) for module in model.modules()):
