@@ -16,9 +16,6 @@ _EXPERTS = (
     "num_local_experts",
     "n_routed_experts",
     "moe_num_experts",
-    "moe_topk",
-    "num_experts_per_tok",
-    "num_experts_per_token",
 )
 _SENSES = (
     "vision_config",
@@ -97,7 +94,8 @@ def what_lacks(config: Mapping[str, Any]) -> str | None:
         found = rule(text)
         if found is not None:
             return found
-    return _FAMILIES.get(str(text.get("model_type")))
+    names = (str(each.get("model_type")) for each in (config, text))
+    return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
 
 def _encoder_beside(config: Mapping[str, Any]) -> str | None:

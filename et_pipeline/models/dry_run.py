@@ -16,9 +16,10 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
+from et_pipeline.architecture import read_sizes
 from et_pipeline.checkpoints.config import reason
 from et_pipeline.errors import UserError
-from et_pipeline.states import has_mixers
+from et_pipeline.states import KeysValues, has_mixers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,7 @@ class _Probe(Cache):
         self.count = layers
         self.handed: list[torch.Tensor] = []
         self.attended: set[int] = set()
+        self.cached: dict[int, tuple[int, int]] = {}  # layer to heads, and numbers of each
 
     @property
     def is_sliding(self) -> list[bool]:
@@ -74,6 +76,7 @@ class _Probe(Cache):
                 f"has keys of {key_states.shape[-1]} numbers and values of {value_states.shape[-1]}, and our caches "
                 "hold as many of each"
             )
+        self.cached[layer_idx] = key_states.shape[1], key_states.shape[-1]
         self.handed += [key_states, value_states]
         return key_states, value_states
 
@@ -89,7 +92,7 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
         config: its config of text.
     """
     family = f"family {config.model_type}"
-    if getattr(config, "use_bidirectional_attention", False):
+    if getattr(config, "use_bidirectional_attention", False) not in (None, False, "vision"):  # there are no images
         raise UserError(f"this {config.model_type} model attends to later tokens too, so it cannot generate text")
     if has_mixers(config.to_dict()):  # known layer by layer, and compared with transformers in the tests
         return
@@ -125,6 +128,20 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
             f"{family} does not let its attention be replaced: {len(cache.attended)} of its {cache.count} layers use "
             "the one that they are given"
         )
+    _check_sizes(cache, config, family)
+
+
+def _check_sizes(cache: _Probe, config: Any, family: str) -> None:
+    """What layers cache is what a plan and a program believe, which read it off the config."""
+    for layer, states in enumerate(read_sizes(config.to_dict(), f"the config of {family}").states):
+        for state in (each for each in states if isinstance(each, KeysValues)):
+            found = cache.cached.get(layer)
+            if found != (state.heads, state.dim):
+                heads, dim = found or (0, 0)
+                raise UserError(
+                    f"{family} has layers of sizes that are unknown here: layer {layer} caches {heads} heads of {dim} "
+                    f"numbers, where its config says {state.heads} of {state.dim}"
+                )
 
 
 def _tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
