@@ -173,7 +173,7 @@ def external_cache(model: Any) -> Callable[[torch.Tensor, int], torch.Tensor]:
     """The form of NPUs with prefill in parallel."""
     made = ExternalCacheDecoder(model, FORM)
     driver = CacheDriver(lambda _, inputs: made(*inputs), external_metadata(made, 0, [1]))
-    return lambda tokens, start: driver.forward(tokens, start)
+    return lambda tokens, start: driver.feed(tokens[0].tolist(), start)
 
 
 FORMS: dict[str, tuple[Callable[[Any], Callable[[torch.Tensor, int], torch.Tensor]], tuple[int, ...]]] = {

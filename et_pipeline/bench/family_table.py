@@ -72,12 +72,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "head_dim": 16},
-    "modernbert-decoder": {"pad_token_id": 0},
+    "ministral3": {"sliding_window": WINDOW},
+    "modernbert-decoder": {"pad_token_id": 0, "local_attention": 2 * WINDOW},
     "olmo_hybrid": _DELTA,
+    "phi3": {"sliding_window": WINDOW},
     "qwen2": _QWEN,
     "qwen3": _QWEN,
     "qwen3_5_text": _DELTA,
     "smollm3": {**_QWEN, "no_rope_layers": [1, 0]},
+    "starcoder2": {"sliding_window": WINDOW},
 }
 # Models that people know, of families that go through.
 EXAMPLES: dict[str, str] = {
