@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from et_pipeline.architecture import ENCODERS
-from et_pipeline.bench.family_table import EXAMPLES, OVERRIDES, TINY, VOCABULARY, WINDOW
+from et_pipeline.bench.family_table import OVERRIDES, TINY, VOCABULARY, WINDOW
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model, prepare
 from et_pipeline.errors import UserError
@@ -228,35 +228,6 @@ def measure(families: Iterable[str], tick: Callable[[str], None]) -> dict[str, A
         failed = {form: each.sentence for form, each in outcomes.items() if each.result == "failed"}
         found.append({"family": family, "errors": equal, "refused": first.sentence, "failed": failed})
     return {"transformers": metadata.version("transformers"), "families": found}
-
-
-def table(result: dict[str, Any]) -> str:
-    """Families that go through, and what the others have that we lack, in Markdown."""
-    from et_pipeline.report.tables import markdown
-
-    through = [each for each in result["families"] if each["errors"]]
-    rows = [["family", "for example", "forms", "exact to"]]
-    for each in through:
-        forms = ", ".join(f"`{form}`" for form in each["errors"])
-        exact = f"{max(each['errors'].values()):.1e}"
-        rows.append([f"`{each['family']}`", EXAMPLES.get(each["family"], ""), forms, exact])
-    others = [["has", "families"]]
-    reasons: dict[str, list[str]] = {}
-    for each in result["families"]:
-        if not each["errors"]:
-            reasons.setdefault(_in_general(each["refused"]), []).append(f"`{each['family']}`")
-    others += [[reason, ", ".join(families)] for reason, families in sorted(reasons.items(), key=lambda i: -len(i[1]))]
-    return (
-        f"Of the {len(result['families'])} families of causal LMs that transformers {result['transformers']} has, "
-        f"{len(through)} go through, and {len(result['families']) - len(through)} are refused.\n\n"
-        f"{markdown(rows)}\n\n{markdown(others)}\n"
-    )
-
-
-def _in_general(sentence: str) -> str:
-    """A refusal without the figures of one model."""
-    head, _, _ = sentence.partition(" (")
-    return head.partition(",")[0].strip()
 
 
 def main(arguments: list[str] | None = None) -> None:

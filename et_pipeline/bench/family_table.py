@@ -1,7 +1,8 @@
-"""What `bench.families` has to be told of families: tiny sizes, and models that people know."""
+"""What `bench.families` has to be told of families, tiny sizes and models that people know; and the table it makes."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 VOCABULARY = 128
@@ -130,3 +131,32 @@ EXAMPLES: dict[str, str] = {
     "starcoder2": "StarCoder2 3B",
     "vaultgemma": "VaultGemma 1B",
 }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Families that go through, and what the others have that we lack, in Markdown."""
+    through = [each for each in result["families"] if each["errors"]]
+    lines = ["| family | for example | forms | exact to |", "|---|---|---|---:|"]
+    for each in through:
+        forms = "all" if len(each["errors"]) == 3 else ", ".join(f"`{form}`" for form in each["errors"])
+        exact = f"{max(each['errors'].values()):.1e}"
+        lines.append(f"| `{each['family']}` | {EXAMPLES.get(each['family'], '')} | {forms} | {exact} |")
+    reasons: dict[str, list[str]] = {}
+    for each in result["families"]:
+        if not each["errors"]:
+            reasons.setdefault(_in_general(each["refused"]), []).append(f"`{each['family']}`")
+    others = ["| it | families |", "|---|---|"]
+    for reason, families in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        others.append(f"| {reason} | {', '.join(families)} |")
+    return (
+        f"Of the {len(result['families'])} families of causal LMs that transformers {result['transformers']} has, "
+        f"{len(through)} go through, and {len(result['families']) - len(through)} are refused.\n\n"
+        + "\n".join([*lines, "", *others])
+        + "\n"
+    )
+
+
+def _in_general(sentence: str) -> str:
+    """A refusal without the name and the figures of one model."""
+    sentence = re.sub(r"^(family \S+|the checkpoint/config\.json( describes a \S+ model)?|transformers) ", "", sentence)
+    return re.split(r" \(|[,:;]", sentence)[0].strip()
