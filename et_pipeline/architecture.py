@@ -69,9 +69,7 @@ OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begi
 # for its own training, and what transformers once stored and now computes.
 UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
 # What some families call the embedding, and the head.
-EMBEDDINGS = tuple(
-    f"{name}.weight" for name in ("embed_tokens", "embed_in", "tok_embeddings", "wte", "transformer.w")
-)
+EMBEDDINGS = tuple(f"{name}.weight" for name in ("embed_tokens", "embed_in", "tok_embeddings", "wte", "transformer.w"))
 HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight", "decoder.weight")
 # What some families' configs call a size.
 _ALIASES = {

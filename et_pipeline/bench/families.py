@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -132,7 +133,9 @@ def enter(folder: Path) -> Any:
     return load_model(folder)
 
 
-def greatest_error(feed: Callable[[torch.Tensor, int], torch.Tensor], expected: torch.Tensor, ways: Iterable[int]) -> float:
+def greatest_error(
+    feed: Callable[[torch.Tensor, int], torch.Tensor], expected: torch.Tensor, ways: Iterable[int]
+) -> float:
     """Of the logits after each piece, relative to the greatest logit.
 
     Args:
@@ -213,7 +216,9 @@ def judge(family: str, folder: Path, form: str = "decoder") -> Outcome:
 
 def _refused(family: str, refusal: UserError, folder: Path) -> Outcome:
     sentence = str(refusal).replace(f"{folder / 'config.json'} describes a model that ", "")
-    return Outcome(family, "refused", sentence=sentence.replace(f"{folder}: ", "").replace(str(folder), "the checkpoint"))
+    return Outcome(
+        family, "refused", sentence=sentence.replace(f"{folder}: ", "").replace(str(folder), "the checkpoint")
+    )
 
 
 def measure(families: Iterable[str], tick: Callable[[str], None]) -> dict[str, Any]:
@@ -237,12 +242,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=FAMILIES, help="families")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    result = measure(asked.only, lambda line: print(line, flush=True))
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    result = measure(asked.only, console.print)
     if asked.json is not None:
         asked.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     failed = [each for each in result["families"] if each["failed"]]
-    counts = Counter("failed" if each["failed"] else "equal" if each["errors"] else "refused" for each in result["families"])
-    print(dict(counts))
+    counts = Counter(
+        "failed" if each["failed"] else "equal" if each["errors"] else "refused" for each in result["families"]
+    )
+    console.print(dict(counts))
     if failed:
         sys.exit(1)
 

@@ -86,21 +86,19 @@ def what_lacks(config: Mapping[str, Any]) -> str | None:
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
-    for rule in (_encoder_beside, _senses):
-        found = rule(config)
-        if found is not None:
-            return found
-    for rule in _RULES:
-        found = rule(text)
-        if found is not None:
-            return found
+    found = [*(rule(config) for rule in (_encoder_beside, _senses)), *(rule(text) for rule in _RULES)]
+    first = next((each for each in found if each is not None), None)
+    if first is not None:
+        return first
     names = (str(each.get("model_type")) for each in (config, text))
     return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
 
 def _encoder_beside(config: Mapping[str, Any]) -> str | None:
     if config.get("is_encoder_decoder") is True:
-        return "has an encoder beside its decoder (is_encoder_decoder=true), and models of a decoder alone are supported"
+        return (
+            "has an encoder beside its decoder (is_encoder_decoder=true), and models of a decoder alone are supported"
+        )
     return None
 
 

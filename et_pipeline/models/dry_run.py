@@ -17,7 +17,6 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
 from et_pipeline.architecture import read_sizes
-from et_pipeline.checkpoints.config import reason
 from et_pipeline.errors import UserError
 from et_pipeline.states import KeysValues, has_mixers
 
@@ -115,9 +114,10 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
     except _Lack as lack:
         raise UserError(f"{family} {lack}") from lack
     except Exception as error:
+        told = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
             f"{family} cannot be run with another cache than its own, as transformers' {type(model).__name__} has it "
-            f"({reason(error)})"
+            f"({type(error).__name__}: {told})"
         ) from error
     finally:
         config._attn_implementation = usual
@@ -171,7 +171,8 @@ def _attention(
         raise _Lack("hands its attention a mask of its own, and ours makes the mask")
     if getattr(module, "is_causal", True) is False or kwargs.get("is_causal") is False:
         raise _Lack("attends to later tokens too, so it cannot generate text")
-    cache.attended.add(getattr(module, "layer_idx", None))
+    layer: Any = module.layer_idx
+    cache.attended.add(layer)
     return torch.empty_like(query).transpose(1, 2).contiguous(), None
 
 

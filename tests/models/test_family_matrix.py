@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from et_pipeline.bench import families as matrix
-from et_pipeline.bench.family_table import table
 from et_pipeline.bench.families import FAMILIES, FORM, FORMS, MOST, TOKENS, greatest_error, judge, tiny_config
+from et_pipeline.bench.family_table import table
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
