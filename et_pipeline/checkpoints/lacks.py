@@ -17,17 +17,7 @@ _EXPERTS = (
     "n_routed_experts",
     "moe_num_experts",
 )
-_SENSES = (
-    "vision_config",
-    "audio_config",
-    "speech_config",
-    "vision_tower",
-    "mm_vision_tower",
-    "visual",
-    "audio_encoder_config",
-    "audio_encoder",
-    "vq_config",
-)
+_SENSES = ("audio_encoder_config", "audio_encoder", "vq_config")
 _STATES = ("state_size", "ssm_state_size", "mamba_d_state", "mamba_headdim", "ssm_cfg")
 # Families whose configs show nothing of it, by what they have.
 _BY_FAMILY = {
@@ -107,8 +97,8 @@ def _senses(config: Mapping[str, Any]) -> str | None:
     if sense is None and config.get("model_type") in _MULTIMODAL:
         sense = f"model_type={config['model_type']}"
     return sense and (
-        f"sees or hears ({sense}), and models of text alone are supported; use the maker's model of text, or save the "
-        "language model of this one by itself (model.language_model in transformers)"
+        f"sees or hears ({sense}) without a text_config, and models of text alone are supported; use the maker's model "
+        "of text"
     )
 
 

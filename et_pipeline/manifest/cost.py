@@ -11,7 +11,12 @@ class Memory(Model):
     """Memory that the program needs on a phone, in bytes."""
 
     weights_bytes: Bytes = Field(description="Weights as they lie in the program.")
-    kv_cache_bytes: Bytes = Field(description="KV cache at full context.")
+    kv_cache_bytes: Bytes = Field(description="All that it remembers between calls, at full context.")
+    states: dict[str, Bytes] = Field(
+        default={},
+        description="What of that is of which kind: 'keys_values', 'ring' (of a sliding window), 'convolution' and "
+        "'recurrent' (whose size does not depend on the context).",
+    )
     resident_bytes: Bytes = Field(
         description="Resident memory of the program while it answers, the app itself not counted: measured "
         "where the program can be executed, else weights and KV cache."

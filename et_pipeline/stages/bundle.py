@@ -17,6 +17,7 @@ from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
+from et_pipeline.states import goes_back
 
 MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
 MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none was seen to run on an older one
@@ -118,6 +119,7 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
         max_context=settings.model.max_context,
         prefill_chunk=settings.model.prefill_chunk,
         adapter_rank=settings.model.adapter_rank,
+        goes_back=goes_back(part.facts.states),
         min_runtime=min_runtime(settings),
         qairt=delegation.qairt,
         notice=delegation.notice,
@@ -143,11 +145,13 @@ def _quality(part: Part) -> manifest.Quality:
 
 def _memory(part: Part) -> manifest.Memory:
     weights = part.lowered.bytes
-    kv = part.form.kv_cache_bytes(part.facts, part.settings.model.form, part.settings.backend.name)
+    states = part.form.state_bytes(part.facts, part.settings.model.form, part.settings.backend.name)
+    kv = sum(states.values())
     resident = weights + kv if part.measured is None else part.measured.program_rss_bytes
     return manifest.Memory(
         weights_bytes=weights,
         kv_cache_bytes=kv,
+        states=states,
         resident_bytes=resident,
         peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
         min_device_ram_bytes=2 * (resident + weights + RUNTIME_BYTES),  # an app gets about half of the RAM
