@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.bench.family_table import OVERRIDES, TINY, VOCABULARY, WINDOW
+from et_pipeline.checkpoints.config import senses
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import load_model, prepare
 from et_pipeline.errors import UserError
@@ -65,21 +66,34 @@ class Outcome(NamedTuple):
 
 
 def tiny_config(family: str) -> PreTrainedConfig:
-    """The config of a model of a family with two layers, or the class's own where that is no model of text alone."""
+    """The config of a model of a family with two layers."""
     kind: Any = CONFIG_MAPPING[family]
-    fields = {field.name for field in dataclasses.fields(kind)}
+    config: PreTrainedConfig = kind(**_tiny_settings(kind))
+    return config
+
+
+def _tiny_settings(kind: Any) -> dict[str, Any]:
+    """What to give a config class, those of its parts included."""
+    fields, own = {field.name for field in dataclasses.fields(kind)}, OVERRIDES.get(kind.model_type, {})
     try:
         usual = kind()
     except Exception:  # some classes' own sizes do not fit each other
         usual = None
-    settings = {own: value for key, value in TINY.items() if (own := kind.attribute_map.get(key, key)) in fields}
+    settings = {name: value for key, value in TINY.items() if (name := kind.attribute_map.get(key, key)) in fields}
     settings |= {key: WINDOW for key in _WINDOWS if key in fields and getattr(usual, key, None) is not None}
     kinds = getattr(usual, "layer_types", None)
     if "layer_types" in fields and isinstance(kinds, list) and set(kinds) == set(_MIXED):
         settings["layer_types"] = ["sliding_attention", "full_attention"]
-    if family in ENCODERS:
+    if kind.model_type in ENCODERS:
         settings["is_decoder"] = True  # else it is no causal LM
-    return kind(**settings | OVERRIDES.get(family, {}))
+    for part in kind.sub_configs:
+        whole = getattr(usual, part, None)
+        if isinstance(whole, PreTrainedConfig):
+            settings[part] = {"model_type": whole.model_type, **_tiny_settings(type(whole)), **own.get(part, {})}
+    return {
+        **settings,
+        **{key: value for key, value in own.items() if key not in settings or key not in kind.sub_configs},
+    }
 
 
 def write_config(family: str, folder: Path) -> None:
@@ -103,7 +117,8 @@ def write_checkpoint(family: str, folder: Path) -> None:
     if size > LARGEST:
         raise ValueError(f"{family} has {size} parameters with its tiny config")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    kind = AutoModelForMultimodalLM if senses(config.to_dict()) else AutoModelForCausalLM
+    model = kind.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:  # biases and norms too: left at 0 and 1 they would hide a fault
             torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
@@ -112,8 +127,8 @@ def write_checkpoint(family: str, folder: Path) -> None:
 
 def reference(folder: Path) -> torch.Tensor:
     """Logits of transformers' own model with its own attention and cache, [tokens, vocabulary]."""
-    config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    kind = AutoModelForMultimodalLM if Folder(folder).senses else AutoModelForCausalLM
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
     freeze_rope(model, FORM.max_context)
     with torch.no_grad():
         logits: torch.Tensor = model(TOKENS).logits[0]

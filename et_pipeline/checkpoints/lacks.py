@@ -96,10 +96,7 @@ def _senses(config: Mapping[str, Any]) -> str | None:
     sense = next((key for key in _SENSES if config.get(key)), None)
     if sense is None and config.get("model_type") in _MULTIMODAL:
         sense = f"model_type={config['model_type']}"
-    return sense and (
-        f"sees or hears ({sense}) without a text_config, and models of text alone are supported; use the maker's model "
-        "of text"
-    )
+    return sense and (f"sees or hears ({sense}), and models of text alone are supported; use the maker's model of text")
 
 
 _MULTIMODAL = ("fuyu", "gemma4", "gemma4_unified", "phi4_multimodal", "qwen4_exp")
@@ -141,6 +138,12 @@ def _state_space(text: Mapping[str, Any]) -> str | None:
     return f"has state-space layers ({key}={text[key]}), which no program of ours has in this family"
 
 
+def _crossing(text: Mapping[str, Any]) -> str | None:
+    if text.get("cross_attention_layers"):
+        return "has layers that attend to a picture (cross_attention_layers), and models of text alone are supported"
+    return None
+
+
 def _decoding_encoder(text: Mapping[str, Any]) -> str | None:
     if text.get("is_decoder") is True and text.get("model_type") in ENCODERS:
         return "is used as a decoder (is_decoder=true), and encoders of this family embed texts here"
@@ -152,6 +155,7 @@ _RULES: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
     _latent,
     _indexed,
     _distances,
+    _crossing,
     _state_space,
     _decoding_encoder,
 )
