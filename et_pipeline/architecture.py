@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import plugins
+from et_pipeline import hybrids, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -32,6 +32,7 @@ class Family(NamedTuple):
         windowed: a window counts at all; otherwise no layer has one, whatever the config says.
         mixed: layers are of the kinds that `layer_types` lists; otherwise all are of one kind.
         window_pattern: every n-th layer sees everything where the config lists no kinds of layers; 0 for none.
+        shapes: gives all tensors, of (config, sizes, whether the head is tied), where layers differ among themselves.
         adapt: what another package does to a model's modules before it gets weights; ours are in `models.families`.
     """
 
@@ -46,6 +47,7 @@ class Family(NamedTuple):
     windowed: bool = True
     mixed: bool = True
     window_pattern: int = 0
+    shapes: Callable[[Mapping[str, Any], Any, bool], Shapes] | None = None
     adapt: Callable[[Any], None] | None = None
 
 
@@ -53,12 +55,15 @@ FAMILIES = {
     "gemma": Family(tied=True, windowed=False, mixed=False),
     "gemma2": Family(four_norms=True, tied=True, window=4096, window_pattern=2),
     "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window=4096, window_pattern=6),
+    "granitemoehybrid": Family(windowed=False, shapes=hybrids.granite),
+    "lfm2": Family(tied=True, windowed=False, shapes=hybrids.lfm2),
     "llama": Family(mlp_bias="mlp_bias", windowed=False, mixed=False),
     "ministral": Family(biases="", window=4096),
     "mistral": Family(biases="", window=4096, mixed=False),
     "phi3": Family(biases="", fused=True, mixed=False),
     "qwen2": Family(biases="", qkv_bias=True, window=4096),
     "qwen3": Family(head_norms=True, window=4096),
+    "qwen3_5_text": Family(windowed=False, shapes=hybrids.qwen3_5),
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
 # Encoders, which see the whole text at once and make an embedding of it.
@@ -206,6 +211,8 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
             f"{', '.join(sorted([*FAMILIES, *plugins.names('families')]))}, and any family from a folder that holds "
             "the weights"
         )
+    elif family.shapes is not None:
+        shapes = family.shapes(text, sizes, tied)
     else:
         shapes = _shapes(family, text, number, sizes, tied)
     return Architecture(family=name, shapes=shapes, tied_head=tied, **dict(sizes))

@@ -25,6 +25,10 @@ from et_pipeline.errors import UserError
 PARAMETERS = {
     "gemma3_1b": 999_885_952,
     "gemma3_270m": 268_098_176,
+    "granite4_h_350m": 340_332_224,
+    "lfm2_1_2b": 1_170_340_608,
+    "lfm2_350m": 354_483_968,
+    "lfm2_700m": 742_489_344,
     "llama2_7b": 6_738_415_616,
     "llama3_2_1b": 1_235_814_400,
     "llama3_2_3b": 3_212_749_824,
@@ -35,6 +39,9 @@ PARAMETERS = {
     "phi3_mini_4k": 3_821_079_552,
     "phi4_mini": 3_836_021_760,
     "qwen2_5_0_5b": 494_032_768,
+    "qwen3_5_0_8b": 752_393_024,  # of the language model; the published files also hold what sees
+    "qwen3_5_2b": 1_881_825_088,
+    "qwen3_5_4b": 4_205_751_296,
     "qwen3_0_6b": 596_049_920,
     "qwen3_1_7b": 1_720_574_976,
     "qwen3_4b": 4_022_468_096,
@@ -45,12 +52,24 @@ PARAMETERS = {
 
 # The smallest models of each kind of layer, with the switches that add tensors.
 CHECKPOINTS = {
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 0,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+        "mamba_proj_bias": True,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "conv_bias": True, "block_multiple_of": 32},
     "llama": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
     "ministral": {"sliding_window": 32, "layer_types": ["full_attention", "sliding_attention"]},
     "mistral": {"tie_word_embeddings": False, "sliding_window": 32},
     "phi3": {"tie_word_embeddings": False},
     "qwen2": {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
     "qwen3": {"attention_bias": True},
+    "qwen3_5_text": {"num_hidden_layers": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2},
     "gemma": {},
     "gemma2": {"sliding_window": 32},
     "gemma3_text": {"attention_bias": True, "num_hidden_layers": 7},
