@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import hybrids, plugins
+from et_pipeline import encoder_shapes, hybrids, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -68,11 +68,20 @@ FAMILIES = {
 }
 # Encoders, which see the whole text at once and make an embedding of it.
 ENCODERS = ("bert", "camembert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
-_BERT_LIKE = ("bert", "camembert", "roberta", "xlm-roberta")  # whose tensors have BERT's names and shapes
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
 # Tensors of a checkpoint that its embedding does not need: the layer over the first token that BERT learns for its own
 # training, heads that predict tokens, and what transformers once stored and now computes.
 UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)|^(lm_head|head|decoder)\.")
+# What some families call the embedding, and the head.
+EMBEDDINGS = tuple(f"{name}.weight" for name in ("embed_tokens", "embed_in", "tok_embeddings", "wte", "transformer.w"))
+HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight", "decoder.weight")
+# What some families' configs call a size.
+_ALIASES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "model_max_length"),
+}
 _OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
 
 
@@ -127,7 +136,7 @@ class Architecture(Sizes):
     @property
     def embedding(self) -> tuple[int, ...]:
         """Shape of the embedding, which a tied head has too."""
-        return next(shape for name, shape in self.shapes.items() if "embed_tokens" in name)
+        return next(shape for name, shape in self.shapes.items() if name.endswith(EMBEDDINGS))
 
 
 def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
@@ -157,8 +166,8 @@ def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
 
 
 def _number(text: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
-    value = text.get(key)
-    value = otherwise if value is None else value
+    names = (key, *_ALIASES.get(key, ()))
+    value = next((text[name] for name in names if text.get(name) is not None), otherwise)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise UserError(f"{where} has {key}={value!r}, expected a positive integer")
     return value
@@ -188,7 +197,7 @@ def read_architecture(
         elif family is not None:
             shapes = _needed(_shapes(family, text, number, sizes, True))
         else:
-            shapes = _encoder_shapes(name, text, number, where)
+            shapes = encoder_shapes.shapes(name, text, number, where, FAMILIES)
         widths = [sizes.hidden_size, *dense]
         shapes |= {f"dense.{n}.weight": (widths[n + 1], widths[n]) for n in range(len(dense))}
         return Architecture(family=name, shapes=shapes, tied_head=False, encodes=True, **dict(sizes))
@@ -197,9 +206,12 @@ def read_architecture(
     if stored is not None:
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
-        tied = "lm_head.weight" not in shapes
-        if not any("embed_tokens" in key for key in shapes):
-            raise UserError(f"{where} describes a {name} model without embed_tokens, of which no plan can be made")
+        tied = not any(key.endswith(HEADS) for key in shapes)
+        if not any(key.endswith(EMBEDDINGS) for key in shapes):
+            raise UserError(
+                f"{where} describes a {name} model with none of the embeddings {', '.join(EMBEDDINGS)}, so no plan can "
+                "be made of it"
+            )
     elif family is None:
         raise UserError(
             f"{where} has model_type={name!r}, whose tensors mode=plan does not know; it knows "
@@ -216,7 +228,8 @@ def read_architecture(
 def longest_context(config: Mapping[str, Any]) -> int | None:
     """The longest context that a config's positions reach; None where it does not say."""
     text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings")
+    names = ("max_position_embeddings", *_ALIASES["max_position_embeddings"])
+    longest = next((text[name] for name in names if text.get(name) is not None), None)
     if not isinstance(longest, int) or isinstance(longest, bool) or longest <= 0:
         return None
     if text.get("model_type") in OFFSET_POSITIONS:
@@ -312,59 +325,6 @@ def _shapes(family: Family, text: Mapping[str, Any], number: Any, sizes: Sizes, 
 def _needed(stored: Shapes) -> Shapes:
     """Those tensors of an encoder's checkpoint that an embedding needs."""
     return {name: shape for name, shape in stored.items() if not UNUSED_BY_ENCODERS.search(name)}
-
-
-def _encoder_shapes(name: str, text: Mapping[str, Any], number: Any, where: str) -> Shapes:
-    """The tensors of BERT (Devlin et al. 2018, arXiv:1810.04805) and of those that are built like it."""
-    if name == "modernbert":
-        return _modernbert_shapes(text, number)
-    if name not in _BERT_LIKE:
-        known = ", ".join([*_BERT_LIKE, "modernbert", *FAMILIES])
-        raise UserError(
-            f"{where} has model_type={name!r}, whose tensors mode=plan does not know; of the models that embed texts "
-            f"it knows {known}, and any other from a folder that holds the weights"
-        )
-    hidden, wide = number("hidden_size"), number("intermediate_size")
-    shapes: Shapes = {
-        "embeddings.word_embeddings.weight": (number("vocab_size"), hidden),
-        "embeddings.position_embeddings.weight": (number("max_position_embeddings"), hidden),
-        "embeddings.token_type_embeddings.weight": (number("type_vocab_size", 2), hidden),
-        "embeddings.LayerNorm.weight": (hidden,),
-        "embeddings.LayerNorm.bias": (hidden,),
-    }
-    linears = [
-        *((f"attention.self.{each}", hidden, hidden) for each in ("query", "key", "value")),
-        ("attention.output.dense", hidden, hidden),
-        ("intermediate.dense", wide, hidden),
-        ("output.dense", hidden, wide),
-    ]
-    for layer in range(number("num_hidden_layers")):
-        prefix = f"encoder.layer.{layer}."
-        for linear, rows, columns in linears:
-            shapes[f"{prefix}{linear}.weight"] = (rows, columns)
-            shapes[f"{prefix}{linear}.bias"] = (rows,)
-        for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"{prefix}{norm}.weight"] = shapes[f"{prefix}{norm}.bias"] = (hidden,)
-    return shapes
-
-
-def _modernbert_shapes(text: Mapping[str, Any], number: Any) -> Shapes:
-    """The tensors of ModernBERT (Warner et al. 2024, arXiv:2412.13663)."""
-    hidden, wide = number("hidden_size"), number("intermediate_size")
-    biased = {"attn": bool(text.get("attention_bias")), "mlp": bool(text.get("mlp_bias"))}
-    norms = ["embeddings.norm", "final_norm"]
-    shapes: Shapes = {"embeddings.tok_embeddings.weight": (number("vocab_size"), hidden)}
-    for layer in range(number("num_hidden_layers")):
-        prefix = f"layers.{layer}."
-        linears = (("attn.Wqkv", 3 * hidden, hidden), ("attn.Wo", hidden, hidden))
-        for name, rows, columns in (*linears, ("mlp.Wi", 2 * wide, hidden), ("mlp.Wo", hidden, wide)):
-            shapes[f"{prefix}{name}.weight"] = (rows, columns)
-            if biased[name.partition(".")[0]]:
-                shapes[f"{prefix}{name}.bias"] = (rows,)
-        norms += [f"{prefix}mlp_norm", *([f"{prefix}attn_norm"] if layer else [])]
-    for norm in norms:
-        shapes |= {f"{norm}.weight": (hidden,), **({f"{norm}.bias": (hidden,)} if text.get("norm_bias") else {})}
-    return shapes
 
 
 def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:

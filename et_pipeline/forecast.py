@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline import host
-from et_pipeline.architecture import Architecture, Shapes, check_context, layer_slots, read_architecture
+from et_pipeline.architecture import EMBEDDINGS, Architecture, Shapes, check_context, layer_slots, read_architecture
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import put_right
@@ -378,7 +378,7 @@ def tensor_bytes(name: str, shape: tuple[int, ...], recipe: Quantization) -> int
 
 
 def _is_embedding(name: str) -> bool:
-    return "embed_tokens" in name or name.startswith("embeddings.")
+    return name.endswith(EMBEDDINGS) or name.startswith("embeddings.")
 
 
 def _bits(name: str, recipe: Quantization) -> int:

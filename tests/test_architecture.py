@@ -7,7 +7,14 @@ import pytest
 import yaml
 
 from et_pipeline import CONF, tiny_assistant
-from et_pipeline.architecture import FAMILIES, check_context, layer_windows, longest_context, read_architecture
+from et_pipeline.architecture import (
+    FAMILIES,
+    check_context,
+    layer_windows,
+    longest_context,
+    read_architecture,
+    read_sizes,
+)
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_layout
@@ -198,8 +205,15 @@ def test_an_unknown_family_is_read_from_its_files():
     known = read_architecture(config, "here", stored)
     assert known.parameters == 64 * 32 + 4
     assert known.tied_head
-    with pytest.raises(UserError, match="without embed_tokens"):
-        read_architecture(config, "here", {"wte.weight": (64, 32)})
+    assert not read_architecture(config, "here", {"wte.weight": (64, 32), "lm_head.weight": (64, 32)}).tied_head
+    with pytest.raises(UserError, match=r"none of the embeddings embed_tokens\.weight"):
+        read_architecture(config, "here", {"word_embeddings.weight": (64, 32)})
+
+
+def test_sizes_by_the_names_that_some_families_have():
+    names = {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 128, "vocab_size": 100, "model_type": "gpt2"}
+    found = read_sizes(names, "here")
+    assert (found.layers, found.head_dim, found.hidden_size, found.max_position) == (2, 16, 64, 128)
 
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from et_pipeline.architecture import ENCODERS, find_family
+from et_pipeline.checkpoints.lacks import what_lacks
 from et_pipeline.errors import UserError
 from et_pipeline.states import MIXED, has_mixers
 
@@ -178,6 +179,9 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} describes a model that sees or hears ({found[0]}) without a text_config, and models of text "
             "alone are supported; use the maker's model of text"
         )
+    lacking = what_lacks(right)
+    if lacking is not None:
+        raise UserError(f"{where} describes a model that {lacking}")
     if "text_config" in right:
         right["text_config"] = put_right(right["text_config"], f"{where} (text_config)")
         return right

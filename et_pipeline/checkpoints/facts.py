@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from et_pipeline import manifest
-from et_pipeline.architecture import UNUSED_BY_ENCODERS, Sizes, read_sizes
+from et_pipeline.architecture import HEADS, UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.folder import MODULES, Folder
@@ -121,8 +121,6 @@ def read_facts(folder: Folder) -> Facts:
     config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
     encodes = folder.embeds
-    if encodes and text.get("is_decoder"):
-        raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
     if not encodes and text.get("use_bidirectional_attention"):
         raise UserError(
             f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it "
@@ -143,7 +141,7 @@ def read_facts(folder: Folder) -> Facts:
         parameters=sum(math.prod(info.shape) for info in layout.values()),
         **{**dict(sizes), "max_position": min(sizes.max_position, longest or sys.maxsize)},
         **tokens._asdict(),
-        tied_head="lm_head.weight" not in layout,
+        tied_head=not any(name.endswith(HEADS) for name in layout),
         chat=chat,
         pooling=pooling,
         **({} if usage is None else {"prompts": usage.prompts, "default_prompt": usage.default}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,10 +116,12 @@ def prepare(folder: Folder) -> Prepared:
     model, tied = build_skeleton(folder)
     contents = folder.contents
     # A file's own head counts, also where the config says that it has none: transformers takes it too.
-    tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
+    renamed = _renamed(model, contents.layout)
+    tied = {head: each for head, each in tied.items() if renamed.get(head, head) not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    sources = _sources(model, modules, tied, places(folder, model, contents.layout))
+    place = places(folder, model, contents.layout)
+    sources = _sources(model, modules, tied, lambda name: place(renamed.get(name, name)))
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
     _check_fit(folder, model, layout, list(sources.values()), tied)
@@ -166,6 +168,24 @@ def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
         return tensor
 
     return read
+
+
+def _renamed(model: PreTrainedModel, layout: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """What files call a tensor of the model where transformers calls it otherwise, as GPT-NeoX's `embed_out`."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamings = get_checkpoint_conversion_mapping(type(model).__name__) or []
+    if not all(type(each) is WeightRenaming for each in renamings):
+        return {}
+    found = {}
+    for name in layout:
+        new = name
+        for renaming in renamings:
+            new, _ = renaming.rename_source_key(new)
+        if new != name:
+            found[new] = name
+    return found
 
 
 def _sources(

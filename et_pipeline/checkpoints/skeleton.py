@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline.checkpoints.config import FILE, culprit, reason, unknown_keys
 from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.lacks import what_lacks
 from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.errors import UserError
 
@@ -135,6 +136,9 @@ def transformers_config(folder: Folder) -> PreTrainedConfig:
     except Exception as error:
         found = culprit(content, build)
         raise UserError(f"{where} is not a model config: {f'{found}: ' if found else ''}{reason(error)}") from error
+    lacking = what_lacks(config.to_dict())  # which its class may say where the file does not
+    if lacking is not None:
+        raise UserError(f"{where} describes a model that {lacking}")
     text = config.get_text_config()
     if getattr(text, "pad_token_id", None) is not None and not 0 <= text.pad_token_id < text.vocab_size:
         text.pad_token_id = None  # the family's usual one, which this vocabulary does not have
