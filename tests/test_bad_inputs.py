@@ -158,6 +158,13 @@ CHECKPOINTS = {
 
 LIE, STUB = "{tmp}/lie.gguf", "{tmp}/stub.gguf"
 COMMAND_LINES = {
+    "home of nobody": (
+        ["paths.cache='~nobody-at-all/x'"],
+        r'paths\.cache="~nobody-at-all/x" is not valid: .*write the',
+    ),
+    "text in the home of nobody": (["verify.text='~nobody-at-all/x'"], r"verify\.text=~nobody-at-all/x: .*write the"),
+    "folder of no name": (["paths.bundles="], r"paths\.bundles=\"\" is not valid: input should name a folder"),
+    "bundles under a file": (["paths.bundles={tmp}/notes.txt/x"], r"paths\.bundles=.*notes\.txt/x is inside a file"),
     "misspelt key": (
         ["recipe.groop_size=32"],
         r"recipe\.groop_size is not a setting; did you mean recipe\.group_size\?",
