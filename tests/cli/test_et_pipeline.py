@@ -216,6 +216,16 @@ def test_an_interpolation_that_leads_nowhere_is_one_sentence(command):
     assert "Interpolation key 'nothing' not found; write \\${ where a value has ${" in err
 
 
+def test_options_of_a_pattern_are_told_apart(command, monkeypatch):
+    names = []
+    monkeypatch.setattr(job, "_run", lambda programs, *_: names.append(programs[0].name) or Result())
+    code, _, err = command("-m", "recipe=glob(8da*w)", "measure.rounds=1,2")
+    assert code == 0, err
+    assert names == [
+        f"tiny_assistant-{recipe}-xnnpack-rounds{count}" for recipe in ("8da4w-g32", "8da8w") for count in (1, 2)
+    ]
+
+
 def test_a_terminal_of_fewer_characters_is_no_fault(monkeypatch):
     """As with LC_ALL=C on some systems, or a pipe on Windows."""
     screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
