@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import plugins
+from et_pipeline import gemma, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -32,6 +32,7 @@ class Family(NamedTuple):
         windowed: a window counts at all; otherwise no layer has one, whatever the config says.
         mixed: layers are of the kinds that `layer_types` lists; otherwise all are of one kind.
         window_pattern: every n-th layer sees everything where the config lists no kinds of layers; 0 for none.
+        shapes: what gives all tensors, of (config, sizes, whether the head is tied), where layers differ among themselves.
         adapt: what another package does to a model's modules before it gets weights; ours are in `models.families`.
     """
 
@@ -46,6 +47,7 @@ class Family(NamedTuple):
     windowed: bool = True
     mixed: bool = True
     window_pattern: int = 0
+    shapes: Callable[[Mapping[str, Any], Any, bool], Shapes] | None = None
     adapt: Callable[[Any], None] | None = None
 
 
@@ -53,6 +55,8 @@ FAMILIES = {
     "gemma": Family(tied=True, windowed=False, mixed=False),
     "gemma2": Family(four_norms=True, tied=True, window=4096, window_pattern=2),
     "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window=4096, window_pattern=6),
+    gemma.GEMMA3N: Family(tied=True, window=512, shapes=gemma.shapes),
+    gemma.GEMMA4: Family(tied=True, window=512, shapes=gemma.shapes),
     "llama": Family(mlp_bias="mlp_bias", windowed=False, mixed=False),
     "ministral": Family(biases="", window=4096),
     "mistral": Family(biases="", window=4096, mixed=False),
@@ -125,7 +129,7 @@ class Architecture(Sizes):
     @property
     def embedding(self) -> tuple[int, ...]:
         """Shape of the embedding, which a tied head has too."""
-        return next(shape for name, shape in self.shapes.items() if "embed_tokens" in name)
+        return next(shape for name, shape in self.shapes.items() if "embed_tokens." in name)
 
 
 def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
@@ -193,6 +197,8 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
             f"{', '.join(sorted([*FAMILIES, *plugins.names('families')]))}, and any family from a folder that holds "
             "the weights"
         )
+    elif family.shapes is not None:
+        shapes = family.shapes(text, sizes, tied)
     else:
         shapes = _shapes(family, text, number, sizes, tied)
     return Architecture(family=name, shapes=shapes, tied_head=tied, **dict(sizes))
@@ -342,7 +348,7 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
         or (name in _OPTIONAL_WINDOW and not text.get("use_sliding_window"))
     ):
         return (None,) * layers
-    kinds = text.get("layer_types") if family.mixed else None
+    kinds = gemma.kinds(text, layers) or (text.get("layer_types") if family.mixed else None)
     if isinstance(kinds, list | tuple) and len(kinds) == layers:
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     if name in ("qwen2", "qwen3"):

@@ -69,6 +69,9 @@ _READ = frozenset(
         "_sliding_window_pattern",
         "rope_local_base_freq",
         "is_causal",
+        "global_head_dim",
+        "num_global_key_value_heads",
+        "per_layer_config",
     }
 )
 # Keys that transformers' classes do not have, and that change nothing here.
@@ -204,16 +207,16 @@ def _is_id(value: Any, vocabulary: int) -> bool:
 
 
 def _check_sizes(config: Mapping[str, Any], where: str) -> None:
-    def size(key: str, needed: bool) -> int | None:
+    def size(key: str, needed: bool) -> None:
         value = config.get(key)
         if value is None and not needed:
-            return None
-        if type(value) is not int or value <= 0:
+            return
+        each = value if key == "intermediate_size" and isinstance(value, list) else [value]  # Gemma 3n: of each layer
+        if any(type(one) is not int or one <= 0 for one in each):
             optional = "" if needed else " or null"
             raise UserError(f"{where} has {key}={_shown(value)}, expected a positive integer{optional}")
-        if value >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE):
+        if any(one >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE) for one in each):
             raise UserError(f"{where} has {key}={_shown(value)}, which is more than any model has")
-        return value
 
     for key in _SIZES:
         size(key, key in config)
