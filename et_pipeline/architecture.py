@@ -32,7 +32,7 @@ class Family(NamedTuple):
         windowed: a window counts at all; otherwise no layer has one, whatever the config says.
         mixed: layers are of the kinds that `layer_types` lists; otherwise all are of one kind.
         window_pattern: every n-th layer sees everything where the config lists no kinds of layers; 0 for none.
-        shapes: what gives all tensors, of (config, sizes, whether the head is tied), where layers differ among themselves.
+        shapes: gives all tensors, of (config, sizes, whether the head is tied), where layers differ among themselves.
         adapt: what another package does to a model's modules before it gets weights; ours are in `models.families`.
     """
 
@@ -189,6 +189,9 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
         tied = "lm_head.weight" not in shapes
+        if family is not None and family.shapes is not None:  # the file has more than the model
+            needed = family.shapes(text, sizes, tied)
+            shapes = {key: shape for key, shape in shapes.items() if key in needed} or shapes
         if not any("embed_tokens" in key for key in shapes):
             raise UserError(f"{where} describes a {name} model without embed_tokens, of which no plan can be made")
     elif family is None:

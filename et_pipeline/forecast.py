@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import host
+from et_pipeline import gemma, host
 from et_pipeline.architecture import Architecture, Shapes, check_context, layer_slots, read_architecture
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
@@ -175,7 +175,8 @@ def check_groups(known: Architecture, recipe: Quantization) -> None:
     for name, shape in known.shapes.items():
         embedding = _is_embedding(name)
         group = recipe.embedding_group_size if embedding else recipe.group_size
-        if len(shape) == 2 and _bits(name, recipe) != 32 and group and shape[1] % group:
+        short = not embedding and shape[-1] <= group  # then a row has one scale
+        if len(shape) == 2 and _bits(name, recipe) != 32 and group and not short and shape[1] % group:
             key = "recipe.embedding_group_size" if embedding else "recipe.group_size"
             raise UserError(f"{name} has rows of {shape[1]} weights, which {key}={group} does not divide")
 
@@ -362,6 +363,7 @@ def tensor_bytes(name: str, shape: tuple[int, ...], recipe: Quantization) -> int
     if recipe.mixed_bits is not None and not embedding:
         return round(count * recipe.mixed_bits / 8)  # a mean over the linears, their scales included
     group = recipe.embedding_group_size if embedding else recipe.group_size
+    group = 0 if not embedding and shape[1] <= group else group
     scales = count // group if group else shape[0]
     return count * bits // 8 + scales * (SCALE_BYTES_GROUP if group and not embedding else SCALE_BYTES)
 
@@ -371,6 +373,8 @@ def _is_embedding(name: str) -> bool:
 
 
 def _bits(name: str, recipe: Quantization) -> int:
+    if gemma.stays_float(name):
+        return 32
     return recipe.embedding_bits if _is_embedding(name) else WEIGHT_BITS[recipe.scheme]
 
 

@@ -17,7 +17,7 @@ FULL = "full_attention"
 TABLE = "embed_tokens_per_layer"
 _EVERY = {GEMMA3N: 5, GEMMA4: 6}  # which layer sees everything where the config lists none
 # AltUp's coefficients: rows of 4 weights, of which no group can be made, and a few kilobytes in all.
-FLOATS = re.compile(r"\.altup\.")
+_FLOATS = re.compile(r"\.altup\.")
 
 Text = Mapping[str, Any]
 
@@ -25,6 +25,11 @@ Text = Mapping[str, Any]
 def is_table(name: str) -> bool:
     """Whether a tensor is one of per-layer embeddings, of which a token needs a row."""
     return f"{TABLE}." in name
+
+
+def stays_float(name: str) -> bool:
+    """Whether no recipe quantizes the linear of that name."""
+    return bool(_FLOATS.search(name))
 
 
 def kinds(text: Text, layers: int) -> tuple[str, ...] | None:
