@@ -89,6 +89,7 @@ class Sizes(BaseModel):
         states: per layer, what it remembers between calls.
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
+        table: the shape of the table of per-layer embeddings, of which a token needs a row; None: there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,6 +102,7 @@ class Sizes(BaseModel):
     hidden_size: int
     vocab_size: int
     max_position: int
+    table: tuple[int, int] | None = None
 
 
 class Architecture(Sizes):
@@ -155,6 +157,7 @@ def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
         hidden_size=hidden,
         vocab_size=number("vocab_size"),
         max_position=longest_context(config) or number("max_position_embeddings"),
+        table=gemma.table(config.get("text_config", config), layers),
     )
 
 

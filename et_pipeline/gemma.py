@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from et_pipeline.errors import UserError
+
 GEMMA3N, GEMMA4 = "gemma3n_text", "gemma4_text"
 KINDS = (GEMMA3N, GEMMA4)
 FULL = "full_attention"
@@ -22,9 +24,10 @@ _FLOATS = re.compile(r"\.altup\.")
 Text = Mapping[str, Any]
 
 
-def is_table(name: str) -> bool:
-    """Whether a tensor is one of per-layer embeddings, of which a token needs a row."""
-    return f"{TABLE}." in name
+def table(text: Text, layers: int) -> tuple[int, int] | None:
+    """The shape of the table of per-layer embeddings, if there is one."""
+    width = text.get("hidden_size_per_layer_input", 256) if text.get("model_type") in KINDS else 0
+    return (text.get("vocab_size_per_layer_input", 262_144), layers * width) if width else None
 
 
 def stays_float(name: str) -> bool:
@@ -41,6 +44,20 @@ def kinds(text: Text, layers: int) -> tuple[str, ...] | None:
     if not isinstance(given, list | tuple) or len(given) != layers:
         given = [FULL if not (layer + 1) % _EVERY[name] else "sliding_attention" for layer in range(layers)]
     return (*given[:-1], FULL) if name == GEMMA4 else tuple(given)
+
+
+def check_walked(family: str, what: str) -> None:
+    """Refuse what computes one layer after the other from what the one before gives.
+
+    Raises:
+        UserError: layers of this family take more than that.
+    """
+    if family in KINDS:
+        raise UserError(
+            f"{what} goes through a model layer by layer, and layers of family {family} also take a part of a row of "
+            "per-layer embeddings and other layers' keys and values; use recipe.algorithm=rtn or hqq, with neither "
+            "transform nor mixed_bits, and no pruning"
+        )
 
 
 def heads(text: Text, full: Sequence[bool], usual: tuple[int, int]) -> list[tuple[int, int]]:
@@ -95,7 +112,7 @@ def shapes(text: Text, sizes: Any, tied: bool) -> dict[str, tuple[int, ...]]:
     hidden, layers, per_layer = sizes.hidden_size, sizes.layers, text.get("hidden_size_per_layer_input", 256)
     found: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (sizes.vocab_size, hidden), "norm.weight": (hidden,)}
     if per_layer:
-        found[f"{TABLE}.weight"] = (text.get("vocab_size_per_layer_input", 262_144), layers * per_layer)
+        found[f"{TABLE}.weight"] = sizes.table
         found["per_layer_model_projection.weight"] = (layers * per_layer, hidden)
         found["per_layer_projection_norm.weight"] = (per_layer,)
     inputs = text.get("altup_num_inputs", 4) if text.get("model_type") == GEMMA3N else 0

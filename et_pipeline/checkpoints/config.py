@@ -211,11 +211,13 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
         value = config.get(key)
         if value is None and not needed:
             return
-        each = value if key == "intermediate_size" and isinstance(value, list) else [value]  # Gemma 3n: of each layer
-        if any(type(one) is not int or one <= 0 for one in each):
+        each: list[Any] = [value]
+        if key == "intermediate_size" and isinstance(value, list):  # Gemma 3n's, of each layer
+            each = value
+        if not each or any(type(one) is not int or one <= 0 for one in each):
             optional = "" if needed else " or null"
             raise UserError(f"{where} has {key}={_shown(value)}, expected a positive integer{optional}")
-        if any(one >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE) for one in each):
+        if max(each) >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE):
             raise UserError(f"{where} has {key}={_shown(value)}, which is more than any model has")
 
     for key in _SIZES:

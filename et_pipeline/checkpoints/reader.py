@@ -254,7 +254,9 @@ def _check_fit(
             )
     # Old checkpoints carry rotary tables, and tied ones a copy of the embedding; transformers drops both too.
     # A model within the model has its own: Gemma's layers that read other layers' keys have weights for them there.
-    unexpected = {key for part in model.modules() for key in getattr(part, "_keys_to_ignore_on_load_unexpected", None) or ()}
+    unexpected = {
+        key for part in model.modules() for key in getattr(part, "_keys_to_ignore_on_load_unexpected", None) or ()
+    }
     ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *unexpected)]
     known = {source.tensor for source in sources} | set(tied)
     if model.config.model_type in ENCODERS:

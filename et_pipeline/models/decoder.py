@@ -168,20 +168,20 @@ class Decoder(nn.Module):
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
         call = Call(start, self.rings, self.late, attended=[])
-        for name, window, layers in (
-            ("whole", None, set(self.attending) - self.rings),
-            ("ring", self.window, self.rings),
-        ):
+        kinds = ("whole", None, set(self.attending) - self.rings), ("ring", self.window, set(self.rings))
+        for name, window, layers in kinds:
             if not layers:
                 continue
             (heads,) = {self.caching[layer].heads for layer in layers if layer in self.caching}
             group, length = self.config.num_attention_heads // heads, self.length if window is None else self.ring
+            seen: dict[str, Any] = {}
             if layers - self.late:
-                call = call._replace(**{name: see(positions, group, length, window)})
+                seen[name] = see(positions, group, length, window)
             if layers & self.late:
-                call = call._replace(**{f"late_{name}": see(positions[-1:], group, length, window)})
+                seen[f"late_{name}"] = see(positions[-1:], group, length, window)
             if window is not None:
-                call = call._replace(slots=ring_slots(positions, self.ring, heads))
+                seen["slots"] = ring_slots(positions, self.ring, heads)
+            call = call._replace(**seen)
         return call
 
     def stored(self, kind: str, layer: int) -> Stored:

@@ -70,7 +70,7 @@ class Gemma3n:
         angles = {kind: base.rotary_emb(embedded, position_ids, kind) for kind in sorted(set(kinds))}
         versions, shared = self._spread(embedded), dict[str, Any]()
         x, active = torch.cat(versions).transpose(0, 1), versions[self.active]
-        for number, layer in enumerate(base.layers):
+        for number in range(len(base.layers)):
             if number == self.decoder.first_late:  # nobody needs the other tokens' keys and values from here on
                 x, active, per_layer = x[last], active[:, last], per_layer[:, last]
                 angles = {kind: (cos[:, last], sin[:, last]) for kind, (cos, sin) in angles.items()}
