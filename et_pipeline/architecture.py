@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import gemma, plugins
+from et_pipeline import gemma, hybrids, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -57,12 +57,15 @@ FAMILIES = {
     "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window=4096, window_pattern=6),
     gemma.GEMMA3N: Family(tied=True, window=512, shapes=gemma.shapes),
     gemma.GEMMA4: Family(tied=True, window=512, shapes=gemma.shapes),
+    "granitemoehybrid": Family(windowed=False, shapes=hybrids.granite),
+    "lfm2": Family(tied=True, windowed=False, shapes=hybrids.lfm2),
     "llama": Family(mlp_bias="mlp_bias", windowed=False, mixed=False),
     "ministral": Family(biases="", window=4096),
     "mistral": Family(biases="", window=4096, mixed=False),
     "phi3": Family(biases="", fused=True, mixed=False),
     "qwen2": Family(biases="", qkv_bias=True, window=4096),
     "qwen3": Family(head_norms=True, window=4096),
+    "qwen3_5_text": Family(windowed=False, shapes=hybrids.qwen3_5),
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
 # Encoders, which see the whole text at once and make an embedding of it.
@@ -192,7 +195,7 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
         tied = "lm_head.weight" not in shapes
-        if family is not None and family.shapes is not None:  # the file has more than the model
+        if family is not None and family.shapes is not None and name in gemma.KINDS:  # the file has more than the model
             needed = family.shapes(text, sizes, tied)
             shapes = {key: shape for key, shape in shapes.items() if key in needed} or shapes
         if not any("embed_tokens" in key for key in shapes):

@@ -41,7 +41,7 @@ class Shared(_State):
 
 
 class Convolution(_State):
-    """The last inputs of a causal convolution over the tokens, `[width, channels]` float32."""
+    """The last inputs of a causal convolution over the tokens, `[1, width, channels]` float32."""
 
     kind: Literal["convolution"] = "convolution"
     channels: int
@@ -74,7 +74,7 @@ def mixed_bytes(states: States) -> int:
 def mixed_shape(state: State) -> tuple[int, ...] | None:
     """The shape of a state whose size does not depend on the context; None for keys and values."""
     if isinstance(state, Convolution):
-        return state.width, state.channels
+        return 1, state.width, state.channels
     if isinstance(state, Recurrent):
         return state.heads, state.rows, state.columns
     return None

@@ -34,6 +34,8 @@ def byte_tokenizer():
 class FakeProgram:
     """Answers as told, with the same calls as a `Program`; `cache` is what a KV cache would hold."""
 
+    goes_back = True
+
     def __init__(self, answers):
         self.answers = [list(answer) for answer in answers]
         self.cache = []
@@ -42,6 +44,7 @@ class FakeProgram:
 
     def forward(self, tokens, start):
         assert start <= len(self.cache), "a gap in the cache"
+        assert self.goes_back or start in (0, len(self.cache)), "a state that knows what was to be forgotten"
         self.cache[start:] = tokens[0].tolist()
         logits = torch.zeros(300)
         logits[self.rest.pop(0)] = 10.0

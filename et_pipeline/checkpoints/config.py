@@ -13,12 +13,15 @@ from typing import Any
 
 from et_pipeline.architecture import ENCODERS, find_family
 from et_pipeline.errors import UserError
+from et_pipeline.states import MIXED, has_mixers
 
 FILE = "config.json"
 MOST_LAYERS = 10_000
 LARGEST_SIZE = 1 << 31
 _PARTS = ("text_config", "vision_config", "audio_config", "speech_config")
 _OTHER_SENSES = ("vision_config", "audio_config", "speech_config", "vision_tower", "mm_vision_tower", "visual")
+# What a model that also sees or hears says once, of its language model too.
+_OF_THE_WHOLE = ("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config")
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL_SIZES = (
     "intermediate_size",
@@ -57,6 +60,7 @@ _ROPE_POSITIVE = (
 _ROPE_LISTS = ("short_factor", "long_factor")
 _ROPE_OTHER = ("rope_type", "type", "truncate", "finetuned", "llama_4_scaling_beta")
 _KINDS = ("full_attention", "sliding_attention")
+_NO_JSON = ("Infinity", "-Infinity", "NaN")
 _PANIC = "PanicException"  # of libraries in Rust, which is no Exception to Python
 # Keys that no class has as its field, and that its model reads all the same.
 _READ = frozenset(
@@ -121,6 +125,21 @@ cross_attention_hidden_size add_cross_attention tokenizer_class use_return_dict
 """
 
 
+def senses(config: Mapping[str, Any]) -> list[str]:
+    """Keys of the parts that see or hear beside a language model; none where there is no such part of its own."""
+    return [key for key in _OTHER_SENSES if config.get(key)] if isinstance(config.get("text_config"), Mapping) else []
+
+
+def language_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model in one that also sees or hears; any other as it is."""
+    if not senses(config):
+        return config
+    text = config["text_config"]
+    own = {key: config[key] for key in _OF_THE_WHOLE if key in config and text.get(key) is None}
+    tied = config.get("tie_word_embeddings")  # the head is the whole's, not the language model's
+    return {**text, **own, **({} if tied is None else {"tie_word_embeddings": tied})}
+
+
 def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Leave out of a config what has no meaning here, and refuse what no model can have.
 
@@ -131,7 +150,7 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: names the key, the value and what would work.
     """
-    right = {key: value for key, value in config.items() if key not in _ELSEWHERE}
+    right = {key: _with_floats(value) for key, value in config.items() if key not in _ELSEWHERE}
     if right.get("transformers_weights") not in (None, "model.safetensors"):
         raise UserError(
             f"{where} has transformers_weights={_shown(right['transformers_weights'])}, and weights are read from "
@@ -150,12 +169,10 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             del right[part]
         elif value is not ... and not isinstance(value, Mapping):
             raise UserError(f"{where} has {part}={_shown(value)}, expected an object")
-    senses = [key for key in _OTHER_SENSES if right.get(key)]
-    if senses:
+    if found := [key for key in _OTHER_SENSES if right.get(key)]:
         raise UserError(
-            f"{where} describes a model that sees or hears ({senses[0]}), and models of text alone are supported; "
-            "use the maker's model of text, or save the language model of this one by itself "
-            "(model.language_model in transformers)"
+            f"{where} describes a model that sees or hears ({found[0]}) without a text_config, and models of text "
+            "alone are supported; use the maker's model of text"
         )
     if "text_config" in right:
         right["text_config"] = put_right(right["text_config"], f"{where} (text_config)")
@@ -171,6 +188,15 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             ids = token_ids(right[key], f"{where} has {key}", vocabulary)
             right[key] = ids if key == "eos_token_id" and isinstance(right[key], list) else next(iter(ids), None)
     return right
+
+
+def _with_floats(value: Any) -> Any:
+    """A value whose numbers that JSON does not have are numbers: transformers writes {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_with_floats(each) for each in value]
+    if isinstance(value, Mapping) and value.keys() == {"__float__"} and value["__float__"] in _NO_JSON:
+        return float(value["__float__"])
+    return value
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
@@ -250,11 +276,12 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where} has is_causal=false: it attends to later tokens too, so it cannot generate text")
     family = find_family(str(config.get("model_type")))
     if isinstance(kinds, list) and (family is None or family.mixed):
-        strange = next((kind for kind in kinds if kind not in _KINDS), None)
+        known = (*_KINDS, *MIXED, "attention") if has_mixers(config) else _KINDS
+        strange = next((kind for kind in kinds if kind not in known), None)
         if strange is not None:
             raise UserError(
                 f"{where} has a layer of kind {_shown(strange)} in layer_types, which this version cannot export; it "
-                f"exports {' and '.join(_KINDS)}"
+                f"exports {' and '.join(known)}"
             )
     for key in ("rope_parameters", "rope_scaling"):
         _check_rope(config.get(key), f"{where} has {key}")

@@ -11,8 +11,8 @@ from typing import Any
 
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.config import one_sentence, put_right
-from et_pipeline.checkpoints.layout import TensorInfo, read_layout
+from et_pipeline.checkpoints.config import language_config, one_sentence, put_right, senses
+from et_pipeline.checkpoints.layout import TensorInfo, language_model, read_layout
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.errors import UserError
 
@@ -33,7 +33,12 @@ class Folder:
         """Its config.json, checked and put right."""
         if not (self.path / CONFIG).exists():
             raise UserError(f"{self.path} holds no {CONFIG}: point model.source at a checkpoint folder")
-        return put_right(self.settings(CONFIG), str(self.path / CONFIG))
+        return put_right(language_config(self.settings(CONFIG)), str(self.path / CONFIG))
+
+    @cached_property
+    def senses(self) -> list[str]:
+        """Parts of it that see or hear, by their keys in config.json: its language model alone counts here."""
+        return senses(self.settings(CONFIG))
 
     @cached_property
     def generation(self) -> dict[str, Any]:
@@ -69,7 +74,8 @@ class Folder:
     @cached_property
     def layout(self) -> dict[str, TensorInfo]:
         """The tensors as its files have them."""
-        return read_layout(self.path)
+        layout = read_layout(self.path)
+        return language_model(layout, self.path) if self.senses else layout
 
     @cached_property
     def contents(self) -> prequantized.Contents:

@@ -21,6 +21,14 @@ INDEX = "model.safetensors.index.json"
 HEAD = "lm_head.weight"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
+# What models that also see or hear call the parts of their language model, and what it calls them by itself.
+_LANGUAGE_MODEL = {
+    "model.language_model.": "model.",
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "lm_head.": "lm_head.",
+}
+
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -33,12 +41,14 @@ class TensorInfo(NamedTuple):
         shape: of the tensor.
         dtype: safetensors' name for it, such as BF16.
         span: where its bytes begin and end in the file; nowhere, if it is to be made of others.
+        stored: what the file calls it.
     """
 
     file: str
     shape: tuple[int, ...]
     dtype: str
     span: tuple[int, int] = (0, 0)
+    stored: str = ""
 
 
 def read_layout(folder: Path) -> dict[str, TensorInfo]:
@@ -147,7 +157,31 @@ def _read_entry(path: Path, begin: int, name: str, entry: Any) -> TensorInfo:
         raise UserError(
             f"{path} is damaged: tensor {name} ({dtype} {list(shape)}) has {end - start} bytes instead of {expected}"
         )
-    return TensorInfo(path.name, shape, dtype, (begin + start, begin + end))
+    return TensorInfo(path.name, shape, dtype, (begin + start, begin + end), name)
+
+
+def language_model(layout: Mapping[str, TensorInfo], where: Path) -> dict[str, TensorInfo]:
+    """The tensors of the language model in one that also sees or hears, named as it has them by itself.
+
+    Args:
+        layout: all tensors.
+        where: the folder, for a message.
+
+    Raises:
+        UserError: none is named as such.
+    """
+    found = {}
+    for name, info in layout.items():
+        for prefix, own in _LANGUAGE_MODEL.items():
+            if name.startswith(prefix):
+                found[own + name.removeprefix(prefix)] = info
+                break
+    if not found:
+        raise UserError(
+            f"{where} describes a model that sees or hears, and none of its tensors is named as its language model's "
+            f"({', '.join(_LANGUAGE_MODEL)}); save that part by itself (model.language_model in transformers)"
+        )
+    return found
 
 
 def has_copied_head(folder: Path, layout: Mapping[str, TensorInfo]) -> bool:

@@ -91,6 +91,7 @@ def stream_model(folder: Path) -> PreTrainedModel:
         UserError: as `load_model`, at once or, for a file that cannot be read, in a forward.
     """
     import torch
+    from torch import nn
 
     model, modules, fill, *_ = prepare(Folder(folder))
 
@@ -99,8 +100,10 @@ def stream_model(folder: Path) -> PreTrainedModel:
             _set_tensor(module, own, torch.empty_like(tensor, device="meta"))
 
     for name, module in modules:
-        module.register_forward_pre_hook(lambda module, _, name=name: fill(name, module))
-        module.register_forward_hook(drop)
+        # Families compute convolutions over tokens by themselves, and take only the weights from the module.
+        called = model.get_submodule(name.rpartition(".")[0]) if isinstance(module, nn.Conv1d) else module
+        called.register_forward_pre_hook(lambda *_, name=name, module=module: fill(name, module))
+        called.register_forward_hook(lambda *_, module=module: drop(module))
     return model.eval().requires_grad_(False)
 
 
@@ -150,13 +153,13 @@ def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
     stored, files = folder.layout, dict[Path, Any]()
 
     def read(name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        path = folder.path / stored[name].file
+        path, own = folder.path / stored[name].file, stored[name].stored
         try:
             if path not in files:
                 files[path] = safe_open(path, framework="pt")
             # A copy: a view into the file's storage would be lowered as that storage's first bytes.
             tensor: torch.Tensor = (
-                files[path].get_tensor(name) if rows is None else files[path].get_slice(name)[rows[0] : rows[1]].clone()
+                files[path].get_tensor(own) if rows is None else files[path].get_slice(own)[rows[0] : rows[1]].clone()
             )
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: tensor {name} cannot be read ({error})") from error
@@ -231,9 +234,12 @@ def _check_fit(
 ) -> None:
     """Every tensor that the config asks for is there with its shape, and nothing else is."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
 
+    changes = get_checkpoint_conversion_mapping(model.config.model_type) or []
+    anew = any(isinstance(change, WeightConverter) for change in changes)  # others only rename
     for source in sources:
-        if source.tensor not in layout and get_checkpoint_conversion_mapping(model.config.model_type):
+        if source.tensor not in layout and anew:
             raise UserError(
                 f"{folder}: transformers puts the tensors of a {model.config.model_type} model together anew as it "
                 f"loads them, here {source.tensor}, and models for which it does that (mixtures of experts among "

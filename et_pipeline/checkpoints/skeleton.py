@@ -116,11 +116,19 @@ def config_warnings(folder: Folder) -> list[str]:
     for own, given in parts:
         known = {field.name for field in dataclasses.fields(own)} | set(own.attribute_map)
         names += unknown_keys(given, frozenset(known))
+    if folder.senses:
+        found = [
+            f"{folder.path / FILE} describes a model that also sees or hears ({', '.join(folder.senses)}); its "
+            "language model alone is used"
+        ]
+    else:
+        found = []
     if not names:
-        return []
+        return found
     return [
+        *found,
         f"{folder.path / FILE} has {', '.join(names)}, which transformers' {config.model_type} does not know; "
-        "that is passed over, as transformers does"
+        "that is passed over, as transformers does",
     ]
 
 

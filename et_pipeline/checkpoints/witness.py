@@ -116,7 +116,7 @@ def load_sample(
         own = _renumbered(name, layers)
         if own is not None:
             with safe_open(folder / info.file, framework="pt") as file:
-                tensors[own] = file.get_tensor(name)
+                tensors[own] = file.get_tensor(info.stored)
     save_file(tensors, scratch / "model.safetensors", {"format": "pt"})
     del tensors
     config, content = sampled_config(checkpoint, layers), checkpoint.config
@@ -233,9 +233,10 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
         UserError: it finds weights missing or of another shape, which it would make up.
     """
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM
 
-    kind = AutoModel if encodes else AutoModelForCausalLM
+    whole = AutoModelForMultimodalLM if Folder(folder).senses else AutoModelForCausalLM
+    kind = AutoModel if encodes else whole
     try:
         with _without_adapter(folder) as place:
             model, report = kind.from_pretrained(

@@ -15,7 +15,7 @@ from et_pipeline.evaluation.feeding import FEEDINGS
 from et_pipeline.evaluation.gate import judge
 from et_pipeline.evaluation.subject import Advance
 from et_pipeline.evaluation.verified import Verified
-from et_pipeline.forecast import kv_cache_bytes
+from et_pipeline.forecast import state_bytes
 from et_pipeline.runtime.speed import Speed, measure_speed
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ class Form:
 
         return Program(folder / self.executed, threads=threads)
 
-    def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
-        """What the program remembers between calls, in bytes."""
-        return kv_cache_bytes(facts.states, form)
+    def state_bytes(self, facts: Facts, form: ExportForm, backend: str) -> dict[str, int]:
+        """What the program remembers between calls, in bytes by kind of state."""
+        return state_bytes(facts.states, form)
 
 
 def read_methods(folder: Path) -> dict[str, Any]:

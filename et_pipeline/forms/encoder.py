@@ -38,9 +38,9 @@ class EncoderForm(Form):
         save_program(export_encoder(encoder), out)
         return metadata(encoder)
 
-    def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
+    def state_bytes(self, facts: Facts, form: ExportForm, backend: str) -> dict[str, int]:
         """It remembers nothing."""
-        return 0
+        return {}
 
     def measure(self, pte: Path, tokenizer: Path, asked: Measure) -> BaseModel:
         """Time the call that embeds a text."""

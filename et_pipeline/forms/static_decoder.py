@@ -80,10 +80,11 @@ class StaticDecoderForm(Form):
                 advance(1)
         return found
 
-    def kv_cache_bytes(self, facts: Facts, form: ExportForm, backend: str) -> int:
+    def state_bytes(self, facts: Facts, form: ExportForm, backend: str) -> dict[str, int]:
         """All of the context in every layer; Qualcomm's delegate holds it in 16-bit integers or floats."""
         kind = "fp16" if backend == "qnn" else form.kv_cache
-        return facts.layers * form.max_context * slot_bytes(facts.kv_heads, facts.head_dim, kind)
+        size = facts.layers * form.max_context * slot_bytes(facts.kv_heads, facts.head_dim, kind)
+        return {"keys_values": size}
 
 
 FORM = StaticDecoderForm()

@@ -11,7 +11,12 @@ class Memory(Model):
     """Memory that the program needs on a phone, in bytes."""
 
     weights_bytes: Bytes = Field(description="Weights as they lie in the program.")
-    kv_cache_bytes: Bytes = Field(description="KV cache at full context.")
+    kv_cache_bytes: Bytes = Field(description="All that it remembers between calls, at full context.")
+    states: dict[str, Bytes] = Field(
+        default={},
+        description="What of that is of which kind: 'keys_values', 'ring' (of a sliding window), 'convolution' and "
+        "'recurrent' (whose size does not depend on the context).",
+    )
     table_bytes: Bytes = Field(
         default=0,
         description="Of the weights, tables of per-layer embeddings: they stay in the file, of which each token "

@@ -76,6 +76,12 @@ class ProgramInfo(Model):
         description="Largest rank of the adapters that it takes while it is loaded; 0: it takes none. Otherwise its "
         "'weights' are one file, an adapter of zeros, which it reads at each call: load a copy, mapped to memory.",
     )
+    goes_back: bool = Field(
+        default=True,
+        description="Whether a sequence may go on from an earlier position (of a sliding window: a few tokens back). "
+        "False: it remembers states into which each token was mixed, so to forget some means to feed all from position "
+        "0 again.",
+    )
     min_runtime: str = Field(description="Oldest ExecuTorch version that runs it, such as '1.3.0'.")
     qairt: str | None = Field(
         default=None,

@@ -21,7 +21,7 @@ from et_pipeline.models.late_layers import LateLayers
 from et_pipeline.models.mixers import Mixers
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
-from et_pipeline.states import MIXED, KeysValues, Shared, has_mixers, layer_states
+from et_pipeline.states import MIXED, KeysValues, Shared, goes_back, has_mixers, layer_states
 from et_pipeline.upstream.cheap import cheap_tracing
 from et_pipeline.upstream.program_files import cheap_files
 
@@ -301,7 +301,10 @@ def metadata(decoder: Sized, bos_id: int, eos_ids: Sequence[int]) -> dict[str, A
         "use_kv_cache": True,
         "use_sdpa_with_kv_cache": True,
         "enable_dynamic_shape": True,
-    } | ({"get_adapter_rank": decoder.form.adapter_rank} if decoder.form.adapter_rank else {})
+    } | {
+        **({"get_adapter_rank": decoder.form.adapter_rank} if decoder.form.adapter_rank else {}),
+        **({} if goes_back(getattr(decoder, "states", ())) else {"goes_back": False}),
+    }
 
 
 def save_program(program: ExportedProgram, folder: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -44,27 +44,26 @@ class Chunk(NamedTuple):
 
 def _chunk(positions: torch.Tensor, level: torch.Tensor) -> Chunk:
     """What the tokens at `positions` [S] share; `level` is `_levels` of the most tokens of a call."""
+    count = max(0, level.shape[1] - 2).bit_length()
     tokens = positions.shape[0]
-    within = (positions - positions[0]).to(torch.float32).unsqueeze(0)
-    distance = within.transpose(0, 1) - within
-    keep = torch.clamp(positions[:1].to(torch.float32), max=1.0).view(1, 1, 1)
-    own = level.narrow(0, 0, tokens).narrow(1, 0, tokens)
-    count = max(0, level.shape[0] - 2).bit_length()
+    within = (positions - positions[0]).to(torch.float32)
+    distance = within.view(1, -1, 1) - within.view(1, 1, -1)
+    own = level.narrow(1, 0, tokens).narrow(2, 0, tokens)
     return Chunk(
-        keep,
-        (within * 0 + 1).unsqueeze(0),
-        torch.clamp(distance + 1, 0, 1).unsqueeze(0),
-        torch.clamp(distance * -MASKED, max=0.0).unsqueeze(0),
-        tuple(torch.clamp(1 - torch.abs(own - n), min=0).unsqueeze(0) for n in range(count)),
+        torch.clamp(positions[:1].to(torch.float32), max=1.0).view(1, 1, 1),
+        within.view(1, 1, -1) * 0.0 + 1.0,
+        torch.clamp(distance + 1.0, 0.0, 1.0),
+        torch.clamp(distance * -MASKED, max=0.0),
+        tuple(torch.clamp(1.0 - torch.abs(own - float(n)), min=0.0) for n in range(count)),
     )
 
 
 def _levels(most: int) -> torch.Tensor:
-    """At which level of halving a row and an earlier column are parted, [most + 1, most + 1] float32; -1: a later."""
+    """At which level of halving a row and an earlier column are parted, -1: a later one. [1, most + 1, most + 1]."""
     numbers = torch.arange(most + 1)  # a part that might be the whole would bind the number of tokens
     rows, columns = numbers.unsqueeze(1), numbers.unsqueeze(0)
     parted = torch.log2((rows ^ columns).clamp(min=1).to(torch.float32)).floor()
-    return torch.where(rows > columns, parted, -1.0)
+    return torch.where(rows > columns, parted, -1.0).unsqueeze(0)
 
 
 def _solve(below: torch.Tensor, chunk: Chunk, right: torch.Tensor) -> torch.Tensor:
@@ -135,6 +134,11 @@ class Mixers:
                 shape = mixed_shape(state)
                 if shape is not None:
                     decoder.register_buffer(f"{state.kind}_cache_{layer}", torch.zeros(shape), persistent=False)
+        for module in self.modules:
+            weight = next(each for each in module.modules() if isinstance(each, nn.Conv1d)).weight.detach()
+            for n in range(weight.shape[2]):  # of a parameter they would be cut out for each call
+                factor = weight[:, :, n].transpose(0, 1).unsqueeze(0).contiguous()  # [1, 1, channels]
+                decoder.register_buffer(f"factor_{module.layer_idx}_{n}", factor, persistent=False)
         for size in {size for module in self.modules for size in _MEANS[type(module).__name__](module)}:
             decoder.register_buffer(f"mean_{size}", torch.full((1, size), 1.0 / size), persistent=False)
         if self.modules:
@@ -155,13 +159,11 @@ class Mixers:
         """A causal convolution of each channel over its last inputs and new ones, [1, S, channels] each."""
         assert self.chunk is not None
         window = self.decoder.get_buffer(f"convolution_cache_{layer}")
-        width, tokens = window.shape[0], new.shape[1]
-        inputs = torch.cat([window.unsqueeze(0) * self.chunk.keep, new], 1)
-        window.copy_(inputs.narrow(1, tokens, width).squeeze(0))
-        factors = convolution.weight.squeeze(1)  # [channels, width + 1]
-        found = inputs.narrow(1, 0, tokens) * factors[:, 0]
-        for n in range(1, width + 1):
-            found = found + inputs.narrow(1, n, tokens) * factors[:, n]
+        width, tokens = window.shape[1], new.shape[1]
+        inputs = torch.cat([window * self.chunk.keep, new], 1)
+        window.copy_(inputs.narrow(1, tokens, width))
+        parts = [inputs.narrow(1, n, tokens) * self.decoder.get_buffer(f"factor_{layer}_{n}") for n in range(width + 1)]
+        found = reduce(torch.add, parts)
         return found if convolution.bias is None else found + convolution.bias
 
     def mean(self, x: torch.Tensor) -> torch.Tensor:

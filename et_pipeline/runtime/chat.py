@@ -27,6 +27,10 @@ GREEDY = bundle.Sampling()
 class Runnable(Protocol):
     """What a conversation needs of a `Program`."""
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether a sequence may go on from an earlier position."""
+
     def forward(self, tokens: Tensor, start: int) -> Tensor:
         """Feeds `[1, S]` token ids at a position; returns the logits `[V]` after the last."""
 
@@ -180,7 +184,7 @@ class ChatSession:
     @property
     def is_new(self) -> bool:
         """Whether nothing has been said yet."""
-        return self._position == 0
+        return self._position == 0 and not self._pending
 
     def end(self) -> None:
         """Lets the program go, for another conversation to have it."""
@@ -189,7 +193,8 @@ class ChatSession:
     def reset(self) -> None:
         """Begins a new chat: nothing in the cache counts any more."""
         self._position = 0  # tokens in the cache
-        self._pending: list[int] = []  # tokens of the last answer that were shown but not fed
+        self._fed: list[int] = []  # which these are
+        self._pending: list[int] = []  # tokens that belong to the chat but were not fed
 
     def ask(self, text: str, max_new_tokens: int | None = None) -> Generator[str, None, None]:
         """Feeds a user message and yields the answer as it comes.
@@ -209,7 +214,7 @@ class ChatSession:
         logits = self._program.prefill(torch.tensor([prompt]), start=self._position)
         first_token = time.perf_counter()
         self._position = answer_start = self._position + len(prompt)
-        self._pending = []
+        self._fed, self._pending = [*self._fed, *prompt], []
         ids: list[int] = []
         lengths: list[int] = []  # of the text after each token
         answer = ""
@@ -218,6 +223,7 @@ class ChatSession:
             while end is None:
                 if self._pending:
                     logits = self._program.forward(torch.tensor([self._pending]), start=self._position)
+                    self._fed += self._pending
                     self._position, self._pending = self._position + 1, []
                 token = sample(logits, self._sampling, self._generator)
                 if token in self._stop_ids:
@@ -233,7 +239,7 @@ class ChatSession:
                 if stopped:
                     # The next turn must not see the stop string: positions in the cache can be written again.
                     kept = sum(length <= len(ready) for length in lengths)
-                    self._position, self._pending = min(answer_start + kept, self._position), []
+                    self._go_back(min(answer_start + kept, self._position))
                     end = "stop"
                 elif end or len(ids) == max_new_tokens or self._position >= self._max_context:
                     end = end or ("length" if len(ids) == max_new_tokens else "context")
@@ -250,6 +256,12 @@ class ChatSession:
                 decode_s=time.perf_counter() - first_token,
                 end=end or "interrupted",
             )
+
+    def _go_back(self, position: int) -> None:
+        """Forget what was fed from a position on; what cannot go back there is fed from the beginning again."""
+        again = self._fed[:position] if position < self._position and not self._program.goes_back else []
+        self._position = 0 if again else position
+        self._fed, self._pending = self._fed[: self._position], again
 
     def _encode(self, text: str) -> list[int]:
         """Token ids to feed for a user message. The segments hold all special tokens, so none are added."""

@@ -68,6 +68,11 @@ class Program:
             if file is not None:
                 mapped.let_go(file)
 
+    @property
+    def goes_back(self) -> bool:
+        """Whether a sequence may go on from an earlier position; otherwise only from 0 or from where it ended."""
+        return bool(self.metadata.get("goes_back", True))
+
     def forward(self, tokens: torch.Tensor, start: int) -> torch.Tensor:
         """Run tokens that follow `start` earlier ones.
 

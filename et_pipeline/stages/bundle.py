@@ -17,6 +17,7 @@ from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
+from et_pipeline.states import goes_back
 from et_pipeline.weight_bytes import table_bytes
 
 MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
@@ -119,6 +120,7 @@ def _program(part: Part, folder: Path) -> manifest.ProgramInfo:
         max_context=settings.model.max_context,
         prefill_chunk=settings.model.prefill_chunk,
         adapter_rank=settings.model.adapter_rank,
+        goes_back=goes_back(part.facts.states),
         min_runtime=min_runtime(settings),
         qairt=delegation.qairt,
         notice=delegation.notice,
@@ -144,12 +146,14 @@ def _quality(part: Part) -> manifest.Quality:
 
 def _memory(part: Part) -> manifest.Memory:
     weights = part.lowered.bytes
-    kv = part.form.kv_cache_bytes(part.facts, part.settings.model.form, part.settings.backend.name)
+    states = part.form.state_bytes(part.facts, part.settings.model.form, part.settings.backend.name)
+    kv = sum(states.values())
     tables = table_bytes(part.facts, part.settings.recipe)
     resident = weights - tables + kv if part.measured is None else part.measured.program_rss_bytes
     return manifest.Memory(
         weights_bytes=weights,
         kv_cache_bytes=kv,
+        states=states,
         table_bytes=tables,
         resident_bytes=resident,
         peak_bytes=resident + weights - tables,  # XNNPACK packs the weights while the file is still mapped

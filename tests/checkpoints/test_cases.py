@@ -323,7 +323,7 @@ def test_a_model_that_sees_says_what_is_not_supported(prefix, folder, tmp_path):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     nested = {"model_type": "gemma3", "text_config": config, "vision_config": {"hidden_size": 8}}
     (folder / "config.json").write_text(json.dumps(nested))
-    refused(folder, tmp_path / "out", "models of text alone are supported")
+    refused(folder, tmp_path / "out", "sees or hears, and none of its tensors is named")
 
 
 def test_an_adapter_beside_a_full_model_is_said(folder, tmp_path):

@@ -195,6 +195,28 @@ def test_a_checkpoint_may_have_keys_for_layers_that_read_other_layers(gemma, tmp
     assert compare(rows, expected[last]).cosine > 0.99999
 
 
+@pytest.mark.parametrize("name", ["3n", "4"])
+def test_the_text_part_of_a_checkpoint_that_sees_and_hears(gemma, name, tmp_path):
+    import json
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "whole"
+    shutil.copytree(gemma(name), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights = {key.replace("model.", "model.language_model.", 1): tensor for key, tensor in weights.items()}
+    weights["model.vision_tower.patch.weight"] = torch.zeros(2, 2)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    text = json.loads((folder / "config.json").read_text())
+    kind = text["model_type"].removesuffix("_text")
+    whole = {"model_type": kind, "text_config": text, "vision_config": {"model_type": f"{kind}_vision"}}
+    (folder / "config.json").write_text(json.dumps(whole | {"audio_config": {"model_type": f"{kind}_audio"}}))
+    expected = reference(gemma(name))
+    rows, last = feed(Decoder(load_model(folder), FORM), LENGTH)
+    assert compare(rows, expected[last]).cosine > 0.99999
+
+
 def rounding_floor(model, decoder, expected):
     """How far the quantized decoder is from itself when its linears' inputs change in their last bits.
 

@@ -37,7 +37,7 @@ def test_its_cache_is_as_large_as_its_form_says(family, backend, width):  # noqa
     facts = SimpleNamespace(
         layers=config.num_hidden_layers, kv_heads=config.num_key_value_heads, head_dim=config.head_dim
     )
-    assert static_decoder.FORM.kv_cache_bytes(facts, form, backend) == numbers * width
+    assert static_decoder.FORM.state_bytes(facts, form, backend) == {"keys_values": numbers * width}
 
 
 @pytest.mark.parametrize("name", ["gemma3", "phi4_mini", "mistral_v01"])

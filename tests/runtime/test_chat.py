@@ -63,10 +63,12 @@ def test_stop_strings_in_a_stream_equal_cutting_the_whole(text, stops, cuts):
     assert stopped == any(stop in text for stop in stops)
 
 
+@pytest.mark.parametrize("goes_back", [True, False])
 @settings(deadline=None)
 @given(text=st.text(alphabet="abü", max_size=20), stops=st.lists(st.text(alphabet="abü", min_size=1, max_size=4)))
-def test_a_session_stops_at_stop_strings_and_forgets_them(text, stops):
+def test_a_session_stops_at_stop_strings_and_forgets_them(goes_back, text, stops):
     session, program = session_of(text, "ok", stop_strings=stops)
+    program.goes_back = goes_back
     assert "".join(session.ask("hi")) == first_stop(text, stops)
     assert session.last.end == "stop"
     list(session.ask("more"))

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ SIZE = 1 << 20
 def of_mapping(path, field):
     """Kilobytes of a file's mappings in this process, by a field of smaps."""
     total, inside = 0, False
-    for line in open("/proc/self/smaps", encoding="utf-8"):
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         if "-" in line.split()[0]:
             inside = line.rstrip().endswith(str(path))
         elif inside and line.startswith(f"{field}:"):
@@ -29,7 +30,7 @@ def test_a_locked_file_is_let_go_and_reads_as_before(tmp_path):
     with path.open("rb") as file, mmap.mmap(file.fileno(), SIZE, prot=mmap.PROT_READ) as mapped:
         (start,) = (
             int(line.split("-")[0], 16)
-            for line in open("/proc/self/maps", encoding="utf-8")
+            for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
             if line.rstrip().endswith(str(path))
         )
         ctypes.CDLL(None).mlock(ctypes.c_void_p(start), ctypes.c_size_t(SIZE))

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from et_pipeline.architecture import find_family
-from et_pipeline.models.families import phi3
+from et_pipeline.models.families import granitemoehybrid, lfm2, phi3, qwen3_5
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ADAPTERS = {"phi3": phi3.adapt}
+_ADAPTERS = {
+    "granitemoehybrid": granitemoehybrid.adapt,
+    "lfm2": lfm2.adapt,
+    "phi3": phi3.adapt,
+    "qwen3_5_text": qwen3_5.adapt,
+}
 
 
 def adapt(model: PreTrainedModel) -> None:

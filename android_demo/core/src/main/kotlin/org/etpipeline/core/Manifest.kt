@@ -43,7 +43,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 8
+        const val VERSION = 9
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -103,6 +103,7 @@ data class Program(
     @SerialName("max_context") val maxContext: Int,
     @SerialName("prefill_chunk") val prefillChunk: Int,
     @SerialName("adapter_rank") val adapterRank: Int = 0,
+    @SerialName("goes_back") val goesBack: Boolean = true,
     @SerialName("min_runtime") val minRuntime: String,
     val qairt: String? = null,
     val notice: String? = null,
@@ -196,6 +197,7 @@ data class Task(
 data class Memory(
     @SerialName("weights_bytes") val weightsBytes: Long,
     @SerialName("kv_cache_bytes") val kvCacheBytes: Long,
+    val states: Map<String, Long> = emptyMap(),
     @SerialName("resident_bytes") val residentBytes: Long,
     @SerialName("peak_bytes") val peakBytes: Long,
     @SerialName("min_device_ram_bytes") val minDeviceRamBytes: Long,
