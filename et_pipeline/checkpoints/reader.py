@@ -100,6 +100,9 @@ def stream_model(folder: Path) -> PreTrainedModel:
             _set_tensor(module, own, torch.empty_like(tensor, device="meta"))
 
     for name, module in modules:
+        if any(module.children()) and all(tensor.dim() < 2 for tensor in _own_tensors(module).values()):
+            fill(name, module)  # AltUp's vector, which is asked for without a call of its module
+            continue
         # Families compute convolutions over tokens by themselves, and take only the weights from the module.
         called = model.get_submodule(name.rpartition(".")[0]) if isinstance(module, nn.Conv1d) else module
         called.register_forward_pre_hook(lambda *_, name=name, module=module: fill(name, module))

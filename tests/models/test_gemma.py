@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from et_pipeline.checkpoints.reader import load_model
+from et_pipeline.checkpoints import witness
+from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.models.decoder import Decoder, export_decoder
@@ -215,6 +216,16 @@ def test_the_text_part_of_a_checkpoint_that_sees_and_hears(gemma, name, tmp_path
     expected = reference(gemma(name))
     rows, last = feed(Decoder(load_model(folder), FORM), LENGTH)
     assert compare(rows, expected[last]).cosine > 0.99999
+
+
+@pytest.mark.parametrize("name", ["3n", "4"])
+def test_weights_are_read_as_they_are_needed(gemma, name, tmp_path):
+    model = stream_model(gemma(name))
+    with torch.no_grad():
+        torch.testing.assert_close(model(TOKENS).logits[0], reference(gemma(name)), atol=1e-3, rtol=1e-3)
+    assert model.model.embed_tokens_per_layer.weight.is_meta
+    with pytest.raises(witness.NoWitness, match="read others' keys"):
+        witness.load_sample(gemma(name), [0, 2, 5], tmp_path)
 
 
 def rounding_floor(model, decoder, expected):
