@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import encoder_shapes, hybrids, plugins
+from et_pipeline import encoder_shapes, gemma, hybrids, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -55,6 +55,8 @@ FAMILIES = {
     "gemma": Family(tied=True, windowed=False, mixed=False),
     "gemma2": Family(four_norms=True, tied=True, window=4096, window_pattern=2),
     "gemma3_text": Family(head_norms=True, four_norms=True, tied=True, window=4096, window_pattern=6),
+    gemma.GEMMA3N: Family(tied=True, window=512, shapes=gemma.shapes),
+    gemma.GEMMA4: Family(tied=True, window=512, shapes=gemma.shapes),
     "granitemoehybrid": Family(windowed=False, shapes=hybrids.granite),
     "lfm2": Family(tied=True, windowed=False, shapes=hybrids.lfm2),
     "llama": Family(mlp_bias="mlp_bias", windowed=False, mixed=False),
@@ -99,6 +101,7 @@ class Sizes(BaseModel):
         states: per layer, what it remembers between calls.
         hidden_size: numbers per token between layers, and in an embedding.
         max_position: the longest context; of an encoder the longest text, special tokens included.
+        table: the shape of the table of per-layer embeddings, of which a token needs a row; None: there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,6 +114,7 @@ class Sizes(BaseModel):
     hidden_size: int
     vocab_size: int
     max_position: int
+    table: tuple[int, int] | None = None
 
 
 class Architecture(Sizes):
@@ -162,6 +166,7 @@ def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
         hidden_size=hidden,
         vocab_size=number("vocab_size"),
         max_position=longest_context(config) or number("max_position_embeddings"),
+        table=gemma.table(config.get("text_config", config), layers),
     )
 
 
@@ -207,6 +212,9 @@ def read_architecture(
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
         tied = not any(key.endswith(HEADS) for key in shapes)
+        if name in gemma.KINDS and family is not None and family.shapes is not None:  # the file has more than the model
+            needed = family.shapes(text, sizes, tied)
+            shapes = {key: shape for key, shape in shapes.items() if key in needed} or shapes
         if not any(key.endswith(EMBEDDINGS) for key in shapes):
             raise UserError(
                 f"{where} describes a {name} model with none of the embeddings {', '.join(EMBEDDINGS)}, so no plan can "
@@ -346,7 +354,7 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
         or (name in _OPTIONAL_WINDOW and not text.get("use_sliding_window"))
     ):
         return (None,) * layers
-    kinds = text.get("layer_types") if family.mixed else None
+    kinds = gemma.kinds(text, layers) or (text.get("layer_types") if family.mixed else None)
     if isinstance(kinds, list | tuple) and len(kinds) == layers:
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     if name in ("qwen2", "qwen3"):

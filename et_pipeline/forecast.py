@@ -7,13 +7,14 @@ holds the forecasts against real files and published speeds.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from et_pipeline import host
-from et_pipeline.architecture import EMBEDDINGS, Architecture, Shapes, check_context, layer_slots, read_architecture
+from et_pipeline.architecture import Architecture, Shapes, check_context, layer_slots, read_architecture
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import put_right
@@ -22,11 +23,8 @@ from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Device, ExportForm, KvCache, Model, Quantization, Recipe, Settings
-from et_pipeline.states import KeysValues, Shared, States, keys_values, mixed_shape
-
-WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
-SCALE_BYTES_GROUP = 2  # XNNPACK keeps group scales of linears in bf16
-SCALE_BYTES = 4
+from et_pipeline.states import KeysValues, Recurrent, Shared, States, keys_values, mixed_shape
+from et_pipeline.weight_bytes import is_embedding, table_bytes, tensor_bytes, weight_bits
 
 # A .pte beside its weights: operators, delegates' headers, padding, constants such as the rotation matrix. Measured on
 # models of one, two and six layers, 8da4w: 35 kB and 16 kB more for each layer, whose widths hardly matter.
@@ -58,6 +56,7 @@ PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8
 # docs/benchmarks.md). A layer of the weight-only recipes costs less: its graph has no nodes that quantize activations.
 EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 24, 1.5, 8e-9
 EXPORT_SECONDS_PER_LAYER_PLAIN, EXPORT_SECONDS_PER_KV_HEAD = 0.95, 0.16  # the latter of each layer
+EXPORT_SECONDS_PER_RECURRENT = 3.5  # more, of a layer with such a state: Qwen3.5-0.8B, once, on a busy machine
 # Peak of anonymous memory, fitted to the same and to full_size.json. What lowers holds the graph, the program and
 # copies of a tensor.
 LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_KV_HEAD = 460_000_000, 8_000_000, 300_000
@@ -75,7 +74,9 @@ class Plan(BaseModel):
         download_bytes: bf16 weights from the hub, fp32 ones of a model that embeds if its config says nothing else; 0
             where the checkpoint is on this machine or random.
         kv_cache_bytes: at the chosen context; `kv_by_context` at others.
-        resident_bytes: the whole app's memory.
+        table_bytes: of the program, the tables of per-layer embeddings: they stay in the file, mapped, of which a token
+            touches a row.
+        resident_bytes: the whole app's memory, without them.
         limit_bytes: of one app on the device.
         roofline_tok_s: what the memory bandwidth allows, if nothing else cost time.
         decode_tok_s: expected at the beginning of a conversation.
@@ -100,6 +101,7 @@ class Plan(BaseModel):
     max_context: int
     kv_cache_bytes: int
     kv_by_context: dict[int, int]
+    table_bytes: int = 0
     resident_bytes: int
     limit_bytes: int
     ram_bytes: int
@@ -178,9 +180,10 @@ def check_groups(known: Architecture, recipe: Quantization) -> None:
         UserError: names the first such tensor.
     """
     for name, shape in known.shapes.items():
-        embedding = _is_embedding(name)
+        embedding = is_embedding(name)
         group = recipe.embedding_group_size if embedding else recipe.group_size
-        if len(shape) == 2 and _bits(name, recipe) != 32 and group and shape[1] % group:
+        short = not embedding and shape[-1] <= group  # then a row has one scale
+        if len(shape) == 2 and weight_bits(name, recipe) != 32 and group and not short and shape[1] % group:
             key = "recipe.embedding_group_size" if embedding else "recipe.group_size"
             raise UserError(f"{name} has rows of {shape[1]} weights, which {key}={group} does not divide")
 
@@ -191,7 +194,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     shapes = exported_shapes(known)
     stored = {name: tensor_bytes(name, shape, recipe) for name, shape in shapes.items()}
     pte = pte_bytes(known, recipe)
-    streamed = sum(size for name, size in stored.items() if not _is_embedding(name))  # of that, one row is read
+    streamed = sum(size for name, size in stored.items() if not is_embedding(name))  # of that, one row is read
     kv = 0 if known.encodes else _kv(known, model, model.max_context)
     bandwidth = device.memory_bandwidth_gb_s * 1e9
     reached = bandwidth * BANDWIDTH_SHARE
@@ -206,7 +209,10 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     linears = [shape for name, shape in shapes.items() if len(shape) == 2 and "layer" in name]
     adapter = 4 * model.adapter_rank * sum(map(sum, linears))  # A and B of each, float32
     whole = read_model(model) if settings.adapt.prunes and on_hub(model.source) else known  # is downloaded
-    rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * sum(map(math.prod, linears)))
+    # Layers that read other layers' keys and values get the last token of a prompt only.
+    late = sum(any(isinstance(state, Shared) for state in states) for states in known.states)
+    early = [shape for name, shape in shapes.items() if len(shape) == 2 and _is_early(name, known.layers - late)]
+    rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * sum(map(math.prod, early)))
     return Plan(
         model=model.name,
         recipe=recipe.name,
@@ -221,7 +227,8 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         kv_by_context={}
         if known.encodes
         else {context: _kv(known, model, context) for context in contexts(model.max_context, known.max_position)},
-        resident_bytes=pte + adapter + kv + RUNTIME_BYTES,
+        table_bytes=table_bytes(known, recipe),
+        resident_bytes=pte - table_bytes(known, recipe) + adapter + kv + RUNTIME_BYTES,
         limit_bytes=int(device.app_memory_limit_gb * 1e9),
         ram_bytes=int(device.ram_gb * 1e9),
         roofline_tok_s=0 if known.encodes else round(bandwidth / streamed, 1),
@@ -246,7 +253,7 @@ def _stored_bytes(model: Model, known: Architecture) -> int:
 def instructions(known: Architecture, recipe: Quantization, cached: int = 0) -> float:
     """What one thread of an arm64 core executes for a token, when so many numbers of the cache are looked at."""
     shapes = exported_shapes(known).items()
-    weights = sum(math.prod(shape) for name, shape in shapes if len(shape) == 2 and not _is_embedding(name))
+    weights = sum(math.prod(shape) for name, shape in shapes if len(shape) == 2 and not is_embedding(name))
     in_4_bits = WEIGHT_INSTRUCTIONS_4BIT_GROUPS if recipe.group_size else WEIGHT_INSTRUCTIONS_4BIT_CHANNELS
     of_weights = weights * WEIGHT_INSTRUCTIONS.get(recipe.scheme, in_4_bits)
     return of_weights + known.layers * LAYER_INSTRUCTIONS + cached * KV_NUMBER_INSTRUCTIONS
@@ -302,12 +309,14 @@ def export_seconds(known: Architecture, recipe: Quantization) -> int:
     weights = sum(math.prod(shape) for shape in exported_shapes(known).values())
     layer = EXPORT_SECONDS_PER_LAYER if _is_dynamic(recipe) else EXPORT_SECONDS_PER_LAYER_PLAIN
     graph = layer * known.layers + EXPORT_SECONDS_PER_KV_HEAD * _layers_heads(known)
+    recurrent = sum(isinstance(state, Recurrent) for states in known.states for state in states)
+    graph += EXPORT_SECONDS_PER_RECURRENT * recurrent
     return round(EXPORT_SECONDS + graph + EXPORT_SECONDS_PER_WEIGHT * weights)
 
 
 def _layers_heads(known: Architecture) -> int:
     """How many kv heads all layers have: each has nodes of its own in the graph. An encoder's attention has none."""
-    return 0 if known.encodes else sum(state.heads for state in keys_values(known.states))
+    return 0 if known.encodes else sum(state.heads for state in keys_values(known.states))  # late ones: few and short
 
 
 def _is_dynamic(recipe: Quantization) -> bool:
@@ -363,26 +372,10 @@ def contexts(chosen: int, longest: int) -> list[int]:
     return sorted({chosen, *(length for length in powers if 64 <= length <= longest)})
 
 
-def tensor_bytes(name: str, shape: tuple[int, ...], recipe: Quantization) -> int:
-    """Size of one weight in the .pte: its integers and their scales, or fp32 where it is not quantized."""
-    count = math.prod(shape)
-    bits = _bits(name, recipe)
-    if len(shape) != 2 or bits == 32:
-        return 4 * count
-    embedding = _is_embedding(name)
-    if recipe.mixed_bits is not None and not embedding:
-        return round(count * recipe.mixed_bits / 8)  # a mean over the linears, their scales included
-    group = recipe.embedding_group_size if embedding else recipe.group_size
-    scales = count // group if group else shape[0]
-    return count * bits // 8 + scales * (SCALE_BYTES_GROUP if group and not embedding else SCALE_BYTES)
-
-
-def _is_embedding(name: str) -> bool:
-    return name.endswith(EMBEDDINGS) or name.startswith("embeddings.")
-
-
-def _bits(name: str, recipe: Quantization) -> int:
-    return recipe.embedding_bits if _is_embedding(name) else WEIGHT_BITS[recipe.scheme]
+def _is_early(name: str, layers: int) -> bool:
+    """Whether a tensor belongs to one of the first so many layers."""
+    found = re.search(r"\.layers?\.(\d+)\.", name)
+    return found is not None and int(found[1]) < layers
 
 
 def prefill_factor(recipe: Quantization) -> float:

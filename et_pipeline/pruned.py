@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from et_pipeline.architecture import read_architecture
 from et_pipeline.errors import UserError
+from et_pipeline.gemma import check_walked
 
 LEAST = 0.5  # of its channels, and of its groups of heads, that a layer keeps
 ROUNDING = (128, 64, 32)  # what groups of quantized weights divide
@@ -107,6 +108,7 @@ def pruned_config(config: Mapping[str, Any], where: str, kinds: Sequence[str], s
         UserError: nothing is known of the family, or it cannot become so small.
     """
     made = dict(config)
+    check_walked(str(config.get("text_config", config).get("model_type")), "pruning")
 
     def count(**changes: Any) -> int:
         return read_architecture({**made, **changes}, where).parameters

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from et_pipeline import gemma
+
 
 class _State(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -89,10 +91,17 @@ def layer_states(config: Mapping[str, Any], windows: Sequence[int | None], heads
     Args:
         config: the content of config.json.
         windows: per layer, how many tokens it sees; None for all.
-        heads: heads of keys and values.
-        dim: numbers of each.
+        heads: heads of keys and values, where the config has no others for some layers.
+        dim: numbers of each, likewise.
     """
     text = config.get("text_config", config)
+    if text.get("model_type") in gemma.KINDS:
+        full = [window is None for window in windows]
+        each = zip(windows, gemma.heads(text, full, (heads, dim)), gemma.shared_with(text, full), strict=True)
+        return tuple(
+            (KeysValues(heads=own[0], dim=own[1], window=window) if source is None else Shared(layer=source),)
+            for window, own, source in each
+        )
     mixer = _MIXERS.get(str(text.get("model_type")))
     mixed = _mixed_layers(text, len(windows)) if mixer else (False,) * len(windows)
     return tuple(

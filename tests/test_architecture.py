@@ -28,6 +28,11 @@ PARAMETERS = {
     "embeddinggemma_300m": 302_863_104 + 2 * 768 * 3072,  # with the layers behind the pooling
     "gemma3_1b": 999_885_952,
     "gemma3_270m": 268_098_176,
+    # Counted by transformers' own classes: the text part, and in Gemma 4 a factor of each layer.
+    "gemma3n_e2b": 4_435_182_688,
+    "gemma3n_e4b": 6_835_235_568,
+    "gemma4_e2b": 4_628_569_379,
+    "gemma4_e4b": 7_463_013_418,
     "granite4_h_350m": 340_332_224,
     "lfm2_1_2b": 1_170_340_608,
     "lfm2_350m": 354_483_968,
@@ -55,6 +60,12 @@ PARAMETERS = {
     "smollm3_3b": 3_075_098_624,
 }
 
+SHARED = {
+    "num_hidden_layers": 8,
+    "num_kv_shared_layers": 2,
+    "vocab_size_per_layer_input": 300,
+    "hidden_size_per_layer_input": 32,
+}
 # The smallest models of each kind of layer, with the switches that add tensors.
 CHECKPOINTS = {
     "granitemoehybrid": {
@@ -78,6 +89,13 @@ CHECKPOINTS = {
     "gemma": {},
     "gemma2": {"sliding_window": 32},
     "gemma3_text": {"attention_bias": True, "num_hidden_layers": 7},
+    "gemma3n_text": {"attention_bias": True, **SHARED, "laurel_rank": 32},
+    "gemma4_text": {
+        **SHARED,
+        "use_double_wide_mlp": True,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+    },
     "smollm3": {"use_sliding_window": True, "sliding_window": 32, "num_hidden_layers": 5, "mlp_bias": True},
 }
 
@@ -128,7 +146,7 @@ def test_config_builds_the_same_model_in_transformers(name, tmp_path):
         assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
         return
     copies = sum(math.prod(known.embedding) for _ in tied)
-    assert sum(parameter.numel() for parameter in model.parameters()) - copies == PARAMETERS[name]
+    assert sum(tensor.numel() for tensor in model.state_dict().values()) - copies == PARAMETERS[name]
     assert known.tied_head == bool(tied)
     assert known.windows == windows_of(model.config)
     assert known.max_position == model.config.max_position_embeddings

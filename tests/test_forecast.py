@@ -17,7 +17,7 @@ from et_pipeline.forecast import (
     PREFILL_CHANNELS,
     PTE_BYTES,
     PTE_BYTES_PER_LAYER,
-    WEIGHT_BITS,
+    RUNTIME_BYTES,
     exported_shapes,
     forecast,
     instructions,
@@ -25,11 +25,11 @@ from et_pipeline.forecast import (
     pte_bytes,
     read_model,
     summary,
-    tensor_bytes,
 )
 from et_pipeline.settings import ExportForm, Quantization, load_settings
 from et_pipeline.states import layer_states
 from et_pipeline.survey import survey
+from et_pipeline.weight_bytes import WEIGHT_BITS, tensor_bytes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs" / "results" / "recipes.json").read_text())["manifests"]
@@ -381,3 +381,24 @@ def test_a_machine_that_does_not_tell_its_memory(monkeypatch):
 
 def test_every_scheme_has_figures():
     assert {"fp32", *SCHEMES} == set(WEIGHT_BITS) == set(PREFILL_CHANNELS)
+
+
+def test_per_layer_embeddings_are_no_part_of_resident_memory():
+    change = ["recipe=8da4w", "recipe.embedding_bits=4", "recipe.embedding_group_size=128"]
+    made, kept = planned("model=gemma3n_e2b", *change), planned("model=gemma3_1b", *change)
+    weights = 262_144 * 30 * 256
+    assert made.table_bytes == weights // 2 + weights // 128 * 4
+    assert made.resident_bytes == made.pte_bytes - made.table_bytes + made.kv_cache_bytes + RUNTIME_BYTES
+    assert kept.table_bytes == 0
+    assert kept.resident_bytes == kept.pte_bytes + kept.kv_cache_bytes + RUNTIME_BYTES
+
+
+def test_shared_caches_are_counted_once():
+    made = planned("model=gemma3n_e2b", "model.kv_cache=fp32", "model.max_context=2048", "model.prefill_chunk=128")
+    of_token = 2 * 2 * 256 * 4
+    assert made.kv_cache_bytes == (4 * 2048 + 16 * (512 + 128)) * of_token  # 20 of 30 layers have one, 16 of them rings
+
+
+def test_a_row_no_longer_than_a_group_has_one_scale():
+    assert tensor_bytes("x.laurel.linear_right.weight", (2048, 64), quantization(group_size=128)) == 2048 * (32 + 4)
+    assert tensor_bytes("x.altup.prediction_coefs.weight", (16, 4), quantization()) == 4 * 64

@@ -77,6 +77,9 @@ _READ = frozenset(
         "block_ff_dim",
         "tie_embedding",
         "full_attention_interval",
+        "global_head_dim",
+        "num_global_key_value_heads",
+        "per_layer_config",
     }
 )
 # Keys that transformers' classes do not have, and that change nothing here.
@@ -241,16 +244,18 @@ def _is_id(value: Any, vocabulary: int) -> bool:
 
 
 def _check_sizes(config: Mapping[str, Any], where: str) -> None:
-    def size(key: str, needed: bool) -> int | None:
+    def size(key: str, needed: bool) -> None:
         value = config.get(key)
         if value is None and not needed:
-            return None
-        if type(value) is not int or value <= 0:
+            return
+        each: list[Any] = [value]
+        if key == "intermediate_size" and isinstance(value, list):  # Gemma 3n's, of each layer
+            each = value
+        if not each or any(type(one) is not int or one <= 0 for one in each):
             optional = "" if needed else " or null"
             raise UserError(f"{where} has {key}={_shown(value)}, expected a positive integer{optional}")
-        if value >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE):
+        if max(each) >= (MOST_LAYERS if key == "num_hidden_layers" else LARGEST_SIZE):
             raise UserError(f"{where} has {key}={_shown(value)}, which is more than any model has")
-        return value
 
     for key in _SIZES:
         size(key, key in config)

@@ -99,7 +99,7 @@ def _senses(config: Mapping[str, Any]) -> str | None:
     return sense and (f"sees or hears ({sense}), and models of text alone are supported; use the maker's model of text")
 
 
-_MULTIMODAL = ("fuyu", "gemma4", "gemma4_unified", "phi4_multimodal", "qwen4_exp")
+_MULTIMODAL = ("fuyu", "gemma4_unified", "phi4_multimodal", "qwen4_exp")
 
 
 def _experts(text: Mapping[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.folder import MODULES, Folder
 from et_pipeline.checkpoints.pooling import POOLING
 from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
-from et_pipeline.checkpoints.skeleton import build_skeleton
+from et_pipeline.checkpoints.skeleton import build_skeleton, init_weights
 from et_pipeline.errors import UserError
 from et_pipeline.settings import RANDOM, Frozen, Sentence
 from et_pipeline.worker import Tick
@@ -156,7 +156,7 @@ def _constants(model: PreTrainedModel) -> dict[str, np.ndarray[Any, Any]]:
             else:
                 module._parameters[own] = torch.nn.Parameter(unset, requires_grad=False)
         if values:
-            model._init_weights(module)
+            init_weights(model, module)
         for own in values:
             value = getattr(module, own).detach()
             if not own.endswith("bias"):

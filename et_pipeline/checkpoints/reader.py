@@ -100,6 +100,9 @@ def stream_model(folder: Path) -> PreTrainedModel:
             _set_tensor(module, own, torch.empty_like(tensor, device="meta"))
 
     for name, module in modules:
+        if any(module.children()) and all(tensor.dim() < 2 for tensor in _own_tensors(module).values()):
+            fill(name, module)  # AltUp's vector, which is asked for without a call of its module
+            continue
         # Families compute convolutions over tokens by themselves, and take only the weights from the module.
         called = model.get_submodule(name.rpartition(".")[0]) if isinstance(module, nn.Conv1d) else module
         called.register_forward_pre_hook(lambda *_, name=name, module=module: fill(name, module))
@@ -282,7 +285,11 @@ def _check_fit(
                 "are read: point model.source at the original float weights"
             )
     # Old checkpoints carry rotary tables, and tied ones a copy of the embedding; transformers drops both too.
-    ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *(model._keys_to_ignore_on_load_unexpected or ()))]
+    # A model within the model has its own: Gemma's layers that read other layers' keys have weights for them there.
+    unexpected = {
+        key for part in model.modules() for key in getattr(part, "_keys_to_ignore_on_load_unexpected", None) or ()
+    }
+    ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *unexpected)]
     known = {source.tensor for source in sources} | set(tied)
     if checkpoint.embeds:
         ignored.append(UNUSED_BY_ENCODERS)

@@ -16,6 +16,7 @@ from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bidirectional_attention")
@@ -208,6 +209,12 @@ def _empty_model(folder: Folder, config: PreTrainedConfig) -> PreTrainedModel:
         raise UserError(f"{folder.path / FILE}: no {what} can be built from it: {told}{reason(error)}") from error
 
 
+def init_weights(model: PreTrainedModel, module: nn.Module) -> None:
+    """Initialize one module as its family does; a model within a model does its own, as in transformers."""
+    own: Any = module if hasattr(module, "_init_weights") else model
+    own._init_weights(module)
+
+
 def fill_computed_buffers(model: PreTrainedModel) -> None:
     """Compute the unsaved buffers of a skeleton (rotary frequencies, embedding scales), as transformers does.
 
@@ -226,7 +233,7 @@ def fill_computed_buffers(model: PreTrainedModel) -> None:
             else:
                 module._buffers[name] = torch.full(empty.shape, -1, dtype=empty.dtype)
         if names:
-            model._init_weights(module)
+            init_weights(model, module)
         for name in names:
             value = module._buffers[name]
             if value.is_floating_point() and bool(value.isinf().any()):

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from et_pipeline import host
+from et_pipeline import gemma, host
 from et_pipeline.checkpoints.config import reason
 from et_pipeline.checkpoints.folder import MODULES, Folder
 from et_pipeline.checkpoints.pooling import read_pooling
@@ -112,6 +112,11 @@ def load_sample(
 
     tensors = {}
     checkpoint = Folder(folder)
+    family = transformers_config(checkpoint).get_text_config().model_type
+    if family in gemma.KINDS:
+        raise NoWitness(
+            f"the model does not fit into memory, and layers of family {family} read others' keys and values"
+        )
     for name, info in checkpoint.layout.items():
         own = _renumbered(name, layers)
         if own is not None:

@@ -12,10 +12,10 @@ from torch import nn
 
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import prepare
-from et_pipeline.forecast import tensor_bytes
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.quantization.mixed import with_8_bits
 from et_pipeline.quantization.rotation import STREAM, hadamard, rotated
+from et_pipeline.weight_bytes import tensor_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,9 +17,14 @@ class Memory(Model):
         description="What of that is of which kind: 'keys_values', 'ring' (of a sliding window), 'convolution' and "
         "'recurrent' (whose size does not depend on the context).",
     )
+    table_bytes: Bytes = Field(
+        default=0,
+        description="Of the weights, tables of per-layer embeddings: they stay in the file, of which each token "
+        "touches a row, as long as it is mapped to memory and not locked there.",
+    )
     resident_bytes: Bytes = Field(
         description="Resident memory of the program while it answers, the app itself not counted: measured "
-        "where the program can be executed, else weights and KV cache."
+        "where the program can be executed, else weights without such tables, and KV cache."
     )
     peak_bytes: Bytes = Field(
         description="Expected highest resident memory of the program, which is during loading: the weights are packed "

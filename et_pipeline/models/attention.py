@@ -53,8 +53,11 @@ class Call(NamedTuple):
 
     start_pos: Any  # position of the first new token
     rings: frozenset[int]  # layers whose cache is a ring
-    whole: Seen | None = None  # of the other layers
+    late: frozenset[int] = frozenset()  # layers that get the last token only
+    whole: Seen | None = None  # of layers that are no rings
     ring: Seen | None = None
+    late_whole: Seen | None = None
+    late_ring: Seen | None = None
     slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
     attended: list[int] | None = None  # layers that came by, in order
 
@@ -203,7 +206,8 @@ def _attention(
     layer: Any = module.layer_idx
     if call.attended is not None:
         call.attended.append(layer)
-    seen = call.ring if layer in call.rings else call.whole
+    whole, ring = (call.late_whole, call.late_ring) if layer in call.late else (call.whole, call.ring)
+    seen = ring if layer in call.rings else whole
     assert seen is not None
     return attend(query, key, value, seen, query.shape[-1] ** -0.5 if scaling is None else scaling, softcap), None
 

@@ -13,14 +13,16 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers.cache_utils import Cache
 
+from et_pipeline import gemma
 from et_pipeline.architecture import check_context, layer_slots, longest_context
 from et_pipeline.errors import UserError
 from et_pipeline.models.attention import CACHED, CALL, Call, Stored, empty_cache, ring_slots, see, store
 from et_pipeline.models.dry_run import check_attention
+from et_pipeline.models.late_layers import LateLayers
 from et_pipeline.models.mixers import Mixers
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
-from et_pipeline.states import MIXED, KeysValues, goes_back, has_mixers, layer_states
+from et_pipeline.states import MIXED, KeysValues, Shared, goes_back, has_mixers, layer_states
 from et_pipeline.upstream.cheap import cheap_tracing
 from et_pipeline.upstream.program_files import cheap_files
 
@@ -109,18 +111,20 @@ class Decoder(nn.Module):
         check_supported(model, self.config, form)
         freeze_rope(model, form.max_context)
         layers = self.config.num_hidden_layers
-        self.kv_heads, dim = cached_heads(self.config)
         self.window: int | None = getattr(self.config, "sliding_window", None)
         windows = [self.window if kind == "sliding_attention" else None for kind in layer_kinds(self.config)]
-        self.states = layer_states(self.config.to_dict(), windows, self.kv_heads, dim)
+        self.states = layer_states(self.config.to_dict(), windows, *_usual_heads(self.config))
         self.ring, self.length = (
             layer_slots(window, form.max_context, form.prefill_chunk) for window in (self.window, None)
         )
         slides = self.window is not None and self.window < form.max_context
-        attending = {n: state for n, own in enumerate(self.states) for state in own if isinstance(state, KeysValues)}
-        self.attending = list(attending)
-        self.rings = frozenset(n for n, state in attending.items() if slides and state.window is not None)
-        for layer, state in attending.items():
+        caching = {n: state for n, own in enumerate(self.states) for state in own if isinstance(state, KeysValues)}
+        late = {n: state.layer for n, own in enumerate(self.states) for state in own if isinstance(state, Shared)}
+        self.caching, self.late, self.first_late = caching, frozenset(late), min(late, default=layers)
+        self.attending = sorted([*caching, *late])
+        reads = {layer: caching[late.get(layer, layer)] for layer in self.attending}
+        self.rings = frozenset(n for n, state in reads.items() if slides and state.window is not None)
+        for layer, state in caching.items():
             for kind in "kv":
                 length = self.ring if layer in self.rings else self.length
                 empty = empty_cache(form.kv_cache, state.heads, length, state.dim)
@@ -128,6 +132,7 @@ class Decoder(nn.Module):
                     if buffer is not None:
                         self.register_buffer(name, buffer, persistent=False)
         self.mixer = Mixers(self)
+        self.late_layers = LateLayers(self)
         self.cache = _BufferCache(self, layers)
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
@@ -150,7 +155,7 @@ class Decoder(nn.Module):
         usual, token = self.config._attn_implementation, CALL.set(call)
         self.config._attn_implementation = CACHED
         try:
-            with self.mixer.at(positions):
+            with self.mixer.at(positions), self.late_layers.at():
                 return self.model(
                     input_ids=tokens,
                     position_ids=positions.unsqueeze(0),
@@ -163,13 +168,21 @@ class Decoder(nn.Module):
             CALL.reset(token)
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
-        group = self.config.num_attention_heads // self.kv_heads
-        call = Call(start, self.rings, attended=[])
-        if len(self.rings) < len(self.attending):
-            call = call._replace(whole=see(positions, group, self.length))
-        if self.rings:
-            slots = ring_slots(positions, self.ring, self.kv_heads)
-            call = call._replace(slots=slots, ring=see(positions, group, self.ring, self.window))
+        call = Call(start, self.rings, self.late, attended=[])
+        kinds = ("whole", None, set(self.attending) - self.rings), ("ring", self.window, set(self.rings))
+        for name, window, layers in kinds:
+            if not layers:
+                continue
+            (heads,) = {self.caching[layer].heads for layer in layers if layer in self.caching}
+            group, length = self.config.num_attention_heads // heads, self.length if window is None else self.ring
+            seen: dict[str, Any] = {}
+            if layers - self.late:
+                seen[name] = see(positions, group, length, window)
+            if layers & self.late:
+                seen[f"late_{name}"] = see(positions[-1:], group, length, window)
+            if window is not None:
+                seen["slots"] = ring_slots(positions, self.ring, heads)
+            call = call._replace(**seen)
         return call
 
     def stored(self, kind: str, layer: int) -> Stored:
@@ -190,7 +203,23 @@ def _buffer_names(kind: str, layer: int) -> tuple[str, str, str]:
 
 
 def cached_heads(config: Any) -> tuple[int, int]:
-    """How many heads of keys and values a layer caches, and the numbers of each."""
+    """How many heads of keys and values each layer caches, and the numbers of each.
+
+    Raises:
+        UserError: layers differ in that.
+    """
+    if config.model_type in gemma.KINDS:
+        raise UserError(
+            f"family {config.model_type} has layers that read another layer's cache, or cache heads of their own size, "
+            "which programs of static shape cannot hold; use backend=xnnpack"
+        )
+    return _usual_heads(config)
+
+
+def _usual_heads(config: Any) -> tuple[int, int]:
+    if config.model_type == gemma.GEMMA4:  # whose class tells of single layers only
+        given = config.to_dict()
+        return given["num_key_value_heads"], given["head_dim"]
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
@@ -208,6 +237,8 @@ def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> No
     for kind in sorted(set(layer_kinds(config))):
         if kind not in ("full_attention", "sliding_attention") and not (kind in MIXED and has_mixers(config.to_dict())):
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
+    if getattr(config, "enable_moe_block", False):
+        raise UserError(f"this {family} model has a mixture of experts, which this version cannot export")
     check_attention(model, config)
 
 

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
+from et_pipeline import gemma
 from et_pipeline.architecture import read_sizes
 from et_pipeline.errors import UserError
 from et_pipeline.states import KeysValues, has_mixers
@@ -93,7 +94,9 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
     family = f"family {config.model_type}"
     if getattr(config, "use_bidirectional_attention", False) not in (None, False, "vision"):  # there are no images
         raise UserError(f"this {config.model_type} model attends to later tokens too, so it cannot generate text")
-    if has_mixers(config.to_dict()):  # known layer by layer, and compared with transformers in the tests
+    if (
+        has_mixers(config.to_dict()) or config.model_type in gemma.KINDS
+    ):  # known layer by layer, and compared with transformers in the tests
         return
     if any(isinstance(module, Conv1D) for module in model.modules()):
         raise UserError(f"{family} keeps its linear layers transposed (Conv1D), and only nn.Linear is quantized here")

@@ -73,6 +73,7 @@ class ExternalCacheDecoder(nn.Module):
         self.form = form
         self.config = model.config.get_text_config()
         check_supported(model, self.config, form)
+        cached_heads(self.config)
         freeze_rope(model, form.max_context)
         self.layers = self.config.num_hidden_layers
         self.kinds = layer_kinds(self.config)

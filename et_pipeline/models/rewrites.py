@@ -45,8 +45,9 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
     """
     constants = nn.Module()  # registered, because a tensor in a closure fails export
     model.add_module(_CONSTANTS, constants)
-    config = model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dims = _head_dims(model)
+    for size in head_dims:
+        _constant(constants, f"mean_{size}", torch.full((1, size), 1.0 / size))
     try:
         with ExitStack() as patches:
             families = set()
@@ -54,7 +55,8 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
                 for buffer, value in module.named_buffers(recurse=False):
                     if buffer.endswith("inv_freq"):  # one frequency per pair of rotated dimensions
                         width = 2 * value.shape[-1]
-                        _rotation(constants, width, max(width, head_dim))
+                        for head_dim in head_dims:
+                            _rotation(constants, width, max(width, head_dim))
                 if type(module).__name__.endswith("RMSNorm"):
                     forward = _norm_as_linear(constants, name, module)
                     if forward is not None:
@@ -69,12 +71,24 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
                 families.add(sys.modules[type(module).__module__])
             for family in sorted(families, key=lambda module: module.__name__):
                 rope = getattr(family, "apply_rotary_pos_emb", None)
-                if rope is not None and family.__name__.startswith("transformers.") and _same_rope(rope):
-                    replacement = _rope_as_linear(constants, rope)
-                    patches.enter_context(mock.patch.object(family, "apply_rotary_pos_emb", replacement))
+                if rope is None or not family.__name__.startswith("transformers."):
+                    continue
+                for same, as_linear in ((_same_rope, _rope_as_linear), (_same_rope_of_one, _rope_of_one_as_linear)):
+                    if same(rope):
+                        replacement = as_linear(constants, rope)
+                        patches.enter_context(mock.patch.object(family, "apply_rotary_pos_emb", replacement))
+                        break
             yield
     finally:
         delattr(model, _CONSTANTS)
+
+
+def _head_dims(model: PreTrainedModel) -> set[int]:
+    """Numbers of a head, of each kind of layer."""
+    config = model.config.get_text_config()
+    if "per_layer_config" in config.to_dict():
+        return {each.head_dim for each in config.per_layer_config}
+    return {getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads}
 
 
 def _constant(constants: nn.Module, name: str, value: torch.Tensor) -> str:
@@ -87,6 +101,8 @@ def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Calla
     """The forward of an RMSNorm with its mean as a linear, or None where that is not what the module computes."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if weight is None and getattr(module, "with_scale", None) is False and isinstance(eps, float):
+        return _bare_norm_as_linear(constants, module, eps)
     if not isinstance(weight, torch.Tensor) or weight.dim() != 1 or not isinstance(eps, float):
         return None
     size = weight.shape[0]
@@ -106,6 +122,19 @@ def _norm_as_linear(constants: nn.Module, name: str, module: nn.Module) -> Calla
         if torch.allclose(forward(sample), expected, rtol=1e-5, atol=1e-6):
             return forward
     return None
+
+
+def _bare_norm_as_linear(constants: nn.Module, module: nn.Module, eps: float) -> Callable[..., torch.Tensor] | None:
+    """The same of an RMSNorm without weights, which does not say over how many numbers it goes: those of a head."""
+    original = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        mean = getattr(constants, f"mean_{x.shape[-1]}", None)
+        return original(x) if mean is None else x * torch.rsqrt(functional.linear(x * x, mean) + eps)
+
+    size = next(int(name.removeprefix("mean_")) for name in dict(constants.named_buffers()) if name.startswith("mean_"))
+    sample = torch.randn(3, size, generator=torch.Generator().manual_seed(0))
+    return forward if torch.allclose(forward(sample), original(sample), rtol=1e-5, atol=1e-6) else None
 
 
 def _layer_norm_as_linear(constants: nn.Module, module: nn.LayerNorm) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -157,6 +186,18 @@ def _rope_as_linear(
     return rope
 
 
+def _rope_of_one_as_linear(constants: nn.Module, original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Of queries or keys alone, [1, S, heads, head dim], as Gemma 3n and Gemma 4 have it."""
+
+    def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, unsqueeze_dim: int = 1) -> torch.Tensor:
+        rotation = getattr(constants, f"rotation_{cos.shape[-1]}_of_{x.shape[-1]}", None)
+        if rotation is None or unsqueeze_dim != 2:
+            return original(x, cos, sin, unsqueeze_dim)
+        return x * cos.unsqueeze(2) + functional.linear(x, rotation) * sin.unsqueeze(2)
+
+    return rope
+
+
 def _rotation(constants: nn.Module, width: int, whole: int) -> None:
     """Register the matrix R with linear(x, R) = -second half, first half and zeros, of the first `width` of x."""
     half = width // 2
@@ -184,6 +225,21 @@ def _same_rope(original: Callable[..., Any]) -> bool:
         ):
             return False
     return True
+
+
+def _same_rope_of_one(original: Callable[..., Any]) -> bool:
+    """Whether a family's rotary function is the usual half rotation of all of [1, S, heads, head dim]."""
+    generator = torch.Generator().manual_seed(0)
+    x, angles = torch.randn(1, 3, 4, 8, generator=generator), torch.randn(1, 3, 4, generator=generator).repeat(1, 1, 2)
+    constants = nn.Module()
+    _rotation(constants, 8, 8)
+    arguments = (x, angles.cos(), angles.sin(), 2)
+    try:
+        expected = original(*arguments)
+    except (TypeError, RuntimeError, ValueError):
+        return False
+    found = _rope_of_one_as_linear(constants, original)(*arguments)
+    return isinstance(expected, torch.Tensor) and torch.allclose(expected, found, rtol=1e-5, atol=1e-6)
 
 
 def clean_graph(program: ExportedProgram) -> None:

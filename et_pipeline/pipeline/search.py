@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from et_pipeline import forecast
+from et_pipeline import forecast, gemma
 from et_pipeline.architecture import Architecture, find_family
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
@@ -113,6 +113,8 @@ def candidates(settings: Settings, known: Architecture, family: str, stored: boo
     apart = {MIXED_4: ladder(False)[MIXED_4]} if turns and stored else {}
     for words, change in {**apart, **ladder(turns)}.items():
         recipe = settings.recipe.model_copy(update={**change, "prefer": None})
+        if family in gemma.KINDS and recipe.mixed_bits is not None:  # see `gemma.check_walked`
+            continue
         try:
             forecast.check_groups(known, recipe)
         except UserError:

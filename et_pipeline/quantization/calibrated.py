@@ -12,7 +12,7 @@ from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.quantization.gptq import error_weights, gptq
 from et_pipeline.quantization.mixed import in_8_bits, with_8_bits
 from et_pipeline.quantization.requantized import Requantized
-from et_pipeline.quantization.torchao_config import Shards, keep, quantize_module, unpack
+from et_pipeline.quantization.torchao_config import Shards, group_of, keep, quantize_module, unpack
 from et_pipeline.quantization.turned import Turn
 from et_pipeline.quantization.walk import Enough, Walk
 
@@ -134,4 +134,4 @@ def _gptq(
         weight = floats(linear.weight.detach())
         quantize_module(names[linear], linear, q)  # makes the tensor, whose numbers are then replaced
         made: Any = linear.weight
-        made.qdata, made.scale = gptq(weight, u, q.group_size, made.scale.dtype)
+        made.qdata, made.scale = gptq(weight, u, group_of(linear, q), made.scale.dtype)

@@ -23,6 +23,7 @@ from et_pipeline.checkpoints.prequantized.weight import floats
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
 from et_pipeline.errors import UserError
+from et_pipeline.gemma import stays_float
 from et_pipeline.quantization.requantized import Requantized
 from et_pipeline.quantization.turned import Turn, is_turned, turn_table
 
@@ -69,7 +70,7 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> bool:
     Raises:
         UserError: a row is not a whole number of groups.
     """
-    if not isinstance(module, (nn.Linear, nn.Embedding)) or isinstance(module, Turn):
+    if not isinstance(module, (nn.Linear, nn.Embedding)) or isinstance(module, Turn) or stays_float(name):
         return False
     config = _config(module, q)
     if config is None:
@@ -77,7 +78,7 @@ def quantize_module(name: str, module: nn.Module, q: Quantization) -> bool:
             module.weight = nn.Parameter(floats(module.weight), requires_grad=False)
         return False
     if isinstance(module, nn.Linear):
-        _check_groups(f"linear layer {name}", module.in_features, q.group_size, "recipe.group_size")
+        _check_groups(f"linear layer {name}", module.in_features, group_of(module, q), "recipe.group_size")
     else:
         _check_groups(f"embedding {name}", module.embedding_dim, q.embedding_group_size, "recipe.embedding_group_size")
     if keep(module, q):
@@ -112,7 +113,7 @@ def keep(module: nn.Module, q: Quantization) -> bool:
     row.weight = nn.Parameter(torch.ones(1, stored.shape[1], device=stored.device), requires_grad=False)
     _quantize_rows(row, _config(module, q))
     made: Any = row.weight
-    if isinstance(module, nn.Linear) and (q.scheme in DYNAMIC or not q.group_size):
+    if isinstance(module, nn.Linear) and (q.scheme in DYNAMIC or not group_of(module, q)):
         stored = _turn(stored)
     scale = stored.scale.repeat_interleave(block // size, 1).to(made.scale.dtype)
     module.weight = nn.Parameter(
@@ -172,29 +173,37 @@ def _quantize_rows(module: nn.Linear | nn.Embedding, config: Any) -> None:
     module.weight = nn.Parameter(IntxUnpackedToInt8Tensor(**whole, **attributes), requires_grad=False)
 
 
+def group_of(linear: nn.Linear, q: Quantization) -> int:
+    """Weights per scale of a linear; 0 for a whole row, as where it is no longer than a group (LAuReL's, of 64).
+
+    XNNPACK does not load a linear of one group.
+    """
+    return 0 if linear.weight.shape[-1] <= q.group_size else q.group_size
+
+
 def _config(module: nn.Module, q: Quantization) -> Any:
     """What torchao is to do with a linear or an embedding; None for nothing."""
     if isinstance(module, nn.Embedding):
         return None if q.embedding_bits == 32 else _embedding_config(q)
-    return _linear_config(q)
+    return _linear_config(q, group_of(module, q)) if isinstance(module, nn.Linear) else None
 
 
-def _linear_config(q: Quantization) -> Any:
+def _linear_config(q: Quantization, group_size: int) -> Any:
     if q.scheme == "fp32":
         return None
     search = IntxChooseQParamsAlgorithm("hqq_scale_only" if q.algorithm == "hqq" else "affine")
     if q.scheme in DYNAMIC:
         return Int8DynamicActivationIntxWeightConfig(
             weight_dtype=_WEIGHT_DTYPES[q.scheme],
-            weight_granularity=_granularity(q.group_size),
+            weight_granularity=_granularity(group_size),
             weight_mapping_type=_MAPPINGS[q.mapping],
             # XNNPACK keeps the scales of groups in bf16: with the same here, eager equals deployed.
-            weight_scale_dtype=torch.bfloat16 if q.group_size else None,
+            weight_scale_dtype=torch.bfloat16 if group_size else None,
             intx_choose_qparams_algorithm=search,
         )
     return IntxWeightOnlyConfig(
         weight_dtype=_WEIGHT_DTYPES[q.scheme],
-        granularity=_granularity(q.group_size),
+        granularity=_granularity(group_size),
         mapping_type=_MAPPINGS[q.mapping],
         intx_choose_qparams_algorithm=search,
     )
@@ -346,7 +355,7 @@ def load_quantized(folder: Path, saved: Path, q: Quantization) -> PreTrainedMode
             )
     model.load_state_dict(weights, assign=True)
     for name, module in model.named_modules():
-        plain = isinstance(module, (nn.Linear, nn.Embedding)) and not isinstance(module, Turn)
+        plain = isinstance(module, (nn.Linear, nn.Embedding)) and not isinstance(module, Turn) and not stays_float(name)
         if plain and _layout(module.weight) not in _expected_layouts(module, q):
             raise UserError(f"{saved} was not quantized with the given recipe: {name} differs; quantize again")
     return model.eval().requires_grad_(False)
@@ -370,5 +379,5 @@ def _expected_layouts(module: Any, q: Quantization) -> list[_Layout | None]:
         return [(_EMBEDDING_DTYPES[q.embedding_bits], q.embedding_group_size or width, False)]
     if q.scheme == "fp32":
         return [None]
-    layout = (_WEIGHT_DTYPES[q.scheme], q.group_size or width, q.scheme in DYNAMIC)
+    layout = (_WEIGHT_DTYPES[q.scheme], group_of(module, q) or width, q.scheme in DYNAMIC)
     return [layout] if q.mixed_bits is None else [layout, *((torch.int8, width, dynamic) for dynamic in (True, False))]

@@ -16,6 +16,7 @@ from torch import nn
 
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import prepare
+from et_pipeline.gemma import check_walked
 from et_pipeline.quantization.folding import fold_layer
 from et_pipeline.quantization.rotation import final_norm, plain_layers, rotated
 from et_pipeline.quantization.torchao_config import quantize_module
@@ -53,6 +54,7 @@ class Walk:
         self, folder: Path, q: Quantization, texts: Sequence[Sequence[int]], out: Path, tick: Callable[[int, int], None]
     ) -> None:
         self.model, modules, self.fill, self.packed, self.tied = prepare(Folder(folder))
+        check_walked(self.model.config.get_text_config().model_type, "calibration")
         self.model.eval().requires_grad_(False)
         self.decoder: Any = self.model.get_decoder()
         self.device = processor()

@@ -43,6 +43,7 @@ def _model(manifest: Manifest) -> Titled:
     what, memory = manifest.what, manifest.memory
     total = sum(file.size for file in manifest.files.values())
     revision = f" at {what.source.revision}" if what.source.revision else ""
+    stay = f" of which {size(memory.table_bytes)} stay in the file" if memory.table_bytes else ""
     rows = [
         ("model", f"{what.architecture} ({what.family}), {_count(what.parameters)} parameters"),
         ("source", what.source.source + revision),
@@ -52,7 +53,7 @@ def _model(manifest: Manifest) -> Titled:
         (
             "memory",
             f"{size(memory.resident_bytes)} while answering, {size(memory.peak_bytes)} at most; "
-            f"weights {size(memory.weights_bytes)}, KV cache {size(memory.kv_cache_bytes)}",
+            f"weights {size(memory.weights_bytes)}{stay}, KV cache {size(memory.kv_cache_bytes)}",
         ),
         ("phone", f"{size(memory.min_device_ram_bytes)} of RAM or more"),
     ]

@@ -102,6 +102,8 @@ def _model_rows(plan: Plan) -> dict[str, Text]:
         "KV cache": contexts,
         "app memory": f"{size(plan.resident_bytes)} at a context of {plan.max_context}",
     }
+    if plan.table_bytes:
+        rows["app memory"] += f", without {size(plan.table_bytes)} of per-layer embeddings, which stay in the file"
     if plan.embeds:
         del rows["KV cache"]
         rows["app memory"] = f"{size(plan.resident_bytes)} for texts of up to {plan.max_context} tokens"

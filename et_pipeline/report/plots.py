@@ -61,8 +61,9 @@ def _row(survey: Survey, plan: Plan, y: int, most: float, fastest: float, right:
     weight = ' font-weight="600"' if chosen else ""
     parts = [words(LABEL - 12, y + 19, name if len(name) < 34 else name[:32] + "…", f'text-anchor="end"{weight}')]
     x = float(LABEL)
-    around = plan.resident_bytes - plan.pte_bytes - plan.kv_cache_bytes
-    for colour, count in ((WEIGHTS, plan.pte_bytes), (CACHE, plan.kv_cache_bytes), (AROUND, around)):
+    weights = plan.pte_bytes - plan.table_bytes
+    around = plan.resident_bytes - weights - plan.kv_cache_bytes
+    for colour, count in ((WEIGHTS, weights), (CACHE, plan.kv_cache_bytes), (AROUND, around)):
         wide = PANEL * count / most
         parts.append(f'<rect x="{x:.1f}" y="{y + 4}" width="{wide:.1f}" height="{ROW - 12}" fill="{colour}"/>')
         x += wide

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from et_pipeline.errors import UserError
-from et_pipeline.runtime import packed_weights
+from et_pipeline.runtime import mapped, packed_weights
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,9 @@ class Program:
                 if weights is None and not _lacks_weights(error):
                     raise
                 raise UserError(_lacking(path, weights)) from error
+        for file in (path, weights):
+            if file is not None:
+                mapped.let_go(file)
 
     @property
     def goes_back(self) -> bool:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from et_pipeline.errors import UserError
 from et_pipeline.host import peak_bytes, resident_bytes
 from et_pipeline.manifest import Percentiles
+from et_pipeline.runtime.mapped import let_go
 from et_pipeline.runtime.program import quiet, read_metadata, set_threads, weights_beside
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def _one_round(
     runner = TextLLMRunner(str(pte), str(tokenizer_json), None if data is None else str(data))
     warm = generate(prompt, 1)  # loads too
     runner.reset()
+    let_go(pte)
     # The C++ tokenizer's count is the one that holds; past the context the runner fails instead of stopping.
     wanted = min(decode_tokens, context - warm.num_prompt_tokens)
     started = time.perf_counter()

@@ -18,6 +18,7 @@ from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
 from et_pipeline.states import goes_back
+from et_pipeline.weight_bytes import table_bytes
 
 MIN_RUNTIME = "1.3.0"  # what XNNPACK's programs, with each option, were seen to run on (Android build 1.3.x)
 MIN_RUNTIME_OTHERS = "1.5.1"  # what makes the programs of other backends; none was seen to run on an older one
@@ -147,14 +148,16 @@ def _memory(part: Part) -> manifest.Memory:
     weights = part.lowered.bytes
     states = part.form.state_bytes(part.facts, part.settings.model.form, part.settings.backend.name)
     kv = sum(states.values())
-    resident = weights + kv if part.measured is None else part.measured.program_rss_bytes
+    tables = table_bytes(part.facts, part.settings.recipe)
+    resident = weights - tables + kv if part.measured is None else part.measured.program_rss_bytes
     return manifest.Memory(
         weights_bytes=weights,
         kv_cache_bytes=kv,
         states=states,
+        table_bytes=tables,
         resident_bytes=resident,
-        peak_bytes=resident + weights,  # XNNPACK packs the weights while the file is still mapped
-        min_device_ram_bytes=2 * (resident + weights + RUNTIME_BYTES),  # an app gets about half of the RAM
+        peak_bytes=resident + weights - tables,  # XNNPACK packs the weights while the file is still mapped
+        min_device_ram_bytes=2 * (resident + weights - tables + RUNTIME_BYTES),  # an app gets about half of the RAM
     )
 
 
