@@ -86,6 +86,12 @@ def test_forms_of_one_family(form, tmp_path):
     assert judge("nemotron", tmp_path, form).result == "equal"
 
 
+def test_a_form_that_cannot_hold_a_family_refuses_it(tmp_path):
+    outcome = judge("lfm2", tmp_path, "static_decoder")
+    assert outcome.result == "refused"
+    assert "layers of kind conv, which programs of static shape cannot hold; use backend=xnnpack" in outcome.sentence
+
+
 def test_the_table_counts_them(tmp_path):
     result = matrix.measure(["gpt2", "llama", "mixtral"], lambda line: None)
     text = table(result)
