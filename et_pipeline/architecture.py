@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import hybrids, plugins
+from et_pipeline import encoder_shapes, hybrids, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -67,12 +67,11 @@ FAMILIES = {
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
 # Encoders, which see the whole text at once and make an embedding of it.
-ENCODERS = ("bert", "camembert", "electra", "mpnet", "roberta", "xlm-roberta")
-_BERT_LIKE = ("bert", "camembert", "roberta", "xlm-roberta")  # whose tensors have BERT's names and shapes
+ENCODERS = ("bert", "camembert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
-# Tensors of an encoder's checkpoint that its embedding does not need: the layer over the first token that BERT learns
-# for its own training, and what transformers once stored and now computes.
-UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
+# Tensors of a checkpoint that its embedding does not need: the layer over the first token that BERT learns for its own
+# training, heads that predict tokens, and what transformers once stored and now computes.
+UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)|^(lm_head|head|decoder)\.")
 # What some families call the embedding, and the head.
 EMBEDDINGS = tuple(f"{name}.weight" for name in ("embed_tokens", "embed_in", "tok_embeddings", "wte", "transformer.w"))
 HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight", "decoder.weight")
@@ -121,16 +120,13 @@ class Architecture(Sizes):
         family: `model_type` of config.json.
         shapes: every stored tensor; a tied head is not among them.
         tied_head: the head's weights are the embedding's.
+        encodes: it embeds texts, and has no head and no cache.
     """
 
     family: str
     shapes: Shapes
     tied_head: bool
-
-    @property
-    def encodes(self) -> bool:
-        """Whether it embeds texts, and has no head and no cache."""
-        return self.family in ENCODERS
+    encodes: bool = False
 
     @property
     def parameters(self) -> int:
@@ -177,13 +173,17 @@ def _number(text: Mapping[str, Any], where: str, key: str, otherwise: int | None
     return value
 
 
-def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | None = None) -> Architecture:
+def read_architecture(
+    config: Mapping[str, Any], where: str, stored: Shapes | None = None, embeds: bool = False, dense: Sequence[int] = ()
+) -> Architecture:
     """Work out a model's tensors and windows.
 
     Args:
         config: the content of config.json.
         where: what to call it in a message.
         stored: the shapes of the checkpoint's files where they are known: then the family may be an unknown one.
+        embeds: the model embeds texts, which of an encoder need not be said.
+        dense: of such a one, outputs of the linear layers behind the pooling.
 
     Raises:
         UserError: a figure is missing, or nothing is known about the family's tensors.
@@ -191,9 +191,16 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
     family, sizes, number = find_family(name), read_sizes(config, where), partial(_number, text, where)
-    if name in ENCODERS:
-        shapes = _encoder_shapes(name, text, number, where) if stored is None else _needed(stored)
-        return Architecture(family=name, shapes=shapes, tied_head=False, **dict(sizes))
+    if embeds or name in ENCODERS:
+        if stored is not None:
+            shapes = _needed(stored)
+        elif family is not None:
+            shapes = _needed(_shapes(family, text, number, sizes, True))
+        else:
+            shapes = encoder_shapes.shapes(name, text, number, where, FAMILIES)
+        widths = [sizes.hidden_size, *dense]
+        shapes |= {f"dense.{n}.weight": (widths[n + 1], widths[n]) for n in range(len(dense))}
+        return Architecture(family=name, shapes=shapes, tied_head=False, encodes=True, **dict(sizes))
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = (family is not None and family.tied) if tied is None else bool(tied)
     if stored is not None:
@@ -320,43 +327,19 @@ def _needed(stored: Shapes) -> Shapes:
     return {name: shape for name, shape in stored.items() if not UNUSED_BY_ENCODERS.search(name)}
 
 
-def _encoder_shapes(name: str, text: Mapping[str, Any], number: Any, where: str) -> Shapes:
-    """The tensors of BERT (Devlin et al. 2018, arXiv:1810.04805) and of those that are built like it."""
-    if name not in _BERT_LIKE:
-        raise UserError(
-            f"{where} has model_type={name!r}, whose tensors mode=plan does not know; of the models that embed texts "
-            f"it knows {', '.join(_BERT_LIKE)}, and any other from a folder that holds the weights"
-        )
-    hidden, wide = number("hidden_size"), number("intermediate_size")
-    shapes: Shapes = {
-        "embeddings.word_embeddings.weight": (number("vocab_size"), hidden),
-        "embeddings.position_embeddings.weight": (number("max_position_embeddings"), hidden),
-        "embeddings.token_type_embeddings.weight": (number("type_vocab_size", 2), hidden),
-        "embeddings.LayerNorm.weight": (hidden,),
-        "embeddings.LayerNorm.bias": (hidden,),
-    }
-    linears = [
-        *((f"attention.self.{each}", hidden, hidden) for each in ("query", "key", "value")),
-        ("attention.output.dense", hidden, hidden),
-        ("intermediate.dense", wide, hidden),
-        ("output.dense", hidden, wide),
-    ]
-    for layer in range(number("num_hidden_layers")):
-        prefix = f"encoder.layer.{layer}."
-        for linear, rows, columns in linears:
-            shapes[f"{prefix}{linear}.weight"] = (rows, columns)
-            shapes[f"{prefix}{linear}.bias"] = (rows,)
-        for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"{prefix}{norm}.weight"] = shapes[f"{prefix}{norm}.bias"] = (hidden,)
-    return shapes
-
-
 def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     """How many tokens each layer sees, None for all, by the rules of transformers' configuration classes."""
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
     family = find_family(name) or Family()
     window = text.get("sliding_window", family.window)
+    if name == "modernbert":  # half of it to each side, and the token itself
+        every = text.get("global_attn_every_n_layers", 3)
+        kinds = text.get("layer_types") or ["sliding_attention" if n % every else "" for n in range(layers)]
+        window = text.get("local_attention", 128) // 2 + 1
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
+    if isinstance(window, int) and text.get("use_bidirectional_attention"):  # Gemma 3 that embeds: likewise
+        window = window // 2 + 1
     if (
         not family.windowed
         or not isinstance(window, int)

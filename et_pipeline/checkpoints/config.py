@@ -74,6 +74,9 @@ _READ = frozenset(
         "_sliding_window_pattern",
         "rope_local_base_freq",
         "is_causal",
+        "block_ff_dim",
+        "tie_embedding",
+        "full_attention_interval",
     }
 )
 # Keys that transformers' classes do not have, and that change nothing here.
@@ -111,6 +114,8 @@ HARMLESS = {
     "torchscript": "a way of tracing",
     "use_bfloat16": "how weights are held elsewhere",
     "keys_to_ignore_at_inference": "names outputs",
+    "matryoshka_dimensions": "read with sentence-transformers' files",
+    "is_matryoshka": "says that there are such",
 }
 # What a config.json of old held and generation_config.json holds today.
 _GENERATION = """
@@ -159,6 +164,8 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} has configuration_files={_shown(right['configuration_files'])}: another file holds the config "
             "for newer versions of transformers; rename that one config.json"
         )
+    if right.get("model_type") == "lfm2" and "tie_embedding" in right:  # likewise
+        right["tie_word_embeddings"] = right["tie_embedding"]
     if right.get("model_type") == "mistral" and "layer_types" in right:  # as transformers' AutoConfig reads it
         right["model_type"] = "ministral"
     for part in _PARTS:

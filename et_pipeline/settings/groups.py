@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
+
+from et_pipeline import host
+from et_pipeline.errors import UserError
 
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
@@ -26,6 +29,15 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Sentence(Frozen):
+    """What sentence-transformers' files say, for a forecast and for random weights; a checkpoint has them itself."""
+
+    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
+    dense: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="outputs of the linear layers behind the pooling, which have no bias and do not bend"
+    )
+
+
 class Checkpoint(Frozen):
     """Where the original weights come from."""
 
@@ -39,6 +51,9 @@ class Checkpoint(Frozen):
     )
     architecture: dict[str, Any] | None = Field(
         default=None, description="the source's config.json: with it, plan and source=random need no download"
+    )
+    sentence: Sentence | None = Field(
+        default=None, description="of an embedding: likewise what is said of its pooling beside that file"
     )
 
 
@@ -59,6 +74,12 @@ class Model(Checkpoint, ExportForm):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="part of the bundle's name")
     task: Literal["text-generation", "embedding"] = Field(
         default="text-generation", description="whether it answers, or embeds texts"
+    )
+    prompts: dict[str, str] | None = Field(
+        default=None, description="of an embedding: what goes before a text, by its use, beside what its files say"
+    )
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="of an embedding: shorter lengths it was trained for (Matryoshka); else the files' own"
     )
 
     @property
@@ -342,6 +363,22 @@ class Paths(Frozen):
 
     cache: Annotated[Path, Field(strict=False, description="the stages' results")]
     bundles: Annotated[Path, Field(strict=False, description="a folder per bundle")]
+
+    @field_validator("cache", "bundles", mode="before")
+    @classmethod
+    def _somewhere(cls, given: object) -> object:
+        if given == "":  # of a variable that is not set; the folder here would be filled
+            raise PydanticCustomError("path", "input should name a folder; . is the one here")
+        return given
+
+    @field_validator("cache", "bundles")
+    @classmethod
+    def _of_somebody(cls, path: Path) -> Path:
+        try:
+            host.expanded(path)
+        except UserError as error:
+            raise PydanticCustomError("path", "{why}", {"why": str(error)}) from error
+        return path
 
 
 class Settings(Frozen):

@@ -10,7 +10,6 @@ from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.files import unused_files
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import generation_warnings
-from et_pipeline.checkpoints.pooling import prompt_warnings
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import config_warnings
 from et_pipeline.manifest import TokenizerParity
@@ -51,7 +50,7 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     states = layer_states(known, windows, facts.kv_heads, facts.head_dim)
     facts = facts.model_copy(update={"windows": windows, "states": states})
     warnings = [*unused_files(folder), *config_warnings(folder)]
-    warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
+    warnings += generation_warnings(folder) if facts.pooling is None else []
     warnings += auto_tokenizer.check(folder, facts.chat, facts.pooling is not None)
     if facts.pooling is not None:
         for_one_text(folder.tokenizer, form.max_context).save(str(out / tokenizer.FILE))
