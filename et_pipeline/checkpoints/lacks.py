@@ -76,14 +76,12 @@ def what_lacks(config: Mapping[str, Any]) -> str | None:
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
-    if find_family(str(text.get("model_type"))) is not None and not has_mixers(text):
+    names = [str(each.get("model_type")) for each in (config, text)]
+    known = next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
+    if known is None and find_family(names[1]) is not None and not has_mixers(text):
         return None  # such a key means nothing there, as to transformers, and is named
     found = [*(rule(config) for rule in (_encoder_beside, _senses)), *(rule(text) for rule in _RULES)]
-    first = next((each for each in found if each is not None), None)
-    if first is not None:
-        return first
-    names = (str(each.get("model_type")) for each in (config, text))
-    return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
+    return next((each for each in found if each is not None), known)
 
 
 def _encoder_beside(config: Mapping[str, Any]) -> str | None:
