@@ -27,7 +27,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval test-sweeps \
-        test-kill test-wheel lint format package constraints docs docs-site bench-7b bench-arm bench-host bench-quality clean \
+        test-kill test-wheel lint format package constraints docs families docs-site bench-7b bench-arm bench-host bench-quality clean \
         apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
@@ -163,6 +163,10 @@ constraints: $(READY) ## Resolve constraints.txt again, for all Pythons and syst
 
 docs: $(READY) ## Measure every recipe, write docs/results/ and the tables and pictures made from it
 	$(BIN)/python -m et_pipeline.bench.docs recipes
+
+families: $(READY) ## Every family of transformers in all forms, at tiny size: equal or refused, and the table of it
+	$(BIN)/python -m et_pipeline.bench.families --json docs/results/families.json
+	$(BIN)/python -m et_pipeline.bench.docs
 
 docs-site: $(READY) ## Build the documentation as a site that works offline, into build/site
 	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from et_pipeline import gemma, hybrids, plugins
+from et_pipeline import encoder_shapes, gemma, hybrids, plugins
 from et_pipeline.errors import UserError
 from et_pipeline.states import States, layer_states
 
@@ -69,12 +69,21 @@ FAMILIES = {
     "smollm3": Family(mlp_bias="mlp_bias", tied=True),
 }
 # Encoders, which see the whole text at once and make an embedding of it.
-ENCODERS = ("bert", "camembert", "electra", "mpnet", "roberta", "xlm-roberta")
-_BERT_LIKE = ("bert", "camembert", "roberta", "xlm-roberta")  # whose tensors have BERT's names and shapes
+ENCODERS = ("bert", "camembert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 OFFSET_POSITIONS = ("camembert", "mpnet", "roberta", "xlm-roberta")  # that begin behind the padding's id
-# Tensors of an encoder's checkpoint that its embedding does not need: the layer over the first token that BERT learns
-# for its own training, and what transformers once stored and now computes.
-UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)")
+# Tensors of a checkpoint that its embedding does not need: the layer over the first token that BERT learns for its own
+# training, heads that predict tokens, and what transformers once stored and now computes.
+UNUSED_BY_ENCODERS = re.compile(r"(^|\.)(pooler\.|position_ids$|token_type_ids$)|^(lm_head|head|decoder)\.")
+# What some families call the embedding, and the head.
+EMBEDDINGS = tuple(f"{name}.weight" for name in ("embed_tokens", "embed_in", "tok_embeddings", "wte", "transformer.w"))
+HEADS = ("lm_head.weight", "embed_out.weight", "output_projection.weight", "decoder.weight")
+# What some families' configs call a size.
+_ALIASES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "model_max_length"),
+}
 _OPTIONAL_WINDOW = ("qwen2", "qwen3", "smollm3")  # sliding_window counts only where use_sliding_window is set
 
 
@@ -115,16 +124,13 @@ class Architecture(Sizes):
         family: `model_type` of config.json.
         shapes: every stored tensor; a tied head is not among them.
         tied_head: the head's weights are the embedding's.
+        encodes: it embeds texts, and has no head and no cache.
     """
 
     family: str
     shapes: Shapes
     tied_head: bool
-
-    @property
-    def encodes(self) -> bool:
-        """Whether it embeds texts, and has no head and no cache."""
-        return self.family in ENCODERS
+    encodes: bool = False
 
     @property
     def parameters(self) -> int:
@@ -134,7 +140,7 @@ class Architecture(Sizes):
     @property
     def embedding(self) -> tuple[int, ...]:
         """Shape of the embedding, which a tied head has too."""
-        return next(shape for name, shape in self.shapes.items() if "embed_tokens." in name)
+        return next(shape for name, shape in self.shapes.items() if name.endswith(EMBEDDINGS))
 
 
 def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
@@ -165,20 +171,24 @@ def read_sizes(config: Mapping[str, Any], where: str) -> Sizes:
 
 
 def _number(text: Mapping[str, Any], where: str, key: str, otherwise: int | None = None) -> int:
-    value = text.get(key)
-    value = otherwise if value is None else value
+    names = (key, *_ALIASES.get(key, ()))
+    value = next((text[name] for name in names if text.get(name) is not None), otherwise)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise UserError(f"{where} has {key}={value!r}, expected a positive integer")
     return value
 
 
-def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | None = None) -> Architecture:
+def read_architecture(
+    config: Mapping[str, Any], where: str, stored: Shapes | None = None, embeds: bool = False, dense: Sequence[int] = ()
+) -> Architecture:
     """Work out a model's tensors and windows.
 
     Args:
         config: the content of config.json.
         where: what to call it in a message.
         stored: the shapes of the checkpoint's files where they are known: then the family may be an unknown one.
+        embeds: the model embeds texts, which of an encoder need not be said.
+        dense: of such a one, outputs of the linear layers behind the pooling.
 
     Raises:
         UserError: a figure is missing, or nothing is known about the family's tensors.
@@ -186,20 +196,30 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
     family, sizes, number = find_family(name), read_sizes(config, where), partial(_number, text, where)
-    if name in ENCODERS:
-        shapes = _encoder_shapes(name, text, number, where) if stored is None else _needed(stored)
-        return Architecture(family=name, shapes=shapes, tied_head=False, **dict(sizes))
+    if embeds or name in ENCODERS:
+        if stored is not None:
+            shapes = _needed(stored)
+        elif family is not None:
+            shapes = _needed(_shapes(family, text, number, sizes, True))
+        else:
+            shapes = encoder_shapes.shapes(name, text, number, where, FAMILIES)
+        widths = [sizes.hidden_size, *dense]
+        shapes |= {f"dense.{n}.weight": (widths[n + 1], widths[n]) for n in range(len(dense))}
+        return Architecture(family=name, shapes=shapes, tied_head=False, encodes=True, **dict(sizes))
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = (family is not None and family.tied) if tied is None else bool(tied)
     if stored is not None:
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
-        tied = "lm_head.weight" not in shapes
+        tied = not any(key.endswith(HEADS) for key in shapes)
         if family is not None and family.shapes is not None and name in gemma.KINDS:  # the file has more than the model
             needed = family.shapes(text, sizes, tied)
             shapes = {key: shape for key, shape in shapes.items() if key in needed} or shapes
-        if not any("embed_tokens" in key for key in shapes):
-            raise UserError(f"{where} describes a {name} model without embed_tokens, of which no plan can be made")
+        if not any(key.endswith(EMBEDDINGS) for key in shapes):
+            raise UserError(
+                f"{where} describes a {name} model with none of the embeddings {', '.join(EMBEDDINGS)}, so no plan can "
+                "be made of it"
+            )
     elif family is None:
         raise UserError(
             f"{where} has model_type={name!r}, whose tensors mode=plan does not know; it knows "
@@ -216,7 +236,8 @@ def read_architecture(config: Mapping[str, Any], where: str, stored: Shapes | No
 def longest_context(config: Mapping[str, Any]) -> int | None:
     """The longest context that a config's positions reach; None where it does not say."""
     text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings")
+    names = ("max_position_embeddings", *_ALIASES["max_position_embeddings"])
+    longest = next((text[name] for name in names if text.get(name) is not None), None)
     if not isinstance(longest, int) or isinstance(longest, bool) or longest <= 0:
         return None
     if text.get("model_type") in OFFSET_POSITIONS:
@@ -314,43 +335,19 @@ def _needed(stored: Shapes) -> Shapes:
     return {name: shape for name, shape in stored.items() if not UNUSED_BY_ENCODERS.search(name)}
 
 
-def _encoder_shapes(name: str, text: Mapping[str, Any], number: Any, where: str) -> Shapes:
-    """The tensors of BERT (Devlin et al. 2018, arXiv:1810.04805) and of those that are built like it."""
-    if name not in _BERT_LIKE:
-        raise UserError(
-            f"{where} has model_type={name!r}, whose tensors mode=plan does not know; of the models that embed texts "
-            f"it knows {', '.join(_BERT_LIKE)}, and any other from a folder that holds the weights"
-        )
-    hidden, wide = number("hidden_size"), number("intermediate_size")
-    shapes: Shapes = {
-        "embeddings.word_embeddings.weight": (number("vocab_size"), hidden),
-        "embeddings.position_embeddings.weight": (number("max_position_embeddings"), hidden),
-        "embeddings.token_type_embeddings.weight": (number("type_vocab_size", 2), hidden),
-        "embeddings.LayerNorm.weight": (hidden,),
-        "embeddings.LayerNorm.bias": (hidden,),
-    }
-    linears = [
-        *((f"attention.self.{each}", hidden, hidden) for each in ("query", "key", "value")),
-        ("attention.output.dense", hidden, hidden),
-        ("intermediate.dense", wide, hidden),
-        ("output.dense", hidden, wide),
-    ]
-    for layer in range(number("num_hidden_layers")):
-        prefix = f"encoder.layer.{layer}."
-        for linear, rows, columns in linears:
-            shapes[f"{prefix}{linear}.weight"] = (rows, columns)
-            shapes[f"{prefix}{linear}.bias"] = (rows,)
-        for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
-            shapes[f"{prefix}{norm}.weight"] = shapes[f"{prefix}{norm}.bias"] = (hidden,)
-    return shapes
-
-
 def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     """How many tokens each layer sees, None for all, by the rules of transformers' configuration classes."""
     text = config.get("text_config", config)
     name = str(text.get("model_type", ""))
     family = find_family(name) or Family()
     window = text.get("sliding_window", family.window)
+    if name == "modernbert":  # half of it to each side, and the token itself
+        every = text.get("global_attn_every_n_layers", 3)
+        kinds = text.get("layer_types") or ["sliding_attention" if n % every else "" for n in range(layers)]
+        window = text.get("local_attention", 128) // 2 + 1
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
+    if isinstance(window, int) and text.get("use_bidirectional_attention"):  # Gemma 3 that embeds: likewise
+        window = window // 2 + 1
     if (
         not family.windowed
         or not isinstance(window, int)

@@ -70,8 +70,8 @@ class Plan(BaseModel):
 
     Attributes:
         pruned: what pruning leaves, in words; None where nothing is pruned.
-        download_bytes: bf16 weights from the hub, fp32 ones of an encoder; 0 where the checkpoint is on this machine or
-            random.
+        download_bytes: bf16 weights from the hub, fp32 ones of a model that embeds if its config says nothing else; 0
+            where the checkpoint is on this machine or random.
         kv_cache_bytes: at the chosen context; `kv_by_context` at others.
         table_bytes: of the program, the tables of per-layer embeddings: they stay in the file, mapped, of which a token
             touches a row.
@@ -138,9 +138,10 @@ def read_model(model: Model) -> Architecture:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
     if model.architecture is None:
-        known = architecture_of(Folder(config_folder(model.checkpoint)))
+        known = architecture_of(Folder(config_folder(model.checkpoint)), model.task == "embedding")
     else:
-        known = read_architecture(*config_of(model))
+        dense = () if model.sentence is None else model.sentence.dense
+        known = read_architecture(*config_of(model), embeds=model.task == "embedding", dense=dense)
     check_context(model.max_context, known.max_position)
     return known
 
@@ -154,8 +155,12 @@ def config_of(model: Model) -> tuple[Mapping[str, Any], str]:
     return put_right(model.architecture, where), where
 
 
-def architecture_of(folder: Folder) -> Architecture:
+def architecture_of(folder: Folder, embeds: bool = False) -> Architecture:
     """The architecture of a checkpoint, by its weights' headers where they are here.
+
+    Args:
+        folder: the checkpoint.
+        embeds: it does, also where no file here says so.
 
     Raises:
         UserError: a file is missing or broken.
@@ -164,7 +169,7 @@ def architecture_of(folder: Folder) -> Architecture:
     prequantized.check_method(config, where)
     here = any((folder.path / name).is_file() for name in (INDEX, SINGLE))
     stored = {name: info.shape for name, info in folder.contents.layout.items()} if here else None
-    return read_architecture(config, where, stored)
+    return read_architecture(config, where, stored, embeds or folder.embeds)
 
 
 def check_groups(known: Architecture, recipe: Quantization) -> None:
@@ -200,12 +205,16 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     step = max(read, instructions(known, recipe) / rate_of_cores)
     full = max(read + kv_read, instructions(known, recipe, numbers) / rate_of_cores)
     # The head is computed for the last token of a prompt only.
-    linears = [shape for name, shape in shapes.items() if len(shape) == 2 and ".layer" in name]
+    linears = [shape for name, shape in shapes.items() if len(shape) == 2 and "layer" in name]
     adapter = 4 * model.adapter_rank * sum(map(sum, linears))  # A and B of each, float32
     whole = read_model(model) if settings.adapt.prunes and on_hub(model.source) else known  # is downloaded
     # Layers that read other layers' keys and values get the last token of a prompt only.
     late = sum(any(isinstance(state, Shared) for state in states) for states in known.states)
-    early = [shape for name, shape in shapes.items() if len(shape) == 2 and _is_early(name, known.layers - late)]
+    early = [
+        shape
+        for name, shape in shapes.items()
+        if len(shape) == 2 and "layer" in name and not _is_late(name, known.layers - late)
+    ]
     rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * sum(map(math.prod, early)))
     return Plan(
         model=model.name,
@@ -213,7 +222,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         device=device.name,
         family=known.family,
         parameters=known.parameters,
-        download_bytes=(4 if known.encodes else 2) * whole.parameters if on_hub(model.source) else 0,
+        download_bytes=_stored_bytes(model, known) * whole.parameters if on_hub(model.source) else 0,
         fp16_bytes=2 * known.parameters,
         pte_bytes=pte,
         max_context=model.max_context,
@@ -236,6 +245,12 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
         host_bytes=host.memory_bytes(),
         embeds=known.encodes,
     )
+
+
+def _stored_bytes(model: Model, known: Architecture) -> int:
+    """Bytes of a weight on the hub: what a named model's config says, else what most are."""
+    said = (model.architecture or {}).get("torch_dtype")
+    return {"bfloat16": 2, "float16": 2, "float32": 4}.get(str(said), 4 if known.encodes else 2)
 
 
 def instructions(known: Architecture, recipe: Quantization, cached: int = 0) -> float:
@@ -358,10 +373,10 @@ def contexts(chosen: int, longest: int) -> list[int]:
     return sorted({chosen, *(length for length in powers if 64 <= length <= longest)})
 
 
-def _is_early(name: str, layers: int) -> bool:
-    """Whether a tensor belongs to one of the first so many layers."""
-    found = re.search(r"\.layers?\.(\d+)\.", name)
-    return found is not None and int(found[1]) < layers
+def _is_late(name: str, first: int) -> bool:
+    """Whether a tensor belongs to the layer of that number or a later one."""
+    found = re.search(r"\.layers\.(\d+)\.", name)
+    return found is not None and int(found[1]) >= first
 
 
 def prefill_factor(recipe: Quantization) -> float:

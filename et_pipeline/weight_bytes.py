@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from et_pipeline import gemma
-from et_pipeline.architecture import Sizes
+from et_pipeline.architecture import EMBEDDINGS, Sizes
 from et_pipeline.settings import Quantization
 
 WEIGHT_BITS = {"fp32": 32, "8da4w": 4, "8da8w": 8, "int4_weight_only": 4, "int8_weight_only": 8}
@@ -35,7 +35,7 @@ def table_bytes(sizes: Sizes, recipe: Quantization) -> int:
 
 def is_embedding(name: str) -> bool:
     """Whether a tensor is looked up by row."""
-    return "embed_tokens" in name or name.startswith("embeddings.")
+    return name.endswith((*EMBEDDINGS, f"{gemma.TABLE}.weight")) or name.startswith("embeddings.")
 
 
 def weight_bits(name: str, recipe: Quantization) -> int:

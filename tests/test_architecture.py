@@ -7,15 +7,25 @@ import pytest
 import yaml
 
 from et_pipeline import CONF, tiny_assistant
-from et_pipeline.architecture import FAMILIES, check_context, layer_windows, longest_context, read_architecture
+from et_pipeline.architecture import (
+    FAMILIES,
+    check_context,
+    layer_windows,
+    longest_context,
+    read_architecture,
+    read_sizes,
+)
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_layout
+from et_pipeline.checkpoints.random_weights import _write_sentence_files
 from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
+from et_pipeline.settings import Sentence
 
 # As published, or counted over the tensors of the published checkpoints; a tied head once.
 PARAMETERS = {
+    "embeddinggemma_300m": 302_863_104 + 2 * 768 * 3072,  # with the layers behind the pooling
     "gemma3_1b": 999_885_952,
     "gemma3_270m": 268_098_176,
     # Counted by transformers' own classes: the text part, and in Gemma 4 a factor of each layer.
@@ -33,6 +43,7 @@ PARAMETERS = {
     "minilm": 22_713_216 - 384 * 385,  # without the pooler, which sentence embeddings do not use
     "mistral_7b_v01": 7_241_732_096,
     "mistral_7b_v03": 7_248_023_552,
+    "modernbert_embed_base": 149_014_272,
     "phi3_mini_128k": 3_821_079_552,
     "phi3_mini_4k": 3_821_079_552,
     "phi4_mini": 3_836_021_760,
@@ -41,6 +52,7 @@ PARAMETERS = {
     "qwen3_5_2b": 1_881_825_088,
     "qwen3_5_4b": 4_205_751_296,
     "qwen3_0_6b": 596_049_920,
+    "qwen3_embedding_0_6b": 595_776_512,
     "qwen3_1_7b": 1_720_574_976,
     "qwen3_4b": 4_022_468_096,
     "smollm2_135m": 134_515_008,
@@ -88,28 +100,49 @@ CHECKPOINTS = {
 }
 
 
+def named(name):
+    return yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+
+
 def architecture_of(name):
-    return yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())["architecture"]
+    return named(name)["architecture"]
+
+
+def read_named(name):
+    model = named(name)
+    dense = model.get("sentence", {}).get("dense", ())
+    return read_architecture(model["architecture"], name, embeds=model["task"] == "embedding", dense=dense)
 
 
 def test_every_named_model_is_checked():
-    named = {path.stem for path in (CONF / "model").glob("*.yaml") if "architecture:" in path.read_text()}
-    assert named == set(PARAMETERS)
+    known = {path.stem for path in (CONF / "model").glob("*.yaml") if "architecture:" in path.read_text()}
+    assert known == set(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_are_the_published_count(name):
-    assert read_architecture(architecture_of(name), name).parameters == PARAMETERS[name]
+    assert read_named(name).parameters == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_config_builds_the_same_model_in_transformers(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(architecture_of(name)))
-    model, tied = build_skeleton(Folder(tmp_path))
-    known = read_architecture(architecture_of(name), name)
+    known = read_named(name)
     if known.encodes:
-        assert model.pooler is None
+        _write_sentence_files(
+            tmp_path, architecture_of(name), Sentence.model_validate_json(json.dumps(named(name).get("sentence", {})))
+        )
+    model, tied = build_skeleton(Folder(tmp_path))
+    if known.encodes:
+        assert getattr(model, "pooler", None) is None
         assert model.config.max_position_embeddings == known.max_position
+        if name != "minilm":
+            prefix = "" if name == "modernbert_embed_base" else "model."
+            stored = {
+                each if each.startswith("dense.") else prefix + each: tuple(tensor.shape)
+                for each, tensor in model.state_dict().items()
+            }
+            assert known.shapes == stored
         assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
         return
     copies = sum(math.prod(known.embedding) for _ in tied)
@@ -190,8 +223,15 @@ def test_an_unknown_family_is_read_from_its_files():
     known = read_architecture(config, "here", stored)
     assert known.parameters == 64 * 32 + 4
     assert known.tied_head
-    with pytest.raises(UserError, match="without embed_tokens"):
-        read_architecture(config, "here", {"wte.weight": (64, 32)})
+    assert not read_architecture(config, "here", {"wte.weight": (64, 32), "lm_head.weight": (64, 32)}).tied_head
+    with pytest.raises(UserError, match=r"none of the embeddings embed_tokens\.weight"):
+        read_architecture(config, "here", {"word_embeddings.weight": (64, 32)})
+
+
+def test_sizes_by_the_names_that_some_families_have():
+    names = {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 128, "vocab_size": 100, "model_type": "gpt2"}
+    found = read_sizes(names, "here")
+    assert (found.layers, found.head_dim, found.hidden_size, found.max_position) == (2, 16, 64, 128)
 
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}

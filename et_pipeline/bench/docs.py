@@ -22,7 +22,16 @@ from typing import Any
 
 from rich.console import Console
 
-from et_pipeline.bench import answers, arm_tables, forecast, host_picture, host_tables, newcomer, quality_tables
+from et_pipeline.bench import (
+    answers,
+    arm_tables,
+    family_table,
+    forecast,
+    host_picture,
+    host_tables,
+    newcomer,
+    quality_tables,
+)
 from et_pipeline.errors import EXIT_GATE
 from et_pipeline.host import machine
 from et_pipeline.manifest import Manifest
@@ -34,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path("docs/results")
 PICTURE = Path("docs/pages/closing-table.svg")
 HOST_PICTURE = Path("docs/pages/host.svg")
-PAGES = ("README.md", "docs/pages/benchmarks.md", "docs/pages/howto/recipes.md")
+PAGES = ("README.md", *(f"docs/pages/{name}.md" for name in ("benchmarks", "howto/recipes", "reference/families")))
 EXPERIMENTS = ("recipes", "full_size", "forecast", "qnn")
 _COSINE = "min_cosine_quantized"
 DEMO = "tiny_assistant-8da4w-g32-xnnpack"
@@ -103,6 +112,7 @@ def render(root: Path) -> dict[Path, str]:
         "quality": quality_tables.tables(kept("quality")["models"]),
         "answers": answers.table(kept("answers")),
         "arm": arm_tables.tables(kept("arm")),
+        "families": family_table.table(kept("families")),
         "newcomer": newcomer.table(kept("newcomer")),
         "compare": quality_tables.compared(kept("compare")["models"]),
     }

@@ -211,17 +211,20 @@ class Bundle:
         pieces = self.stream(messages, system=system, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
         return "".join(pieces).strip()
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str], *, prompt: str | None = None, dimension: int | None = None) -> np.ndarray:
         """Embeds texts; one that is too long is cut, and that is logged.
 
         Args:
             texts: One or more.
+            prompt: Name of one of the bundle's prompts, which goes before each; by default the bundle's own, "" is
+                none.
+            dimension: One of the bundle's shorter lengths; by default the whole.
 
         Returns:
             [N, dimension] float32.
 
         Raises:
-            UserError: The bundle answers and does not embed, or a text has no token.
+            UserError: The bundle answers and does not embed, has no such prompt or length, or a text has no token.
         """
         embedding = self.manifest.embedding
         if embedding is None:
@@ -230,8 +233,9 @@ class Bundle:
             )
         import numpy as np
 
-        from et_pipeline.runtime.embedding import embed, for_one_text
+        from et_pipeline.runtime.embedding import embed, for_one_text, shorten, with_prompt
 
+        texts = with_prompt(embedding, texts, prompt)
         self.tokenizer.no_truncation()
         whole = [len(self.tokenizer.encode(text).ids) for text in texts]
         for_one_text(self.tokenizer, embedding.max_tokens)
@@ -240,7 +244,7 @@ class Bundle:
             if length > embedding.max_tokens:
                 most = embedding.max_tokens
                 log.warning("Text %d has %d tokens, and what follows the first %d was left out.", number, length, most)
-        return np.stack(vectors)
+        return shorten(embedding, np.stack(vectors), dimension)
 
     def verify(self) -> Verification:
         """Checks what `et-bundle verify` checks: hashes, schema, programs, sample answers, quality.

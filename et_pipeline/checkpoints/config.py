@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from et_pipeline.architecture import ENCODERS, find_family
+from et_pipeline.checkpoints.lacks import what_lacks
 from et_pipeline.errors import UserError
 from et_pipeline.states import MIXED, has_mixers
 
@@ -76,6 +77,9 @@ _READ = frozenset(
         "global_head_dim",
         "num_global_key_value_heads",
         "per_layer_config",
+        "block_ff_dim",
+        "tie_embedding",
+        "full_attention_interval",
     }
 )
 # Keys that transformers' classes do not have, and that change nothing here.
@@ -113,6 +117,8 @@ HARMLESS = {
     "torchscript": "a way of tracing",
     "use_bfloat16": "how weights are held elsewhere",
     "keys_to_ignore_at_inference": "names outputs",
+    "matryoshka_dimensions": "read with sentence-transformers' files",
+    "is_matryoshka": "says that there are such",
 }
 # What a config.json of old held and generation_config.json holds today.
 _GENERATION = """
@@ -161,6 +167,8 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} has configuration_files={_shown(right['configuration_files'])}: another file holds the config "
             "for newer versions of transformers; rename that one config.json"
         )
+    if right.get("model_type") == "lfm2" and "tie_embedding" in right:  # likewise
+        right["tie_word_embeddings"] = right["tie_embedding"]
     if right.get("model_type") == "mistral" and "layer_types" in right:  # as transformers' AutoConfig reads it
         right["model_type"] = "ministral"
     for part in _PARTS:
@@ -174,6 +182,9 @@ def put_right(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} describes a model that sees or hears ({found[0]}) without a text_config, and models of text "
             "alone are supported; use the maker's model of text"
         )
+    lacking = what_lacks(right)
+    if lacking is not None:
+        raise UserError(f"{where} describes a model that {lacking}")
     if "text_config" in right:
         right["text_config"] = put_right(right["text_config"], f"{where} (text_config)")
         return right

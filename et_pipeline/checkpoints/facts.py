@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from et_pipeline import manifest
-from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS, Sizes, read_sizes
+from et_pipeline.architecture import HEADS, UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.folder import MODULES, Folder
 from et_pipeline.checkpoints.generation import read_sampling
-from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling
+from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling, read_usage
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
@@ -39,6 +41,9 @@ class Facts(Sizes):
         special_tokens: texts that are never shown.
         chat: the compiled chat template.
         pooling: how an encoder makes an embedding of a text; None for a model that answers.
+        prompts: what goes before a text that is embedded, by what the text is for.
+        default_prompt: the one that does if nothing is said.
+        dimensions: shorter lengths that its embeddings may be cut to.
         normalization: what is done to each text before the bundle's tokenizer gets it.
         lstrip: tokens before which white space is left out then.
         rstrip: tokens behind which it is.
@@ -57,6 +62,9 @@ class Facts(Sizes):
     special_tokens: tuple[str, ...]
     chat: ChatFormat
     pooling: Pooling | None = None
+    prompts: dict[str, str] = Field(default={})
+    default_prompt: str | None = None
+    dimensions: tuple[int, ...] = ()
     sampling: dict[str, float | int]
     licence: str | None
     stored: str | None = None
@@ -112,27 +120,32 @@ def read_facts(folder: Folder) -> Facts:
     """
     config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
-    encodes = text.get("model_type") in ENCODERS
-    if encodes and text.get("is_decoder"):
-        raise UserError(f"{folder.path / CONFIG} has is_decoder=true: a decoder of this family is not supported")
+    encodes = folder.embeds
+    if not encodes and text.get("use_bidirectional_attention"):
+        raise UserError(
+            f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it "
+            f"embeds texts and does not answer; put {MODULES} and what else sentence-transformers saves beside it"
+        )
     sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
     tokenizer = folder.tokenizer
     chat = load_chat_format(folder)
     tokens = read_tokens(folder, chat, answers=not encodes)
-    pooling, longest = None, None
+    pooling, longest, usage = None, None, None
     if encodes:
         layout = {name: info for name, info in layout.items() if not UNUSED_BY_ENCODERS.search(name)}
         check_case(folder, json.loads(tokenizer.to_str())["normalizer"])
-        pooling, longest = read_pooling(folder), read_max_tokens(folder)
+        pooling, longest, usage = read_pooling(folder), read_max_tokens(folder), read_usage(folder)
     return Facts(
         family=str(config.get("model_type", "")),
         architecture=_architecture(config),
         parameters=sum(math.prod(info.shape) for info in layout.values()),
         **{**dict(sizes), "max_position": min(sizes.max_position, longest or sys.maxsize)},
         **tokens._asdict(),
-        tied_head="lm_head.weight" not in layout,
+        tied_head=not any(name.endswith(HEADS) for name in layout),
         chat=chat,
         pooling=pooling,
+        **({} if usage is None else {"prompts": usage.prompts, "default_prompt": usage.default}),
+        dimensions=() if usage is None else usage.dimensions,
         sampling=read_sampling(folder),
         licence=folder.licence,
         stored=contents.form,

@@ -9,14 +9,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from et_pipeline.architecture import ENCODERS
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.config import language_config, one_sentence, put_right, senses
-from et_pipeline.checkpoints.layout import TensorInfo, language_model, read_layout
+from et_pipeline.checkpoints.layout import SINGLE, TensorInfo, language_model, read_header, read_layout
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.errors import UserError
 
 GENERATION, TOKENS = "generation_config.json", "tokenizer_config.json"
+MODULES = "modules.json"  # of sentence-transformers
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,37 @@ class Folder:
         return next((line.split(":", 1)[1].strip() for line in header if line.startswith("license:")), None)
 
     @cached_property
+    def embeds(self) -> bool:
+        """Whether it embeds texts: an encoder does, and any other model that sentence-transformers' files say so of."""
+        return self.config.get("model_type") in ENCODERS or (self.path / MODULES).is_file()
+
+    @cached_property
+    def modules(self) -> list[tuple[str, str]]:
+        """What sentence-transformers' modules.json lists: kind, such as Pooling, and folder of each; [] without it."""
+        path, modules = self.path / MODULES, self.json(MODULES, [])
+        try:
+            return [(str(step["type"]).rpartition(".")[2], str(step["path"])) for step in modules]
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path} is not a list of sentence-transformers modules ({error!r})") from error
+
+    @cached_property
     def layout(self) -> dict[str, TensorInfo]:
-        """The tensors as its files have them."""
-        layout = read_layout(self.path)
-        return language_model(layout, self.path) if self.senses else layout
+        """The tensors as its files have them; those of linear layers behind a pooling begin with their folder."""
+        found = read_layout(self.path)
+        found = language_model(found, self.path) if self.senses else found
+        for kind, name in self.modules:
+            if kind == "Dense":
+                folder = self.path / name
+                if not name or Path(name).name != name:
+                    raise UserError(f"{self.path / MODULES} has a Dense layer in {name!r}, expected a folder beside it")
+                if not (folder / SINGLE).is_file() and (folder / "pytorch_model.bin").is_file():
+                    raise UserError(
+                        f"{folder} has its weights in pytorch_model.bin, a pickle, which can run any code when it is "
+                        "read; save the model by sentence-transformers anew"
+                    )
+                for tensor, info in read_header(folder, SINGLE).items():
+                    found[f"{name}/{tensor}"] = info._replace(file=f"{name}/{info.file}")
+        return found
 
     @cached_property
     def contents(self) -> prequantized.Contents:

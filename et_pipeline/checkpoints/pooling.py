@@ -1,24 +1,36 @@
 """How a sentence-transformers checkpoint makes one vector of a text: read without torch.
 
-`modules.json` lists the steps, `1_Pooling/config.json` says how the tokens' vectors are joined, and
-`sentence_bert_config.json` names the longest text (https://sbert.net, arXiv:1908.10084). A checkpoint without these
-files is taken as sentence-transformers itself takes it: the mean.
+`modules.json` lists the steps, `1_Pooling/config.json` says how the tokens' vectors are joined, `2_Dense/config.json`
+and the like describe linear layers behind that, `sentence_bert_config.json` names the longest text, and
+`config_sentence_transformers.json` what is put before a text (https://sbert.net, arXiv:1908.10084). A checkpoint
+without these files is taken as sentence-transformers itself takes it: the mean.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
-from et_pipeline.checkpoints.folder import Folder
+from pydantic import ValidationError
+
+from et_pipeline.architecture import read_sizes
+from et_pipeline.checkpoints.config import FILE as CONFIG
+from et_pipeline.checkpoints.folder import MODULES, Folder
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling
+from et_pipeline.models.pooling import Activation, Dense, Mode, Pooling
 
-MODULES, SETTINGS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling"
+SETTINGS, POOLING = "sentence_bert_config.json", "1_Pooling"
 PROMPTS = "config_sentence_transformers.json"
 NO_LIMIT = 1_000_000  # tokens; transformers writes 1e30 where it knows none
-FILES = (MODULES, SETTINGS, PROMPTS, f"{POOLING}/config.json")
-_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-_KINDS = ("Transformer", "Pooling", "Normalize")
+FILES = (MODULES, SETTINGS, PROMPTS, f"{POOLING}/config.json", "*_Dense/config.json", "*_Dense/model.safetensors")
+# Shorter embeddings that a model was trained for (arXiv:2205.13147): of its config.json, and of PROMPTS.
+MATRYOSHKA, TRUNCATE = "matryoshka_dimensions", "truncate_dim"
+_MODES = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_BEGIN, _END = ("Transformer", "Pooling"), "Normalize"
 
 
 def read_pooling(folder: Folder) -> Pooling:
@@ -27,19 +39,43 @@ def read_pooling(folder: Folder) -> Pooling:
     Raises:
         UserError: a file is broken, or asks for a step or a mode that this version does not have.
     """
-    kinds, name = _kinds(folder), f"{POOLING}/config.json"
+    steps, name = _steps(folder), f"{POOLING}/config.json"
+    normalised = steps[-1][0] == _END
+    dense = tuple(_dense(folder, place) for kind, place in steps if kind == "Dense")
     path = folder.path / name
     if not path.exists():
-        return Pooling(normalised="Normalize" in kinds)
+        return Pooling(normalised=normalised, dense=dense)
     config = folder.settings(name)
-    if config.get("include_prompt") is False and _prompts(folder):
-        raise UserError(f"{path} has include_prompt=false: to leave a prompt's tokens out is not supported")
     asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
     named = config.get("pooling_mode")  # as newer versions write it
     modes = [_MODES.get(key, key) for key in asked] or ([named] if named is not None else [])
-    if modes not in (["mean"], ["cls"]):
-        raise UserError(f"{path} asks for {' and '.join(map(str, modes)) or 'no pooling'}; mean and cls are supported")
-    return Pooling(mode=modes[0], normalised="Normalize" in kinds)
+    if len(modes) != 1 or modes[0] not in get_args(Mode):
+        raise UserError(
+            f"{path} asks for {' and '.join(map(str, modes)) or 'no pooling'}; mean, cls and lasttoken are supported"
+        )
+    return Pooling(mode=modes[0], normalised=normalised, dense=dense)
+
+
+def _dense(folder: Folder, place: str) -> Dense:
+    """A linear layer behind the pooling."""
+    path, config = folder.path / place / "config.json", folder.settings(f"{place}/config.json")
+    for key, usual in (("use_residual", False), ("module_input_name", "sentence_embedding")):
+        if config.get(key, usual) != usual:
+            raise UserError(f"{path} has {key}={config[key]!r}, and only {usual!r} is supported")
+    if config.get("module_output_name") not in (None, "sentence_embedding"):
+        raise UserError(f"{path} has module_output_name={config['module_output_name']!r}, which is not supported")
+    given = {key: config[key] for key in ("bias",) if key in config}
+    if "activation_function" in config:
+        given["activation"] = str(config["activation_function"]).rpartition(".")[2].lower()
+        if given["activation"] not in get_args(Activation):
+            raise UserError(
+                f"{path} has activation_function={config['activation_function']!r}; {', '.join(get_args(Activation))} "
+                "are supported"
+            )
+    try:
+        return Dense(folder=place, inputs=config.get("in_features"), outputs=config.get("out_features"), **given)
+    except ValidationError as error:
+        raise UserError(f"{path} does not describe a linear layer: {error.errors()[0]['msg']}") from error
 
 
 def read_max_tokens(folder: Folder) -> int | None:
@@ -80,41 +116,72 @@ def check_case(folder: Folder, normalizer: Any) -> None:
         )
 
 
-def prompt_warnings(folder: Folder) -> list[str]:
-    """What sentence-transformers puts before a text by itself, or on request; here that is the caller's to do."""
-    prompts = _prompts(folder)
-    if not prompts:
-        return []
-    default = folder.settings(PROMPTS).get("default_prompt_name")
-    said = f"{folder.path / PROMPTS} has prompts ({', '.join(f'{name}: {text!r}' for name, text in prompts.items())})"
-    if default in prompts:
-        return [f"{said}, of which sentence-transformers puts {default!r} before each text; here the caller does"]
-    return [f"{said}; whoever wants one puts it before the text"]
+class Usage(NamedTuple):
+    """What a caller does before and after the program.
+
+    Attributes:
+        prompts: texts that go before a text, by what it is for, such as query and document.
+        default: the one that goes before a text of which nothing is said; None for none.
+        dimensions: lengths below the whole one to which an embedding may be cut.
+    """
+
+    prompts: dict[str, str]
+    default: str | None
+    dimensions: tuple[int, ...]
 
 
-def _prompts(folder: Folder) -> dict[str, Any]:
-    settings = folder.json(PROMPTS)
-    if isinstance(settings, dict) and settings.get("truncate_dim") is not None:
-        raise UserError(
-            f"{folder.path / PROMPTS} has truncate_dim={settings['truncate_dim']!r}: to give a part of the numbers "
-            "only is not supported; set it to null"
-        )
-    prompts = settings.get("prompts") if isinstance(settings, dict) else None
-    return {name: text for name, text in prompts.items() if text} if isinstance(prompts, dict) else {}
+def read_usage(folder: Folder) -> Usage:
+    """Read what sentence-transformers puts before texts, and which shorter embeddings the model was trained for.
+
+    Raises:
+        UserError: a file is broken, or asks for what this version does not do.
+    """
+    path, settings = folder.path / PROMPTS, folder.settings(PROMPTS)
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise UserError(f"{path} has prompts={prompts!r}, expected texts by name")
+    default = settings.get("default_prompt_name")
+    own = f"{POOLING}/config.json"
+    if folder.settings(own).get("include_prompt") is False and any(prompts.values()):
+        path = folder.path / own
+        raise UserError(f"{path} has include_prompt=false: to leave a prompt's tokens out is not supported")
+    if default is not None and default not in prompts:
+        there = ", ".join(prompts) or "none"
+        raise UserError(f"{path} has default_prompt_name={default!r}, and its prompts are {there}")
+    # An empty prompt stays: it says that nothing goes before a document, also where a default would.
+    listed = (folder.path / CONFIG, MATRYOSHKA, folder.config.get(MATRYOSHKA))
+    shorter = _dimensions(folder, [(path, TRUNCATE, settings.get(TRUNCATE)), listed])
+    return Usage({name: text or "" for name, text in prompts.items()}, default, shorter)
 
 
-def _kinds(folder: Folder) -> list[str]:
-    """The names of the steps, such as Transformer, Pooling, Normalize."""
-    path, modules = folder.path / MODULES, folder.json(MODULES)
-    if modules is None:
-        return list(_KINDS)
-    try:
-        steps = [(str(step["type"]).rpartition(".")[2], step["path"]) for step in modules]
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path} is not a list of sentence-transformers modules ({error!r})") from error
+def _dimensions(folder: Folder, said: list[tuple[Path, str, Any]]) -> tuple[int, ...]:
+    """What any of the files says, without the whole length."""
+    whole, found = read_pooling(folder).dimension(read_sizes(folder.config, str(folder.path)).hidden_size), set[int]()
+    for path, key, value in said:
+        for each in value if isinstance(value, list) else [value]:
+            if each is None:
+                continue
+            if not (type(each) is int and 0 < each <= whole):
+                raise UserError(f"{path} has {key}={value!r}, expected sizes of at most {whole}")
+            found.add(each)
+    return tuple(sorted(found - {whole}, reverse=True))
+
+
+def _steps(folder: Folder) -> list[tuple[str, str]]:
+    """Kind and folder of the steps, such as Transformer, Pooling, Dense and Normalize in this order."""
+    path = folder.path / MODULES
+    if not path.is_file():
+        return [("Transformer", ""), ("Pooling", POOLING), (_END, "")]
+    steps = folder.modules
     kinds = [kind for kind, _ in steps]
-    if kinds not in (list(_KINDS), list(_KINDS[:2])):
-        raise UserError(f"{path} lists {', '.join(kinds) or 'nothing'}; {', '.join(_KINDS)} in this order is known")
+    between = kinds[2:-1] if kinds[-1:] == [_END] else kinds[2:]
+    if kinds[:2] != list(_BEGIN) or {*between} - {"Dense"}:
+        raise UserError(
+            f"{path} lists {', '.join(kinds) or 'nothing'}; {', '.join(_BEGIN)}, any number of Dense, {_END} in this "
+            "order is known"
+        )
     if steps[1][1] != POOLING:
         raise UserError(f"{path} has its pooling in {steps[1][1]!r}, expected {POOLING!r}")
-    return kinds
+    if steps[0][1]:
+        raise UserError(f"{path} has its Transformer in {steps[0][1]!r}, expected it beside that file")
+    return steps

@@ -13,6 +13,8 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from et_pipeline import tiny_assistant
-from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.folder import MODULES, Folder
+from et_pipeline.checkpoints.pooling import POOLING
 from et_pipeline.checkpoints.shards import NewTensor, bfloat16, encode, write_checkpoint
 from et_pipeline.checkpoints.skeleton import build_skeleton, init_weights
 from et_pipeline.errors import UserError
-from et_pipeline.settings import RANDOM, Frozen
+from et_pipeline.settings import RANDOM, Frozen, Sentence
 from et_pipeline.worker import Tick
 
 if TYPE_CHECKING:
@@ -37,10 +40,11 @@ _DEFAULT_STD = 0.02  # transformers' own initializer_range where a family names 
 
 
 class RandomModel(Frozen):
-    """What random weights depend on: the content of a config.json, and a seed."""
+    """What random weights depend on: the content of a config.json, what is behind an embedder's pooling, and a seed."""
 
     architecture: dict[str, Any]
     seed: int
+    sentence: Sentence | None = None
 
 
 def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> dict[str, Any]:
@@ -52,6 +56,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
     if "quantization_config" in model.architecture:
         raise UserError("model.architecture has a quantization_config, but made-up weights are floats; leave it out")
     _write_small_files(out, model.architecture)
+    if model.sentence is not None:
+        _write_sentence_files(out, model.architecture, model.sentence)
     try:
         skeleton, tied = build_skeleton(Folder(out), as_stored=True)
     except UserError as error:
@@ -74,7 +80,13 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, model: RandomModel) -> d
         else:
             yield from _draw(residual if tensor.name.endswith(_TO_RESIDUAL) else usual, model.seed, tensor)
 
-    write_checkpoint(out, f"model.source={RANDOM}", tensors, content, tick)
+    source = f"model.source={RANDOM}"
+    behind = {f"dense.{number}.weight": name for number, name in enumerate(_dense_folders(model.sentence))}
+    for tensor in tensors:  # before the checksums of all
+        if tensor.name in behind:
+            layer = [tensor._replace(name="linear.weight")]
+            write_checkpoint(out / behind[tensor.name], source, layer, partial(_draw, usual, model.seed), tick)
+    write_checkpoint(out, source, [tensor for tensor in tensors if tensor.name not in behind], content, tick)
     return {"parameters": sum(math.prod(tensor.shape) for tensor in tensors)}
 
 
@@ -97,6 +109,31 @@ def _write_small_files(out: Path, architecture: dict[str, Any]) -> None:
         )
     # Not sorted: a config that is read back has the order it came with.
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _dense_folders(sentence: Sentence | None) -> list[str]:
+    return [] if sentence is None else [f"{number}_Dense" for number in range(2, 2 + len(sentence.dense))]
+
+
+def _write_sentence_files(out: Path, architecture: dict[str, Any], sentence: Sentence) -> None:
+    """As sentence-transformers writes them."""
+    folders = _dense_folders(sentence)
+    steps = [("Transformer", ""), ("Pooling", POOLING), *(("Dense", name) for name in folders)]
+    steps.append(("Normalize", f"{len(steps)}_Normalize"))
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path) in enumerate(steps)
+    ]
+    widths = [architecture.get("hidden_size"), *sentence.dense]
+    files: dict[str, Any] = {MODULES: modules}
+    files[f"{POOLING}/config.json"] = {"word_embedding_dimension": widths[0], "pooling_mode": sentence.pooling}
+    for name, (before, after) in zip(folders, pairwise(widths), strict=True):
+        bend = "torch.nn.modules.linear.Identity"
+        given = {"in_features": before, "out_features": after, "bias": False, "activation_function": bend}
+        files[f"{name}/config.json"] = given
+    for name, content in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _constants(model: PreTrainedModel) -> dict[str, np.ndarray[Any, Any]]:

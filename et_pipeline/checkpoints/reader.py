@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from et_pipeline.architecture import ENCODERS, UNUSED_BY_ENCODERS
+from et_pipeline.architecture import UNUSED_BY_ENCODERS
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import TensorInfo
 from et_pipeline.checkpoints.prequantized.weight import LARGEST, floats
-from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers
+from et_pipeline.checkpoints.skeleton import build_skeleton, fill_computed_buffers, places
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,13 +119,15 @@ def prepare(folder: Folder) -> Prepared:
     model, tied = build_skeleton(folder)
     contents = folder.contents
     # A file's own head counts, also where the config says that it has none: transformers takes it too.
-    tied = {head: embedding for head, embedding in tied.items() if head not in contents.layout}
+    renamed = _renamed(model, contents.layout)
+    tied = {head: each for head, each in tied.items() if renamed.get(head, head) not in contents.layout}
     modules = [(name, module) for name, module in model.named_modules() if _own_tensors(module)]
     # Tensors are named by module before anything is read: a checkpoint that does not fit costs no waiting.
-    sources = _sources(model, modules, tied)
+    place = places(folder, model, contents.layout)
+    sources = _sources(model, modules, tied, lambda name: place(renamed.get(name, name)))
     wanted = {source.tensor for source in sources.values()}
     layout = contents.layout | {name: info for name, info in contents.idle.items() if name in wanted}
-    _check_fit(folder.path, model, layout, list(sources.values()), tied)
+    _check_fit(folder, model, layout, list(sources.values()), tied)
     fill_computed_buffers(model)
     stored, read = folder.layout, open_tensors(folder)
 
@@ -171,7 +173,27 @@ def open_tensors(folder: Folder) -> Callable[..., torch.Tensor]:
     return read
 
 
-def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str]) -> dict[str, _Source]:
+def _renamed(model: PreTrainedModel, layout: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """What files call a tensor of the model where transformers calls it otherwise, as GPT-NeoX's `embed_out`."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamings = get_checkpoint_conversion_mapping(type(model).__name__) or []
+    if not all(type(each) is WeightRenaming for each in renamings):
+        return {}
+    found = {}
+    for name in layout:
+        new = name
+        for renaming in renamings:
+            new, _ = renaming.rename_source_key(new)
+        if new != name:
+            found[new] = name
+    return found
+
+
+def _sources(
+    model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied: dict[str, str], place: Callable[[str], str]
+) -> dict[str, _Source]:
     """What each tensor of the model is made of, by its name."""
     from et_pipeline.models.fused import fused_rows
 
@@ -183,9 +205,9 @@ def _sources(model: PreTrainedModel, modules: list[tuple[str, nn.Module]], tied:
             if target in parts:
                 fused, start, end = parts[target]
                 rows = sum(stop - begin for other, begin, stop in parts.values() if other == fused)
-                sources[target] = _Source(fused, (rows, *shape[1:]), (start, end))
+                sources[target] = _Source(place(fused), (rows, *shape[1:]), (start, end))
             else:
-                sources[target] = _Source(tied.get(target, target), shape)
+                sources[target] = _Source(place(tied.get(target, target)), shape)
     return sources
 
 
@@ -229,7 +251,7 @@ def _set_tensor(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _check_fit(
-    folder: Path,
+    checkpoint: Folder,
     model: PreTrainedModel,
     layout: dict[str, TensorInfo],
     sources: list[_Source],
@@ -239,6 +261,7 @@ def _check_fit(
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
     from transformers.core_model_loading import WeightConverter
 
+    folder = checkpoint.path
     changes = get_checkpoint_conversion_mapping(model.config.model_type) or []
     anew = any(isinstance(change, WeightConverter) for change in changes)  # others only rename
     for source in sources:
@@ -268,7 +291,7 @@ def _check_fit(
     }
     ignored = [re.compile(p) for p in (r"rotary_emb\.inv_freq$", *unexpected)]
     known = {source.tensor for source in sources} | set(tied)
-    if model.config.model_type in ENCODERS:
+    if checkpoint.embeds:
         ignored.append(UNUSED_BY_ENCODERS)
     for name, info in layout.items():
         if name not in known and not any(pattern.search(name) for pattern in ignored):

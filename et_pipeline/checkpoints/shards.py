@@ -102,9 +102,10 @@ def write_checkpoint(
             "weight_map": {tensor.name: name for name, shard in shards.items() for tensor in shard},
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in sorted(folder.iterdir()):
-        if path.name not in (*sums, CHECKSUMS):
-            sums[path.name] = sha256_file(path)
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in sums and path.name != CHECKSUMS:
+            sums[name] = sha256_file(path)
     (folder / CHECKSUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
     tick(total, total)
 

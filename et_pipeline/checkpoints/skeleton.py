@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable, Container
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from et_pipeline.architecture import ENCODERS
 from et_pipeline.checkpoints.config import FILE, culprit, reason, unknown_keys
 from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.lacks import what_lacks
+from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,10 +23,10 @@ _DECODERS = ("sliding_window", "layer_types", "attn_logit_softcapping", "use_bid
 
 
 def build_skeleton(folder: Folder, as_stored: bool = False) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Build the model of a config.json on the meta device: an encoder alone, any other with a head of its own.
+    """Build the model of a config.json on the meta device: one that embeds with its linear layers, others with a head.
 
     Args:
-        folder: only its config.json counts.
+        folder: only its config.json counts, and sentence-transformers' files.
         as_stored: name and shape the tensors as a checkpoint does; otherwise fused linears are split, as everything
             that computes with the model wants them.
 
@@ -41,10 +43,14 @@ def build_skeleton(folder: Folder, as_stored: bool = False) -> tuple[PreTrainedM
     was_tied = bool(getattr(config, "tie_word_embeddings", False) or getattr(text, "tie_word_embeddings", False))
     # Embedding and head are quantized differently, so they cannot stay one tensor.
     config.tie_word_embeddings = text.tie_word_embeddings = False
-    encodes = config.model_type in ENCODERS
     model = _empty_model(folder, config)
-    if encodes:
-        model.pooler = None
+    if folder.embeds:
+        if hasattr(model, "pooler"):
+            model.pooler = None
+        config.use_cache = False  # a text goes through in one call
+        _add_dense(folder, model)
+        if not as_stored:
+            adapt(model)
         return model, {}
     tied = {}
     if was_tied:
@@ -54,6 +60,50 @@ def build_skeleton(folder: Folder, as_stored: bool = False) -> tuple[PreTrainedM
     if not as_stored:
         adapt(model)
     return model, tied
+
+
+def _add_dense(folder: Folder, model: PreTrainedModel) -> None:
+    """Give a model the linear layers that come behind its pooling, so that they are read and quantized like its own."""
+    from torch import nn
+
+    from et_pipeline.models.encoder import DENSE
+
+    width, layers = model.config.get_text_config().hidden_size, []
+    for each in read_pooling(folder).dense:
+        if each.inputs != width:
+            raise UserError(
+                f"{folder.path / each.folder} takes vectors of {each.inputs} numbers, and those before it have {width}"
+            )
+        layers.append(nn.Linear(each.inputs, each.outputs, each.bias, device="meta"))
+        width = each.outputs
+    if layers:
+        model.add_module(DENSE, nn.ModuleList(layers))
+
+
+def places(folder: Folder, model: PreTrainedModel, stored: Container[str]) -> Callable[[str], str]:
+    """What gives the name in a checkpoint of a tensor of `build_skeleton`'s model.
+
+    A model that embeds has its tensors' names with or without those of the one with a head around it.
+
+    Args:
+        folder: the checkpoint.
+        model: its skeleton.
+        stored: the names of its tensors.
+    """
+    if not folder.embeds:
+        return lambda name: name
+    from et_pipeline.models.encoder import DENSE
+
+    prefix, dense = f"{model.base_model_prefix}.", read_pooling(folder).dense
+
+    def find(name: str) -> str:
+        part, _, rest = name.partition(".")
+        if part == DENSE and dense:
+            number, _, own = rest.partition(".")
+            return f"{dense[int(number)].folder}/linear.{own}"
+        return prefix + name if name not in stored and prefix + name in stored else name
+
+    return find
 
 
 def transformers_config(folder: Folder) -> PreTrainedConfig:
@@ -87,6 +137,9 @@ def transformers_config(folder: Folder) -> PreTrainedConfig:
     except Exception as error:
         found = culprit(content, build)
         raise UserError(f"{where} is not a model config: {f'{found}: ' if found else ''}{reason(error)}") from error
+    lacking = what_lacks(config.to_dict())  # which its class may say where the file does not
+    if lacking is not None:
+        raise UserError(f"{where} describes a model that {lacking}")
     text = config.get_text_config()
     if getattr(text, "pad_token_id", None) is not None and not 0 <= text.pad_token_id < text.vocab_size:
         text.pad_token_id = None  # the family's usual one, which this vocabulary does not have
@@ -136,8 +189,7 @@ def _empty_model(folder: Folder, config: PreTrainedConfig) -> PreTrainedModel:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    encodes = config.model_type in ENCODERS
-    kind, what = (AutoModel, "encoder") if encodes else (AutoModelForCausalLM, "text-generation model")
+    kind, what = (AutoModel, "encoder") if folder.embeds else (AutoModelForCausalLM, "text-generation model")
 
     def build(configured: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):

@@ -113,8 +113,8 @@ def _random(checkpoint: Checkpoint, seed: int, place: Place) -> Path:
             f"model.source={RANDOM} needs model.architecture, the content of a config.json; "
             "choose a named model that has it, such as those of et-pipeline --help"
         )
-    model = random_weights.RandomModel(architecture=checkpoint.architecture, seed=seed)
-    key = model.model_dump()
+    model = random_weights.RandomModel(architecture=checkpoint.architecture, seed=seed, sentence=checkpoint.sentence)
+    key = model.model_dump(exclude_none=True)
     return _make(RANDOM, random_weights.__name__, {"model": model}, key, place)
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from et_pipeline import gemma, host
 from et_pipeline.checkpoints.config import reason
-from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.checkpoints.pooling import MODULES, read_pooling
+from et_pipeline.checkpoints.folder import MODULES, Folder
+from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.checkpoints.prequantized import check_method
 from et_pipeline.checkpoints.reader import load_model, stream_model
 from et_pipeline.checkpoints.skeleton import transformers_config
@@ -185,7 +185,7 @@ def load_encoder(folder: Path) -> tuple[Callable[[list[list[int]]], torch.Tensor
     """
     import torch
 
-    from et_pipeline.models.encoder import embed_batch, padding_id
+    from et_pipeline.models.encoder import DENSE, embed_batch, padding_id
 
     note = None
     if (folder / MODULES).is_file():
@@ -207,6 +207,8 @@ def load_encoder(folder: Path) -> tuple[Callable[[list[list[int]]], torch.Tensor
 
             return embed, Whose("sentence-transformers", metadata.version("sentence-transformers"))
     model, pooling = _from_pretrained(folder, encodes=True), read_pooling(Folder(folder))
+    if pooling.dense:
+        model.add_module(DENSE, load_model(folder).get_submodule(DENSE))
     whose = Whose("transformers", metadata.version("transformers"), note)
     return lambda texts: embed_batch(model, texts, pooling), whose
 

@@ -80,11 +80,17 @@ class Original(NamedTuple):
 
 
 def gather(subject: Subject, asked: Asked, task: Task, files: Mapping[str, Path], advance: Advance) -> Evidence:
-    """The built-in texts, as many as are asked for; a longer one than the program takes is cut."""
+    """The built-in texts, as many as are asked for; a longer one than the program takes is cut.
+
+    Where some layer does not see all of the longest text, there is one of that length too: shorter ones do not show
+    whether a window is right.
+    """
     from et_pipeline.runtime.embedding import for_one_text
 
-    texts = TEXTS[: max(3, asked.sequences)]
-    tokenizer = for_one_text(subject.tokenizer, subject.form.max_context)
+    texts, most = TEXTS[: max(3, asked.sequences)], subject.form.max_context
+    if any(window is not None and window < most for window in subject.facts.windows):
+        texts += (" ".join(TEXTS * (1 + most // len(TEXTS))),)  # a text has more than one token
+    tokenizer = for_one_text(subject.tokenizer, most)
     return Evidence(texts, [tokenizer.encode(text).ids for text in texts], 3 * len(texts))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from et_pipeline import manifest
+from et_pipeline.errors import UserError
 from et_pipeline.evaluation.gate import judge_embeddings
 from et_pipeline.evaluation.verified import VerifiedEmbedding
 from et_pipeline.forms.base import Form
@@ -56,8 +58,12 @@ class EncoderForm(Form):
     ) -> dict[str, Any]:
         """Its vectors, and how fast they come."""
         pooling, threads = facts.pooling or Pooling(), settings.measure.threads
+        dimension = pooling.dimension(facts.hidden_size)
         embedding = manifest.Embedding(
-            dimension=facts.hidden_size,
+            dimension=dimension,
+            dimensions=_shorter(settings.model.dimensions or facts.dimensions, dimension),
+            prompts=facts.prompts | (settings.model.prompts or {}),
+            default_prompt=facts.default_prompt,
             pooling=pooling.mode,
             normalised=pooling.normalised,
             max_tokens=settings.model.max_context,
@@ -65,6 +71,14 @@ class EncoderForm(Form):
             samples=found.samples,
         )
         return {"chat": None, "embedding": embedding}
+
+
+def _shorter(dimensions: Sequence[int], whole: int) -> list[int]:
+    """The longest first, without the whole length, which needs no cutting."""
+    wrong = [each for each in dimensions if each > whole]
+    if wrong:
+        raise UserError(f"model.dimensions has {wrong[0]}, and the model gives {whole} numbers; choose smaller ones")
+    return sorted({*dimensions} - {whole}, reverse=True)
 
 
 FORM = EncoderForm()

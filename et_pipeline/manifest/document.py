@@ -7,7 +7,8 @@ program, and models that embed texts), version 3 to version 2 (several programs,
 version 3 (quality on a text, and what is left of a source's own quantization), version 5 to version 4 (the witness of
 the original, and what was done to the tokenizer), version 6 to version 5 (white space that the caller leaves out),
 version 7 to version 6 (intervals of estimates), version 8 to version 7 (what was done to the source, adapters), and
-version 9 to version 8 (states that are no keys and values), so bundles of all of them are read.
+version 9 to version 8 (states that are no keys and values, prompts and shorter lengths of embeddings), so bundles of
+all of them are read.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ the ring is longer than the window needs the tokens in between again: their pred
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executorch.extension.llm.custom_ops.custom_ops  # registers llama::update_cache
@@ -59,6 +60,10 @@ class Call(NamedTuple):
     late_ring: Seen | None = None
     slots: torch.Tensor | None = None  # [kv heads, S], where the new tokens go in a ring
     attended: list[int] | None = None  # layers that came by, in order
+
+
+# Of the call that runs. Not a keyword of the model's, as some families' layers hand their attention none.
+CALL: ContextVar[Call] = ContextVar("CALL")
 
 
 def _write(cache: torch.Tensor, rows: torch.Tensor, start_pos: int, slots: torch.Tensor | None) -> None:
@@ -192,16 +197,12 @@ def _attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    call: Call | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What a transformers attention layer calls: `key` and `value` are the caches, from `Cache.update`."""
     if kwargs.get("s_aux") is not None:
         raise UserError(f"{type(module).__name__} needs attention with s_aux, which this version cannot export")
-    if call is None:
-        raise UserError(
-            f"{type(module).__name__} hands its attention none of the call's settings, so it cannot be exported"
-        )
+    call = CALL.get()
     layer: Any = module.layer_idx
     if call.attended is not None:
         call.attended.append(layer)

@@ -16,7 +16,8 @@ from transformers.cache_utils import Cache
 from et_pipeline import gemma
 from et_pipeline.architecture import check_context, layer_slots, longest_context
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import CACHED, Call, Stored, empty_cache, ring_slots, see, store
+from et_pipeline.models.attention import CACHED, CALL, Call, Stored, empty_cache, ring_slots, see, store
+from et_pipeline.models.dry_run import check_attention
 from et_pipeline.models.late_layers import LateLayers
 from et_pipeline.models.mixers import Mixers
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
@@ -151,7 +152,7 @@ class Decoder(nn.Module):
         torch._check(start + length <= self.form.max_context)
         positions = input_pos[0] + torch.arange(length, dtype=torch.long)
         self.cache.call = call = self._call(start, positions)
-        usual = self.config._attn_implementation
+        usual, token = self.config._attn_implementation, CALL.set(call)
         self.config._attn_implementation = CACHED
         try:
             with self.mixer.at(positions), self.late_layers.at():
@@ -161,10 +162,10 @@ class Decoder(nn.Module):
                     past_key_values=self.cache,
                     use_cache=True,
                     logits_to_keep=1,  # the head over a whole prompt would be thrown away
-                    call=call,
                 ).logits
         finally:
             self.config._attn_implementation = usual
+            CALL.reset(token)
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
         call = Call(start, self.rings, self.late, attended=[])
@@ -230,8 +231,6 @@ def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> No
         raise UserError(
             f"model.prefill_chunk={form.prefill_chunk} is more than model.max_context={form.max_context}: lower it"
         )
-    if not (model._supports_attention_backend or has_mixers(config.to_dict())):
-        raise UserError(f"family {family} does not let its attention be replaced, so it cannot be exported")
     longest = longest_context(config.to_dict())
     if longest is not None:
         check_context(form.max_context, longest)
@@ -240,8 +239,7 @@ def check_supported(model: PreTrainedModel, config: Any, form: ExportForm) -> No
             raise UserError(f"family {family} has layers of kind {kind}, which this version cannot export")
     if getattr(config, "enable_moe_block", False):
         raise UserError(f"this {family} model has a mixture of experts, which this version cannot export")
-    if getattr(config, "use_bidirectional_attention", False) not in (None, False, "vision"):  # there are no images
-        raise UserError(f"this {family} model attends to later tokens too, so it cannot generate text")
+    check_attention(model, config)
 
 
 def layer_kinds(config: Any) -> list[str]:

@@ -23,7 +23,7 @@ from et_pipeline.models.decoder import (
     save_program,
 )
 from et_pipeline.models.rope import freeze_rope
-from et_pipeline.models.static_decoder import MASKED, STATIC, StaticCache, check_attended, npu_friendly
+from et_pipeline.models.static_decoder import MASKED, StaticCache, attending, check_attended, npu_friendly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,19 +96,14 @@ class ExternalCacheDecoder(nn.Module):
         """
         self.cache.given, self.cache.new, self.cache.attended = caches, {}, []
         kinds = sorted(set(self.kinds))
-        usual = self.config._attn_implementation
-        self.config._attn_implementation = STATIC
-        try:
+        masks = {kind: mask[n : n + 1] if len(kinds) > 1 else mask for n, kind in enumerate(kinds)}
+        with attending(self, masks):
             logits = self.model(
                 input_ids=tokens,
                 position_ids=input_pos,
                 past_key_values=self.cache,
                 use_cache=True,
-                masks={kind: mask[n : n + 1] if len(kinds) > 1 else mask for n, kind in enumerate(kinds)},
-                decoder=self,
             ).logits
-        finally:
-            self.config._attn_implementation = usual
         return (logits, *(self.cache.new[index] for index in range(len(caches))))
 
 

@@ -8,6 +8,7 @@ the code that it replaces, so an unknown family keeps its own code instead of ge
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 from torch.nn import functional
+from transformers.activations import GELUTanh
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -37,6 +39,8 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
     - LayerNorm's mean and variance likewise (Ba et al. 2016, arXiv:1607.06450).
     - Rotary embedding's half rotation is a linear with a signed permutation, and runs before heads and positions are
       swapped, so that transposes cancel (rotary: Su et al. 2021, arXiv:2104.09864).
+    - GELU's approximation by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415) is written out: XNNPACK computes the
+      exact GELU for both, which moves logits of two layers of Gemma by 4e-4 of the greatest.
     - Embeddings have no padding index, which torch needs for training only and which blocks quantized lookup.
     """
     constants = nn.Module()  # registered, because a tensor in a closure fails export
@@ -60,6 +64,8 @@ def delegate_friendly(model: PreTrainedModel) -> Iterator[None]:
                 if type(module) is nn.LayerNorm:
                     normalise = _layer_norm_as_linear(constants, module)
                     patches.enter_context(mock.patch.object(module, "forward", normalise))
+                if isinstance(module, GELUTanh):
+                    patches.enter_context(mock.patch.object(module, "forward", _gelu_tanh))
                 if isinstance(module, nn.Embedding):
                     patches.enter_context(mock.patch.object(module, "padding_idx", None))
                 families.add(sys.modules[type(module).__module__])
@@ -144,6 +150,12 @@ def _layer_norm_as_linear(constants: nn.Module, module: nn.LayerNorm) -> Callabl
         return normal if module.bias is None else normal + module.bias
 
     return forward
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """What `transformers.activations.GELUTanh` computes."""
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
+    return 0.5 * x * (1 + torch.tanh(inner))
 
 
 def _rope_as_linear(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from et_pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -47,3 +49,14 @@ def freeze_rope(model: PreTrainedModel, max_context: int) -> None:
             setattr(own, f"{prefix}attention_scaling", scaling)
         # The name of no kind: transformers leaves the frequencies alone.
         own.rope_type = "frozen" if None in changing else own.rope_type | dict.fromkeys(changing, "frozen")
+
+
+def check_constant(model: PreTrainedModel) -> None:
+    """Refuse, with a `UserError`, frequencies that change with the text's length, where all positions are in a call."""
+    config = model.config.get_text_config()
+    changing = {str(rope.get("rope_type")) for rope in rope_settings(config).values()} & {*_CHANGING}
+    if changing:
+        raise UserError(
+            f"this {config.model_type} model has rotary frequencies of type {', '.join(sorted(changing))}, which "
+            "change with the length of a text, so it cannot be exported as one that embeds texts"
+        )

@@ -7,6 +7,7 @@ compilers take: matrix products, softmax, lookups in tables. Rotary angles and m
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -131,19 +132,14 @@ class StaticDecoder(nn.Module):
         """
         self.cache.position = input_pos
         self.cache.attended = []
-        usual = self.config._attn_implementation
-        self.config._attn_implementation = STATIC
-        try:
+        masks = {kind: self.get_buffer(f"mask_{kind}")[input_pos] for kind in sorted(set(self.kinds))}
+        with attending(self, masks):
             return self.model(
                 input_ids=tokens,
                 position_ids=input_pos.unsqueeze(0),
                 past_key_values=self.cache,
                 use_cache=True,
-                masks={kind: self.get_buffer(f"mask_{kind}")[input_pos] for kind in sorted(set(self.kinds))},
-                decoder=self,
             ).logits
-        finally:
-            self.config._attn_implementation = usual
 
     def reset(self) -> None:
         """Empty the cache."""
@@ -183,6 +179,27 @@ class Attending(Protocol):
     config: Any
     layers: int
     kinds: list[str]
+
+
+# Of the call that runs. Not keywords of the model's, as some families' layers hand their attention none.
+_CALL: ContextVar[tuple[Attending, dict[str, torch.Tensor]]] = ContextVar("_CALL")
+
+
+@contextmanager
+def attending(decoder: Attending, masks: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Within the context the decoder's model has this attention.
+
+    Args:
+        decoder: whose cache is used.
+        masks: by kind of attention, what is added to the scores.
+    """
+    usual, token = decoder.config._attn_implementation, _CALL.set((decoder, masks))
+    decoder.config._attn_implementation = STATIC
+    try:
+        yield
+    finally:
+        decoder.config._attn_implementation = usual
+        _CALL.reset(token)
 
 
 def check_attended(decoder: Attending) -> None:
@@ -291,15 +308,12 @@ def _attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    masks: dict[str, torch.Tensor] | None = None,
-    decoder: Attending | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """What a transformers attention layer calls: `key` and `value` are the caches, from `Cache.update`."""
     if kwargs.get("s_aux") is not None:
         raise UserError(f"{type(module).__name__} needs attention with s_aux, which this version cannot export")
-    assert masks is not None
-    assert decoder is not None
+    decoder, masks = _CALL.get()
     layer: Any = module.layer_idx
     decoder.cache.attended.append(layer)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from et_pipeline import cache, forms
+from et_pipeline.architecture import ENCODERS
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.folder import Folder
@@ -121,8 +122,12 @@ def check_task(settings: Settings, facts: Facts) -> None:
     """Refuse a model of another kind than `model.task` says; a checkpoint's files tell it."""
     found = "text-generation" if facts.pooling is None else "embedding"
     if settings.model.task != found:
-        what = "generates text" if facts.pooling is None else "is an encoder, which embeds texts"
-        instead = "model=custom task=chat" if facts.pooling is None else "model=custom_embedding"
+        what = "generates text, as no modules.json of sentence-transformers says that it embeds"
+        instead = "model=custom task=chat"
+        if facts.pooling is not None:
+            known = facts.family in ENCODERS
+            what = "is an encoder, which embeds texts" if known else "embeds texts, as its modules.json says"
+            instead = "model=custom_embedding"
         raise UserError(
             f"model.task={settings.model.task}, but model.source={settings.model.source} ({facts.family}) {what}; use "
             f"{instead} with it"

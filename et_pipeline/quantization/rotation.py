@@ -26,6 +26,12 @@ BLOCK = 1024  # rows that are turned at a time, because they are in double preci
 _PER_HEAD = {"q_norm", "k_norm"}
 
 
+def final_norm(model: Any) -> Any:
+    """The norm behind the last layer of a decoder, which families call differently."""
+    norms = [part for name, part in model.get_decoder().named_children() if "norm" in name]
+    return norms[-1]
+
+
 def plain_layers(model: Any, key: str) -> list[dict[str, nn.Module]]:
     """The parts of each layer of a decoder whose residual stream is read by `NORMS` and by nothing else.
 
@@ -43,7 +49,7 @@ def plain_layers(model: Any, key: str) -> list[dict[str, nn.Module]]:
     found = []
     for layer in decoder.layers:
         parts = {name.split(".")[-1]: part for name, part in layer.named_modules() if part._parameters}
-        norms = [*(parts.get(name) for name in NORMS), decoder.norm]
+        norms = [*(parts.get(name) for name in NORMS), final_norm(model)]
         # Gemma's gain is 1 + weight, and what is multiplied into the weight would be wrong.
         plain = all(type(norm).__name__.endswith("RMSNorm") and "Gemma" not in type(norm).__name__ for norm in norms)
         if not plain or parts.keys() - _PER_HEAD != {*NORMS, *_LINEARS}:
@@ -72,7 +78,7 @@ def rotated(model: Any, fill: Callable[..., None], tied: bool = False) -> Callab
     """
     layers = plain_layers(model, "recipe.transform=rotation")
     names = {module: name for name, module in model.named_modules()}
-    norms = {model.get_decoder().norm} | {parts[name] for parts in layers for name in NORMS}
+    norms = {final_norm(model)} | {parts[name] for parts in layers for name in NORMS}
     # The first norm reads an embedding of 8 bits. Were its gain 1, activations would be multiples of one number, which
     # lie half way between two steps of their own quantization by the dozen, and each kernel rounds those as it likes.
     generator = torch.Generator().manual_seed(0)
@@ -134,12 +140,12 @@ def _changes(
         if isinstance(table, nn.Embedding):
             turned(table, matrix.T.float().contiguous())
         else:
-            turned(table, (gain(model.get_decoder().norm)[:, None] * matrix).float())
+            turned(table, (gain(final_norm(model))[:, None] * matrix).float())
         quantize_turn(table.turn)
 
     changes: dict[nn.Module, Callable[[nn.Module], None]] = {
         model.get_input_embeddings(): turn if tied else embed,
-        model.get_output_embeddings(): turn if tied else partial(read, norm=model.get_decoder().norm),
+        model.get_output_embeddings(): turn if tied else partial(read, norm=final_norm(model)),
     }
     for number, parts in enumerate(layers, 1):
         heads = hadamard(size, number)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from et_pipeline.checkpoints.prequantized.weight import floats
+from et_pipeline.quantization.rotation import final_norm
 from et_pipeline.quantization.torchao_config import quantize_module, rounded_activations
 from et_pipeline.quantization.walk import Walk, alone, output
 
@@ -81,7 +82,7 @@ def _walked(walk: Walk) -> dict[str, Loss]:
     q, names, kept = walk.q, dict(walk.names), []
     walk.q, walk.folds = q.model_copy(update={"scheme": "fp32", "embedding_bits": 32}), []
     losses, generator = Losses(q), torch.Generator().manual_seed(SEED)
-    layers, norm = list(walk.decoder.layers), walk.decoder.norm
+    layers, norm = list(walk.decoder.layers), final_norm(walk.model)
     with ExitStack() as files:
         for part, calls in walk.parts(lambda _, module: module.to("meta")):
             inputs = calls[0].args[2]  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.gemma import check_walked
 from et_pipeline.quantization.folding import fold_layer
-from et_pipeline.quantization.rotation import plain_layers, rotated
+from et_pipeline.quantization.rotation import final_norm, plain_layers, rotated
 from et_pipeline.quantization.torchao_config import quantize_module
 from et_pipeline.quantization.turned import Turn
 
@@ -94,7 +94,7 @@ class Walk:
         with tempfile.TemporaryFile(dir=self.out) as spilled:
             embedding = self.model.get_input_embeddings()
             self.fill_part(embedding)
-            self.fill_part(self.decoder.norm)
+            self.fill_part(final_norm(self.model))
             for module in self._own(embedding):
                 quantize_module(self.names[module], module, self.q)
             seen = _Inputs(spilled, self.batches, self.model.config.get_text_config().hidden_size, self.device)
@@ -113,7 +113,7 @@ class Walk:
                         seen[at] = call()
                 end(layer)
             self.fill_part(head)
-            yield head, [partial(_call_head, self.decoder, head, seen, at) for at in count]
+            yield head, [partial(_call_head, final_norm(self.model), head, seen, at) for at in count]
             end(self.model)
 
     def _own(self, part: nn.Module) -> list[nn.Module]:
@@ -129,7 +129,7 @@ class Walk:
                     self.names[child] = f"{self.names[module]}.{own}"
         filled = self._own(part)
         if part is self.model.get_output_embeddings():
-            filled.append(self.decoder.norm)  # a rotation takes its gain once more
+            filled.append(final_norm(self.model))  # a rotation takes its gain once more
         for module in filled:
             module._apply(lambda tensor: tensor.to(self.device).float(), recurse=False)
 
@@ -200,8 +200,9 @@ def input_of_layer(decoder: nn.Module, layer: nn.Module, tokens: torch.Tensor) -
     return found[0]
 
 
-def _call_head(decoder: Any, head: nn.Module, seen: _Inputs, at: int) -> torch.Tensor:
-    return head(decoder.norm(seen[at]))
+def _call_head(norm: nn.Module, head: nn.Module, seen: _Inputs, at: int) -> torch.Tensor:
+    found: torch.Tensor = head(norm(seen[at]))
+    return found
 
 
 def _call(decoder: nn.Module, layer: nn.Module, seen: _Inputs, at: int) -> torch.Tensor:

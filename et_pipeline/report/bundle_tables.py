@@ -17,7 +17,7 @@ from et_pipeline.manifest import (
     TextQuality,
     TextScore,
 )
-from et_pipeline.report.words import outside, size, within
+from et_pipeline.report.words import outside, size, vector, within
 
 Titled = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """A table: title, columns, rows."""
@@ -95,9 +95,11 @@ def _needs(manifest: Manifest) -> Titled:
 
 
 def _embedding(made: Embedding) -> Titled:
-    length = "of length 1" if made.normalised else "not normalised"
-    gives = f"{made.dimension} numbers, {made.pooling} of the tokens, {length}"
-    return "Embedding", ("", ""), [("gives", gives), ("takes", f"texts of up to {made.max_tokens} tokens")]
+    rows = [("gives", vector(made)), ("takes", f"texts of up to {made.max_tokens} tokens")]
+    for name, text in made.prompts.items():
+        usual = ", where nothing is said" if name == made.default_prompt else ""
+        rows.append((f"prompt {name}", f"{text!r} before a text{usual}" if text else f"nothing before a text{usual}"))
+    return "Embedding", ("", ""), rows
 
 
 def _tasks(manifest: Manifest) -> Titled:

@@ -92,11 +92,10 @@ def _model_rows(plan: Plan) -> dict[str, Text]:
     """What does not depend on the device."""
     contexts = ", ".join(f"{size(count)} at {context}" for context, count in plan.kv_by_context.items())
     here = f" (here: {size(plan.host_bytes)})" if plan.host_bytes else ""
+    kind = "fp32" if plan.embeds and plan.download_bytes > plan.fp16_bytes else "bf16"
     rows = {
         "parameters": f"{plan.parameters:,} ({plan.family}{f', {plan.pruned}' if plan.pruned else ''})",
-        "download": f"{size(plan.download_bytes)} ({'fp32' if plan.embeds else 'bf16'})"
-        if plan.download_bytes
-        else "none",
+        "download": f"{size(plan.download_bytes)} ({kind})" if plan.download_bytes else "none",
         "export": f"about {_minutes(plan.export_cpu_s)} of CPU time, {size(plan.export_peak_bytes)} of memory{here}",
         ".pte": f"{size(plan.pte_bytes)}, {100 * plan.pte_bytes / plan.fp16_bytes:.0f} % of fp16 "
         f"({size(plan.fp16_bytes)})",

@@ -14,7 +14,17 @@ from et_pipeline.manifest import Manifest, Quality, TextQuality
 from et_pipeline.report.jobs import Outcome
 from et_pipeline.report.jobs import table as jobs_table
 from et_pipeline.report.plan_tables import forecast, plan_table, two_columns
-from et_pipeline.report.words import adapted, check_sentence, down, imported, outside, size, within, witness_sentence
+from et_pipeline.report.words import (
+    adapted,
+    check_sentence,
+    down,
+    imported,
+    outside,
+    size,
+    vector,
+    within,
+    witness_sentence,
+)
 from et_pipeline.survey import Survey
 
 if TYPE_CHECKING:
@@ -268,8 +278,7 @@ def _embedding_rows(manifest: Manifest) -> dict[str, str]:
             f"{down(original.rank_correlation)} ({original.texts} texts)"
         )
     if embedding is not None:
-        length = "of length 1" if embedding.normalised else "not normalised"
-        rows["embedding"] = f"{embedding.dimension} numbers, {embedding.pooling} of the tokens, {length}"
+        rows["embedding"] = vector(embedding)
         if not embedding.speed:
             rows |= _execution(manifest)
         for speed in embedding.speed[:1]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from et_pipeline.manifest import Adaptation, Check, ProgramInfo, SourceQuantization, Witness
+from et_pipeline.manifest import Adaptation, Check, Embedding, ProgramInfo, SourceQuantization, Witness
 
 
 def size(count: float) -> str:
@@ -21,6 +21,14 @@ def down(value: float, digits: int = 5) -> str:
     """Round down: 0.99999 must not read as 1."""
     factor = 10**digits
     return f"{int(value * factor) / factor:.{digits}f}"
+
+
+def vector(embedding: Embedding) -> str:
+    """What an embedding is."""
+    shorter = f" (or {', '.join(map(str, embedding.dimensions))})" if embedding.dimensions else ""
+    how = {"mean": "mean of the tokens", "cls": "the first token's", "lasttoken": "the last token's"}[embedding.pooling]
+    length = "of length 1" if embedding.normalised else "not normalised"
+    return f"{embedding.dimension} numbers{shorter}, {how}, {length}"
 
 
 def check_sentence(check: Check) -> str:

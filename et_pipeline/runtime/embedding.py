@@ -15,8 +15,13 @@ from et_pipeline.runtime.program import Program, read_metadata
 from et_pipeline.runtime.speed import percentiles
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
     import torch
     from tokenizers import Tokenizer
+
+    from et_pipeline.manifest import Embedding
 
 
 class EmbeddingSpeed(BaseModel):
@@ -40,6 +45,50 @@ def for_one_text(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+def with_prompt(embedding: Embedding, texts: Sequence[str], prompt: str | None = None) -> list[str]:
+    """Put a prompt before texts.
+
+    Args:
+        embedding: what the bundle says of it.
+        texts: any.
+        prompt: its name; None for the bundle's own, "" for none.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = embedding.default_prompt if prompt is None else prompt
+    if name and name not in embedding.prompts:
+        there = f"it has {', '.join(embedding.prompts)}" if embedding.prompts else "it has none"
+        raise UserError(f"The bundle has no prompt '{name}': {there}.")
+    before = embedding.prompts[name] if name else ""
+    return [before + text for text in texts]
+
+
+def shorten(embedding: Embedding, vectors: np.ndarray, dimension: int | None = None) -> np.ndarray:
+    """Cut embeddings to their first numbers (Matryoshka: Kusupati et al. 2022, arXiv:2205.13147).
+
+    Args:
+        embedding: what the bundle says of them.
+        vectors: [N, whole length].
+        dimension: how many numbers stay; None for all.
+
+    Returns:
+        [N, dimension], of length 1 where the whole ones have that.
+
+    Raises:
+        UserError: the model was not trained for that length.
+    """
+    if dimension in (None, embedding.dimension):
+        return vectors
+    if dimension not in embedding.dimensions:
+        lengths = ", ".join(map(str, (embedding.dimension, *embedding.dimensions)))
+        raise UserError(f"The bundle's embeddings have {lengths} numbers, and not {dimension}.")
+    import numpy as np
+
+    cut = vectors[:, :dimension]
+    return cut / np.linalg.norm(cut, axis=1, keepdims=True) if embedding.normalised else cut
 
 
 def embed(program: Program, ids: list[int]) -> torch.Tensor:

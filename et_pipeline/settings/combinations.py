@@ -17,6 +17,9 @@ def check_combination(settings: Settings) -> None:
     if model.task == "embedding":
         _check_embedding(settings)
         return
+    for key in ("prompts", "dimensions", "sentence"):
+        if getattr(model, key):
+            raise UserError(f"model.{key} is for a model that embeds texts; with it set model.task=embedding")
     if model.prefill_chunk > model.max_context:
         raise UserError(
             f"model.prefill_chunk={model.prefill_chunk} exceeds model.max_context={model.max_context}; "

@@ -26,6 +26,15 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Sentence(Frozen):
+    """What sentence-transformers' files say, for a forecast and for random weights; a checkpoint has them itself."""
+
+    pooling: Literal["mean", "cls", "lasttoken"] = "mean"
+    dense: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="outputs of the linear layers behind the pooling, which have no bias and do not bend"
+    )
+
+
 class Checkpoint(Frozen):
     """Where the original weights come from."""
 
@@ -39,6 +48,9 @@ class Checkpoint(Frozen):
     )
     architecture: dict[str, Any] | None = Field(
         default=None, description="the source's config.json: with it, plan and source=random need no download"
+    )
+    sentence: Sentence | None = Field(
+        default=None, description="of an embedding: likewise what is said of its pooling beside that file"
     )
 
 
@@ -59,6 +71,12 @@ class Model(Checkpoint, ExportForm):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="part of the bundle's name")
     task: Literal["text-generation", "embedding"] = Field(
         default="text-generation", description="whether it answers, or embeds texts"
+    )
+    prompts: dict[str, str] | None = Field(
+        default=None, description="of an embedding: what goes before a text, by its use, beside what its files say"
+    )
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="of an embedding: shorter lengths it was trained for (Matryoshka); else the files' own"
     )
 
     @property

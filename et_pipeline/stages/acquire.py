@@ -10,10 +10,10 @@ from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.files import unused_files
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import generation_warnings
-from et_pipeline.checkpoints.pooling import prompt_warnings
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import config_warnings
 from et_pipeline.manifest import TokenizerParity
+from et_pipeline.models.dry_run import check_attention
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import ExportForm
 from et_pipeline.stages import Acquired
@@ -40,14 +40,17 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     """
     folder = Folder(inputs["checkpoint"])
     facts = glance(folder, form)
-    config = prepare(folder).model.config
+    model = prepare(folder).model
+    if facts.pooling is None:
+        check_attention(model, model.config.get_text_config())
+    config = model.config
     # As the family's own class has it, with what it fills in where config.json says nothing.
     known = config.to_dict()
     windows = layer_windows(known, facts.layers)
     states = layer_states(known, windows, facts.kv_heads, facts.head_dim)
     facts = facts.model_copy(update={"windows": windows, "states": states})
     warnings = [*unused_files(folder), *config_warnings(folder)]
-    warnings += generation_warnings(folder) if facts.pooling is None else prompt_warnings(folder)
+    warnings += generation_warnings(folder) if facts.pooling is None else []
     warnings += auto_tokenizer.check(folder, facts.chat, facts.pooling is not None)
     if facts.pooling is not None:
         for_one_text(folder.tokenizer, form.max_context).save(str(out / tokenizer.FILE))

@@ -14,6 +14,7 @@ import pytest
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Quantization
+from tests.make_embedder import EMBEDDERS, make_embedder
 
 BACKEND = get_backend("qnn", "SM8650")
 
@@ -133,9 +134,10 @@ from pathlib import Path
 import torch
 from et_pipeline.backends import get_backend
 from et_pipeline.evaluation.embedding import near as compare
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.encoder import embed_batch
-from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
 from et_pipeline.runtime.embedding import embed, padded
 from et_pipeline.runtime.program import Program
@@ -144,11 +146,11 @@ from et_pipeline.settings import Quantization
 torch.set_num_threads(1)
 checkpoint, out = map(Path, sys.argv[1:3])
 backend = get_backend("qnn", "SM8650")
-model = load_model(checkpoint)
+model, pooling = load_model(checkpoint), read_pooling(Folder(checkpoint))
 generator = torch.Generator().manual_seed(1)
 texts = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in (1, 2, 7, 31, 48)]
-original = embed_batch(model, texts, Pooling())
-encoder = StaticEncoder(model, Pooling(), 48)
+original = embed_batch(model, texts, pooling)
+encoder = StaticEncoder(model, pooling, 48)
 methods = static_encoder_metadata(encoder)
 
 def feed(call):
@@ -170,9 +172,14 @@ Path(sys.argv[4]).write_text(json.dumps(result))
 """
 
 
-def test_the_simulator_agrees_with_a_quantized_encoder(make_checkpoint, tmp_path):
+# Causal masks, windows to both sides, the last token, linear layers: all of it in one delegate.
+@pytest.mark.parametrize("name", ["bert", *EMBEDDERS])
+def test_the_simulator_agrees_with_a_quantized_encoder(name, make_checkpoint, tmp_path):
     report = tmp_path / "report.json"
-    checkpoint = make_checkpoint("bert", num_hidden_layers=1, max_position_embeddings=64)
+    if name == "bert":
+        checkpoint = make_checkpoint("bert", num_hidden_layers=1, max_position_embeddings=64)
+    else:
+        checkpoint = make_embedder(tmp_path / name, name)
     command = [sys.executable, "-c", ENCODE, str(checkpoint), str(tmp_path / "model.pte")]
     subprocess.run([*command, quantization("16a8w").model_dump_json(), str(report)], check=True, timeout=800)
     found = json.loads(report.read_text())

@@ -87,6 +87,39 @@ def test_texts_become_an_array_and_a_cut_is_told(vectors, caplog):
     assert caplog.messages == ["Text 3 has 100 tokens, and what follows the first 64 was left out."]
 
 
+@pytest.fixture
+def prompted(vectors):
+    """The same with prompts, one of which goes before a text of which nothing is said, and a shorter length."""
+    usage = {"prompts": {"query": "ask: ", "document": ""}, "default_prompt": "query", "dimensions": [1]}
+    embedding = vectors.manifest.embedding.model_copy(update=usage)
+    vectors.manifest = vectors.manifest.model_copy(update={"embedding": embedding})
+    return vectors
+
+
+def test_a_prompt_goes_before_each_text(prompted):
+    assert prompted.embed(["a"]).tolist() == [[6, 1]]
+    assert prompted.embed(["a"], prompt="query").tolist() == [[6, 1]]
+    assert prompted.embed(["a"], prompt="document").tolist() == [[1, 1]]
+    assert prompted.embed(["a"], prompt="").tolist() == [[1, 1]]
+    with pytest.raises(et_pipeline.UserError, match=r"has no prompt 'title': it has query, document\."):
+        prompted.embed(["a"], prompt="title")
+
+
+def test_a_shorter_vector_is_given_length_1_again(prompted):
+    assert prompted.embed(["aaa"], dimension=1).tolist() == [[1]]
+    assert prompted.embed(["aaa"], prompt="", dimension=2).tolist() == [[3, 1]]
+    with pytest.raises(et_pipeline.UserError, match=r"have 2, 1 numbers, and not 3\."):
+        prompted.embed(["a"], dimension=3)
+
+
+def test_a_bundle_without_prompts_and_lengths_says_so(vectors):
+    assert vectors.embed(["a"], prompt="").tolist() == [[1, 1]]
+    with pytest.raises(et_pipeline.UserError, match=r"has no prompt 'query': it has none\."):
+        vectors.embed(["a"], prompt="query")
+    with pytest.raises(et_pipeline.UserError, match=r"have 2 numbers, and not 1\."):
+        vectors.embed(["a"], dimension=1)
+
+
 def test_each_kind_of_bundle_refuses_the_others_work(bundle, vectors):
     with pytest.raises(et_pipeline.UserError, match="does not embed"):
         bundle.embed(["a"])

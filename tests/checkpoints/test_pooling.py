@@ -5,9 +5,9 @@ import json
 import pytest
 
 from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.checkpoints.pooling import check_case, prompt_warnings, read_max_tokens, read_pooling
+from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling, read_usage
 from et_pipeline.errors import UserError
-from et_pipeline.models.pooling import Pooling
+from et_pipeline.models.pooling import Dense, Pooling
 
 MINILM = {
     "word_embedding_dimension": 384,
@@ -58,18 +58,20 @@ def test_first_token_without_length_1(write):
 
 def test_newer_files_name_the_mode(write):
     assert read_pooling(Folder(write("1_Pooling/config.json", {"pooling_mode": "cls"}))).mode == "cls"
+    assert read_pooling(Folder(write("1_Pooling/config.json", {"pooling_mode": "lasttoken"}))).mode == "lasttoken"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("1_Pooling/config.json", {**MINILM, "pooling_mode_max_tokens": True}, "mean and pooling_mode_max_tokens"),
-        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "asks for lasttoken; mean and cls are supported"),
+        ("1_Pooling/config.json", {"pooling_mode": "max"}, "asks for max; mean, cls and lasttoken are supported"),
         ("1_Pooling/config.json", {}, "asks for no pooling"),
         ("1_Pooling/config.json", [], "holds a list"),
         ("1_Pooling/config.json", "{", "is not valid JSON"),
-        ("modules.json", modules("Transformer", "Pooling", "Dense", "Normalize"), "lists Transformer, Pooling, Dense"),
-        ("modules.json", modules("WordEmbeddings"), "lists WordEmbeddings; Transformer, Pooling, Normalize"),
+        ("modules.json", modules("Transformer", "Pooling", "Normalize", "Dense"), "lists Transformer, Pooling, Norm"),
+        ("modules.json", modules("Transformer", "Pooling", "LayerNorm"), "lists Transformer, Pooling, LayerNorm; "),
+        ("modules.json", modules("WordEmbeddings"), "lists WordEmbeddings; Transformer, Pooling, any number of Dense"),
         ("modules.json", [{**each, "path": "x"} for each in modules("Transformer", "Pooling")], "its pooling in 'x'"),
         ("modules.json", {"a": 1}, "is not a list of sentence-transformers modules"),
         ("modules.json", [], "lists nothing"),
@@ -106,19 +108,80 @@ def test_a_text_that_is_to_be_lowercased_is_by_its_tokenizer(normalizer, write):
     check_case(Folder(write("sentence_bert_config.json", {"do_lower_case": False})), None)
 
 
-def test_prompts_are_said(write):
-    folder = write("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
-    (warning,) = prompt_warnings(Folder(folder))
-    assert "has prompts (query: 'query: '); whoever wants one puts it before the text" in warning
+CONFIG = {"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 12, "vocab_size": 9}
+
+
+@pytest.fixture
+def bert(write):
+    return write("config.json", {**CONFIG, "max_position_embeddings": 64})
+
+
+def test_prompts_are_read(write, bert):
+    write("config_sentence_transformers.json", {"prompts": {"query": "query: ", "document": ""}})
+    assert read_usage(Folder(bert)) == ({"query": "query: ", "document": ""}, None, ())
     write("config_sentence_transformers.json", {"prompts": {"query": "q: "}, "default_prompt_name": "query"})
-    (warning,) = prompt_warnings(Folder(folder))
-    assert "of which sentence-transformers puts 'query' before each text; here the caller does" in warning
+    assert read_usage(Folder(bert)).default == "query"
     write("1_Pooling/config.json", {**MINILM, "include_prompt": False})
     with pytest.raises(UserError, match="include_prompt=false: to leave a prompt's tokens out"):
-        read_pooling(Folder(folder))
+        read_usage(Folder(bert))
     write("config_sentence_transformers.json", {"prompts": {"query": ""}, "default_prompt_name": None})
-    assert prompt_warnings(Folder(folder)) == []
-    assert read_pooling(Folder(folder)).mode == "mean"
+    assert read_usage(Folder(bert)).prompts == {"query": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"prompts": ["query: "]}, r"has prompts=\['query: '\], expected texts by name"),
+        ({"prompts": {"query": 1}}, "expected texts by name"),
+        ({"prompts": {"query": "q: "}, "default_prompt_name": "ask"}, "default_prompt_name='ask', and its prompts"),
+        ({"truncate_dim": "all"}, "has truncate_dim='all', expected sizes of at most 384"),
+        ({"truncate_dim": 385}, "has truncate_dim=385, expected sizes of at most 384"),
+    ],
+)
+def test_what_is_wrong_with_prompts_is_one_sentence(content, sentence, write, bert):
+    write("config_sentence_transformers.json", content)
+    with pytest.raises(UserError, match=sentence):
+        read_usage(Folder(bert))
+
+
+def test_shorter_lengths_are_read_where_a_file_says_them(write, bert):
+    assert read_usage(Folder(bert)).dimensions == ()
+    write("config_sentence_transformers.json", {"truncate_dim": 8})
+    assert read_usage(Folder(bert)).dimensions == (8,)
+    write("config.json", {**CONFIG, "max_position_embeddings": 64, "matryoshka_dimensions": [64, 128, 384]})
+    assert read_usage(Folder(bert)).dimensions == (128, 64, 8)
+
+
+IDENTITY = "torch.nn.modules.linear.Identity"
+DENSE = {"in_features": 384, "out_features": 96, "bias": False, "activation_function": IDENTITY}
+
+
+def test_linear_layers_behind_the_pooling(write):
+    folder = write("modules.json", modules("Transformer", "Pooling", "Dense", "Dense", "Normalize"))
+    write("2_Dense/config.json", DENSE)
+    write("3_Dense/config.json", {"in_features": 96, "out_features": 32})
+    pooling = read_pooling(Folder(folder))
+    first = Dense(folder="2_Dense", inputs=384, outputs=96, bias=False, activation="identity")
+    assert pooling.dense == (first, Dense(folder="3_Dense", inputs=96, outputs=32, bias=True, activation="tanh"))
+    assert (pooling.dimension(384), pooling.normalised) == (32, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"activation_function": "os.system"}, "has activation_function='os.system'; identity, tanh"),
+        ({"use_residual": True}, "has use_residual=True, and only False is supported"),
+        ({"module_input_name": "token_embeddings"}, "has module_input_name='token_embeddings', and only"),
+        ({"module_output_name": "other"}, "has module_output_name='other'"),
+        ({"in_features": None}, "does not describe a linear layer: Input should be a valid integer"),
+    ],
+)
+def test_a_linear_layer_of_another_kind_is_one_sentence(changes, sentence, write):
+    folder = write("modules.json", modules("Transformer", "Pooling", "Dense"))
+    write("2_Dense/config.json", DENSE | changes)
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_pooling(Folder(folder))
+    assert "\n" not in str(caught.value)
 
 
 def test_where_sentence_transformers_says_nothing_the_tokenizer_names_the_longest_text(write):
@@ -126,8 +189,3 @@ def test_where_sentence_transformers_says_nothing_the_tokenizer_names_the_longes
     assert read_max_tokens(Folder(folder)) == 16
     assert read_max_tokens(Folder(write("tokenizer_config.json", {"model_max_length": 10**30}))) is None
     assert read_max_tokens(Folder(write("sentence_bert_config.json", {"max_seq_length": 32}))) == 32
-
-
-def test_a_part_of_the_numbers_is_refused(write):
-    with pytest.raises(UserError, match="truncate_dim=8: to give a part of the numbers only is not supported"):
-        prompt_warnings(Folder(write("config_sentence_transformers.json", {"truncate_dim": 8})))

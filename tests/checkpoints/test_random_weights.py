@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from et_pipeline.cache import sha256_file
 from et_pipeline.checkpoints import random_weights
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
@@ -11,6 +12,7 @@ from et_pipeline.checkpoints.layout import read_layout
 from et_pipeline.checkpoints.random_weights import RandomModel
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.errors import UserError
+from et_pipeline.settings import Sentence
 
 SHAPE = {
     "model_type": "llama",
@@ -57,6 +59,25 @@ def test_blocks_continue_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(random_weights, "BLOCK", 1 << 12)
     _, pieces = make(tmp_path / "pieces")
     assert all(torch.equal(whole[name], pieces[name]) for name in whole)
+
+
+def test_an_embedder_has_the_files_and_layers_behind_its_pooling(tmp_path):
+    sentence = Sentence(pooling="lasttoken", dense=(512, 128))
+    model = RandomModel(architecture=SHAPE | {"model_type": "qwen3"}, seed=0, sentence=sentence)
+    figures = random_weights.run({}, tmp_path, lambda done, total: None, model)
+    facts = read_facts(Folder(tmp_path))
+    assert facts.parameters == figures["parameters"]
+    assert facts.pooling.mode == "lasttoken"
+    assert [(layer.inputs, layer.outputs, layer.activation) for layer in facts.pooling.dense] == [
+        (256, 512, "identity"),
+        (512, 128, "identity"),
+    ]
+    made = load_model(tmp_path)
+    assert made.dense[1].weight.shape == (128, 512)
+    assert made.dense[0].weight.std() == pytest.approx(0.02, rel=0.05)
+    sums = dict(line.split("  ")[::-1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
+    for name in ("2_Dense/model.safetensors", "1_Pooling/config.json"):
+        assert sums[name] == sha256_file(tmp_path / name)
 
 
 def test_the_seed_decides(tmp_path):

@@ -103,6 +103,16 @@ def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     assert manifest.version == 9
 
 
+def test_an_embedding_of_version_8_has_no_prompts(tmp_path):
+    write_files(tmp_path / "x")
+    bundle.write(make_embedding_manifest(bundle.describe_files(tmp_path / "x")), tmp_path / "x")
+    change(tmp_path / "x", "version", 8)
+    for key in ("prompts", "default_prompt", "dimensions"):
+        change(tmp_path / "x", f"embedding|{key}", ...)
+    embedding = bundle.read(tmp_path / "x").embedding
+    assert (embedding.prompts, embedding.default_prompt, embedding.dimensions) == ({}, None, [])
+
+
 def test_a_bundle_that_embeds_texts(tmp_path):
     write_files(tmp_path / "x")
     made = make_embedding_manifest(bundle.describe_files(tmp_path / "x"))
@@ -119,6 +129,8 @@ def test_a_bundle_that_embeds_texts(tmp_path):
         ("tasks", {"t": {"title": "T", "template": "{text}", "max_new_tokens": 1}}, "an embedding has no 'tasks'"),
         ("embedding|pooling", "max", "field 'embedding.pooling' is wrong"),
         ("embedding|dimension", 0, "field 'embedding.dimension' is wrong"),
+        ("embedding|default_prompt", "ask", "'default_prompt' is 'ask', which is not in 'prompts'"),
+        ("embedding|dimensions", [2], "'dimensions' must lie between 0 and 2, the whole length"),
         ("quality|embedding|original|texts", 1, "field 'quality.embedding.original.texts' is wrong"),
     ],
 )

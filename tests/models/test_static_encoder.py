@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from et_pipeline.architecture import ENCODERS
+from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.pooling import read_pooling
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.models.encoder import embed_batch
 from et_pipeline.models.pooling import Pooling
 from et_pipeline.models.static_encoder import StaticEncoder, export_static_encoder, static_encoder_metadata
 from et_pipeline.runtime.embedding import padded
+from tests.make_embedder import EMBEDDERS, make_embedder
 
 LONGEST, LENGTHS = 48, (1, 2, 7, 31, 48)
 
@@ -36,6 +39,21 @@ def test_every_family_computes_the_same(family, mode, make_checkpoint):
     assert model.config._attn_implementation != "et_pipeline_padded_text"
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not operators & {"aten.cumsum.default", "aten.ne.Scalar", "aten.where.self", "aten.log.default"}
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_windows_causal_masks_and_linear_layers_of_the_padded_form(name, tmp_path):
+    folder = make_embedder(tmp_path, name)
+    model, pooling = load_model(folder), read_pooling(Folder(folder))
+    expected = embed_batch(model, texts(), pooling)
+    encoder = StaticEncoder(model, pooling, LONGEST)
+    with torch.no_grad():
+        found = torch.cat([encoder(*padded(text, LONGEST, 200)) for text in texts()])
+    assert torch.allclose(found, expected, atol=1e-5)
+    module = export_static_encoder(encoder).module()
+    exported = torch.cat([module(*padded(text, LONGEST, 200)) for text in texts()])
+    assert torch.allclose(exported, expected, atol=1e-5)
+    assert model.config._attn_implementation != "et_pipeline_padded_text"
 
 
 def test_a_program_says_that_it_wants_padding(make_checkpoint):

@@ -14,6 +14,12 @@ from et_pipeline.cli.bundle.terminal import print_json, print_table
 def embed(
     path: PathArgument,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts to compare, each in quotes.")],
+    prompt: Annotated[
+        str | None, typer.Option(help="Name of the bundle's prompt before each text; '' for none.", metavar="NAME")
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="One of the bundle's shorter lengths of an embedding.", metavar="N")
+    ] = None,
     as_json: JsonOption = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -23,7 +29,7 @@ def embed(
     and that is said.
     """
     with bundles.open_bundle(path, threads=threads) as bundle:
-        vectors = bundle.embed(texts)
+        vectors = bundle.embed(texts, prompt=prompt, dimension=dimension)
     import torch
 
     from et_pipeline.evaluation.embedding import cosine

@@ -60,7 +60,7 @@ class Gemma3n:
             yield
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, past_key_values: Any, call: Any, **kwargs: Any
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, past_key_values: Any, **kwargs: Any
     ) -> BaseModelOutputWithPast:
         """What goes into the head for the last token; see `Decoder.forward`."""
         base, last = self.base, slice(-1, None)
@@ -74,7 +74,7 @@ class Gemma3n:
             if number == self.decoder.first_late:  # nobody needs the other tokens' keys and values from here on
                 x, active, per_layer = x[last], active[:, last], per_layer[:, last]
                 angles = {kind: (cos[:, last], sin[:, last]) for kind, (cos, sin) in angles.items()}
-            rest = {"past_key_values": past_key_values, "shared_kv_states": shared, "call": call}
+            rest = {"past_key_values": past_key_values, "shared_kv_states": shared}
             x, active = self._layer(number, x, active, per_layer[:, :, number], angles[kinds[number]], rest)
         return BaseModelOutputWithPast(last_hidden_state=base.norm(self._joined(x[last])))
 

@@ -72,10 +72,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("9", 8), problemOf { readManifest(edited("version", "9")) })
+        assertEquals(Problem.NewerManifest("10", 9), problemOf { readManifest(edited("version", "10")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 9, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("9", 8), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 10, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("10", 9), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
