@@ -212,7 +212,7 @@ def read_architecture(
         # Old checkpoints carry rotary tables.
         shapes = {key: shape for key, shape in stored.items() if not key.endswith("rotary_emb.inv_freq")}
         tied = not any(key.endswith(HEADS) for key in shapes)
-        if family is not None and family.shapes is not None and name in gemma.KINDS:  # the file has more than the model
+        if name in gemma.KINDS and family is not None and family.shapes is not None:  # the file has more than the model
             needed = family.shapes(text, sizes, tied)
             shapes = {key: shape for key, shape in shapes.items() if key in needed} or shapes
         if not any(key.endswith(EMBEDDINGS) for key in shapes):

@@ -23,7 +23,7 @@ from et_pipeline.checkpoints.layout import INDEX, SINGLE
 from et_pipeline.checkpoints.source import config_folder, on_hub
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Device, ExportForm, KvCache, Model, Quantization, Recipe, Settings
-from et_pipeline.states import KeysValues, Shared, States, keys_values, mixed_shape
+from et_pipeline.states import KeysValues, Recurrent, Shared, States, keys_values, mixed_shape
 from et_pipeline.weight_bytes import is_embedding, table_bytes, tensor_bytes, weight_bits
 
 # A .pte beside its weights: operators, delegates' headers, padding, constants such as the rotation matrix. Measured on
@@ -56,6 +56,7 @@ PREFILL_CHANNELS = {"8da4w": 1.6, "8da8w": 1.65, "int4_weight_only": 0.46, "int8
 # docs/benchmarks.md). A layer of the weight-only recipes costs less: its graph has no nodes that quantize activations.
 EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 24, 1.5, 8e-9
 EXPORT_SECONDS_PER_LAYER_PLAIN, EXPORT_SECONDS_PER_KV_HEAD = 0.95, 0.16  # the latter of each layer
+EXPORT_SECONDS_PER_RECURRENT = 3.5  # more, of a layer with such a state: Qwen3.5-0.8B, once, on a busy machine
 # Peak of anonymous memory, fitted to the same and to full_size.json. What lowers holds the graph, the program and
 # copies of a tensor.
 LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_KV_HEAD = 460_000_000, 8_000_000, 300_000
@@ -210,11 +211,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     whole = read_model(model) if settings.adapt.prunes and on_hub(model.source) else known  # is downloaded
     # Layers that read other layers' keys and values get the last token of a prompt only.
     late = sum(any(isinstance(state, Shared) for state in states) for states in known.states)
-    early = [
-        shape
-        for name, shape in shapes.items()
-        if len(shape) == 2 and "layer" in name and not _is_late(name, known.layers - late)
-    ]
+    early = [shape for name, shape in shapes.items() if len(shape) == 2 and _is_early(name, known.layers - late)]
     rate = device.prefill_gops * 1e9 * prefill_factor(recipe) / (2 * sum(map(math.prod, early)))
     return Plan(
         model=model.name,
@@ -312,6 +309,8 @@ def export_seconds(known: Architecture, recipe: Quantization) -> int:
     weights = sum(math.prod(shape) for shape in exported_shapes(known).values())
     layer = EXPORT_SECONDS_PER_LAYER if _is_dynamic(recipe) else EXPORT_SECONDS_PER_LAYER_PLAIN
     graph = layer * known.layers + EXPORT_SECONDS_PER_KV_HEAD * _layers_heads(known)
+    recurrent = sum(isinstance(state, Recurrent) for states in known.states for state in states)
+    graph += EXPORT_SECONDS_PER_RECURRENT * recurrent
     return round(EXPORT_SECONDS + graph + EXPORT_SECONDS_PER_WEIGHT * weights)
 
 
@@ -373,10 +372,10 @@ def contexts(chosen: int, longest: int) -> list[int]:
     return sorted({chosen, *(length for length in powers if 64 <= length <= longest)})
 
 
-def _is_late(name: str, first: int) -> bool:
-    """Whether a tensor belongs to the layer of that number or a later one."""
-    found = re.search(r"\.layers\.(\d+)\.", name)
-    return found is not None and int(found[1]) >= first
+def _is_early(name: str, layers: int) -> bool:
+    """Whether a tensor belongs to one of the first so many layers."""
+    found = re.search(r"\.layers?\.(\d+)\.", name)
+    return found is not None and int(found[1]) < layers
 
 
 def prefill_factor(recipe: Quantization) -> float:

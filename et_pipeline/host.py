@@ -133,6 +133,22 @@ def limit(seconds: int, memory: int) -> None:
             resource.setrlimit(kind, (value, value))
 
 
+def expanded(path: Path, key: str = "") -> Path:
+    """A path that begins with `~` or `~user`, without that.
+
+    Args:
+        path: any path.
+        key: the setting or option that names it, such as "paths.cache=".
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{key}{path}: {path.parts[0]} is nobody's home here; write the whole path") from error
+
+
 def sync(path: Path) -> None:
     """Have a file or folder on the disk itself; Windows does that for files alone, and asks for the right to write."""
     windows = sys.platform == "win32"

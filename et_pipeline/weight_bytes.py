@@ -35,7 +35,7 @@ def table_bytes(sizes: Sizes, recipe: Quantization) -> int:
 
 def is_embedding(name: str) -> bool:
     """Whether a tensor is looked up by row."""
-    return name.endswith((*EMBEDDINGS, f"{gemma.TABLE}.weight")) or name.startswith("embeddings.")
+    return gemma.TABLE in name or name.endswith(EMBEDDINGS) or name.startswith("embeddings.")
 
 
 def weight_bits(name: str, recipe: Quantization) -> int:

@@ -158,6 +158,22 @@ CHECKPOINTS = {
 
 LIE, STUB = "{tmp}/lie.gguf", "{tmp}/stub.gguf"
 COMMAND_LINES = {
+    "home of nobody": (
+        ["paths.cache='~nobody-at-all/x'"],
+        r'paths\.cache="~nobody-at-all/x" is not valid: .*write the',
+    ),
+    "text in the home of nobody": (["verify.text='~nobody-at-all/x'"], r"verify\.text=~nobody-at-all/x: .*write the"),
+    "folder of no name": (["paths.bundles="], r"paths\.bundles=\"\" is not valid: input should name a folder"),
+    "bundles under a file": (["paths.bundles={tmp}/notes.txt/x"], r"paths\.bundles=.*notes\.txt/x is inside a file"),
+    "range of nothing": (["-m", "seed=range(5,1)"], r"seed=range\(5,1\) has no values; range\(start,stop,step\)"),
+    "range without steps": (["-m", "seed=range(0,5,0)"], r"seed=range\(0,5,0\) has no values"),
+    "completion for no shell": (["-sc"], r"-sc takes one of install=bash, .* and has none"),
+    "completion for an unknown shell": (["-sc", "install=foo"], r"-sc takes one of install=bash, .* has install=foo"),
+    "two ways to run": (["-m", "--cfg", "job"], r"-m and --cfg cannot be said together"),
+    "launcher's key of another kind": (
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=zwei"],
+        r"hydra\.launcher\.n_jobs=zwei is not valid: Value 'zwei'",
+    ),
     "misspelt key": (
         ["recipe.groop_size=32"],
         r"recipe\.groop_size is not a setting; did you mean recipe\.group_size\?",

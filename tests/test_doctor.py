@@ -76,6 +76,16 @@ def test_a_cache_that_cannot_be_written():
     assert "paths.cache=FOLDER" in made.get
 
 
+def test_a_cache_that_is_a_file_is_told_how_to_be_changed(command, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    made = doctor.cache_works(tmp_path / "file" / "cache")
+    assert not made.ok
+    monkeypatch.setattr("et_pipeline.doctor.examine", lambda cache: report(abilities=[made]))
+    code, _, err = command("doctor")
+    assert code == 2
+    assert err.endswith("broken: the cache; another folder: paths.cache=FOLDER, or ET_PIPELINE_CACHE\n")
+
+
 def test_a_disk_that_keeps_no_locks(tmp_path, monkeypatch):
     class NoLock(doctor.FileLock):
         def _acquire(self):

@@ -40,3 +40,12 @@ def test_runs_that_end_at_once_lose_no_line(bundles, tmp_path):
     lines = (bundles / "runs.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["bundle"] for line in lines) == sorted(f"b{n}" for n in range(40))
     assert [path.name for path in bundles.iterdir()] == ["runs.jsonl"]
+
+
+@pytest.mark.parametrize("before", [b'{"cut', b"\xff\xfe\n", b""])
+def test_a_line_stands_alone_whatever_was_there(bundles, tmp_path, before):
+    (bundles / "runs.jsonl").write_bytes(before)
+    history.note(bundles / "tiny", make_manifest(FILES), [], tmp_path / "cache")
+    content = (bundles / "runs.jsonl").read_bytes()
+    assert content.startswith(before)
+    assert json.loads(content.splitlines()[-1])["bundle"] == "tiny"

@@ -38,7 +38,7 @@ from et_pipeline.bench.peer_files import Shape
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
-from et_pipeline.host import cpu_seconds, machine, only_linux
+from et_pipeline.host import cpu_seconds, expanded, machine, only_linux
 from et_pipeline.job.composed import composed
 from et_pipeline.pipeline import run
 from et_pipeline.report import progress
@@ -257,7 +257,7 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
             if word not in known:
                 raise UserError(f"--{key}={word} is none of {', '.join(known)}")
     home = os.environ.get("ET_PIPELINE_CACHE") or Path.home() / ".cache/et_pipeline"
-    cache = Path(options.cache or home).expanduser().resolve()
+    cache = expanded(Path(options.cache or home)).resolve()
     logs = Path(tempfile.mkdtemp(prefix="host_bench"))
     started, usage, busy = time.monotonic(), cpu_seconds(), _machine_cpu()
     left_out: dict[str, str] = {}

@@ -12,6 +12,7 @@ from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.text_source import BUILTIN
+from et_pipeline.host import expanded
 from et_pipeline.job.composed import composed
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,7 +55,7 @@ def _smollm2(folder: Path) -> Model:
         (folder / name).write_text(text, encoding="utf-8")
     words = ("model=smollm2_135m", f"model.source={folder / SMOLLM2}")
     settings = composed([*words, "task=chat"])
-    place = Place(settings.paths.cache.expanduser(), folder / "logs")
+    place = Place(expanded(settings.paths.cache), folder / "logs")
     checkpoint, _ = prepare(settings.model.checkpoint, settings.seed, place)
     held_out, calibration = (str(folder / name) for name in (DESCRIPTIONS, OTHERS))
     return Model(checkpoint, ("model=smollm2_135m", f"model.source={checkpoint}"), held_out, calibration)

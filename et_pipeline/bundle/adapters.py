@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from et_pipeline import cache
+from et_pipeline import cache, host
 from et_pipeline import manifest as bundle
 from et_pipeline.bundle.checked import Checked, check_samples
 from et_pipeline.bundle.loading import first_runnable, load_program, load_tokenizer
@@ -186,7 +186,7 @@ def _base(manifest: Manifest, peft: Path, named: str | None, given: Path | None)
     """The folder of the original that the bundle was made from; any other is refused."""
     origin = manifest.what.source
     if given is not None:
-        checkpoint = given.expanduser()
+        checkpoint = host.expanded(given)
     elif origin.source.startswith("builtin:"):
         checkpoint = source.BUILTIN[origin.source.removeprefix("builtin:")]
     elif named is not None and (peft.parent / named).is_dir():

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from et_pipeline import host
 from et_pipeline import manifest as bundle
 from et_pipeline.bundle import adapters, loading
 from et_pipeline.bundle.verify import Verification, checks
@@ -40,7 +41,7 @@ def open_bundle(path: Path | str, *, threads: int | None = None, packed: Path | 
     Raises:
         UserError: It is no bundle, or a file is missing, altered, too many or unsafe.
     """
-    path = Path(path).expanduser()
+    path = host.expanded(Path(path))
     if path.is_dir():
         manifest = bundle.read(path)
         bundle.check_files(path, manifest)

@@ -74,12 +74,12 @@ _READ = frozenset(
         "_sliding_window_pattern",
         "rope_local_base_freq",
         "is_causal",
-        "global_head_dim",
-        "num_global_key_value_heads",
-        "per_layer_config",
         "block_ff_dim",
         "tie_embedding",
         "full_attention_interval",
+        "global_head_dim",
+        "num_global_key_value_heads",
+        "per_layer_config",
     }
 )
 # Keys that transformers' classes do not have, and that change nothing here.

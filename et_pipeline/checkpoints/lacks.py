@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from et_pipeline.architecture import ENCODERS
+from et_pipeline.architecture import ENCODERS, find_family
 from et_pipeline.states import has_mixers
 
 _EXPERTS = (
@@ -76,6 +76,8 @@ def what_lacks(config: Mapping[str, Any]) -> str | None:
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
+    if find_family(str(text.get("model_type"))) is not None and not has_mixers(text):
+        return None  # such a key means nothing there, as to transformers, and is named
     found = [*(rule(config) for rule in (_encoder_beside, _senses)), *(rule(text) for rule in _RULES)]
     first = next((each for each in found if each is not None), None)
     if first is not None:
@@ -99,7 +101,7 @@ def _senses(config: Mapping[str, Any]) -> str | None:
     return sense and (f"sees or hears ({sense}), and models of text alone are supported; use the maker's model of text")
 
 
-_MULTIMODAL = ("fuyu", "gemma4", "gemma4_unified", "phi4_multimodal", "qwen4_exp")
+_MULTIMODAL = ("fuyu", "gemma4_unified", "phi4_multimodal", "qwen4_exp")
 
 
 def _experts(text: Mapping[str, Any]) -> str | None:

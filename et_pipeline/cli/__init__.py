@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 
@@ -9,8 +10,15 @@ from importlib import import_module
 SUBCOMMANDS = {"doctor": "et_pipeline.cli.doctor", "report": "et_pipeline.cli.report"}
 
 
+def lenient() -> None:
+    """Have escapes for what the terminal's character set lacks: no reason to fail at the end of hours of work."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Console entry of `et-pipeline`."""
+    lenient()
     name = next(iter(sys.argv[1:]), "")
     if name in SUBCOMMANDS:
         import_module(SUBCOMMANDS[name]).main(sys.argv[2:])

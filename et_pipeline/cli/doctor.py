@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from et_pipeline import doctor
 from et_pipeline.cli.bundle.terminal import print_json, print_table
 from et_pipeline.errors import UserError
+from et_pipeline.host import expanded
 from et_pipeline.job.composed import composed
 from et_pipeline.job.mistakes import guarded
 
@@ -31,14 +32,17 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _doctor(as_json: bool) -> None:
-    found = doctor.examine(composed([]).paths.cache.expanduser().resolve())
+    found = doctor.examine(expanded(composed([]).paths.cache).resolve())
     if as_json:
         print_json({**found.model_dump(), "broken": found.broken})
     else:
         _show(found)
     if found.broken:
         lacking = ", ".join(found.broken)
-        raise UserError(f"the base install is broken: {lacking}; pip install --force-reinstall et-pipeline")
+        packages = any(not each.ok for each in found.packages)
+        ways = ["pip install --force-reinstall et-pipeline"] if packages else []
+        ways += [each.get for each in found.abilities if each.needed and not each.ok]
+        raise UserError(f"the base install is broken: {lacking}; {'; '.join(dict.fromkeys(ways))}")
 
 
 def _show(found: doctor.Report) -> None:

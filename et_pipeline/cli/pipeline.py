@@ -27,7 +27,7 @@ from et_pipeline.backends import get_backend
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, StageError, UserError
 from et_pipeline.evaluation.gate import too_far
 from et_pipeline.job import do, forget, outcomes
-from et_pipeline.job.mistakes import guarded, told
+from et_pipeline.job.mistakes import check_arguments, guarded, told
 from et_pipeline.report import tables
 from et_pipeline.report.jobs import Outcome
 
@@ -43,10 +43,15 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, and we decide what each is worth
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")  # or it logs to standard output, where results go
     try:
-        code = guarded(hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job))
+        code = guarded(_run)
     finally:  # a launcher that fails does not hide what was done
         worst = _tell(outcomes.collected())
     sys.exit(code or worst)
+
+
+def _run() -> None:
+    check_arguments(sys.argv[1:])
+    hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
 
 
 def job(composed: DictConfig) -> Outcome:

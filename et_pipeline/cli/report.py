@@ -14,7 +14,7 @@ from et_pipeline.manifest import FILE_NAME
 from et_pipeline.report.bundles import find
 from et_pipeline.report.bundles_page import page
 from et_pipeline.report.page import write_whole
-from et_pipeline.report.words import size
+from et_pipeline.report.words import size, written
 
 
 def report(folder: Path, out: Path) -> None:
@@ -27,7 +27,7 @@ def report(folder: Path, out: Path) -> None:
         raise UserError(f"--out {out} is inside a bundle, which holds nothing but its own files; give another place")
     bundles, left_out = find(folder)
     try:
-        write_whole({out: page(f"Every bundle under {folder.resolve().name}/", bundles, left_out).encode()})
+        write_whole({out: page(f"Every bundle under {written(folder.resolve().name)}/", bundles, left_out).encode()})
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     for sentence in left_out:

@@ -157,7 +157,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 def cache_works(cache: Path) -> Ability:
     """Whether the cache can be written and locked, on this very disk."""
-    place, ok = _existing(cache), False
+    place, ok = next(path for path in (cache, *cache.parents) if path.exists()), False
     try:
         with tempfile.TemporaryDirectory(dir=place) as folder:
             ok = _locks(Path(folder))

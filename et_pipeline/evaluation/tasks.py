@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from et_pipeline import tiny_assistant
+from et_pipeline import host, tiny_assistant
 from et_pipeline.errors import UserError
 from et_pipeline.settings import Task, closest, first_line
 
@@ -44,7 +44,7 @@ def evaluation_file(task: Task) -> Path | None:
         if name not in BUILTIN:
             raise UserError(f"task.evaluation={source} does not exist{closest(name, BUILTIN)}")
         return BUILTIN[name]
-    path = Path(source).expanduser()
+    path = host.expanded(Path(source), "task.evaluation=")
     if not path.is_file():
         raise UserError(
             f"task.evaluation={source} is not a file; give a JSONL file of {{task, messages, answer}} items"

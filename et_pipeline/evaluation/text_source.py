@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+from et_pipeline import host
 from et_pipeline.checkpoints import hub
 from et_pipeline.errors import UserError
 from et_pipeline.settings import closest, first_line
@@ -38,7 +39,7 @@ def resolve(key: str, source: str) -> Path | None:
         if source != BUILTIN:
             raise UserError(f"{key}={source} does not exist{closest(source, [BUILTIN])}")
         return None
-    path = _download(key, source) if source.startswith(_HUB) else Path(source).expanduser().resolve()
+    path = _download(key, source) if source.startswith(_HUB) else host.expanded(Path(source), f"{key}=").resolve()
     if not any(document.strip() for document in documents(key, source, path)):
         raise UserError(f"{key}={source} is empty; give a text")
     return path

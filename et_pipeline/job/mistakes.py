@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -15,10 +15,18 @@ from omegaconf.errors import InterpolationResolutionError
 
 from et_pipeline import CONF, plugins
 from et_pipeline.errors import EXIT_USER, UserError
+from et_pipeline.job.swept import refuse_empty
 from et_pipeline.settings import closest, first_line, setting_names
 
 _QUOTING = "a value with other characters than letters, digits, / . - _ : stands in quotes, as in 'key=\"a value\"'"
-_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
+_CANNOT_WRITE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EEXIST, errno.ENOSPC, errno.EDQUOT),
+)
+
+_COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
+_WAYS = {"-r", "--run", "-m", "--multirun", "-c", "--cfg", "-i", "--info"}
+_ACTIONS, _SHELLS = ("install", "uninstall", "query"), ("bash", "fish", "zsh")
 
 _SWEEPS = "pip install 'et-pipeline[sweeps]'"
 _LAUNCHERS = {
@@ -41,6 +49,28 @@ def guarded(job: Callable[[], None]) -> int:
         sys.stderr.write("et-pipeline: interrupted; the same command continues after the last finished stage\n")
         return 130
     return 0
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Refuse what Hydra ends on with a traceback, or without a word.
+
+    Raises:
+        UserError: completion for an unknown shell, or a sweep through nothing.
+    """
+    if _COMPLETION & {*arguments}:
+        asked = [each for each in arguments if each.partition("=")[0] in _ACTIONS]
+        if len(asked) != 1 or asked[0].partition("=")[2] not in _SHELLS:
+            given = " ".join(asked) or "none"
+            raise UserError(f"-sc takes one of install=bash, install=fish and install=zsh, and has {given}")
+        return
+    ways = [each for each in arguments if each.partition("=")[0] in _WAYS]
+    if len(ways) > 1:
+        raise UserError(f"{' and '.join(ways)} cannot be said together; take one of them")
+    parser = OverridesParser.create()
+    for argument in arguments:
+        if "=range(" in argument:
+            with suppress(HydraException):  # which is told of later
+                refuse_empty(parser.parse_override(argument))
 
 
 @contextmanager
@@ -100,6 +130,8 @@ def _hydra_sentence(error: HydraException) -> str:
         return f"{group}={option} does not exist{closest(option, options)}"
     if match := re.search(r"Could not override '(.+)'", text):
         return f"{match[1]} is not a setting{closest(match[1], setting_names())}"
+    if (match := re.search(r"Error merging override (.+)", text)) and error.__cause__ is not None:
+        return f"{match[1]} is not valid: {first_line(error.__cause__).rstrip('.')}"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):
         return f"{match[1]} holds several values; add -m to run each of them, or quote it if the comma is in a name"
     return first_line(error).rstrip(".") + "; see et-pipeline --help"

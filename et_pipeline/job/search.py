@@ -51,9 +51,7 @@ def search(config: DictConfig, launch: Launch) -> None:
     if find_spec("optuna") is None:
         raise UserError("hydra/sweeper=optuna needs Optuna: pip install 'et-pipeline[sweeps]'")
     chosen = config.hydra.sweeper
-    for key in ("n_trials", "n_jobs"):
-        if not isinstance(chosen[key], int) or chosen[key] < 1:
-            raise UserError(f"hydra.sweeper.{key}={chosen[key]} is not a whole number of 1 or more")
+    _check(chosen)
     overrides = searched(config)
     space = {each.get_key_element(): distribution(each) for each in overrides if each.is_sweep_override()}
     if not space:
@@ -64,7 +62,7 @@ def search(config: DictConfig, launch: Launch) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")  # as Hydra's own sweeper
     with _alone(chosen.storage):
-        study = opened(chosen.study_name, chosen.storage, names, space, config.seed)
+        study = opened(str(chosen.study_name), chosen.storage, names, space, config.seed)
         while (left := chosen.n_trials - finished(study)) > 0:
             trials = ask(study, space, min(chosen.n_jobs, left))
             if not trials:
@@ -78,8 +76,36 @@ def search(config: DictConfig, launch: Launch) -> None:
             studies.show(study)
 
 
+def _check(chosen: DictConfig) -> None:
+    """Refuse what `hydra.sweeper` cannot be."""
+    for key in ("n_trials", "n_jobs"):
+        if type(chosen[key]) is not int or chosen[key] < 1:  # True is 1 as well
+            raise UserError(f"hydra.sweeper.{key}={chosen[key]} is not a whole number of 1 or more")
+    for key in ("study_name", "storage"):
+        if chosen[key] in (None, "") or not isinstance(chosen[key], str | int):
+            raise UserError(f"hydra.sweeper.{key}={_text(chosen[key])} is not a text; give one, or leave it out")
+    if ".." in Path(str(chosen.study_name)).parts:  # it is a folder of studies/
+        raise UserError(f"hydra.sweeper.study_name={chosen.study_name} leads out of studies/; take a name without ..")
+
+
+def _text(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
 def distribution(override: Override) -> BaseDistribution:
-    """What values a key may have, in Optuna's words."""
+    """What values a key may have, in Optuna's words.
+
+    Raises:
+        UserError: there can be no such values.
+    """
+    try:
+        return _distribution(override)
+    except ValueError as error:
+        why = str(error).rstrip(".")
+        raise UserError(f"{override.input_line} cannot be searched: {why}; write for example interval(1,5)") from error
+
+
+def _distribution(override: Override) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep = override.value()
@@ -87,13 +113,13 @@ def distribution(override: Override) -> BaseDistribution:
         assert sweep.start is not None
         assert sweep.end is not None
         log_scale = "log" in sweep.tags
-        if "int" in sweep.tags:
+        if "int" in sweep.tags or {type(sweep.start), type(sweep.end)} == {int}:  # int(interval(..)) makes them so
             return IntDistribution(int(sweep.start), int(sweep.end), log=log_scale)
         return FloatDistribution(float(sweep.start), float(sweep.end), log=log_scale)
     if isinstance(sweep, RangeSweep):
         values = list(sweep.range())
         kind = IntDistribution if all(isinstance(each, int) for each in values) else FloatDistribution
-        return kind(values[0], values[-1], step=sweep.step)
+        return kind(min(values), max(values), step=abs(sweep.step))
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from et_pipeline.errors import UserError
 
 
 def searched(config: DictConfig) -> list[Override]:
@@ -18,13 +22,32 @@ def searched(config: DictConfig) -> list[Override]:
 
     Args:
         config: of the whole sweep, with Hydra's own node.
+
+    Raises:
+        UserError: `hydra.sweeper.params` is no mapping, or a range has no values.
     """
     params = config.hydra.sweeper.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise UserError(f"hydra.sweeper.params={params} is no mapping; write {{recipe.group_size: '32,64'}}")
     lines = [f"{key}={value}" for key, value in params.items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # which glob(..) asks for options
     given: dict[str, Override] = {}
-    for override in OverridesParser.create().parse_overrides([*lines, *config.hydra.overrides.task]):
+    for override in parser.parse_overrides([*lines, *config.hydra.overrides.task]):
+        refuse_empty(override)
         given[override.get_key_element()] = override  # the command line's are later, and count
     return list(given.values())
+
+
+def refuse_empty(override: Override) -> None:
+    """Refuse a range without values, which Hydra goes through without a word, or never gets through.
+
+    Raises:
+        UserError: it is one.
+    """
+    value = override.value()
+    if isinstance(value, RangeSweep) and (value.step == 0 or next(iter(value.range()), None) is None):
+        line = override.input_line or override.get_key_element()
+        raise UserError(f"{line} has no values; range(start,stop,step) takes steps from start that end before stop")
 
 
 def suffix() -> str:

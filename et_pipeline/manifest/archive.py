@@ -95,6 +95,8 @@ def write_zip(folder: Path, out: Path) -> None:
 def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     if not path.exists():
         raise UserError(f"{path} does not exist.")
+    if not path.is_file():  # a pipe, which would be waited for
+        raise UserError(f"{path} is neither a bundle folder nor a zip file.")
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:

@@ -37,6 +37,8 @@ def read(path: Path) -> Manifest:
         path = path / FILE_NAME
         if not path.is_file():
             raise UserError(f"{path.parent} is no bundle: it has no {FILE_NAME}.")
+    elif path.exists() and not path.is_file():  # a pipe, which would be waited for
+        raise UserError(f"{path} is no file.")
     try:
         size = path.stat().st_size
         if size > MAX_MANIFEST_BYTES:

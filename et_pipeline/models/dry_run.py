@@ -7,8 +7,10 @@ torch's meta device, where a whole forward of a large one takes tenths of a seco
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from transformers import AttentionInterface
@@ -22,6 +24,8 @@ from et_pipeline.errors import UserError
 from et_pipeline.states import KeysValues, has_mixers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -94,8 +98,9 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
     family = f"family {config.model_type}"
     if getattr(config, "use_bidirectional_attention", False) not in (None, False, "vision"):  # there are no images
         raise UserError(f"this {config.model_type} model attends to later tokens too, so it cannot generate text")
-    # Known layer by layer, and compared with transformers in the tests; Gemma 3n computes with numbers on its way.
-    if has_mixers(config.to_dict()) or config.model_type == gemma.GEMMA3N:
+    if (
+        has_mixers(config.to_dict()) or config.model_type in gemma.KINDS
+    ):  # known layer by layer, and compared with transformers in the tests
         return
     if any(isinstance(module, Conv1D) for module in model.modules()):
         raise UserError(f"{family} keeps its linear layers transposed (Conv1D), and only nn.Linear is quantized here")
@@ -111,7 +116,7 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
     usual, training, token = config._attn_implementation, model.training, _RUN.set(cache)
     config._attn_implementation = PROBE
     try:
-        with torch.no_grad(), torch.device("meta"):
+        with torch.no_grad(), torch.device("meta"), _one_rope(model):
             torch.func.functional_call(model.eval(), empty, kwargs=given)
     except _Lack as lack:
         raise UserError(f"{family} {lack}") from lack
@@ -144,6 +149,18 @@ def _check_sizes(cache: _Probe, config: Any, family: str) -> None:
                     f"{family} has layers of sizes that are unknown here: layer {layer} caches {heads} heads of {dim} "
                     f"numbers, where its config says {state.heads} of {state.dim}"
                 )
+
+
+@contextmanager
+def _one_rope(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context rotary frequencies do not depend on positions, which have no numbers; see `freeze_rope`."""
+    with ExitStack() as patches:
+        for module in model.modules():
+            kinds = getattr(module, "rope_type", None)
+            if kinds is not None:
+                frozen = dict.fromkeys(kinds, "frozen") if isinstance(kinds, dict) else "frozen"
+                patches.enter_context(mock.patch.object(module, "rope_type", frozen))
+        yield
 
 
 def _tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:

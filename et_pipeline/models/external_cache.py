@@ -17,13 +17,19 @@ from et_pipeline.models.decoder import (
     WEIGHTS,
     cached_heads,
     check_supported,
-    layer_kinds,
     load_program,
     metadata,
     save_program,
 )
 from et_pipeline.models.rope import freeze_rope
-from et_pipeline.models.static_decoder import MASKED, StaticCache, attending, check_attended, npu_friendly
+from et_pipeline.models.static_decoder import (
+    MASKED,
+    StaticCache,
+    attending,
+    attention_kinds,
+    check_attended,
+    npu_friendly,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +82,7 @@ class ExternalCacheDecoder(nn.Module):
         cached_heads(self.config)
         freeze_rope(model, form.max_context)
         self.layers = self.config.num_hidden_layers
-        self.kinds = layer_kinds(self.config)
+        self.kinds = attention_kinds(self.config)
         self.cache = _ExternalCache(self)
 
     def forward(

@@ -114,7 +114,7 @@ class StaticDecoder(nn.Module):
                 self.register_buffer(f"{kind}_cache_{layer}", torch.zeros(shape), persistent=False)
         age = torch.arange(form.max_context).unsqueeze(1) - torch.arange(form.max_context)
         windows = {"full_attention": form.max_context, "sliding_attention": getattr(self.config, "sliding_window", 0)}
-        self.kinds = layer_kinds(self.config)
+        self.kinds = attention_kinds(self.config)
         for kind in sorted(set(self.kinds)):
             seen = (age >= 0) & (age < windows[kind])
             self.register_buffer(f"mask_{kind}", torch.where(seen, 0.0, MASKED), persistent=False)
@@ -146,6 +146,22 @@ class StaticDecoder(nn.Module):
         for name, buffer in self.named_buffers(recurse=False):
             if "_cache_" in name:
                 buffer.zero_()
+
+
+def attention_kinds(config: Any) -> list[str]:
+    """What each layer attends to.
+
+    Raises:
+        UserError: a layer remembers something else than keys and values.
+    """
+    kinds = layer_kinds(config)
+    strange = next((kind for kind in kinds if kind not in ("full_attention", "sliding_attention")), None)
+    if strange is not None:
+        raise UserError(
+            f"family {config.model_type} has layers of kind {strange}, which programs of static shape cannot hold; use "
+            "backend=xnnpack"
+        )
+    return kinds
 
 
 def static_metadata(decoder: StaticDecoder, bos_id: int, eos_ids: Sequence[int]) -> dict[str, Any]:

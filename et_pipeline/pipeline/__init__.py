@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from et_pipeline import forms
+from et_pipeline import forms, host
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import architecture_of
@@ -64,7 +64,10 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         StageCrash: a stage's process ended by a fault.
     """
     first = programs[0]
-    root = first.paths.cache.expanduser().resolve()
+    root = host.expanded(first.paths.cache).resolve()
+    bundles = host.expanded(first.paths.bundles).resolve()
+    if not next(path for path in (bundles, *bundles.parents) if path.exists()).is_dir():  # found last, after hours
+        raise UserError(f"paths.bundles={first.paths.bundles} is inside a file or is one; name a folder")
     texts = [given_texts(settings) for settings in programs]
     source = original(programs, texts[0], root, face, logs)
 

@@ -37,9 +37,11 @@ def note(folder: Path, manifest: Manifest, reused: Sequence[str], root: Path) ->
     content = manifest.model_dump(mode="json", include=_PARTS, exclude=_LEFT_OUT)
     line = {"at": now, "bundle": folder.name, "reused": " ".join(reused), **dict(_flat(content, ""))}
     with cache.locked(root / "bundle" / cache.digest(str(path))):
-        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        before = path.read_bytes() if path.exists() else b""  # whatever others did to it stays
+        if before and not before.endswith(b"\n"):
+            before += b"\n"
         temporary = path.with_name(f"{FILE}.tmp")
-        temporary.write_text(f"{before}{json.dumps(line, ensure_ascii=False)}\n", encoding="utf-8")
+        temporary.write_bytes(before + json.dumps(line, ensure_ascii=False).encode() + b"\n")
         temporary.replace(path)
 
 

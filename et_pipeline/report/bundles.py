@@ -13,7 +13,7 @@ from et_pipeline.errors import UserError
 from et_pipeline.manifest import FILE_NAME, Interval, Manifest, ProgramInfo
 from et_pipeline.manifest.archive import peek
 from et_pipeline.report.figures import accuracy, distance, front, program_bytes
-from et_pipeline.report.words import down, size, within
+from et_pipeline.report.words import down, size, within, written
 
 
 class Metric(NamedTuple):
@@ -94,11 +94,11 @@ def find(folder: Path) -> tuple[dict[str, Manifest], list[str]]:
     found: dict[str, Manifest] = {}
     left_out: list[str] = []
     for path in _candidates(folder, left_out):
-        name = folder.resolve().name if path == folder else path.relative_to(folder).as_posix()
+        name = written(folder.resolve().name if path == folder else path.relative_to(folder).as_posix())
         try:
             found[name] = peek(path)
         except UserError as error:
-            left_out.append(str(error))
+            left_out.append(written(str(error)))
     if not found:
         others = f"; {left_out[0]}" if left_out else ""
         raise UserError(f"{folder} has no bundle that can be read{others}; et-pipeline experiment=demo makes one")
@@ -109,7 +109,7 @@ def _candidates(folder: Path, unreadable: list[str]) -> Iterator[Path]:
     """What may be a bundle; not what a run is writing just now, or left when it was killed."""
 
     def note(error: OSError) -> None:
-        unreadable.append(f"{error.filename} cannot be read ({error.strerror}).")
+        unreadable.append(written(f"{error.filename} cannot be read ({error.strerror})."))
 
     for place, folders, files in os.walk(folder, onerror=note):
         if FILE_NAME in files:

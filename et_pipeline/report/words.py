@@ -17,6 +17,11 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def written(name: str) -> str:
+    """A file's name as text that can be written: bytes that are no UTF-8 as escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def down(value: float, digits: int = 5) -> str:
     """Round down: 0.99999 must not read as 1."""
     factor = 10**digits

@@ -53,7 +53,7 @@ def find_entry(root: Path, hashes: Sequence[str], size: int) -> Path | None:
             "processor": _processor(),
             "library": cache.sha256_file(library(XNNPACK_LIBRARY)),
         }
-        entry = root.expanduser().resolve() / "packed" / cache.digest(key)
+        entry = host.expanded(root).resolve() / "packed" / cache.digest(key)
         _check_room(entry, size)
     except (UnsupportedError, OSError) as error:
         log.warning("the packed weights are not kept: %s", error)

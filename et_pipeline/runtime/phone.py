@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from et_pipeline import host
 from et_pipeline import manifest as bundle
 from et_pipeline.errors import EXIT_USER, UserError
 from et_pipeline.manifest import archive
@@ -120,7 +121,7 @@ def push(path: Path) -> str:
         UserError: The bundle is broken, no adb, no phone, no app on it, or not enough room.
     """
     _require_app()
-    path = path.expanduser()
+    path = host.expanded(path)
     with tempfile.TemporaryDirectory(prefix="et-push-") as temporary:
         manifest = _read_folder(path) if path.is_dir() else archive.unpack(path, Path(temporary))
         _require_chat(manifest)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
+
+from et_pipeline import host
+from et_pipeline.errors import UserError
 
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
@@ -360,6 +363,22 @@ class Paths(Frozen):
 
     cache: Annotated[Path, Field(strict=False, description="the stages' results")]
     bundles: Annotated[Path, Field(strict=False, description="a folder per bundle")]
+
+    @field_validator("cache", "bundles", mode="before")
+    @classmethod
+    def _somewhere(cls, given: object) -> object:
+        if given == "":  # of a variable that is not set; the folder here would be filled
+            raise PydanticCustomError("path", "input should name a folder; . is the one here")
+        return given
+
+    @field_validator("cache", "bundles")
+    @classmethod
+    def _of_somebody(cls, path: Path) -> Path:
+        try:
+            host.expanded(path)
+        except UserError as error:
+            raise PydanticCustomError("path", "{why}", {"why": str(error)}) from error
+        return path
 
 
 class Settings(Frozen):

@@ -13,7 +13,7 @@ from et_pipeline import cache, manifest
 from et_pipeline.checkpoints.facts import TOKENIZER, Facts
 from et_pipeline.forecast import RUNTIME_BYTES
 from et_pipeline.forms.base import Form
-from et_pipeline.host import machine
+from et_pipeline.host import expanded, machine
 from et_pipeline.manifest import Manifest
 from et_pipeline.settings import Settings
 from et_pipeline.stages import ADAPTATIONS, Lowered, Quantized
@@ -71,8 +71,8 @@ def run(
     started, started_cpu = time.monotonic(), time.process_time()
     parts = [Part.of(*each) for each in programs]
     settings = parts[0].settings
-    folder = settings.paths.bundles.expanduser().resolve() / settings.name
-    lock = settings.paths.cache.expanduser().resolve() / "bundle" / cache.digest(str(folder))
+    folder = expanded(settings.paths.bundles).resolve() / settings.name
+    lock = expanded(settings.paths.cache).resolve() / "bundle" / cache.digest(str(folder))
     with cache.locked(lock):
         folder.parent.mkdir(parents=True, exist_ok=True)
         cache.remove_leftovers(folder)

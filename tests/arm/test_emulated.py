@@ -91,6 +91,52 @@ def test_a_window_is_the_same(machine, lowered, make_checkpoint, core, tmp_path)
     assert apart < FARTHEST
 
 
+HYBRIDS = {
+    "lfm2": {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 32},
+    "qwen3_5_text": {
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+    },
+    "granitemoehybrid": {
+        "num_hidden_layers": 3,
+        "layer_types": ["mamba", "attention", "mamba"],
+        "num_local_experts": 0,
+        "shared_intermediate_size": 128,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+    },
+    "gemma3n_text": {
+        "num_hidden_layers": 6,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "num_kv_shared_layers": 2,
+        "sliding_window": 8,
+        "intermediate_size": 256,
+        "hidden_size_per_layer_input": 32,
+        "vocab_size_per_layer_input": 512,
+        "activation_sparsity_pattern": [0.9, 0.9, 0.0, 0.0, 0.0, 0.0],
+        "laurel_rank": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_other_states_than_keys_and_values_are_the_same(machine, lowered, make_checkpoint, family, core, tmp_path):
+    source = _checkpoint(make_checkpoint, family, json.dumps(HYBRIDS[family]))
+    short = ["model.max_context=64", "model.prefill_chunk=16", "measure.prompt_tokens=8", "measure.decode_tokens=4"]
+    program = lowered("model=custom", "task=chat", f"model.source={source}", "recipe=fp32", *short)
+    ids = [(7 * number) % 500 + 2 for number in range(40)]
+    calls = [ids[:16], ids[16:32], *([token] for token in ids[32:])]
+    apart, same = distance(machine, core, program, calls, tmp_path / "out")
+    print(f"ARM {family} {core}: largest KL {apart:.1e}")
+    assert same
+    assert apart < FARTHEST
+
+
 _MADE: dict[str, Path] = {}
 
 

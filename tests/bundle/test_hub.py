@@ -266,6 +266,7 @@ def test_no_hub(store, run, folder):
         ([REPOSITORY], {"token": "wrong"}, "someone/tiny: the hub does not know your token"),
         ([REPOSITORY], {"offline": True}, "someone/tiny: the hub cannot be reached; HF_HUB_OFFLINE is set"),
         ([REPOSITORY, "--to", "."], {}, ". is there already: name another folder with --to"),
+        ([REPOSITORY, "--to", "~nobody-at-all/x"], {}, "--to ~nobody-at-all/x: ~nobody-at-all is nobody's home here"),
         (["some one/tiny"], {}, "some one/tiny is not a valid hub id"),
     ],
 )

@@ -1,5 +1,6 @@
 """The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
 
+import io
 import json
 import shlex
 import shutil
@@ -8,7 +9,8 @@ import sys
 
 import pytest
 
-from et_pipeline import CONF, job
+from et_pipeline import CONF, cli, job
+from et_pipeline.cli.bundle.terminal import print_json
 from et_pipeline.pipeline import Result
 
 
@@ -212,3 +214,24 @@ def test_an_interpolation_that_leads_nowhere_is_one_sentence(command):
     code, out, err = command("mode=plan", "model.source=/x/${nothing}")
     assert (code, out) == (2, "")
     assert "Interpolation key 'nothing' not found; write \\${ where a value has ${" in err
+
+
+def test_options_of_a_pattern_are_told_apart(command, monkeypatch):
+    names = []
+    monkeypatch.setattr(job, "_run", lambda programs, *_: names.append(programs[0].name) or Result())
+    code, _, err = command("-m", "recipe=glob(8da*w)", "measure.rounds=1,2")
+    assert code == 0, err
+    assert names == [
+        f"tiny_assistant-{recipe}-xnnpack-rounds{count}" for recipe in ("8da4w-g32", "8da8w") for count in (1, 2)
+    ]
+
+
+def test_a_terminal_of_fewer_characters_is_no_fault(monkeypatch):
+    """As with LC_ALL=C on some systems, or a pipe on Windows."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    cli.lenient()
+    screen.write("café\n")
+    print_json({"a": "café"})
+    screen.flush()
+    assert screen.buffer.getvalue() == b'caf\\xe9\n{\n  "a": "caf\\u00e9"\n}\n'

@@ -136,12 +136,6 @@ def test_metadata(tiny_llama):
             (520, 16),
             r"model\.max_context=520 exceeds the 512 positions",
         ),
-        (
-            "gptj",
-            {"n_positions": 256, "n_layer": 2, "rotary_dim": 8},
-            (64, 16),
-            "family gptj does not let its attention",
-        ),
     ],
 )
 def test_what_cannot_be_exported(make_checkpoint, family, settings, form, message):

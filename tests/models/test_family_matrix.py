@@ -17,7 +17,7 @@ from et_pipeline.bench.families import FAMILIES, FORM, FORMS, MOST, TOKENS, grea
 from et_pipeline.bench.family_table import table
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.lacks import what_lacks
-from et_pipeline.checkpoints.reader import load_model
+from et_pipeline.checkpoints.reader import load_model, prepare
 from et_pipeline.checkpoints.skeleton import build_skeleton
 from et_pipeline.errors import UserError
 from et_pipeline.evaluation.agreement import compare
@@ -84,6 +84,12 @@ def test_a_traceback_is_no_refusal(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_one_family(form, tmp_path):
     assert judge("nemotron", tmp_path, form).result == "equal"
+
+
+def test_a_form_that_cannot_hold_a_family_refuses_it(tmp_path):
+    outcome = judge("lfm2", tmp_path, "static_decoder")
+    assert outcome.result == "refused"
+    assert "layers of kind conv, which programs of static shape cannot hold; use backend=xnnpack" in outcome.sentence
 
 
 def test_the_table_counts_them(tmp_path):
@@ -190,6 +196,15 @@ def test_a_dry_run_leaves_a_model_as_it_is(tiny_llama):
         before = model(TOKENS).logits
         check_attention(model, model.config)
         assert torch.equal(model(TOKENS).logits, before)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_frequencies_that_depend_on_positions_are_no_hindrance(kind, make_checkpoint):
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16} if kind == "longrope" else {"factor": 4.0}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 32, **factors}
+    model = prepare(Folder(make_checkpoint("llama", rope_parameters=rope))).model
+    check_attention(model, model.config)
+    assert model.model.rotary_emb.rope_type == kind
 
 
 def test_layers_that_cache_something_else_than_the_config_says():

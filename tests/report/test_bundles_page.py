@@ -1,7 +1,9 @@
 """et-pipeline report: what is found under a folder, the fronts, and the page."""
 
 import json
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from itertools import permutations
 
@@ -198,3 +200,14 @@ def test_the_page_is_not_written_into_a_bundle_or_where_nothing_can_be_written(c
     code, _, err = command("report", str(shelf), "--out", str(tmp_path / "file" / "page.html"))
     assert code == 2
     assert "cannot be written: " in err
+
+
+@pytest.mark.linux("whose names are bytes")
+def test_a_name_that_is_no_text_is_shown_with_escapes(command, shelf, tmp_path):
+    shutil.copytree(shelf / "alpha-g32", tmp_path / "bundles" / os.fsdecode(b"good\xff"))
+    (tmp_path / "bundles" / os.fsdecode(b"bad\xfe.zip")).write_bytes(b"")
+    code, out, err = command("report")
+    assert (code, out[:9]) == (0, "1 bundle:"), err
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "good\\udcff" in page
+    assert "bad\\udcfe.zip is neither a bundle folder" in page

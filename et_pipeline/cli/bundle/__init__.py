@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import typer
 
+from et_pipeline.cli import lenient
 from et_pipeline.cli.bundle import (
     adapters,
     add_speed,
@@ -54,6 +55,7 @@ _NOTES = Notes()
 
 def main() -> NoReturn:
     """The console entry point: errors become one sentence and an exit code, except bugs of ours."""
+    lenient()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary folders are removed
     logging.getLogger("et_pipeline").addHandler(_NOTES)
     try:

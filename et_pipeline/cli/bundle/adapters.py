@@ -12,6 +12,7 @@ from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import FolderArgument, JsonOption, PathArgument, example
 from et_pipeline.cli.bundle.terminal import print_json, print_table
 from et_pipeline.errors import GateError
+from et_pipeline.host import expanded
 from et_pipeline.manifest import Adapter, AdapterQuality
 from et_pipeline.report.words import size
 
@@ -44,7 +45,7 @@ def add(
     from et_pipeline.bundle.adapters import add as put
 
     called = name or re.sub(r"\.gguf$", "", adapter.absolute().name, flags=re.IGNORECASE)
-    added = put(path.expanduser(), adapter.expanduser(), called, base)
+    added = put(expanded(path), expanded(adapter), called, base)
     _show(added.name, added.quality)
 
 
@@ -77,7 +78,7 @@ def verify(
     from et_pipeline.bundle.adapters import verify as again
 
     with bundles.open_bundle(path) as bundle:
-        found = again(bundle.folder, bundle.manifest, name, adapter.expanduser(), base)
+        found = again(bundle.folder, bundle.manifest, name, expanded(adapter), base)
     _show(name, found)
 
 

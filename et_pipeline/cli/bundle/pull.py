@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from et_pipeline.cli.bundle.options import RepositoryArgument
+from et_pipeline.host import expanded
 from et_pipeline.report import progress
 from et_pipeline.report.words import size
 
@@ -28,7 +29,7 @@ def pull(
     """
     from et_pipeline.bundle.pull import pull as get
 
-    folder = to.expanduser() if to else Path("bundles") / repository.rpartition("/")[2]
+    folder = expanded(to, "--to ") if to else Path("bundles") / repository.rpartition("/")[2]
     shown = progress.face(quiet=not sys.stderr.isatty())
     try:
         manifest = get(repository, revision, folder, shown.start("pull"))

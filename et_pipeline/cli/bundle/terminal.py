@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import sys
@@ -45,7 +46,8 @@ def print_table(title: str, columns: Sequence[str], rows: Rows) -> None:
 
 def print_json(content: Any) -> None:
     """A JSON document, for other programs."""
-    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    plain = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
+    sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=plain) + "\n")
 
 
 def note(text: str) -> None:

@@ -33,6 +33,12 @@ def zip_with(name, mode=0o100644):
     return spoil
 
 
+def pipe(folder):
+    path = folder.parent / "pipe.zip"
+    os.mkfifo(path)
+    return path
+
+
 def text_file(folder):
     (folder.parent / "x.txt").write_text("x")
     return folder.parent / "x.txt"
@@ -54,6 +60,7 @@ BAD = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "it has no manifest.json", None),
     "missing bundle": (lambda f: f / "nowhere", "does not exist", ["inspect", "verify", "chat", "bench"]),
     "no zip": (text_file, "neither a bundle folder nor a zip", ["inspect", "verify", "chat", "bench"]),
+    "pipe": (pipe, "neither a bundle folder nor a zip", ["inspect", "verify", "chat", "bench"]),
     "path traversal": (zip_with("../x"), "not a plain relative path", ["inspect", "verify", "chat", "bench"]),
     "absolute path": (zip_with("/tmp/x"), "not a plain relative path", ["inspect", "verify", "chat", "bench"]),
     "link in zip": (zip_with("link", 0o120777), "'link' is a link", ["inspect", "verify", "chat", "bench"]),
@@ -61,7 +68,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.linux("which has named pipes") if name == "pipe" else ()) for name in BAD],
+)
 def test_bad_bundles_give_one_sentence_and_leave_nothing(name, folder, run, temporary, tmp_path):
     spoil, message, commands = BAD[name]
     path = spoil(folder)
