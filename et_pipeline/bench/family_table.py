@@ -49,6 +49,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma3n_text": {**_GEMMA, "laurel_rank": 8, "activation_sparsity_pattern": [0.9, 0.0, 0.0, 0.0]},
+    "gemma4": {"text_config": {**_GEMMA, "global_head_dim": 32, "pad_token_id": 0}},
     "gemma4_assistant": {
         "text_config": {
             "model_type": "gemma4_text",

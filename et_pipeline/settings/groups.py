@@ -369,16 +369,11 @@ class Paths(Frozen):
     def _somewhere(cls, given: object) -> object:
         if given == "":  # of a variable that is not set; the folder here would be filled
             raise PydanticCustomError("path", "input should name a folder; . is the one here")
-        return given
-
-    @field_validator("cache", "bundles")
-    @classmethod
-    def _of_somebody(cls, path: Path) -> Path:
         try:
-            host.expanded(path)
+            host.expanded(Path(str(given)))
         except UserError as error:
             raise PydanticCustomError("path", "{why}", {"why": str(error)}) from error
-        return path
+        return given
 
 
 class Settings(Frozen):

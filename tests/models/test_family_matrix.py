@@ -55,7 +55,7 @@ def one_thread():
 
 
 def test_every_family_is_tried():
-    assert set(FAMILIES) == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert set(FAMILIES) | matrix.NOT_BUILT == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     assert [each["family"] for each in RESULTS["families"]] == list(FAMILIES), "run make families"
 
 
