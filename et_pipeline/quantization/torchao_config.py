@@ -188,7 +188,8 @@ def _config(module: nn.Module, q: Quantization) -> Any:
     return _linear_config(q, group_of(module, q)) if isinstance(module, nn.Linear) else None
 
 
-def _linear_config(q: Quantization, group_size: int) -> Any:
+def _linear_config(q: Quantization, group_size: int | None = None) -> Any:
+    group_size = q.group_size if group_size is None else group_size
     if q.scheme == "fp32":
         return None
     search = IntxChooseQParamsAlgorithm("hqq_scale_only" if q.algorithm == "hqq" else "affine")

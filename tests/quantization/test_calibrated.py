@@ -107,11 +107,12 @@ def test_each_linear_is_calibrated_by_the_inputs_that_it_gets(tiny_llama, texts,
 
 
 def test_memory_holds_one_layer(tiny_llama, texts, tmp_path):
-    held = []
+    held, walked = [], []
     original = calibrated._gptq
 
     def count(group, names, calls, q):
-        decoder = calls[0].args[0]
+        walked.append(calls[0].args[0])  # the decoder; of the head, the norm before it
+        decoder = walked[0]
         held.append([any(not p.is_meta for p in layer.parameters()) for layer in decoder.layers])
         original(group, names, calls, q)
 

@@ -68,8 +68,7 @@ def test_blocks_of_rows_are_quantized_as_the_whole_is(monkeypatch, mapping, sche
         whole.weight.detach()[0] = 0
         blocks = copy.deepcopy(whole)
         whole.float()
-        config = torchao_config._linear_config(q) if make is not nn.Embedding else torchao_config._embedding_config(q)
-        quantize_(whole, config, lambda module, name: True)
+        quantize_(whole, torchao_config._config(whole, q), lambda module, name: True)
         monkeypatch.setattr(torchao_config, "BLOCK_WEIGHTS", 5 * width)
         quantize_module("layer", blocks, q)
         for name in whole.weight.tensor_data_names:
@@ -79,6 +78,14 @@ def test_blocks_of_rows_are_quantized_as_the_whole_is(monkeypatch, mapping, sche
         for name in whole.weight.tensor_attribute_names:
             assert getattr(blocks.weight, name) == getattr(whole.weight, name)
         assert torch.equal(blocks.weight.dequantize(), whole.weight.dequantize())
+
+
+@pytest.mark.parametrize("width", [32, 64, 96])
+def test_a_row_no_longer_than_a_group_has_one_scale(width):
+    layer = nn.Linear(width, 4)
+    quantize_module("layer", layer, recipe(scheme="8da4w", group_size=64) if width < 96 else recipe(group_size=32))
+    assert layer.weight.block_size == (1, width if width < 96 else 32)
+    assert layer.weight.scale.dtype == (torch.float32 if width < 96 else torch.bfloat16)
 
 
 @pytest.mark.parametrize("group_size", [0, 32])
