@@ -306,7 +306,7 @@ class Shards:
                 quantized = isinstance(value, IntxUnpackedToInt8Tensor)
                 self.shard[f"{name}.{own}"] = (value if quantized else value.float()).cpu()
                 self.size += value.numel()
-        module.to("meta")
+        module._apply(lambda tensor: tensor.to("meta"), recurse=False)  # its children have not come yet
         if self.size >= SHARD_WEIGHTS:
             self.close()
 

@@ -83,9 +83,7 @@ class Walk:
 
         def end(part: nn.Module) -> None:
             nonlocal done
-            for module in sorted(
-                self._own(part), key=lambda each: not isinstance(each, Turn)
-            ):  # with it goes its child
+            for module in self._own(part):
                 module.__dict__.pop("forward", None)
                 finish(self.names.pop(module), module)
                 done += 1
