@@ -56,6 +56,16 @@ FAMILIES = {
         "num_hidden_layers": 3,
         "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
     },
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 32},
+    "qwen3_5_text": {"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 2},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 0,
+        "shared_intermediate_size": 128,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 32,
+        "mamba_d_state": 16,
+    },
 }
 
 
