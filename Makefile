@@ -5,7 +5,7 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python
 NEWEST ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 $$HOME/.pyenv/versions/3.1[1-9].*/bin/python; do \
 	$$each -c 'import sys; print("%d.%d" % sys.version_info[:2], sys.executable)' 2>/dev/null; done | sort | tail -1 | cut -d " " -f 2)
 # What make test-wheel tests besides: the quick rooms, as the rest knows nothing of Python's version; UNITS=tests for all.
-UNITS  ?= $(addprefix tests/,adaptation bundle cli evaluation forms job manifest models report runtime upstream \
+UNITS  ?= $(addprefix tests/,adaptation bundle cli evaluation forms job manifest report runtime upstream \
 	test_settings.py test_cache.py test_forecast.py test_worker.py)
 VENV   := .venv
 BIN    := $(VENV)/bin
