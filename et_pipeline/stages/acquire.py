@@ -13,7 +13,6 @@ from et_pipeline.checkpoints.generation import generation_warnings
 from et_pipeline.checkpoints.reader import prepare
 from et_pipeline.checkpoints.skeleton import config_warnings
 from et_pipeline.manifest import TokenizerParity
-from et_pipeline.models.dry_run import check_attention
 from et_pipeline.runtime.embedding import for_one_text
 from et_pipeline.settings import ExportForm
 from et_pipeline.stages import Acquired
@@ -40,6 +39,8 @@ def run(inputs: dict[str, Path], out: Path, tick: Tick, *, form: ExportForm) -> 
     """
     folder = Folder(inputs["checkpoint"])
     facts = glance(folder, form)
+    from et_pipeline.models.dry_run import check_attention  # not above: it imports torch
+
     model = prepare(folder).model
     if facts.pooling is None:
         check_attention(model, model.config.get_text_config())

@@ -258,7 +258,7 @@ def spoil(name, change):
 
 BAD = {
     "unknown architecture": ({"architecture": "grok"}, r"architecture grok, whose GGUF form"),
-    "mixture of experts": ({"architecture": "qwen3moe"}, r"qwen3"),
+    "mixture of experts": ({"architecture": "qwen3moe"}, r"mixture of experts"),
     "tensor without a place": (
         {"edit": lambda t: t.update({"blk.0.attn_q.bias": np.zeros(128, np.float32)})},
         r"tensor blk\.0\.attn_q\.bias has no place in the llama model",

@@ -245,5 +245,5 @@ def test_streamed_model_names_a_file_that_went_away(make_checkpoint):
 
 
 def test_a_family_that_transformers_puts_together_anew_is_refused(make_checkpoint):
-    with pytest.raises(UserError, match=r"the tensors of a mixtral model together anew .*mixtures of experts"):
+    with pytest.raises(UserError, match=r"is a mixture of experts \(num_local_experts=8\)"):
         load_model(make_checkpoint("mixtral"))

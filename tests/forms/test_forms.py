@@ -59,7 +59,7 @@ def test_no_other_room_asks_which_form_it_is():
         for line in path.read_text().splitlines()
         if asked.search(line)
     }
-    assert found == {"runtime/program.py"}
+    assert found == {"runtime/program.py", "bench/families.py"}  # the latter tries them all
 
 
 @pytest.mark.parametrize("stage", ["export", "lower", "verify", "measure"])
