@@ -197,10 +197,11 @@ data class Task(
 data class Memory(
     @SerialName("weights_bytes") val weightsBytes: Long,
     @SerialName("kv_cache_bytes") val kvCacheBytes: Long,
-    val states: Map<String, Long> = emptyMap(),
     @SerialName("resident_bytes") val residentBytes: Long,
     @SerialName("peak_bytes") val peakBytes: Long,
     @SerialName("min_device_ram_bytes") val minDeviceRamBytes: Long,
+    val states: Map<String, Long> = emptyMap(),
+    @SerialName("table_bytes") val tableBytes: Long = 0,
 )
 
 @Serializable
