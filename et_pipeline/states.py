@@ -5,7 +5,6 @@ Each state is empty at position 0: what an earlier sequence left is not seen fro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -64,11 +63,6 @@ States = tuple[tuple[State, ...], ...]  # of each layer
 def goes_back(states: States) -> bool:
     """Whether a sequence may go on from an earlier position, as what a mixed state held there is not kept."""
     return not any(isinstance(state, Convolution | Recurrent) for layer in states for state in layer)
-
-
-def mixed_bytes(states: States) -> int:
-    """Bytes of the states whose size does not depend on the context."""
-    return sum(4 * math.prod(shape) for layer in states for state in layer if (shape := mixed_shape(state)))
 
 
 def mixed_shape(state: State) -> tuple[int, ...] | None:
