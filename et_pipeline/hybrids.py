@@ -10,6 +10,9 @@ from et_pipeline.states import Convolution, Recurrent
 
 Shapes = dict[str, tuple[int, ...]]
 Text = Mapping[str, Any]
+# As Llama's layers have them.
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj")
+_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
 def _linear(prefix: str, rows: int, columns: int, bias: bool = False) -> Shapes:
@@ -86,12 +89,11 @@ def qwen3_5(text: Text, sizes: Any, tied: bool) -> Shapes:
             layers |= {f"{own}.{name}": (state.heads,) for name in ("A_log", "dt_bias")}
         else:
             own, queries = f"{prefix}self_attn", 2 * text["num_attention_heads"] * sizes.head_dim  # and their gates
-            names = ("q_proj", "k_proj", "v_proj", "o_proj")
-            layers |= _attention(own, text, sizes, names, queries, bias)
+            layers |= _attention(own, text, sizes, _LLAMA, queries, bias)
             layers |= {f"{own}.{kind}_norm.weight": (sizes.head_dim,) for kind in "qk"}
         layers |= _linear(f"{prefix}mlp.gate_proj", wide, hidden) | _linear(f"{prefix}mlp.up_proj", wide, hidden)
         layers |= _linear(f"{prefix}mlp.down_proj", hidden, wide)
-        layers |= {f"{prefix}{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        layers |= {f"{prefix}{norm}.weight": (hidden,) for norm in _NORMS}
     return _whole(sizes, layers, "norm", tied)
 
 
@@ -115,9 +117,8 @@ def granite(text: Text, sizes: Any, tied: bool) -> Shapes:
             layers |= {f"{own}.{name}": (state.heads,) for name in ("A_log", "D", "dt_bias")}
         else:
             own, queries = f"{prefix}self_attn", text["num_attention_heads"] * sizes.head_dim
-            names = ("q_proj", "k_proj", "v_proj", "o_proj")
-            layers |= _attention(own, text, sizes, names, queries, bias)
+            layers |= _attention(own, text, sizes, _LLAMA, queries, bias)
         layers |= _linear(f"{prefix}shared_mlp.input_linear", 2 * wide, hidden)
         layers |= _linear(f"{prefix}shared_mlp.output_linear", hidden, wide)
-        layers |= {f"{prefix}{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
+        layers |= {f"{prefix}{norm}.weight": (hidden,) for norm in _NORMS}
     return _whole(sizes, layers, "norm", tied)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from transformers.cache_utils import Cache
 
 from et_pipeline import gemma
 from et_pipeline.architecture import check_context, layer_slots, longest_context
@@ -20,6 +19,7 @@ from et_pipeline.models.attention import CACHED, CALL, Call, Stored, empty_cache
 from et_pipeline.models.dry_run import check_attention
 from et_pipeline.models.late_layers import LateLayers
 from et_pipeline.models.mixers import Mixers
+from et_pipeline.models.own_cache import OwnCache
 from et_pipeline.models.rewrites import clean_graph, delegate_friendly
 from et_pipeline.models.rope import freeze_rope
 from et_pipeline.states import MIXED, KeysValues, Shared, goes_back, has_mixers, layer_states
@@ -37,32 +37,15 @@ if TYPE_CHECKING:
 PROGRAM, WEIGHTS = "program.pt2", "weights.pt"
 
 
-class _BufferCache(Cache):
+class _BufferCache(OwnCache):
     """What transformers takes for its cache; the storage is the decoder's buffers."""
 
     def __init__(self, decoder: Decoder, layers: int) -> None:
-        # Not super().__init__(): that allocates caches of its own.
+        super().__init__(layers)
         self.decoder = decoder
-        self.layers: list[Any] = []
-        self.offloading, self.layer_class_to_replicate = False, None
-        self.count = layers
         self.call = Call(0, frozenset())  # while exporting, its start_pos is a symbolic integer
 
-    @property
-    def is_sliding(self) -> list[bool]:
-        return [False] * self.count
-
-    @property
-    def is_compileable(self) -> bool:
-        return True
-
-    def __len__(self) -> int:
-        return self.count
-
     def get_seq_length(self, layer_idx: int = 0) -> Any:
-        return self.call.start_pos
-
-    def get_query_offset(self, layer_idx: int = 0) -> Any:
         return self.call.start_pos
 
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:

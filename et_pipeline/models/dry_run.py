@@ -14,13 +14,13 @@ from unittest import mock
 
 import torch
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.pytorch_utils import Conv1D
 
 from et_pipeline import gemma
 from et_pipeline.architecture import read_sizes
 from et_pipeline.errors import UserError
+from et_pipeline.models.own_cache import OwnCache
 from et_pipeline.states import KeysValues, has_mixers
 
 if TYPE_CHECKING:
@@ -40,34 +40,14 @@ class _Lack(Exception):
     """Ends the run, with what the model has that we lack."""
 
 
-class _Probe(Cache):
+class _Probe(OwnCache):
     """A cache that holds nothing, and knows again what it has handed out."""
 
     def __init__(self, layers: int) -> None:
-        # Not super().__init__(): that allocates caches of its own.
-        self.layers: list[Any] = []
-        self.offloading, self.layer_class_to_replicate = False, None
-        self.count = layers
+        super().__init__(layers)
         self.handed: list[torch.Tensor] = []
         self.attended: set[int] = set()
         self.cached: dict[int, tuple[int, int]] = {}  # layer to heads, and numbers of each
-
-    @property
-    def is_sliding(self) -> list[bool]:
-        return [False] * self.count
-
-    @property
-    def is_compileable(self) -> bool:
-        return True
-
-    def __len__(self) -> int:
-        return self.count
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return 0
 
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         return _TOKENS, 0

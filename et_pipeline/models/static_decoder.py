@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 
 from et_pipeline.errors import UserError
 from et_pipeline.models.decoder import cached_heads, check_supported, layer_kinds, metadata
+from et_pipeline.models.own_cache import OwnCache
 from et_pipeline.models.rope import freeze_rope
 
 if TYPE_CHECKING:
@@ -36,33 +36,14 @@ STATIC = "et_pipeline_static"
 MASKED = -255.0
 
 
-class StaticCache(Cache):
+class StaticCache(OwnCache):
     """What transformers takes for its cache; the storage is the decoder's buffers."""
 
     def __init__(self, decoder: Any) -> None:
-        # Not super().__init__(): that allocates caches of its own.
+        super().__init__(decoder.layers)
         self.decoder = decoder
-        self.layers: list[Any] = []
-        self.offloading, self.layer_class_to_replicate = False, None
         self.position: Any = None
         self.attended: list[int] = []
-
-    @property
-    def is_sliding(self) -> list[bool]:
-        """No layer has a cache of another kind: a window is a matter of masks."""
-        return [False] * self.decoder.layers
-
-    @property
-    def is_compileable(self) -> bool:
-        """Its shapes are static."""
-        return True
-
-    def __len__(self) -> int:
-        return self.decoder.layers
-
-    def get_seq_length(self, layer_idx: int = 0) -> Any:
-        """Not asked for, as positions and masks are given."""
-        return 0
 
     def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Length and offset of a mask."""
