@@ -56,7 +56,7 @@ def transformed(folder, q, texts, out):  # noqa: F811
 
     def keep(name, module):
         state.update({f"{name}.{own}": value.clone() for own, value in module.state_dict().items() if "." not in own})
-        module.to("meta")
+        module._apply(lambda tensor: tensor.to("meta"), recurse=False)
 
     def of_a_search(name, module, q):  # AWQ's rounds copies
         if not name:
