@@ -1,0 +1,99 @@
+package org.etpipeline.core.tokenizer
+
+import java.lang.Character.UnicodeScript
+
+private const val ASCII = 128
+
+/**
+ * A set of characters.
+ *
+ * Every machine's regular expressions have their own idea of `\s`, `\w` and `\p{L}`. These sets ask only for a
+ * character's general category, so that they are the same on a phone and in a test, but for characters newer than the
+ * machine's Unicode.
+ */
+internal abstract class Chars {
+    private val ascii by lazy { BooleanArray(ASCII) { test(it) } }
+
+    protected abstract fun test(char: Int): Boolean
+
+    operator fun contains(char: Int): Boolean = if (char < ASCII) ascii[char] else test(char)
+
+    operator fun plus(other: Chars): Chars = Made { it in this || it in other }
+
+    operator fun minus(other: Chars): Chars = Made { it in this && it !in other }
+
+    infix fun and(other: Chars): Chars = Made { it in this && it in other }
+
+    operator fun not(): Chars = Made { it !in this }
+
+    private class Made(private val rule: (Int) -> Boolean) : Chars() {
+        override fun test(char: Int) = rule(char)
+    }
+
+    companion object {
+        /** Unicode's White_Space, which is `\s`. */
+        val SPACE = ranges("9-D 20 85 A0 1680 2000-200A 2028 2029 202F 205F 3000")
+        val DIGIT = category("Nd")
+        val NUMBER = category("N")
+        private val ALPHABETIC: Chars = Made { Character.isAlphabetic(it) }
+
+        /** What Oniguruma has for `\w`. */
+        val WORD = ALPHABETIC + category("M") + DIGIT + category("Pc") + ranges("B2 B3 B9 BC-BE")
+
+        /** What Rust has for `\w`. */
+        val RUST_WORD = ALPHABETIC + category("M") + DIGIT + category("Pc") + ranges("200C 200D")
+
+        fun of(char: Int): Chars = Made { it == char }
+
+        fun range(from: Int, to: Int): Chars = Made { it in from..to }
+
+        /** An ASCII letter in both cases, and what Unicode folds to it. */
+        fun anyCase(letter: Int): Chars {
+            val small = Character.toLowerCase(letter)
+            val folded = mapOf('s'.code to 0x17F, 'k'.code to 0x212A)[small]
+            return Made { it == small || it == Character.toUpperCase(small) || it == folded }
+        }
+
+        /** Hexadecimal code points and ranges of them. */
+        fun ranges(text: String): Chars {
+            val parts = text.split(Regex("\\s+")).filter { it.isNotEmpty() }
+            val first = parts.map { it.substringBefore('-').toInt(16) }.toIntArray()
+            val last = parts.map { it.substringAfter('-').toInt(16) }.toIntArray()
+            return Made { char ->
+                val at = first.binarySearch(char)
+                at >= 0 || at < -1 && char <= last[-at - 2]
+            }
+        }
+
+        /** A general category, such as Lu, or a group of them, such as L. */
+        fun category(name: String): Chars {
+            val mask = CharCategory.entries.filter { it.code.startsWith(name) }.fold(0) { sum, it -> sum or (1 shl it.value) }
+            require(mask != 0 && name.isNotEmpty()) { "the property '$name' is not known" }
+            return Made { mask shr Character.getType(it) and 1 == 1 }
+        }
+
+        /** A property of a regular expression: a general category or a script. */
+        fun property(name: String): Chars {
+            if (name.length <= 2) return category(name)
+            val script = try {
+                UnicodeScript.forName(name)
+            } catch (error: IllegalArgumentException) {
+                throw IllegalArgumentException("the property '$name' is not known", error)
+            }
+            return Made { UnicodeScript.of(it) == script }
+        }
+    }
+}
+
+/** The first character at [at], as one number. */
+internal fun CharSequence.codePoint(at: Int): Int = Character.codePointAt(this, at)
+
+/** Calls [take] with every character of a text. */
+internal inline fun String.eachCodePoint(take: (Int) -> Unit) {
+    var at = 0
+    while (at < length) {
+        val char = codePointAt(at)
+        take(char)
+        at += Character.charCount(char)
+    }
+}
