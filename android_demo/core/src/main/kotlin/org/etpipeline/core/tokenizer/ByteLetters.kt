@@ -14,10 +14,12 @@ internal object ByteLetters {
         }
     }
 
+    fun letterOf(byte: Int): Char = letters[byte]
+
     /** The letters for a text's bytes. */
     fun write(text: String): String {
         val made = StringBuilder(text.length)
-        for (byte in text.encodeToByteArray()) made.append(letters[byte.toInt() and 0xFF])
+        for (byte in text.encodeToByteArray()) made.append(letterOf(byte.toInt() and 0xFF))
         return made.toString()
     }
 

@@ -35,6 +35,7 @@ internal abstract class Chars {
         val SPACE = ranges("9-D 20 85 A0 1680 2000-200A 2028 2029 202F 205F 3000")
         val DIGIT = category("Nd")
         val NUMBER = category("N")
+        private val NEWER_HAN = ranges("16FE2-16FE3") // since Unicode 14
         private val ALPHABETIC: Chars = Made { Character.isAlphabetic(it) }
 
         /** What Oniguruma has for `\w`. */
@@ -56,7 +57,7 @@ internal abstract class Chars {
 
         /** Hexadecimal code points and ranges of them. */
         fun ranges(text: String): Chars {
-            val parts = text.split(Regex("\\s+")).filter { it.isNotEmpty() }
+            val parts = text.split(' ').sortedBy { it.substringBefore('-').toInt(16) }
             val first = parts.map { it.substringBefore('-').toInt(16) }.toIntArray()
             val last = parts.map { it.substringAfter('-').toInt(16) }.toIntArray()
             return Made { char ->
@@ -80,7 +81,8 @@ internal abstract class Chars {
             } catch (error: IllegalArgumentException) {
                 throw IllegalArgumentException("the property '$name' is not known", error)
             }
-            return Made { UnicodeScript.of(it) == script }
+            val members = Made { UnicodeScript.of(it) == script }
+            return if (script == UnicodeScript.HAN) members + NEWER_HAN else members
         }
     }
 }

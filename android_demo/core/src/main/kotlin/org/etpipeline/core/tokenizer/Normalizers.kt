@@ -37,7 +37,7 @@ internal fun interface Normalizer {
             return made.append(java.text.Normalizer.normalize(text.substring(from), form)).toString()
         }
 
-        private fun isLeftAlone(char: Int) =
+        private fun isLeftAlone(char: Int) = char in RustChars.NEWER_MARKS ||
             isCompatible && char in RustChars.NOT_COMPATIBLE || isDecomposed && char == DECOMPOSED
     }
 

@@ -21,8 +21,8 @@ private val NEWER_NONSPACING = Chars.ranges(
         "1E2EC-1E2EF 1E4EC-1E4EF 1E5EE-1E5EF 1E944-1E94A",
 )
 
-/** The same for category M, in the table that its library for normalizing has; that is of Unicode 9. */
-private val NEWER_MARKS = Chars.ranges(
+/** The same for category M, in the library for normalizing. */
+private val NEWER_MARKS_OF_NORMALIZING = Chars.ranges(
     "7FD 897-89F 8CA-8D3 9FE AFA-AFF B55 C04 C3C CF3 D00 D3B-D3C D81 EBA ECE 1715 180F 1ABF-1ACE 1CF7 1DF6-1DFA A82C " +
         "A8FF 10D24-10D27 10D69-10D6D 10EAB-10EAC 10EFC-10EFF 10F46-10F50 10F82-10F85 11070 11073-11074 110C2 " +
         "11145-11146 111C9 111CE-111CF 11241 1133B 113B8-113C0 113C2 113C5 113C7-113CA 113CC-113D0 113D2 113E1-113E2 " +
@@ -42,6 +42,9 @@ private val ASCII_PUNCTUATION = Chars.ranges("21-2F 3A-40 5B-60 7B-7E")
 internal object RustChars {
     val PUNCTUATION = Chars.category("P") - NEWER_PUNCTUATION + ASCII_PUNCTUATION + Chars.ranges("166D 111C9")
     val NONSPACING = Chars.category("Mn") - NEWER_NONSPACING
+
+    /** Marks that normalizing takes for letters: they stay where they are. */
+    val NEWER_MARKS = NEWER_MARKS_OF_NORMALIZING
     val MARK = Chars.category("M") - NEWER_MARKS + Chars.ranges("1CF2 1CF3")
 
     /** What cleaning a text takes away. */
