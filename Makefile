@@ -73,6 +73,7 @@ apk: $(if $(filter $(DEMO),$(BUNDLE)),$(DEMO)/manifest.json) ## Build the Androi
 test-android: $(DEMO)/manifest.json ## The app's tests: real activity, real model, Android's own ExecuTorch library, no phone
 	$(BIN)/python $(ANDROID)/tools/references.py $(DEMO) $(ANDROID)/build/references.json
 	$(BIN)/python $(ANDROID)/tools/parity.py $(ANDROID)/build/parity
+	$(BIN)/python $(ANDROID)/tools/tokens.py $(ANDROID)/build/parity/tokens
 	$(BIN)/python $(ANDROID)/tools/adapters.py $(ANDROID)/build/adapters
 	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --references $(ANDROID)/build/references.json
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from et_pipeline.checkpoints.tokenizer.corpus import corpus
 
@@ -48,7 +48,7 @@ def _sentencepiece(scratch: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
         minloglevel=2,
         **options,
     )
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     proto.ParseFromString(stem.with_suffix(".model").read_bytes())
     vocabulary = [[piece.piece, piece.score] for piece in proto.pieces]
     fallback = bool(options.get("byte_fallback"))
@@ -108,9 +108,8 @@ def _saved(tokenizer: Tokenizer) -> Any:
 def _word_piece(_: Path) -> Any:
     """With other steps than BERT's own, for a model that knows many scripts."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Nmt(), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Strip()]
-    )
+    steps = [normalizers.Nmt, normalizers.NFKD, normalizers.StripAccents, normalizers.Lowercase, normalizers.Strip]
+    tokenizer.normalizer = normalizers.Sequence([step() for step in steps])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Whitespace(),
@@ -128,12 +127,14 @@ def _word_suffix(_: Path) -> Any:
     """As CLIP's: the end of a word is part of its last token."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>", fuse_unk=False))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(_regex(r"\s+"), " "), normalizers.Lowercase()]
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        _regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True
+        Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True
     )
-    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=SPECIAL, end_of_word_suffix="</w>", limit_alphabet=500)
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, special_tokens=SPECIAL, end_of_word_suffix="</w>", limit_alphabet=500
+    )
     tokenizer.train_from_iterator(corpus(), trainer)
     return _saved(tokenizer)
 
@@ -168,9 +169,12 @@ def _first_word(_: Path) -> Any:
     """Words that are cut in several ways, one after the other."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", fuse_unk=True, continuing_subword_prefix="##"))
     steps = [
-        pre_tokenizers.Split(_regex(r"(?<=\p{Ll})(?=\p{Lu})|\b(?=\d)"), "isolated"),
+        pre_tokenizers.Split(Regex(r"(?<=\p{Ll})(?=\p{Lu})|\b(?=\d)"), "isolated"),
         pre_tokenizers.Split("://", "merged_with_next"),
-        pre_tokenizers.Split(_regex(r"[\p{Han}&&[^一-三]]{2,3}|(?i:don't)|\p{N}++(?:[.,]\d+)*|[^(\s|[.,!?])]+?x"), "contiguous"),
+        pre_tokenizers.Split(
+            Regex(r"[\p{Han}&&[^一-三]]{2,3}|(?i:don't)|\p{N}++(?:[.,]\d+)*|[^(\s|[.,!?])]+?x|\d{1,2}(?=(?:\d{3})*\b)"),
+            "contiguous",
+        ),
         pre_tokenizers.Punctuation("merged_with_previous"),
         pre_tokenizers.WhitespaceSplit(),
         pre_tokenizers.Metaspace(prepend_scheme="first"),
@@ -182,9 +186,3 @@ def _first_word(_: Path) -> Any:
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.decoder = decoders.Metaspace()
     return _saved(tokenizer)
-
-
-def _regex(source: str) -> Any:
-    from tokenizers import Regex
-
-    return Regex(source)

@@ -11,24 +11,18 @@ private const val ASCII = 128
  * character's general category, so that they are the same on a phone and in a test, but for characters newer than the
  * machine's Unicode.
  */
-internal abstract class Chars {
-    private val ascii by lazy { BooleanArray(ASCII) { test(it) } }
+internal class Chars private constructor(private val rule: (Int) -> Boolean) {
+    private val ascii = BooleanArray(ASCII, rule)
 
-    protected abstract fun test(char: Int): Boolean
+    operator fun contains(char: Int): Boolean = if (char < ASCII) ascii[char] else rule(char)
 
-    operator fun contains(char: Int): Boolean = if (char < ASCII) ascii[char] else test(char)
+    operator fun plus(other: Chars): Chars = Chars { it in this || it in other }
 
-    operator fun plus(other: Chars): Chars = Made { it in this || it in other }
+    operator fun minus(other: Chars): Chars = Chars { it in this && it !in other }
 
-    operator fun minus(other: Chars): Chars = Made { it in this && it !in other }
+    infix fun and(other: Chars): Chars = Chars { it in this && it in other }
 
-    infix fun and(other: Chars): Chars = Made { it in this && it in other }
-
-    operator fun not(): Chars = Made { it !in this }
-
-    private class Made(private val rule: (Int) -> Boolean) : Chars() {
-        override fun test(char: Int) = rule(char)
-    }
+    operator fun not(): Chars = Chars { it !in this }
 
     companion object {
         /** Unicode's White_Space, which is `\s`. */
@@ -36,7 +30,7 @@ internal abstract class Chars {
         val DIGIT = category("Nd")
         val NUMBER = category("N")
         private val NEWER_HAN = ranges("16FE2-16FE3") // since Unicode 14
-        private val ALPHABETIC: Chars = Made { Character.isAlphabetic(it) }
+        private val ALPHABETIC = Chars { Character.isAlphabetic(it) }
 
         /** What Oniguruma has for `\w`. */
         val WORD = ALPHABETIC + category("M") + DIGIT + category("Pc") + ranges("B2 B3 B9 BC-BE")
@@ -44,15 +38,15 @@ internal abstract class Chars {
         /** What Rust has for `\w`. */
         val RUST_WORD = ALPHABETIC + category("M") + DIGIT + category("Pc") + ranges("200C 200D")
 
-        fun of(char: Int): Chars = Made { it == char }
+        fun of(char: Int): Chars = Chars { it == char }
 
-        fun range(from: Int, to: Int): Chars = Made { it in from..to }
+        fun range(from: Int, to: Int): Chars = Chars { it in from..to }
 
         /** An ASCII letter in both cases, and what Unicode folds to it. */
         fun anyCase(letter: Int): Chars {
             val small = Character.toLowerCase(letter)
             val folded = mapOf('s'.code to 0x17F, 'k'.code to 0x212A)[small]
-            return Made { it == small || it == Character.toUpperCase(small) || it == folded }
+            return Chars { it == small || it == Character.toUpperCase(small) || it == folded }
         }
 
         /** Hexadecimal code points and ranges of them. */
@@ -60,7 +54,7 @@ internal abstract class Chars {
             val parts = text.split(' ').sortedBy { it.substringBefore('-').toInt(16) }
             val first = parts.map { it.substringBefore('-').toInt(16) }.toIntArray()
             val last = parts.map { it.substringAfter('-').toInt(16) }.toIntArray()
-            return Made { char ->
+            return Chars { char ->
                 val at = first.binarySearch(char)
                 at >= 0 || at < -1 && char <= last[-at - 2]
             }
@@ -68,9 +62,10 @@ internal abstract class Chars {
 
         /** A general category, such as Lu, or a group of them, such as L. */
         fun category(name: String): Chars {
-            val mask = CharCategory.entries.filter { it.code.startsWith(name) }.fold(0) { sum, it -> sum or (1 shl it.value) }
-            require(mask != 0 && name.isNotEmpty()) { "the property '$name' is not known" }
-            return Made { mask shr Character.getType(it) and 1 == 1 }
+            val members = CharCategory.entries.filter { it.code.startsWith(name) }
+            require(members.isNotEmpty() && name.isNotEmpty()) { "the property '$name' is not known" }
+            val mask = members.fold(0) { sum, it -> sum or (1 shl it.value) }
+            return Chars { mask shr Character.getType(it) and 1 == 1 }
         }
 
         /** A property of a regular expression: a general category or a script. */
@@ -81,7 +76,7 @@ internal abstract class Chars {
             } catch (error: IllegalArgumentException) {
                 throw IllegalArgumentException("the property '$name' is not known", error)
             }
-            val members = Made { UnicodeScript.of(it) == script }
+            val members = Chars { UnicodeScript.of(it) == script }
             return if (script == UnicodeScript.HAN) members + NEWER_HAN else members
         }
     }

@@ -67,8 +67,12 @@ internal class CharsMap(bytes: ByteArray) : Normalizer {
 private val CONTROL = Chars.category("Cc") + Chars.category("Cf") + Chars.category("Zl") + Chars.category("Zp")
 
 /** What Unicode's rules for clusters take for a letter's beginning; Cf, but none that ends a cluster. */
-private val PREPENDED = Chars.ranges("600-605 6DD 70F 890-891 8E2 D4E 110BD 110CD 111C2-111C3 1193F 11941 11A3A 11A84-11A89 11D46 11F02")
-private val NOT_SPACING = Chars.ranges("102B-102C 1038 1062-1064 1067-106D 1083 1087-108C 108F 109A-109C 1A61 1A63-1A64 AA7B AA7D 11720-11721")
+private val PREPENDED = Chars.ranges(
+    "600-605 6DD 70F 890-891 8E2 D4E 110BD 110CD 111C2-111C3 1193F 11941 11A3A 11A84-11A89 11D46 11F02",
+)
+private val NOT_SPACING = Chars.ranges(
+    "102B-102C 1038 1062-1064 1067-106D 1083 1087-108C 108F 109A-109C 1A61 1A63-1A64 AA7B AA7D 11720-11721",
+)
 private val EXTENDING = Chars.category("Mn") + Chars.category("Me") + (Chars.category("Mc") - NOT_SPACING) +
     Chars.ranges("200C 200D E33 EB3 FF9E-FF9F 1F3FB-1F3FF E0020-E007F")
 private val ENDING = CONTROL - PREPENDED - Chars.ranges("200C 200D E0020-E007F")

@@ -28,7 +28,7 @@ internal class JsonBytes(private val bytes: ByteArray) {
     /** The value at [at] as a tree. */
     fun tree(at: Int): JsonElement {
         try {
-            return Json.parseToJsonElement(String(bytes, at, end(at, 0) - at, Charsets.UTF_8))
+            return Json.parseToJsonElement(String(bytes, at, end(at) - at, Charsets.UTF_8))
         } catch (error: SerializationException) {
             throw IllegalArgumentException(error.message, error)
         }
@@ -57,7 +57,7 @@ internal class JsonBytes(private val bytes: ByteArray) {
     }
 
     /** The number at [at]. */
-    fun number(at: Int): String = String(bytes, at, end(at, 0) - at, Charsets.US_ASCII)
+    fun number(at: Int): String = String(bytes, at, end(at) - at, Charsets.US_ASCII)
 
     /** Calls [take] with the name of each member of the object at [at] and where its value begins. */
     inline fun eachMember(at: Int, take: (name: StringBuilder, value: Int) -> Unit) {
@@ -83,7 +83,7 @@ internal class JsonBytes(private val bytes: ByteArray) {
         var from = skipSpace(at + 1)
         if (byteAt(from) == close) return
         while (true) {
-            from = skipSpace(end(take(from), 0))
+            from = skipSpace(end(take(from)))
             val next = byteAt(from)
             if (next == close) return
             require(next == ',') { "a comma is missing at byte $from" }
@@ -92,13 +92,10 @@ internal class JsonBytes(private val bytes: ByteArray) {
     }
 
     /** Where the value at [at] ends. */
-    private fun end(at: Int, depth: Int): Int {
-        require(depth < MOST_DEPTH) { "it is nested too deeply" }
-        return when (byteAt(at)) {
-            '"' -> endOfText(at)
-            '{', '[' -> endOfNest(at)
-            else -> endOfWord(at)
-        }
+    private fun end(at: Int): Int = when (byteAt(at)) {
+        '"' -> endOfText(at)
+        '{', '[' -> endOfNest(at)
+        else -> endOfWord(at)
     }
 
     private fun endOfText(at: Int): Int {
@@ -117,6 +114,7 @@ internal class JsonBytes(private val bytes: ByteArray) {
                 '"' -> from = endOfText(from) - 1
                 else -> Unit
             }
+            require(depth < MOST_DEPTH) { "it is nested too deeply" }
             from++
         } while (depth > 0)
         return from

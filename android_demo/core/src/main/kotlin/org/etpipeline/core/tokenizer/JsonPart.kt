@@ -23,7 +23,8 @@ internal class JsonPart(element: JsonElement, val path: String) {
 
     fun text(name: String): String = textOrNull(name) ?: bad("has no text '$name'")
 
-    fun textOrNull(name: String): String? = if (has(name)) primitive(name) { if (isString) this.content else null } else null
+    fun textOrNull(name: String): String? =
+        if (has(name)) primitive(name) { if (isString) this.content else null } else null
 
     fun flag(name: String, otherwise: Boolean? = null): Boolean =
         if (has(name)) primitive(name) { booleanOrNull } else otherwise ?: bad("has no '$name'")

@@ -3,8 +3,8 @@ package org.etpipeline.core.tokenizer
 /**
  * Where something is in a text.
  *
- * The regular expressions of a tokenizer.json are Oniguruma's. What a JVM's and what a phone's mean differs from them and
- * from each other, so they are not translated but matched by [Matcher]s of our own, and what these do not know is
+ * The regular expressions of a tokenizer.json are Oniguruma's. What a JVM's and what a phone's mean differs from them
+ * and from each other, so they are not translated but matched by [Matcher]s of our own, and what these do not know is
  * refused.
  */
 internal abstract class Pattern {
@@ -133,6 +133,21 @@ internal sealed class Matcher : Pattern() {
                 from += Character.charCount(char)
                 count++
             }
+        }
+    }
+
+    /** A group whose end is certain where it begins, any number of times; without a call for each time. */
+    class Row(private val body: Matcher, private val next: Matcher) : Matcher() {
+        override fun end(text: String, at: Int): Int {
+            val places = Ids()
+            var from = at
+            while (from >= 0) {
+                places.add(from)
+                from = body.end(text, from)
+            }
+            return places.toArray().reversed().firstNotNullOfOrNull { place ->
+                next.end(text, place).takeIf { it >= 0 }
+            } ?: -1
         }
     }
 

@@ -88,11 +88,15 @@ private class Cuts(private val behavior: Behavior) {
         when (behavior) {
             Behavior.REMOVED -> if (!isMatch) append(start, end)
             Behavior.ISOLATED -> append(start, end)
-            Behavior.MERGED_WITH_PREVIOUS -> if (isMatch && !wasMatch && ends.isNotEmpty()) join(end) else append(start, end)
-            Behavior.MERGED_WITH_NEXT -> if (wasMatch && !isMatch) join(end) else append(start, end)
-            Behavior.CONTIGUOUS -> if (isMatch == wasMatch && ends.isNotEmpty()) join(end) else append(start, end)
+            Behavior.MERGED_WITH_PREVIOUS -> put(start, end, isMatch && !wasMatch && ends.isNotEmpty())
+            Behavior.MERGED_WITH_NEXT -> put(start, end, !isMatch && wasMatch)
+            Behavior.CONTIGUOUS -> put(start, end, isMatch == wasMatch && ends.isNotEmpty())
         }
         wasMatch = isMatch
+    }
+
+    private fun put(start: Int, end: Int, isJoined: Boolean) {
+        if (isJoined) ends[ends.lastIndex] = end else append(start, end)
     }
 
     fun of(piece: Piece): List<Piece> {
@@ -105,9 +109,5 @@ private class Cuts(private val behavior: Behavior) {
     private fun append(start: Int, end: Int) {
         starts.add(start)
         ends += end
-    }
-
-    private fun join(end: Int) {
-        ends[ends.lastIndex] = end
     }
 }

@@ -2,6 +2,8 @@ package org.etpipeline.core.tokenizer
 
 private const val NO_END = Int.MAX_VALUE
 private const val MOST_COPIES = 100
+private const val MOST_DEPTH = 50
+private val GROUPS = listOf("(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?i)", "(")
 private const val SPECIAL = "\\.[]{}()*+?|^$"
 
 /** Pairs of letters that Unicode folds into one character, or one character into them. */
@@ -21,15 +23,20 @@ private sealed interface Part {
     /** The fewest characters that it takes. */
     val least: Int
 
+    /** Whether there is but one end of it where it begins. */
+    val isCertain: Boolean get() = false
+
     fun before(next: Matcher): Matcher
 
     class One(val set: Chars) : Part {
         override val least get() = 1
+        override val isCertain get() = true
         override fun before(next: Matcher) = Matcher.One(set, next)
     }
 
     class Line(val parts: List<Part>) : Part {
         override val least get() = parts.sumOf { it.least }
+        override val isCertain get() = parts.all { it.isCertain }
         override fun before(next: Matcher) = parts.foldRight(next) { part, rest -> part.before(rest) }
     }
 
@@ -41,11 +48,13 @@ private sealed interface Part {
     /** Something that takes no characters. */
     class Mark(private val make: (Matcher) -> Matcher) : Part {
         override val least get() = 0
+        override val isCertain get() = true
         override fun before(next: Matcher) = make(next)
     }
 
     class Times(private val body: Part, private val from: Int, private val to: Int, private val kind: Char) : Part {
         override val least get() = minOf(body.least * from, MOST_COPIES)
+        override val isCertain get() = kind == '+' || from == to && body.isCertain
 
         override fun before(next: Matcher): Matcher = when {
             body is One && kind == '?' -> Matcher.Few(body.set, from, to, next)
@@ -55,6 +64,7 @@ private sealed interface Part {
         }
 
         private fun tail(next: Matcher): Matcher {
+            if (to == NO_END && body.isCertain) return Matcher.Row(body.before(Matcher.End), next)
             if (to == NO_END) return Matcher.Again(next).also { it.body = body.before(it) }
             return (from until to).fold(next) { rest, _ -> Matcher.Either(listOf(body.before(rest), next)) }
         }
@@ -71,6 +81,7 @@ private sealed interface Part {
 private class PatternReader(private val source: String) {
     private var at = 0
     private var anyCase = false
+    private var depth = 0
 
     fun read(): Pattern {
         try {
@@ -83,8 +94,10 @@ private class PatternReader(private val source: String) {
     }
 
     private fun choices(): Part {
+        require(depth++ < MOST_DEPTH) { "too many groups in each other" }
         val choices = mutableListOf(line())
         while (take('|')) choices += line()
+        depth--
         return choices.singleOrNull() ?: Part.Either(choices)
     }
 
@@ -138,7 +151,9 @@ private class PatternReader(private val source: String) {
             Part.One(!LINE_END)
         }
         '^' -> mark { before, behind -> before == null || before in LINE_END && behind != null }
-        '$' -> mark { before, behind -> if (behind == null) before == null || before !in LINE_END else behind in LINE_END }
+        '$' -> mark { before, behind ->
+            if (behind == null) before == null || before !in LINE_END else behind in LINE_END
+        }
         '\\' -> escape()
         '*', '+', '?', '{' -> throw IllegalArgumentException("a '$char' after nothing")
         else -> Part.One(letter(takeCodePoint()))
@@ -177,9 +192,9 @@ private class PatternReader(private val source: String) {
     }
 
     private fun group(): Part {
-        val open = listOf("(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?i)", "(").first { source.startsWith(it, at) }
+        val open = GROUPS.first { source.startsWith(it, at) }
         at += open.length
-        require(open != "(" || source.getOrNull(at) != '?') { "a group that begins with '${source.drop(at - 1).take(3)}'" }
+        require(open != "(" || source.getOrNull(at) != '?') { "an unknown group, '${source.drop(at - 1).take(3)}'" }
         val before = anyCase
         if (open.startsWith("(?i")) anyCase = true
         if (open == "(?i)") return choices().also { anyCase = before } // up to the end of the group it stands in
@@ -201,7 +216,7 @@ private class PatternReader(private val source: String) {
 
     /** A set in brackets; `&&` binds weaker than what stands side by side. */
     private fun set(): Chars {
-        require(take('[')) { "no '['" }
+        require(take('[') && depth++ < MOST_DEPTH) { "too many sets in each other" }
         require(!source.startsWith(":", at)) { "a set in colons" }
         val isNegated = take('^')
         var whole: Chars? = null
@@ -220,6 +235,7 @@ private class PatternReader(private val source: String) {
             isFirst = false
         }
         at++
+        depth--
         val made = both(whole, requireNotNull(part) { "'&&' before nothing" })
         return if (isNegated) !made else made
     }

@@ -6,8 +6,8 @@ private const val REPLACEMENT = '\uFFFD'
  * A text that grows by tokens.
  *
  * Nothing is lost and no half character comes out: bytes wait until they are a character, or can be none any more and
- * become U+FFFD, as many as `tokenizers` makes of them. Where a byte token stands for each byte, that makes all bytes of
- * a row wrong if one is; here those stay right that made whole characters before it.
+ * become U+FFFD, as many as `tokenizers` makes of them. Where a byte token stands for each byte, that takes all bytes
+ * of a row for wrong if one is; here those stay right that made whole characters before it.
  */
 class TextStream(private val tokenizer: Tokenizer) {
     private val made = StringBuilder()
@@ -82,7 +82,7 @@ private class Utf8 {
     var length = 0
         private set
 
-    /** The character that is whole with this byte; [MORE], or [WRONG] if none can become of them, and none wait then. */
+    /** The character that is whole with this byte; [MORE], or [WRONG] if none can become of them: none wait then. */
     fun add(byte: Int): Int {
         if (length == 0) return begin(byte)
         if (byte !in least..most) {

@@ -25,7 +25,7 @@ class Tokenizer internal constructor(
 
     internal val isByteLevel: Boolean get() = decoder.kind == Decoder.Kind.BYTE_LEVEL
 
-    /** A text's ids, without those that a model wants around it. Special tokens in the text are taken for what they are. */
+    /** A text's ids, without those that a model wants around it. Special tokens in it are taken for what they are. */
     fun encode(text: String): IntArray {
         val ids = Ids()
         for (segment in added.segments(wellFormed(text))) {

@@ -72,7 +72,8 @@ internal class ModelReader(private val json: JsonBytes, at: Int) {
             "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback",
             "ignore_merges",
         )
-        if (options.has("dropout") && !options.isZero("dropout")) options.bad("has a dropout: its tokens are drawn by lot")
+        val isDrawn = options.has("dropout") && !options.isZero("dropout")
+        if (isDrawn) options.bad("has a dropout: its tokens are drawn by lot")
         readVocabulary()
         val prefix = options.textOrNull("continuing_subword_prefix").orEmpty()
         val unknown = options.textOrNull("unk_token")

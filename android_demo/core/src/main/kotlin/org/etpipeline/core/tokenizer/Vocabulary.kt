@@ -1,6 +1,7 @@
 package org.etpipeline.core.tokenizer
 
 private const val SLOTS = 1 shl 12
+private const val MOST_IDS = 1 shl 24
 private const val FREE = -1
 private const val HASH = 31
 
@@ -11,8 +12,7 @@ private const val HASH = 31
 internal class Vocabulary {
     private var chars = CharArray(1 shl 14)
     private var used = 0
-    private var starts = IntArray(1 shl 10) // by id
-    private var ends = IntArray(1 shl 10) // 0: no such id
+    private var bounds = IntArray(1 shl 11) // of each id where its text begins and ends; 0 and 0: no such id
     private var slots = IntArray(SLOTS) { FREE } // ids by their text's hash
     private var count = 0
 
@@ -34,9 +34,9 @@ internal class Vocabulary {
         val end = used + text.length + 1 // one more: no end is 0, even of an empty text
         if (end > chars.size) chars = chars.copyOf(maxOf(end, chars.size * 2))
         for (at in text.indices) chars[used + at] = text[at]
-        if (id >= starts.size) grow(id)
-        starts[id] = used
-        ends[id] = end
+        if (2 * id >= bounds.size) grow(id)
+        bounds[2 * id] = used
+        bounds[2 * id + 1] = end
         used = end
         size = maxOf(size, id + 1)
         longest = maxOf(longest, text.length)
@@ -66,8 +66,8 @@ internal class Vocabulary {
 
     /** The text of an id; null if there is no such id. */
     fun textOf(id: Int): String? {
-        if (id !in 0 until size || ends[id] == 0) return null
-        return String(chars, starts[id], ends[id] - 1 - starts[id])
+        if (id !in 0 until size || bounds[2 * id + 1] == 0) return null
+        return String(chars, bounds[2 * id], bounds[2 * id + 1] - 1 - bounds[2 * id])
     }
 
     private fun find(text: CharSequence, from: Int, to: Int, hash: Int): Int {
@@ -81,8 +81,8 @@ internal class Vocabulary {
     }
 
     private fun isText(id: Int, text: CharSequence, from: Int, to: Int): Boolean {
-        val start = starts[id]
-        if (ends[id] - 1 - start != to - from) return false
+        val start = bounds[2 * id]
+        if (bounds[2 * id + 1] - 1 - start != to - from) return false
         for (at in from until to) if (chars[start + at - from] != text[at]) return false
         return true
     }
@@ -110,10 +110,8 @@ internal class Vocabulary {
     }
 
     private fun grow(id: Int) {
-        val wanted = maxOf(id + 1, starts.size * 2)
-        require(wanted <= 1 shl 24) { "the id $id is too large" }
-        starts = starts.copyOf(wanted)
-        ends = ends.copyOf(wanted)
+        require(id < MOST_IDS) { "the id $id is too large" }
+        bounds = bounds.copyOf(maxOf(2 * id + 2, bounds.size * 2))
     }
 
     private fun slotOf(hash: Int): Int = (hash xor (hash ushr 16)) * -0x61c88647 ushr 8 and (slots.size - 1)

@@ -33,6 +33,11 @@ class PatternTest {
         assertEquals(listOf("abc"), cut("(?>ab?)bc", "abc"))
     }
 
+    @Test fun `a long row takes no deep stack`() {
+        assertEquals(1_001, cut("\\d{1,3}(?=(?:\\d{3})*\\b)", "1".repeat(3_002)).size)
+        assertEquals(listOf("<${"12".repeat(50_000)}>", "3"), cut("(?:12)*", "12".repeat(50_000) + "3").take(2))
+    }
+
     @Test fun `places are looked at and not taken`() {
         assertEquals(listOf("<  >", " a"), cut("\\s+(?!\\S)", "   a"))
         assertEquals(listOf("a", "<>", "B"), cut("(?<=[a-z])(?=[A-Z])", "aB"))
@@ -67,6 +72,7 @@ class PatternTest {
         val unknown = listOf(
             "(", ")", "[", "a{2", "*a", "(?<name>a)", "\\1", "\\k<a>", "\\p{Nonsense}", "[[:alpha:]]", "(?m:a)", "\\G",
             "(?<=ab)c", "(a?)*", "(ab)+?", "(?i:ss)", "(?i:[a-z])", "(?i:\u00e9)", "a{2,1}", "[b-a]", "a{1,2}+", "\\",
+            "(".repeat(60) + ")".repeat(60), "[".repeat(60) + "a" + "]".repeat(60),
         )
         for (source in unknown) {
             val error = assertThrows(source, IllegalArgumentException::class.java) { readPattern(source) }

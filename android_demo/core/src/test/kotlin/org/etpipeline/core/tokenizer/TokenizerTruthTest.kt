@@ -17,11 +17,11 @@ import org.junit.Test
 
 /**
  * The app's tokenizer against Hugging Face's `tokenizers`, with published tokenizers and ones of other kinds: over
- * et_pipeline's corpus, nearly all of Unicode, and thousands of texts drawn by lot. `tools/tokens.py` tells what is
+ * et_pipeline's corpus, nearly all of Unicode, and thousands of texts drawn by lot. `tools/tokens.py` makes what is
  * expected.
  *
- * Texts with characters that this JVM's Unicode (13 in Java 17) does not have are left out: nobody can know here whether
- * they are letters. Their number is limited.
+ * Texts with characters that this JVM's Unicode (13 in Java 17) does not have are left out: nobody can know here
+ * whether they are letters. Their number is limited.
  */
 class TokenizerTruthTest {
     private val folder: File by lazy {
