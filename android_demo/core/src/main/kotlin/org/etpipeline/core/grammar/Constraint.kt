@@ -10,12 +10,15 @@ interface Constraint {
     /** Whether nothing may follow any more. */
     val isDone: Boolean
 
+    /** With so many more tokens the answer can be ended in any case: one for each byte of the shortest end. */
+    val tokensToEnd: Int
+
     /**
      * Tokens that may come next; do not change it. It is empty only if the answer may end here.
      *
-     * @param tokensLeft how many tokens the answer may still have, this one among them (its end-of-text token not). Only
-     *   such are allowed then after which it can be ended in time, even with tokens of one byte each.
-     * @throws IllegalStateException if the answer cannot be ended within [tokensLeft].
+     * @param tokensLeft how many tokens the answer may still have, with this one, without an end-of-text token. With
+     *   few left only such are allowed after which it can still be ended.
+     * @throws IllegalStateException if these are less than [tokensToEnd].
      */
     fun mask(tokensLeft: Int = Int.MAX_VALUE): BitSet
 
@@ -31,10 +34,10 @@ internal class MatcherConstraint(private val matcher: Matcher) : Constraint {
 
     override val isDone: Boolean get() = !state.goesOn
 
+    override val tokensToEnd: Int get() = state.distance
+
     override fun mask(tokensLeft: Int): BitSet {
-        check(state.distance <= tokensLeft) {
-            "the answer takes up to ${state.distance} tokens to its end, and $tokensLeft are left"
-        }
+        check(tokensToEnd <= tokensLeft) { "the answer takes up to $tokensToEnd more tokens, and $tokensLeft are left" }
         return synchronized(matcher) { matcher.mask(state, minOf(tokensLeft - 1, NEVER)) }
     }
 

@@ -15,11 +15,11 @@ class Grammar private constructor(private val root: Expression, name: String) {
 
     init {
         val hasAnswer = Matcher(root, ALL_BYTES).start.stacks.isNotEmpty()
-        if (!hasAnswer) throw GrammarException("$name: there is no answer that fits, or none within $MOST_LEVELS levels")
+        if (!hasAnswer) throw GrammarException("$name: no answer fits it within $MOST_LEVELS levels")
     }
 
     /**
-     * Begins an answer.
+     * Begins an answer. A byte that has no token of its own is never written.
      *
      * @throws IllegalArgumentException if no answer can be written with this vocabulary.
      */
@@ -48,10 +48,11 @@ class Grammar private constructor(private val root: Expression, name: String) {
         /**
          * The answer is JSON that [schema] takes, without white space but a space at most behind `:` and `,`.
          *
-         * Some of what a schema takes is left out, so that every answer is a good one and ends: properties come in the
-         * order in which they are written; where there are `properties`, others come only if `additionalProperties` asks
-         * for them, and behind them; `oneOf` is taken as `anyOf`; numbers have at most 15 digits on either side;
-         * rules are within one another at most 16 times.
+         * Some of what a schema takes is never written, so that every answer is a good one and ends: properties come in
+         * the order in which they stand; where there are `properties`, others come only if `additionalProperties` asks
+         * for them, and last; without a `type` the keywords say which; items beyond `prefixItems` come only if `items`
+         * asks for them; numbers have at most 15 digits on either side of the point; rules are within one another at
+         * most 16 times. `oneOf` is taken as `anyOf`: it is the schema's affair that no two of it take the same.
          *
          * @throws GrammarException if it has a keyword that an answer cannot be held to; none is passed over.
          */

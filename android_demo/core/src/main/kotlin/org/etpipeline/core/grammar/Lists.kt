@@ -31,8 +31,9 @@ internal fun objectInside(members: List<Member>, extra: Expression?): Expression
 internal fun arrayInside(first: List<Expression>, other: Expression?, min: Int, max: Int?): Expression {
     if (max == 0 || first.isEmpty() && other == null) return Expression.EMPTY
     val listed = first.take(max ?: first.size)
+    val before = maxOf(1, listed.size)
     var later = other?.let {
-        Expression.Repeat(Expression.sequence(COMMA, it), maxOf(0, min - maxOf(1, listed.size)), max?.minus(maxOf(1, listed.size)))
+        Expression.Repeat(Expression.sequence(COMMA, it), maxOf(0, min - before), max?.minus(before))
     } ?: Expression.EMPTY
     for (index in listed.lastIndex downTo 1) {
         val more = Expression.sequence(COMMA, listed[index], later)

@@ -142,7 +142,8 @@ internal class Matcher(root: Expression, private val vocabulary: Vocabulary) {
         return when (val top = frame.top) {
             is Expression.Terminal, is Expression.StringRest -> begin(startOf(top), frame, rest)
             is Expression.Sequence -> {
-                val whole = top.parts.foldRight(rest as Frame?) { part, below -> below?.let { push(part, it, frame.depth) } }
+                var whole: Frame? = rest
+                for (part in top.parts.asReversed()) whole = whole?.let { push(part, it, frame.depth) }
                 whole?.let(::expand).orEmpty()
             }
             is Expression.Choice -> top.options.mapNotNull { push(it, rest, frame.depth) }.flatMap(::expand)

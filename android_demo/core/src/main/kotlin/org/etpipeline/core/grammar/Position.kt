@@ -3,8 +3,8 @@ package org.etpipeline.core.grammar
 /**
  * How far a terminal of the grammar has been read. Two positions are equal if they are the same object.
  *
- * A counted position is its [uncounted] one with bounds to its length, so that one walk over the vocabulary does for all
- * counts: see [Walk].
+ * A counted position is its [uncounted] one with bounds to its length, so that one walk over the vocabulary does for
+ * all counts: see [Walk].
  */
 internal abstract class Position {
     private val next = arrayOfNulls<Position>(256)

@@ -56,7 +56,9 @@ internal class SchemaReader(private val root: JsonElement) {
         words.allow("beside \$ref", setOf("\$ref"))
         val pointer = words.text("\$ref").orEmpty()
         rules[pointer]?.let { return it }
-        if (pointer != "#" && !pointer.startsWith("#/")) refuse("${words.path} has \$ref to $pointer, which is elsewhere")
+        if (pointer != "#" && !pointer.startsWith("#/")) {
+            refuse("${words.path} has \$ref to $pointer, which is not within the schema")
+        }
         val target = pointer.split('/').drop(1).fold(root as JsonElement?) { at, name ->
             val key = name.replace("~1", "/").replace("~0", "~")
             (at as? JsonObject)?.get(key) ?: (at as? JsonArray)?.getOrNull(key.toIntOrNull() ?: -1)
@@ -119,7 +121,9 @@ internal class SchemaReader(private val root: JsonElement) {
             return Expression.sequence(quote, Expression.StringRest(min, max))
         }
         val present = STRING_WORDS.filter { it in words }
-        if (present.size > 1) refuse("${words.path} has ${present.joinToString(" and ")}, which cannot be held to together")
+        if (present.size > 1) {
+            refuse("${words.path} has ${present.joinToString(" and ")}, which cannot be held to together")
+        }
         val format = words.text("format")
         val body = when {
             format == null -> readPattern(words)
@@ -147,7 +151,7 @@ internal class SchemaReader(private val root: JsonElement) {
                 if (name in words) refuse("${words.path} has $name, which only an integer can be held to")
             }
             for (bound in listOfNotNull(min, max)) {
-                if (!bound.isWhole) refuse("${words.path} has the bound $bound, and a number can be held to whole ones only")
+                if (!bound.isWhole) refuse("${words.path} has the bound $bound, and only whole ones can be held to")
             }
             if (min == null && max == null) return Expression.Terminal(NUMBER)
         }
@@ -163,7 +167,9 @@ internal class SchemaReader(private val root: JsonElement) {
         val items = words.map["items"]
         val isClosed = (items is JsonPrimitive && items.booleanOrNull == false) || (items == null && first.isNotEmpty())
         val other = if (isClosed) null else items?.let { read(it, "${words.path}.items") } ?: anything
-        if (other == null && min > first.size) refuse("${words.path} has minItems $min, and items for ${first.size} only")
+        if (other == null && min > first.size) {
+            refuse("${words.path} has minItems $min, and there are ${first.size} items only")
+        }
         return Expression.sequence(text("["), arrayInside(first, other, min, max), text("]"))
     }
 
@@ -171,7 +177,7 @@ internal class SchemaReader(private val root: JsonElement) {
         val properties = words.record("properties")
         val required = words.texts("required").orEmpty()
         for (name in required) {
-            if (name !in properties.orEmpty()) refuse("${words.path} has required $name, which is not in its properties")
+            if (name !in properties.orEmpty()) refuse("${words.path} has required $name, which is no property of it")
         }
         val members = properties.orEmpty().map { (name, schema) ->
             val value = read(schema, "${words.path}.properties.$name")

@@ -33,7 +33,8 @@ internal class SchemaWords(val map: Map<String, JsonElement>, val path: String) 
         map[name]?.let { it as? JsonArray ?: refuse("$path has $name, which is no list") }
 
     fun texts(name: String): List<String>? = array(name)?.map { item ->
-        (item as? JsonPrimitive)?.takeIf { it.isString }?.content ?: refuse("$path has $name, which is no list of texts")
+        (item as? JsonPrimitive)?.takeIf { it.isString }?.content
+            ?: refuse("$path has $name, which is no list of texts")
     }
 
     fun record(name: String): JsonObject? =
@@ -61,7 +62,8 @@ internal class SchemaWords(val map: Map<String, JsonElement>, val path: String) 
 
     /** The keywords of all parts of `allOf` in one, if they do not touch each other. */
     fun merged(): JsonObject {
-        val parts = array("allOf").orEmpty().map { it as? JsonObject ?: refuse("$path.allOf has $it, which is no object") }
+        val parts = array("allOf").orEmpty()
+            .map { it as? JsonObject ?: refuse("$path.allOf has $it, which cannot be merged") }
         val beside = map - "allOf"
         if (parts.size == 1 && beside.isEmpty()) return parts.single()
         val merged = HashMap<String, JsonElement>()
