@@ -2,7 +2,12 @@ package org.etpipeline.core.grammar
 
 import java.util.BitSet
 
-/** The state of one answer that is held to a [Grammar]: ask for the [mask], choose a token, [accept] it. */
+/**
+ * The state of one answer that is held to a [Grammar]: ask for the [mask], choose a token, [accept] it.
+ *
+ * Each belongs to one thread at a time. The first masks over a large vocabulary take longer than those after: whoever
+ * asks for one while the model is loading warms up.
+ */
 interface Constraint {
     /** Whether the answer may end here. */
     val mayEnd: Boolean

@@ -2,7 +2,9 @@ package org.etpipeline.core.grammar
 
 /** The grammar of an answer: terminals and what is made of them. */
 internal sealed interface Expression {
-    class Terminal(val pattern: Pattern) : Expression
+    class Terminal(pattern: Pattern) : Expression {
+        val nfa = Nfa(pattern)
+    }
 
     /** The characters of a JSON string, at least [min] and at most [max] of them, and the closing quote. */
     class StringRest(val min: Int, val max: Int?) : Expression

@@ -2,9 +2,9 @@ package org.etpipeline.core.grammar
 
 import java.util.BitSet
 
-private const val MOST_WALKS = 256
+private const val MOST_WALKS = 128
 private const val MOST_MASKS = 64
-private const val MOST_OBJECTS = 50_000
+private const val MOST_OBJECTS = 20_000 // of up to 1.3 kB
 
 /**
  * A grammar over a vocabulary: a pushdown automaton whose states are sets of stacks, made as they are met.
@@ -15,7 +15,7 @@ private const val MOST_OBJECTS = 50_000
 internal class Matcher(root: Expression, private val vocabulary: Vocabulary) {
     private val tree = vocabulary.tree
     private val automata = HashMap<Expression, Automaton>()
-    private val character = lazy { Automaton(Nfa(JSON_CHARACTER), vocabulary.bytes) }
+    private val character = lazy { Automaton(JSON_CHARACTER, vocabulary.bytes) }
     private val strings = lazy { StringBody(character.value, vocabulary.bytes['"'.code]) }
     private val lengths = Lengths(::startOf)
     private var frames = HashMap<Frame, Frame>()
@@ -185,7 +185,7 @@ internal class Matcher(root: Expression, private val vocabulary: Vocabulary) {
         when (expression) {
             is Expression.StringRest -> strings.value.start(expression.min, expression.max)
             is Expression.Terminal ->
-                automata.getOrPut(expression) { Automaton(Nfa(expression.pattern), vocabulary.bytes) }.start
+                automata.getOrPut(expression) { Automaton(expression.nfa, vocabulary.bytes) }.start
             else -> error("$expression is no terminal")
         }
 

@@ -62,12 +62,12 @@ private fun charactersInJson(set: CodePoints): Pattern {
 private const val HEX = "[0-9A-Fa-f]"
 
 /** One character of a JSON string in every way it may be written; of a pair of surrogates both or none. */
-internal val JSON_CHARACTER: Pattern =
-    Pattern.Choice(
-        listOf(
-            Pattern.Characters(CodePoints.ALL - ESCAPED),
-            readRegex("""\\["\\/bfnrt]"""),
-            readRegex("""\\u([0-9A-CEFa-cef]$HEX{3}|[Dd][0-7]$HEX{2})"""),
-            readRegex("""\\u[Dd][89ABab]$HEX{2}\\u[Dd][C-Fc-f]$HEX{2}"""),
-        ),
+internal val JSON_CHARACTER: Nfa by lazy {
+    val ways = listOf(
+        Pattern.Characters(CodePoints.ALL - ESCAPED),
+        readRegex("""\\["\\/bfnrt]"""),
+        readRegex("""\\u([0-9A-CEFa-cef]$HEX{3}|[Dd][0-7]$HEX{2})"""),
+        readRegex("""\\u[Dd][89ABab]$HEX{2}\\u[Dd][C-Fc-f]$HEX{2}"""),
     )
+    Nfa(Pattern.Choice(ways))
+}

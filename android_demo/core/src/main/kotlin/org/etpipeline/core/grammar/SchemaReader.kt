@@ -81,7 +81,10 @@ internal class SchemaReader(private val root: JsonElement) {
         val types = words.types()
         val kept = values.filter { value -> types == null || typesOf(value).any { it in types } }
         if (kept.isEmpty()) refuse("${words.path}.$name has no value of its type")
-        return Expression.choice(kept.map(::value))
+        val (simple, compound) = kept.partition { it is JsonPrimitive }
+        val texts = simple.map { Pattern.text(it.toString()) } // in one automaton, however many they are
+        val first = if (texts.isEmpty()) emptyList() else listOf(Expression.Terminal(Pattern.Choice(texts)))
+        return Expression.choice(first + compound.map(::value))
     }
 
     private fun value(value: JsonElement): Expression =

@@ -33,21 +33,20 @@ internal class TokenTree(tokens: List<ByteArray?>) {
     val depth: Int
 
     init {
-        val texts = tokens.withIndex().mapNotNull { (id, bytes) -> bytes?.takeIf { it.isNotEmpty() }?.let { id to it } }
-            .sortedWith { (_, a), (_, b) -> compare(a, b) }
-        sorted = IntArray(texts.size) { texts[it].first }
-        depth = texts.maxOfOrNull { (_, bytes) -> bytes.size } ?: 0
+        sorted = sort(tokens)
+        depth = sorted.maxOfOrNull { bytesOf(tokens, it).size } ?: 0
         require(depth <= Short.MAX_VALUE) { "a token of $depth bytes" }
         val path = IntArray(depth + 1)
         var last = ByteArray(0)
-        texts.forEachIndexed { index, (_, bytes) ->
+        sorted.forEachIndexed { index, id ->
+            val bytes = bytesOf(tokens, id)
             val shared = shared(last, bytes)
             for (level in shared + 1..last.size) endOf[path[level]] = nodes
             for (level in shared until bytes.size) path[level + 1] = newNode(bytes[level], level + 1, index)
             last = bytes
         }
         for (level in 0..last.size) endOf[path[level]] = nodes
-        trim(texts.size)
+        trim(sorted.size)
     }
 
     fun byte(node: Int): Int = byteOf[node].toInt() and 0xFF
@@ -86,6 +85,39 @@ internal class TokenTree(tokens: List<ByteArray?>) {
         firstOf[nodes] = tokens
     }
 }
+
+private const val BYTES_IN_KEY = 5
+private const val BITS_OF_ID = 63 - 8 * BYTES_IN_KEY
+
+private fun bytesOf(tokens: List<ByteArray?>, id: Int): ByteArray = checkNotNull(tokens[id])
+
+/**
+ * The ids of tokens in the order of their bytes.
+ *
+ * Most of it is decided by numbers of their first bytes: to compare hundreds of thousands of arrays takes a phone
+ * seconds.
+ */
+private fun sort(tokens: List<ByteArray?>): IntArray {
+    require(tokens.size < 1 shl BITS_OF_ID) { "${tokens.size} tokens" }
+    val ids = tokens.indices.filter { tokens[it]?.isEmpty() == false }
+    val keys = LongArray(ids.size) { firstBytes(bytesOf(tokens, ids[it])) shl BITS_OF_ID or ids[it].toLong() }
+    keys.sort()
+    val sorted = IntArray(keys.size) { (keys[it] and (1L shl BITS_OF_ID) - 1).toInt() }
+    var start = 0
+    for (end in 1..keys.size) {
+        if (end < keys.size && keys[end] shr BITS_OF_ID == keys[start] shr BITS_OF_ID) continue
+        if (end - start > 1) {
+            val alike = sorted.slice(start until end)
+                .sortedWith { a, b -> compare(bytesOf(tokens, a), bytesOf(tokens, b)) }
+            alike.forEachIndexed { index, id -> sorted[start + index] = id }
+        }
+        start = end
+    }
+    return sorted
+}
+
+private fun firstBytes(bytes: ByteArray): Long =
+    (0 until BYTES_IN_KEY).fold(0L) { key, at -> key shl 8 or (bytes.getOrElse(at) { 0 }.toLong() and 0xFF) }
 
 private fun compare(a: ByteArray, b: ByteArray): Int {
     val shared = shared(a, b)

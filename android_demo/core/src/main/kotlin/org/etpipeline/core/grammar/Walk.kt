@@ -28,7 +28,7 @@ internal class Walk(start: Position, tree: TokenTree) {
     val lengths: IntArray
 
     init {
-        val found = HashMap<Pair<Int, Int>, Numbers>()
+        val found = HashMap<Position, Numbers>()
         val exits = Numbers()
         val lengths = Numbers()
         val positions = arrayOfNulls<Position>(tree.depth + 1)
@@ -44,7 +44,7 @@ internal class Walk(start: Position, tree: TokenTree) {
                 continue
             }
             if (position.goesOn && tree.first(node) < tree.first(node + 1)) {
-                val tokens = found.getOrPut(position.length to position.unfinished) { Numbers() }
+                val tokens = found.getOrPut(position) { Numbers() }
                 tree.forTokens(node) { tokens.add(it) }
             }
             if (position.accepts) {
@@ -54,11 +54,14 @@ internal class Walk(start: Position, tree: TokenTree) {
             node++
         }
         val all = tree.first(end)
-        groups = found.map { (figures, tokens) -> Group(figures.first, figures.second, tokens.toArray(), all) }
+        val alike = found.entries.groupBy({ (at, _) -> at.length to at.unfinished }, { (_, tokens) -> tokens.toArray() })
+        groups = alike.map { (figures, tokens) -> Group(figures.first, figures.second, joined(tokens), all) }
         this.exits = exits.toArray()
         this.lengths = lengths.toArray()
     }
 }
+
+private fun joined(arrays: List<IntArray>): IntArray = arrays.fold(IntArray(0)) { all, each -> all + each }
 
 /** A list of numbers that grows. */
 private class Numbers {

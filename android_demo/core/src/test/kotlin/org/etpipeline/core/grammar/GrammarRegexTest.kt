@@ -136,6 +136,20 @@ class GrammarRegexTest {
         assertEquals(setOf(0, 2), Grammar.ofRegex("ab?|abc|cdb|ce").constraint(few).mask().stream().toArray().toSet())
     }
 
+    @Test
+    fun `more states than are kept`() {
+        val random = Random(5)
+        val constraint = Grammar.ofRegex("(a|b)*a(a|b){14}").constraint(bytes)
+        var last = 0
+        repeat(60_000) {
+            assertEquals(setOf('a', 'b'), allowed(constraint.mask()))
+            val isA = random.nextBoolean()
+            constraint.accept((if (isA) 'a' else 'b').code)
+            last = last shl 1 or if (isA) 1 else 0
+            assertEquals(last shr 14 and 1 == 1, constraint.mayEnd)
+        }
+    }
+
     private fun allowed(mask: BitSet): Set<Char> = mask.stream().toArray().map { it.toChar() }.toSet()
 
     private fun isAccepted(grammar: Grammar, vocabulary: Vocabulary, tokens: List<Int>): Boolean {

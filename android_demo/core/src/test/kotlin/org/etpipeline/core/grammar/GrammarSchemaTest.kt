@@ -19,7 +19,7 @@ class GrammarSchemaTest {
             val check = SchemaCheck(schema)
             val answers = HashSet<String>()
             repeat(840) {
-                val text = samplers[it % 2].answer(grammar, random.nextInt(1, 150), random.nextFloat())
+                val text = samplers[it % 2].answer(grammar, random.nextInt(1, 120), random.nextFloat())
                 assertTrue("$name: $text", check.fits(Json.parseToJsonElement(text)))
                 answers += text
             }
