@@ -6,8 +6,12 @@ internal sealed interface Expression {
         val nfa = Nfa(pattern)
     }
 
-    /** The characters of a JSON string, at least [min] and at most [max] of them, and the closing quote. */
-    class StringRest(val min: Int, val max: Int?) : Expression
+    /**
+     * The characters of a JSON string, at least [min] and at most [max] of them, and the closing quote.
+     *
+     * @property character what is one of them; none is the beginning of another.
+     */
+    class StringRest(val min: Int, val max: Int?, val character: Nfa = JSON_CHARACTER) : Expression
 
     class Sequence(val parts: List<Expression>) : Expression
 

@@ -4,6 +4,8 @@ import java.util.BitSet
 
 private const val MOST_WALKS = 128
 private const val MOST_MASKS = 64
+private const val MOST_STACKS = 512
+private const val MANY_STACKS = 32 // may become too many within a token
 private const val MOST_OBJECTS = 20_000 // of up to 1.3 kB
 
 /**
@@ -15,14 +17,14 @@ private const val MOST_OBJECTS = 20_000 // of up to 1.3 kB
 internal class Matcher(root: Expression, private val vocabulary: Vocabulary) {
     private val tree = vocabulary.tree
     private val automata = HashMap<Expression, Automaton>()
-    private val character = lazy { Automaton(JSON_CHARACTER, vocabulary.bytes) }
-    private val strings = lazy { StringBody(character.value, vocabulary.bytes['"'.code]) }
+    private val strings = HashMap<Nfa, StringBody>()
     private val lengths = Lengths(::startOf)
     private var frames = HashMap<Frame, Frame>()
     private var states = HashMap<Set<Frame>, State>()
     private val walks = recent<Position, Walk>(MOST_WALKS)
     private val masks = recent<State, Mask>(MOST_MASKS)
     private val along = arrayOfNulls<State>(tree.depth + 1)
+    private var isCrowded = false // some state had too many stacks
     private val bottom = Frame(Expression.EMPTY, null, 0, 0)
 
     /** Where an answer begins; without stacks if no answer can be written with this vocabulary. */
@@ -74,13 +76,23 @@ internal class Matcher(root: Expression, private val vocabulary: Vocabulary) {
     }
 
     private val size: Int
-        get() = frames.size + states.size + automata.values.sumOf { it.size } +
-            if (strings.isInitialized()) strings.value.size else 0
+        get() = frames.size + states.size + automata.values.sumOf { it.size } + strings.values.sumOf { it.size }
 
     private fun makeMask(state: State, left: Int): Mask {
         val mask = Mask(BitSet(vocabulary.tokens.size))
         for (stack in state.stacks) if (stack.top is Position) add(stack.top, checkNotNull(stack.rest), left, mask)
+        if (isCrowded || state.stacks.size > MANY_STACKS) removeLost(state, left, mask.tokens)
         return mask
+    }
+
+    /** Removes the tokens that lead to a stack which is given up before they end. */
+    private fun removeLost(state: State, left: Int, tokens: BitSet) {
+        var token = tokens.nextSetBit(0)
+        while (token >= 0) {
+            val isKept = next(state, token)?.let { it.distance <= left } == true
+            if (!isKept) tokens.clear(token)
+            token = tokens.nextSetBit(token + 1)
+        }
     }
 
     private fun add(top: Position, rest: Frame, left: Int, mask: Mask) {
@@ -176,25 +188,38 @@ internal class Matcher(root: Expression, private val vocabulary: Vocabulary) {
         return if (frame.distance >= NEVER) null else frames.getOrPut(frame) { frame }
     }
 
+    /**
+     * Where a schema offers the same over and over, level within level, the stacks would double with each: those that
+     * are nearest to their end do then. What is left is still an answer that fits.
+     */
     private fun stateOf(stacks: Collection<Frame>): State {
-        val set = stacks.toSet()
+        var set = stacks.toSet()
+        if (set.size > MOST_STACKS) {
+            isCrowded = true
+            set = set.sortedBy { it.distance }.take(MOST_STACKS).toSet()
+        }
         return states.getOrPut(set) { State(set) }
     }
 
     private fun startOf(expression: Expression): Position =
         when (expression) {
-            is Expression.StringRest -> strings.value.start(expression.min, expression.max)
+            is Expression.StringRest ->
+                strings.getOrPut(expression.character) { stringBody(expression.character) }
+                    .start(expression.min, expression.max)
             is Expression.Terminal ->
                 automata.getOrPut(expression) { Automaton(expression.nfa, vocabulary.bytes) }.start
             else -> error("$expression is no terminal")
         }
+
+    private fun stringBody(character: Nfa) =
+        StringBody(Automaton(character, vocabulary.bytes), hasQuote = vocabulary.bytes['"'.code])
 
     /** Lets go of all that is not in use: an answer that goes on keeps what it needs. */
     private fun forget() {
         frames = HashMap()
         states = HashMap()
         automata.values.forEach { it.forget() }
-        if (strings.isInitialized()) strings.value.forget()
+        strings.values.forEach { it.forget() }
         walks.clear()
         masks.clear()
     }

@@ -15,6 +15,11 @@ internal sealed interface Pattern {
         val EMPTY: Pattern = Sequence(emptyList())
         val ANYTHING: Pattern = Repeat(Characters(CodePoints.ALL), 0, null)
 
+        fun sequence(vararg parts: Pattern): Pattern =
+            parts.filter { it !== EMPTY }.let { it.singleOrNull() ?: Sequence(it) }
+
+        fun choice(options: List<Pattern>): Pattern = options.singleOrNull() ?: Choice(options)
+
         fun text(text: String): Pattern =
             Sequence(text.codePoints().toArray().map { Characters(CodePoints.of(it..it)) })
 

@@ -24,11 +24,11 @@ internal fun readRegex(pattern: String): Pattern =
 
 /** The pattern of a regular expression that has to be found somewhere in a text. */
 internal fun readSearch(pattern: String): Pattern =
-    Pattern.Choice(
+    Pattern.choice(
         RegexReader(pattern, Dialect.ECMA).read().map { option ->
             val before = if (option.isAtStart) Pattern.EMPTY else Pattern.ANYTHING
             val after = if (option.isAtEnd) Pattern.EMPTY else Pattern.ANYTHING
-            Pattern.Sequence(listOf(before, option.body, after))
+            Pattern.sequence(before, option.body, after)
         },
     )
 
@@ -53,7 +53,7 @@ private class RegexReader(private val source: String, private val dialect: Diale
     private fun choice(): Pattern {
         val options = mutableListOf(sequence())
         while (take('|')) options += sequence()
-        return options.singleOrNull() ?: Pattern.Choice(options)
+        return Pattern.choice(options)
     }
 
     private fun sequence(): Pattern {

@@ -132,8 +132,14 @@ internal class SchemaReader(private val root: JsonElement) {
             format == null -> readPattern(words)
             else -> FORMATS[format] ?: refuse("${words.path} has format $format, which cannot be held to")
         }
-        val closed = Pattern.Sequence(listOf(body.inJson(), Pattern.text("\"")))
-        return Expression.sequence(quote, Expression.Terminal(closed))
+        return Expression.sequence(quote, stringRest(body))
+    }
+
+    private fun stringRest(body: Pattern): Expression {
+        // Many characters of one kind are better counted than copied.
+        val kind = ((body as? Pattern.Repeat)?.body as? Pattern.Characters)?.inJson()
+        if (kind != null) return Expression.StringRest(body.min, body.max, Nfa(kind))
+        return Expression.Terminal(Pattern.sequence(body.inJson(), Pattern.text("\"")))
     }
 
     private fun readPattern(words: SchemaWords): Pattern =

@@ -10,7 +10,7 @@ import java.util.BitSet
  */
 internal class Walk(start: Position, tree: TokenTree) {
     /** Tokens that come to the same figures, of [Position.distanceOf]. */
-    class Group(val length: Int, val unfinished: Int, private val tokens: IntArray, all: Int) {
+    class Group(val length: Int, val unfinished: Int, tokens: IntArray, all: Int) {
         // Many tokens are joined faster as bits, few as numbers.
         private val bits = if (tokens.size < all / 32) null else BitSet(all).also { bits -> tokens.forEach(bits::set) }
         private val few = if (bits == null) tokens else IntArray(0)

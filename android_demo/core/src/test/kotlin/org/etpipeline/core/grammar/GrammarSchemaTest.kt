@@ -18,7 +18,7 @@ class GrammarSchemaTest {
             val grammar = Grammar.ofJsonSchema(schema)
             val check = SchemaCheck(schema)
             val answers = HashSet<String>()
-            repeat(840) {
+            repeat(720) {
                 val text = samplers[it % 2].answer(grammar, random.nextInt(1, 120), random.nextFloat())
                 assertTrue("$name: $text", check.fits(Json.parseToJsonElement(text)))
                 answers += text

@@ -53,4 +53,9 @@ internal val SCHEMAS: Map<String, JsonElement> = mapOf(
                 "prefixItems": [{"type": "integer"}, {"type": "integer"}], "items": {"type": "boolean"},
                 "minItems": 2, "maxItems": 5}}, "required": ["kind", "at"], "additionalProperties": false}]}},
             "required": ["shape"]}]}""",
+    "crowded" to """{"anyOf": [{"type": "array", "items": {"${'$'}ref": "#"}, "minItems": 1}, {"type": "null"},
+        {"type": "array", "items": {"${'$'}ref": "#"}, "minItems": 1}, {"type": "array", "items": {"${'$'}ref": "#"},
+            "maxItems": 3}]}""",
+    "kinds" to """{"properties": {"dots": {"type": "string", "pattern": "^.{2,150}${'$'}"},
+        "letters": {"type": "string", "pattern": "^[a-zé\"\\\\]*${'$'}"}}, "required": ["dots", "letters"]}""",
 ).mapValues { (_, text) -> Json.parseToJsonElement(text) }
