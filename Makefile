@@ -28,7 +28,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval test-sweeps \
         test-kill test-wheel lint format package constraints docs families docs-site bench-7b bench-arm bench-host bench-quality clean \
-        apk test-android screenshots install push device-bench android-lock
+        aar apk test-android screenshots install push device-bench android-lock
 
 help: ## Show this list
 	@printf 'et_pipeline puts a language model on a phone. On a fresh machine, begin with: make demo\n\n'
@@ -75,10 +75,14 @@ test-android: $(DEMO)/manifest.json ## The app's tests: real activity, real mode
 	$(BIN)/python $(ANDROID)/tools/parity.py $(ANDROID)/build/parity
 	$(BIN)/python $(ANDROID)/tools/tokens.py $(ANDROID)/build/parity/tokens
 	$(BIN)/python $(ANDROID)/tools/adapters.py $(ANDROID)/build/adapters
+	$(BIN)/python $(ANDROID)/tools/sampling.py $(ANDROID)/build/sampling.json
 	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --references $(ANDROID)/build/references.json
 
 screenshots: $(DEMO)/manifest.json ## Draw the app's reference screenshots again
 	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --record-screenshots --filter Screenshot
+
+aar: ## Build the app's engine as a library for other apps: an AAR in a folder that is a Maven repository
+	$(PYTHON) $(ANDROID)/tools/build.py library
 
 install: $(READY) ## Install the app on the connected phone (after make apk)
 	$(BIN)/python -m et_pipeline.runtime.phone $(APK)

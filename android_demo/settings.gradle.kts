@@ -13,4 +13,4 @@ dependencyResolutionManagement {
     }
 }
 rootProject.name = "et-demo"
-include(":core", ":app")
+include(":core", ":engine", ":app")

@@ -17,7 +17,7 @@ android {
     buildTypes {
         release {
             isMinifyEnabled = true
-            proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"), "proguard-rules.pro")
+            proguardFiles(getDefaultProguardFile("proguard-android-optimize.txt"))
             signingConfig = signingConfigs.getByName("debug") // a demo: sign your own app with your own key
         }
     }
@@ -35,17 +35,14 @@ kotlin {
 }
 
 dependencies {
-    implementation(project(":core"))
+    implementation(project(":engine"))
     implementation(platform(libs.compose.bom))
     implementation(libs.activity.compose)
     implementation(libs.compose.icons)
     implementation(libs.compose.material3)
     implementation(libs.coroutines.android)
-    implementation(libs.executorch)
-    implementation(libs.fbjni)
     implementation(libs.lifecycle.runtime.compose)
     implementation(libs.lifecycle.viewmodel.compose)
-    implementation(libs.nativeloader)
     testImplementation(libs.compose.ui.test)
     testImplementation(libs.coroutines.test)
     testImplementation(libs.junit)

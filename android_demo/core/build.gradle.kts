@@ -1,7 +1,12 @@
 plugins {
     alias(libs.plugins.kotlin.jvm)
     alias(libs.plugins.kotlin.serialization)
+    `maven-publish`
 }
+
+java { withSourcesJar() }
+
+publishing { publications.register<MavenPublication>("release") { from(components["java"]) } }
 
 kotlin {
     jvmToolchain(17)

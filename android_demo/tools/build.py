@@ -5,6 +5,7 @@ Android framework to compile against and to test on is Robolectric's build of An
 those of the Gradle files. A step whose inputs have not changed is not repeated.
 
     python3 tools/build.py apk [--release] [--bundle FOLDER ...]
+    python3 tools/build.py library
     python3 tools/build.py test [--bundle FOLDER] [--references FILE] [--filter TEXT ...] [--record-screenshots]
 """
 
@@ -16,9 +17,12 @@ import sys
 from pathlib import Path
 
 from artifacts import BuildError
+from compiling import compile_library
 from jvm_tests import make_tests
+from library import make_library
 from package import make_apk
 from steps import jdk
+from toolbox import prepare
 
 
 def main() -> None:
@@ -28,6 +32,7 @@ def main() -> None:
     apk = commands.add_parser("apk", help="build a signed APK")
     apk.add_argument("--release", action="store_true", help="shrink with R8")
     apk.add_argument("--bundle", type=Path, action="append", default=[], help="a bundle's folder to put inside")
+    commands.add_parser("library", help="build the library for other apps, as a Maven repository")
     test = commands.add_parser("test", help="run the tests")
     test.add_argument("--bundle", type=Path, help="a bundle's folder for the tests with a real model")
     test.add_argument("--references", type=Path, help="answers of the Python runner, from tools/references.py")
@@ -39,6 +44,8 @@ def main() -> None:
         os.environ["PATH"] = os.pathsep.join([str(jdk() / "bin"), os.environ.get("PATH", "")])
         if arguments.command == "apk":
             make_apk(arguments.bundle, release=arguments.release)
+        elif arguments.command == "library":
+            make_library(*compile_library(prepare()))
         elif not make_tests(
             arguments.bundle, arguments.references, arguments.filter, record=arguments.record_screenshots
         ):

@@ -14,7 +14,7 @@ from artifacts import ROOT, BuildError
 from steps import BUILD, class_path, jdk, run, say, step
 from toolbox import Toolbox
 
-CORE, APP = ROOT / "core" / "src", ROOT / "app" / "src"
+CORE, ENGINE, APP = (ROOT / project / "src" for project in ("core", "engine", "app"))
 ALLOWED_PERMISSIONS = ("DYNAMIC_RECEIVER_NOT_EXPORTED_PERMISSION",)  # androidx.core's own, for the app itself
 
 
@@ -137,14 +137,27 @@ def check_permissions(manifest: Path) -> None:
         raise BuildError(f"The merged manifest asks for {', '.join(asked)}, and the app must ask for nothing.")
 
 
-def compile_app(tools: Toolbox, resources: Resources) -> tuple[Path, Path]:
-    """Class folders of core and app."""
-    libraries = tools.libraries
+class Classes(NamedTuple):
+    """Folders with the classes of each project."""
+
+    core: Path
+    engine: Path
+    app: Path
+
+
+def compile_library(tools: Toolbox) -> tuple[Path, Path]:
+    """Class folders of core and engine."""
     core = compile_kotlin(tools, "core", CORE / "main", class_path(tools.jars["app"]))
-    path = class_path(core, libraries, resources.classes, tools.android)
-    app = compile_kotlin(tools, "app", APP / "main", path)
-    check_apis(tools, [core, app, tools.runtime / "classes.jar"], [*tools.jars["app"], resources.classes])
-    return core, app
+    return core, compile_kotlin(tools, "engine", ENGINE / "main", class_path(core, tools.libraries, tools.android))
+
+
+def compile_app(tools: Toolbox, resources: Resources) -> Classes:
+    """Compiles all projects."""
+    core, engine = compile_library(tools)
+    path = class_path(core, engine, tools.libraries, resources.classes, tools.android)
+    made = Classes(core, engine, compile_kotlin(tools, "app", APP / "main", path))
+    check_apis(tools, [*made, tools.runtime / "classes.jar"], [*tools.jars["app"], resources.classes])
+    return made
 
 
 def check_apis(tools: Toolbox, classes: Sequence[Path], libraries: Sequence[Path]) -> None:
@@ -155,7 +168,7 @@ def check_apis(tools: Toolbox, classes: Sequence[Path], libraries: Sequence[Path
     if lowest not in signatures:
         raise BuildError(f"dependencies.lock has no signatures of API {lowest}, which is minSdk: see TOOLS in lock.py.")
     files = [tools.tool("animal-sniffer-"), tools.tool("asm-"), signatures[lowest], signatures[highest]]
-    sources = [CORE / "main" / "kotlin", APP / "main" / "kotlin"]
+    sources = [project / "main" / "kotlin" for project in (CORE, ENGINE, APP)]
 
     def make(folder: Path) -> None:
         java: list[str | Path] = ["java", "-cp", class_path(files[:2]), api_check.CHECKER, *files[2:]]

@@ -16,6 +16,7 @@ import host
 from artifacts import ROOT, BuildError
 from compiling import APP, CORE, Resources, Settings, compile_app, compile_kotlin, link_resources, read_settings
 from package import check_bundle
+from library import check_library
 from steps import BUILD, class_path, run, say, step
 from toolbox import Toolbox, prepare
 
@@ -124,7 +125,8 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
     """Compiles and runs the tests of core and app; returns whether all passed."""
     tools, settings = prepare(), read_settings()
     resources = link_resources(tools, settings, debuggable=True)
-    core, app = compile_app(tools, resources)
+    classes = compile_app(tools, resources)
+    core, engine, app = classes
     properties = {}
     installed = BUILD / "installed.apk"  # what the tests' Android has as the app's file
     shutil.copy(resources.apk, installed)
@@ -139,17 +141,17 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
     options = [f"-D{key}={value}" for key, value in properties.items()]
 
     groups = []
-    if classes := test_classes(CORE / "test", filters):
+    place = _make_host(tools)
+    if names := test_classes(CORE / "test", filters):
         path = class_path(core, tools.jars["test"], tools.jars["app"])
         compiled = compile_kotlin(tools, "core-test", CORE / "test", path, f"-Xfriend-paths={core}")
-        groups.append(Tests("core", classes, class_path(compiled) + os.pathsep + path, options))
-    if classes := test_classes(APP / "test", filters):
+        groups.append(Tests("core", names, class_path(compiled) + os.pathsep + path, options))
+    if names := test_classes(APP / "test", filters):
         config = _write_config(settings, resources, installed)
-        path = class_path(app, core, resources.classes, tools.jars["test"], tools.libraries, config)
+        path = class_path(app, engine, core, resources.classes, tools.jars["test"], tools.libraries, config)
         compiling = path + os.pathsep + str(tools.android)
         compiled = compile_kotlin(tools, "app-test", APP / "test", compiling, f"-Xfriend-paths={app}")
         (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
-        place = _make_host(tools)
         options += [
             f"-agentpath:{place}/libandroidhost.so",
             f"-Djava.library.path={place}",
@@ -161,8 +163,11 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
             f"-Droborazzi.test.{'record' if record else 'verify'}=true",
         ]
         running = class_path(compiled) + os.pathsep + path + os.pathsep + str(android)
-        shares = min(len(classes), 2 if (os.cpu_count() or 1) > 1 else 1)
-        groups += [Tests(f"app-{index + 1}", classes[index::shares], running, options) for index in range(shares)]
+        shares = min(len(names), 2 if (os.cpu_count() or 1) > 1 else 1)
+        groups += [Tests(f"app-{index + 1}", names[index::shares], running, options) for index in range(shares)]
     if not groups:
         raise BuildError(f"No test class has {' or '.join(filters)} in its name.")
-    return run_tests(groups, tools)
+    passed = run_tests(groups, tools)
+    if bundle and not filters:
+        passed = check_library(tools, classes, place, bundle) and passed
+    return passed

@@ -1,6 +1,6 @@
 """Resolves the app's dependencies to a flat lock file, as Gradle would for the same build files.
 
-The roots are the aliases that `core/build.gradle.kts` and `app/build.gradle.kts` name, at the versions of the version
+The roots are the aliases that the build files of `core`, `engine` and `app` name, at the versions of the version
 catalog. Of several wanted versions of a module the highest wins, modules of one AndroidX group agree on a version, and
 of a Kotlin multiplatform module the Android or JVM part is taken. Run it after a change of the catalog:
 `make android-lock`.
@@ -255,7 +255,7 @@ def make_lock() -> list[Artifact]:
     constraints = managed(*bom)
 
     def roots(*configurations: str) -> list[Dependency]:
-        aliases = {alias for project in ("core", "app") for alias in direct_dependencies(project, configurations)}
+        aliases = {alias for project in ("core", "engine", "app") for alias in direct_dependencies(project, configurations)}
         skipped = {RUNTIME, "compose-bom"}
         library = Dependency(Module("org.jetbrains.kotlin", "kotlin-stdlib"), versions["kotlin"])  # by Kotlin's plugin
         return [library, *(coordinate(alias, libraries, versions) for alias in sorted(aliases - skipped))]

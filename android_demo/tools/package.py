@@ -14,6 +14,7 @@ from apk import PAGE, ApkWriter, misaligned, page_size
 from artifacts import ROOT, BuildError, sha256_of
 from compiling import (
     ALLOWED_PERMISSIONS,
+    Classes,
     Resources,
     Settings,
     compile_app,
@@ -63,7 +64,7 @@ def jar(folder: Path, target: Path) -> Path:
     return target
 
 
-def make_dex(tools: Toolbox, resources: Resources, core: Path, app: Path, settings: Settings, release: bool) -> Path:
+def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: Settings, release: bool) -> Path:
     """The app's and the libraries' classes as Android runs them."""
     r8 = tools.tool("r8-")
     # Robolectric's Android has no java.*: the JDK's stands in for it.
@@ -72,15 +73,15 @@ def make_dex(tools: Toolbox, resources: Resources, core: Path, app: Path, settin
     def command(name: str, memory: str, mode: str, folder: Path) -> list[str | Path]:
         return ["java", memory, "-cp", r8, f"com.android.tools.r8.{name}", mode, *common, "--output", folder]
 
-    own = [("core", core), ("app", app), ("r", resources.classes)]
+    own = [*classes._asdict().items(), ("r", resources.classes)]
     rules = [
         resources.rules,
-        ROOT / "app" / "proguard-rules.pro",
+        ROOT / "engine" / "consumer-rules.pro",
         *(aar / "proguard.txt" for aar in tools.aars["app"] if (aar / "proguard.txt").exists()),
     ]
 
     def shrink(folder: Path) -> None:
-        program = [jar(classes, folder / f"{name}.jar") for name, classes in own]
+        program = [jar(made, folder / f"{name}.jar") for name, made in own]
         extra = folder / "extra.pro"
         missing = ("androidx.window.extensions.**", "androidx.window.sidecar.**", "com.android.**")
         extra.write_text("".join(f"-dontwarn {name}\n" for name in missing))
@@ -92,16 +93,16 @@ def make_dex(tools: Toolbox, resources: Resources, core: Path, app: Path, settin
         run(*command("D8", "-Xmx4g", "--debug", folder), *tools.libraries)
 
     def dex_own(folder: Path) -> None:
-        program = [jar(classes, folder / f"{name}.jar") for name, classes in own]
+        program = [jar(made, folder / f"{name}.jar") for name, made in own]
         beside = [part for library in tools.libraries for part in ("--classpath", library)]
         run(*command("D8", "-Xmx2g", "--debug", folder), *beside, *program)
 
     names = [library.parent.name + library.name for library in tools.libraries]
     if release:
-        inputs = [core, app, resources.classes, *rules, *names]
+        inputs = [*classes, resources.classes, *rules, *names]
         return step("dex-release", "shrinking and dexing with R8", inputs, shrink)
     libraries = step("dex-libraries", "dexing the libraries", [*names, settings.min_sdk], dex_libraries)
-    mine = step("dex-own", "dexing the app", [core, app, resources.classes, *names], dex_own)
+    mine = step("dex-own", "dexing the app", [*classes, resources.classes, *names], dex_own)
 
     def join(folder: Path) -> None:
         for index, dex in enumerate([*sorted(mine.glob("*.dex")), *sorted(libraries.glob("*.dex"))], 1):
@@ -128,8 +129,7 @@ def make_apk(bundles: Sequence[Path], *, release: bool) -> Path:
     bundle_files = {folder.resolve().name: check_bundle(folder) for folder in bundles}
     tools, settings = prepare(), read_settings()
     resources = link_resources(tools, settings, debuggable=not release)
-    core, app = compile_app(tools, resources)
-    dex = make_dex(tools, resources, core, app, settings, release)
+    dex = make_dex(tools, resources, compile_app(tools, resources), settings, release)
     say("packaging and signing")
     kind = "release" if release else "debug"
     target = BUILD / "apk" / f"et-demo-{kind}.apk"

@@ -48,7 +48,7 @@ class Facts(Sizes):
         lstrip: tokens before which white space is left out then.
         rstrip: tokens behind which it is.
         parity: of that tokenizer with the original's; None before it was compared, and of an encoder.
-        sampling: temperature, top_p and top_k of generation_config.json; empty if it asks for greedy answers.
+        sampling: what generation_config.json says of it, as the manifest's `Sampling`.
     """
 
     family: str

@@ -8,12 +8,10 @@ from et_pipeline import manifest
 from et_pipeline.checkpoints.folder import GENERATION, Folder
 from et_pipeline.errors import UserError
 
-# What transformers' generate() does besides temperature, top_p and top_k, and the value with which it does nothing.
+# What transformers' generate() does besides what `manifest.Sampling` has, and the value with which it does nothing.
 _ANSWERS = {
-    "repetition_penalty": 1,
     "encoder_repetition_penalty": 1,
     "no_repeat_ngram_size": 0,
-    "min_p": 0,
     "typical_p": 1,
     "epsilon_cutoff": 0,
     "eta_cutoff": 0,
@@ -33,15 +31,14 @@ _ANSWERS = {
 
 
 def read_sampling(folder: Folder) -> dict[str, float | int]:
-    """Settings of generation_config.json if it asks for random answers.
+    """Settings of generation_config.json: all that we have if it asks for random answers, else its penalty.
 
     Raises:
         UserError: the file is broken, or one has a value that it cannot have.
     """
     generation = folder.generation
-    if not generation.get("do_sample"):
-        return {}
-    given = {name: generation[name] for name in manifest.Sampling.model_fields if generation.get(name) is not None}
+    names = manifest.Sampling.model_fields if generation.get("do_sample") else ("repetition_penalty",)
+    given = {name: generation[name] for name in names if generation.get(name) is not None}
     try:
         manifest.Sampling.model_validate(given)
     except ValidationError as error:

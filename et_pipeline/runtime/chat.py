@@ -81,14 +81,30 @@ def shown(text: str, stop_strings: Collection[str]) -> tuple[str, bool]:
     return text[: len(text) - held], False
 
 
-def sample(logits: Tensor, sampling: bundle.Sampling, generator: torch.Generator) -> int:
-    """The next token id."""
+def sample(
+    logits: Tensor, sampling: bundle.Sampling, generator: torch.Generator, before: Collection[int] = ()
+) -> int:
+    """The next token id, with the definitions of transformers' logits processors and in their order.
+
+    Args:
+        logits: `[V]`.
+        sampling: How to choose.
+        generator: What is drawn with.
+        before: The tokens so far, prompt and answer.
+    """
+    scores = logits.float()
+    if sampling.repetition_penalty != 1 and before:
+        seen, penalty = torch.tensor(sorted(set(before))), sampling.repetition_penalty
+        found = scores[seen]
+        scores = scores.index_copy(0, seen, torch.where(found < 0, found * penalty, found / penalty))
     if sampling.temperature == 0:
-        return int(logits.argmax())
-    probabilities, ids = torch.softmax(logits.float() / sampling.temperature, dim=-1).sort(descending=True, stable=True)
-    keep = probabilities.cumsum(-1) - probabilities < sampling.top_p  # always keeps the first
+        return int(scores.argmax())
+    scores, ids = (scores / sampling.temperature).sort(descending=True, stable=True)
     if sampling.top_k:
-        keep[sampling.top_k :] = False
+        scores = scores[: sampling.top_k]
+    probabilities = scores.softmax(-1)
+    keep = probabilities.cumsum(-1) - probabilities < sampling.top_p  # always keeps the first
+    keep &= probabilities >= sampling.min_p * probabilities[0]
     chosen = torch.multinomial(probabilities * keep, 1, generator=generator)
     return int(ids[chosen])
 
@@ -225,7 +241,7 @@ class ChatSession:
                     logits = self._program.forward(torch.tensor([self._pending]), start=self._position)
                     self._fed += self._pending
                     self._position, self._pending = self._position + 1, []
-                token = sample(logits, self._sampling, self._generator)
+                token = sample(logits, self._sampling, self._generator, self._fed)
                 if token in self._stop_ids:
                     end = "stop"  # not fed: the next turn's text begins with it
                 else:

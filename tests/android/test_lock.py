@@ -23,7 +23,7 @@ APP_GRADLE = (artifacts.ROOT / "app" / "build.gradle.kts").read_text(encoding="u
 USED = sorted(
     {
         (alias, scopes)
-        for project in ("core", "app")
+        for project in ("core", "engine", "app")
         for configuration, scopes in (
             ("api", ("app", "runtime")),
             ("implementation", ("app", "runtime")),
@@ -79,14 +79,14 @@ def test_no_two_archives_are_unpacked_into_one_folder():
 
 def test_build_files_name_dependencies_that_the_lock_reads():
     """Whatever is declared there in a way that the pattern does not see would be missing from the lock."""
-    for project in ("core", "app"):
+    for project in ("core", "engine", "app"):
         text = (artifacts.ROOT / project / "build.gradle.kts").read_text(encoding="utf-8")
         declared = re.search(r"^dependencies \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)[1].splitlines()
         read = lock.direct_dependencies(project, ["api", "implementation", "testImplementation"])
         assert len(read) == len([line for line in declared if "project(" not in line])
 
 
-@pytest.mark.parametrize("file", ["build.gradle.kts", "core/build.gradle.kts", "app/build.gradle.kts"])
+@pytest.mark.parametrize("file", ["build.gradle.kts", "core/build.gradle.kts", "engine/build.gradle.kts", "app/build.gradle.kts"])
 def test_every_accessor_of_the_build_files_is_in_the_catalog(file):
     used = set(re.findall(r"\blibs\.([\w.]+)", (artifacts.ROOT / file).read_text(encoding="utf-8")))
     known = {re.sub(r"[-_]", ".", alias) for alias in CATALOG["libraries"]}
@@ -157,13 +157,13 @@ def test_the_wrapper_takes_gradle_from_its_makers():
 
 def test_git_ignores_what_both_builds_leave():
     ignored = (artifacts.ROOT / ".gitignore").read_text(encoding="utf-8").split()
-    assert {"/build/", "/core/build/", "/app/build/", "/.gradle/", "/local.properties"} <= set(ignored)
+    assert {"/build/", "/core/build/", "/engine/build/", "/app/build/", "/.gradle/", "/local.properties"} <= set(ignored)
     assert steps.BUILD == artifacts.ROOT / "build"
 
 
 def test_version_catalog_is_the_only_place_for_versions():
     assert tomllib.loads(lock.CATALOG.read_text(encoding="utf-8")) == CATALOG
-    for file in ("build.gradle.kts", "core/build.gradle.kts", "app/build.gradle.kts"):
+    for file in ("build.gradle.kts", "core/build.gradle.kts", "engine/build.gradle.kts", "app/build.gradle.kts"):
         text = (artifacts.ROOT / file).read_text(encoding="utf-8")
         assert not re.findall(r'\("[\w.]+:[\w.-]+:[^"]+"\)', text)
 

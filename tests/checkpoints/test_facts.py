@@ -6,6 +6,7 @@ import pytest
 from et_pipeline import tiny_assistant
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
+from et_pipeline.checkpoints.generation import read_sampling
 from et_pipeline.errors import UserError
 
 CHATML = (
@@ -50,6 +51,15 @@ def test_sampling_is_greedy_unless_the_checkpoint_asks_for_more(folder):
     path.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "top_k": 50, "eos_token_id": 1}))
     sampling = read_facts(Folder(folder)).manifest_chat(None).sampling
     assert (sampling.temperature, sampling.top_k) == (0.7, 50)
+
+
+def test_a_penalty_is_for_greedy_answers_too(tmp_path):
+    """As in transformers; Qwen2.5's and LFM2's files have one."""
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"repetition_penalty": 1.05, "top_k": 50}))
+    assert read_sampling(Folder(tmp_path)) == {"repetition_penalty": 1.05}
+    path.write_text(json.dumps({"do_sample": True, "min_p": 0.15, "repetition_penalty": 1.05}))
+    assert read_sampling(Folder(tmp_path)) == {"min_p": 0.15, "repetition_penalty": 1.05}
 
 
 def test_a_model_that_never_ends_is_refused(folder):

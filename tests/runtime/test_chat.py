@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_bundle import CHATML, EOS, FakeProgram, byte_tokenizer
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from et_pipeline import manifest as bundle
 from et_pipeline.chat_template import PLAIN
@@ -202,6 +203,45 @@ def test_sampling_keeps_to_its_limits():
     assert drawn(temperature=1.0, top_p=0.5) == {1}
     assert drawn(temperature=1.0, top_p=0.8) == {1, 2}
     assert drawn(temperature=5.0) == {0, 1, 2, 3}
+    assert drawn(temperature=1.0, min_p=0.3) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 5},
+        {"top_p": 0.6},
+        {"min_p": 0.2},
+        {"top_k": 6, "top_p": 0.7},
+        {"top_k": 9, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.3},
+        {"repetition_penalty": 0.7},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.7])
+def test_sampling_is_that_of_transformers(options, temperature):
+    """Its processors in its order, on the same logits: the same tokens can be drawn, with the same probabilities."""
+    drawing = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    config = GenerationConfig(**drawing, **({} if not temperature else {"top_k": 0}) | options)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=8, n_layer=1, n_head=1))
+    before = [3, 3, 7, 1]
+    processors = model._get_logits_processor(config, input_ids_seq_length=len(before))
+    logits = torch.randn(16, generator=torch.Generator().manual_seed(0)) * 2
+    expected = processors(torch.tensor([before]), logits[None])[0]
+    if not temperature:
+        wanted = {int(expected.argmax())}
+    else:
+        wanted = set(torch.nonzero(expected.isfinite()).flatten().tolist())
+    sampling = bundle.Sampling(temperature=temperature, **options)
+    generator = torch.Generator().manual_seed(1)
+    drawn = [sample(logits, sampling, generator, before) for _ in range(4000 if temperature else 1)]
+    assert set(drawn) <= wanted
+    if temperature:
+        probabilities = expected.softmax(-1).double()
+        count = torch.tensor(drawn).bincount(minlength=16)
+        expected_count = 4000 * probabilities[probabilities > 0]
+        distance = ((count[probabilities > 0] - expected_count) ** 2 / expected_count).sum()
+        freedom = len(expected_count) - 1
+        assert distance <= freedom + 5 * (2 * freedom) ** 0.5  # of a chi-square variable, beyond one in 10,000
 
 
 def test_sampling_follows_the_softmax():

@@ -82,7 +82,7 @@ class FakeEngine : LlmEngine {
             throw EngineException(Problem.PromptTooLong)
         }
         prompts += prompt
-        temperatures += request.temperature
+        temperatures += request.sampling.temperature
         problem?.let { throw EngineException(it) }
         isStopped = false
         val words = (answers.removeFirstOrNull() ?: "ok").split(Regex("(?<= )"))

@@ -72,11 +72,11 @@ class ChatSession(
     suspend fun ask(
         text: String,
         maxNewTokens: Int,
-        temperature: Float = chat.sampling.temperature,
+        sampling: Sampling = chat.sampling,
         onText: (String) -> Unit = {},
     ): Answer {
         require(text.isNotBlank()) { "the message is blank" }
-        return inTurn(GenerationRequest(maxNewTokens, temperature), onText) {
+        return inTurn(GenerationRequest(maxNewTokens, sampling), onText) {
             messages.take(messages.size / 2 * 2) + Message(Role.USER, text)
         }
     }
@@ -88,9 +88,9 @@ class ChatSession(
      */
     suspend fun regenerate(
         maxNewTokens: Int,
-        temperature: Float = chat.sampling.temperature,
+        sampling: Sampling = chat.sampling,
         onText: (String) -> Unit = {},
-    ): Answer = inTurn(GenerationRequest(maxNewTokens, temperature), onText) {
+    ): Answer = inTurn(GenerationRequest(maxNewTokens, sampling), onText) {
         val question = messages.indexOfLast { it.role == Role.USER }
         check(question >= 0) { "there is no question" }
         ownUse = null
@@ -190,18 +190,20 @@ class ChatSession(
         val isOwn = ownUse == engine.uses && feedAtMost == null
         if (isOwn) {
             val turn = unfed + chat.segments.nextTurn(asked.last().text)
-            unlessTooLong { engine.generate(turn, request, onPiece) }?.let { return it to false }
+            val roomy = request.copy(leavesRoom = droppedTurns < asked.size / 2)
+            unlessTooLong { engine.generate(turn, roomy, onPiece) }?.let { return it to false }
             if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
+            feedAtMost = render(asked).length / 2 // not turn by turn: all that stays is fed again each time
         }
         val limit = feedAtMost ?: Int.MAX_VALUE
         do {
             val fits = render(asked).length <= limit
         } while (!fits && dropOldest(asked))
         while (true) {
-            engine.reset()
+            engine.startOver()
             if (isCancelled()) throw CancellationException("cancelled before the answer began")
             val fedAgain = droppedTurns < asked.size / 2
-            val first = request.copy(addBos = chat.addBos)
+            val first = request.copy(addBos = chat.addBos, leavesRoom = droppedTurns < asked.size / 2)
             unlessTooLong { engine.generate(render(asked), first, onPiece) }?.let { return it to fedAgain }
             if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
         }

@@ -1,5 +1,7 @@
 package org.etpipeline.core
 
+import org.etpipeline.core.grammar.Grammar
+
 /**
  * One loaded model and its context. Text goes in, text comes out; what was fed stays in the context from call to call.
  *
@@ -33,6 +35,12 @@ interface LlmEngine : AutoCloseable {
     /** Empties the context. */
     suspend fun reset()
 
+    /**
+     * Lets the next prompt begin a text. What the context holds of its beginning may be kept, and is not fed again then;
+     * an engine that cannot know what that is empties the context.
+     */
+    suspend fun startOver() = reset()
+
     /** Stops, then frees the model on the engine's thread; later calls throw [Problem.EngineClosed]. */
     override fun close()
 }
@@ -41,15 +49,33 @@ interface LlmEngine : AutoCloseable {
  * What to generate.
  *
  * @property maxNewTokens longest answer in tokens.
- * @property temperature 0: always the most probable token.
+ * @property sampling how tokens are chosen; of it, `LlmModule` knows the temperature only.
  * @property addBos whether the begin-of-text token is put before the prompt.
+ * @property seed with the same one the same is drawn again; null: each time something else.
+ * @property frequencyPenalty taken from a token's logit for each time that it is in the answer.
+ * @property logitBias added to the logits of tokens.
+ * @property grammar what the answer is held to. Of the engines only that over `Module` can.
+ * @property leavesRoom whether a prompt is too long that leaves no room for the answer, [maxNewTokens] or a quarter of
+ *   the context; an engine that does not count tokens before it feeds them cannot know.
  */
-data class GenerationRequest(val maxNewTokens: Int, val temperature: Float = 0f, val addBos: Boolean = false)
+data class GenerationRequest(
+    val maxNewTokens: Int,
+    val sampling: Sampling = Sampling(),
+    val addBos: Boolean = false,
+    val seed: Long? = null,
+    val frequencyPenalty: Float = 0f,
+    val logitBias: Map<Int, Float> = emptyMap(),
+    val grammar: Grammar? = null,
+    val leavesRoom: Boolean = false,
+) {
+    constructor(maxNewTokens: Int, temperature: Float) : this(maxNewTokens, Sampling(temperature))
+}
 
 /**
  * What one generation did.
  *
  * @property promptTokens tokens that were fed for the prompt of this call only.
+ * @property reusedTokens tokens of the prompt that the context held already, so that they were not fed.
  * @property tokens tokens of the answer, the end-of-text token not counted.
  * @property ttftMs milliseconds from the call until the first token was known.
  * @property decodeMs milliseconds from the first to the last token.
@@ -64,6 +90,7 @@ data class Generation(
     val decodeMs: Double,
     val end: End,
     val unfed: String = "",
+    val reusedTokens: Int = 0,
 ) {
     /** Prompt tokens per second. */
     val prefillTokensPerSecond: Double get() = if (ttftMs > 0) promptTokens * 1000 / ttftMs else 0.0

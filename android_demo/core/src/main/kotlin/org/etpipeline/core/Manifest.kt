@@ -43,7 +43,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 9
+        const val VERSION = 10
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -173,6 +173,8 @@ data class Sampling(
     val temperature: Float = 0f,
     @SerialName("top_p") val topP: Float = 1f,
     @SerialName("top_k") val topK: Int = 0,
+    @SerialName("min_p") val minP: Float = 0f,
+    @SerialName("repetition_penalty") val repetitionPenalty: Float = 1f,
 )
 
 @Serializable

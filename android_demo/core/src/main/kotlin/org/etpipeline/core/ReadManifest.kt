@@ -247,6 +247,8 @@ private fun checkChat(chat: Chat) {
     rule(chat.sampling.temperature >= 0, "chat.sampling.temperature", NOT_NEGATIVE)
     rule(chat.sampling.topP > 0 && chat.sampling.topP <= 1, "chat.sampling.top_p", "must be above 0 and at most 1")
     rule(chat.sampling.topK >= 0, "chat.sampling.top_k", NOT_NEGATIVE)
+    rule(chat.sampling.minP >= 0 && chat.sampling.minP <= 1, "chat.sampling.min_p", "must be from 0 to 1")
+    rule(chat.sampling.repetitionPenalty > 0, "chat.sampling.repetition_penalty", "must be above 0")
 }
 
 private fun checkMemory(memory: Memory, field: String) {

@@ -75,10 +75,10 @@ class ChatSessionTest {
     fun `the begin-of-text token is asked for with the first text only`() = runTest {
         val engine = FakeEngine()
         val session = session(engine, chat = Chat(ChatFormat(), addBos = true))
-        session.ask("a", 4, temperature = 0.5f)
+        session.ask("a", 4, Sampling(0.5f))
         session.ask("b", 4)
         assertEquals(listOf(true, false), engine.requests.map { it.addBos })
-        assertEquals(listOf(0.5f, 0f), engine.requests.map { it.temperature })
+        assertEquals(listOf(0.5f, 0f), engine.requests.map { it.sampling.temperature })
         assertEquals(listOf(4, 4), engine.requests.map { it.maxNewTokens })
     }
 

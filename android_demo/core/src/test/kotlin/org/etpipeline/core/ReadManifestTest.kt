@@ -72,10 +72,10 @@ class ReadManifestTest {
 
     @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("10", 9), problemOf { readManifest(edited("version", "10")) })
+        assertEquals(Problem.NewerManifest("11", 10), problemOf { readManifest(edited("version", "11")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 10, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("10", 9), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 11, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("11", 10), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }
@@ -255,6 +255,8 @@ class ReadManifestTest {
             "chat.sampling.top_p" to "0",
             "chat.sampling.top_p" to "1.01",
             "chat.sampling.top_k" to "-1",
+            "chat.sampling.min_p" to "1.5",
+            "chat.sampling.repetition_penalty" to "0",
             "tasks.translate.max_new_tokens" to "0",
             "memory.weights_bytes" to "-1",
             "memory.kv_cache_bytes" to "-1",

@@ -62,7 +62,7 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
               "supports_system": true, "frozen_date": null
             },
             "add_bos": false, "stop_strings": ["User:"],
-            "sampling": {"temperature": 0.7, "top_p": 0.9, "top_k": 40}, "system_prompt": null
+            "sampling": {"temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.05}, "system_prompt": null
           },
           "embedding": null,
           "tasks": {"translate": {

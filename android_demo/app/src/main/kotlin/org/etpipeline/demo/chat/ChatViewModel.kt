@@ -192,7 +192,7 @@ class ChatViewModel(
         return session.ask(
             asked.last().fed(task),
             task?.maxNewTokens ?: LONGEST_ANSWER,
-            temperature ?: manifest.chat.sampling.temperature,
+            manifest.chat.sampling.let { if (temperature == null) it else it.copy(temperature = temperature) },
         ) { piece ->
             _state.update { state ->
                 val isFirst = state.turns.last().role == Role.USER

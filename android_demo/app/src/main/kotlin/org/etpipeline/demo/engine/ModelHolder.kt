@@ -3,7 +3,6 @@ package org.etpipeline.demo.engine
 import android.content.ComponentCallbacks2
 import android.content.SharedPreferences
 import androidx.core.content.edit
-import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
@@ -23,6 +22,7 @@ import org.etpipeline.core.StoredBundle
 import org.etpipeline.core.chooseProgram
 import org.etpipeline.core.requireMemory
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.engine.openEngine
 
 /**
  * Owns the one loaded model of the process: which it is, loading it when it is needed, freeing it when the system asks.
@@ -33,7 +33,9 @@ class ModelHolder(
     private val store: BundleStore,
     private val phone: Phone,
     private val preferences: SharedPreferences,
-    private val newEngine: (StoredBundle, Program) -> LlmEngine = ::executorchEngine,
+    private val newEngine: (StoredBundle, Program) -> LlmEngine = { bundle, program ->
+        openEngine(bundle.folder, checkNotNull(bundle.manifest), program)
+    },
 ) {
     /** What is selected and whether it is loaded. */
     sealed interface State {
@@ -169,19 +171,4 @@ class ModelHolder(
     private companion object {
         const val SELECTED = "selected_model"
     }
-}
-
-private fun executorchEngine(bundle: StoredBundle, program: Program): LlmEngine {
-    val manifest = checkNotNull(bundle.manifest)
-    return ExecuTorchEngine(
-        program = File(bundle.folder, program.file),
-        tokenizer = File(bundle.folder, manifest.tokenizer.file),
-        maxContext = program.maxContext,
-        specialTokens = manifest.tokenizer.specialTokens,
-        weights = program.weights.singleOrNull()?.let { File(bundle.folder, it) },
-        bosToken = manifest.tokenizer.bosToken,
-        normalization = manifest.tokenizer.normalization,
-        lstrip = manifest.tokenizer.lstrip,
-        rstrip = manifest.tokenizer.rstrip,
-    )
 }

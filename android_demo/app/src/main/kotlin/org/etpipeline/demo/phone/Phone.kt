@@ -12,9 +12,10 @@ import androidx.core.content.ContextCompat
 import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.PhoneFacts
 import org.etpipeline.core.PhoneProbe
-import org.etpipeline.demo.engine.QAIRT_VERSION
-import org.etpipeline.demo.engine.RUNTIME_VERSION
-import org.etpipeline.demo.engine.executorchBackends
+import org.etpipeline.engine.QAIRT_VERSION
+import org.etpipeline.engine.RUNTIME_VERSION
+import org.etpipeline.engine.executorchBackends
+import org.etpipeline.engine.usualThreads
 
 /** The phone that the app runs on: what it has, and how it does at the moment. */
 interface Phone : PhoneProbe {
@@ -32,8 +33,7 @@ interface Phone : PhoneProbe {
 class AndroidPhone(private val context: Context) : Phone {
     override val name: String = "${Build.MANUFACTURER.replaceFirstChar(Char::titlecase)} ${Build.MODEL}"
 
-    /** The runtime takes the fast cores but one; this is the nearest that an app can know. */
-    override val threads: Int = (Runtime.getRuntime().availableProcessors() - 1).coerceAtLeast(1)
+    override val threads: Int = usualThreads()
 
     override val totalRam: Long get() = memory().totalMem
     override val freeRam: Long get() = memory().availMem

@@ -10,6 +10,7 @@ import kotlinx.serialization.json.jsonPrimitive
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.GenerationRequest
 import org.etpipeline.core.Problem
+import org.etpipeline.engine.LlmModuleEngine
 import org.junit.After
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
@@ -30,7 +31,7 @@ class AdaptersTest {
     private val folder = File(checkNotNull(System.getProperty("et.references"))).resolveSibling("adapters")
     private val slot by lazy { File(temporary.root, "slot.ptd") }
     private val engine by lazy {
-        ExecuTorchEngine(
+        LlmModuleEngine(
             File(folder, "model.pte"),
             File(folder, "tokenizer.json"),
             maxContext = 256,

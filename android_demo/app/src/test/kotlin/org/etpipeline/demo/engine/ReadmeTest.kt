@@ -6,6 +6,7 @@ import org.etpipeline.core.ChatSession
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.readManifest
 import org.etpipeline.demo.bundleFolder
+import org.etpipeline.engine.openEngine
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
@@ -27,18 +28,7 @@ class ReadmeTest {
 
 suspend fun ask(folder: File, question: String): String {
     val manifest = readManifest(File(folder, Manifest.FILE_NAME).readText())
-    val program = manifest.programs.first { it.backend == "xnnpack" }
-    val engine = ExecuTorchEngine(
-        program = File(folder, program.file),
-        tokenizer = File(folder, manifest.tokenizer.file),
-        maxContext = program.maxContext,
-        specialTokens = manifest.tokenizer.specialTokens,
-        weights = program.weights.singleOrNull()?.let { File(folder, it) },
-        bosToken = manifest.tokenizer.bosToken,
-        normalization = manifest.tokenizer.normalization,
-        lstrip = manifest.tokenizer.lstrip,
-        rstrip = manifest.tokenizer.rstrip,
-    )
+    val engine = openEngine(folder, manifest, manifest.programs.first { it.backend == "xnnpack" })
     engine.use {
         val chat = ChatSession(it, manifest.chat, manifest.tokenizer.specialTokens)
         val answer = chat.ask(question, maxNewTokens = 64) { text -> print(text) }

@@ -12,6 +12,7 @@ import kotlinx.serialization.json.jsonObject
 import kotlinx.serialization.json.jsonPrimitive
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.GenerationRequest
+import org.etpipeline.engine.LlmModuleEngine
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
@@ -55,7 +56,7 @@ class TokenizerParityTest {
         val texts = expected.getValue("texts").jsonArray.map { it.jsonObject }
         assertTrue(texts.size >= 500)
         fun tokens(side: String) = expected.getValue(side).jsonArray.map { it.jsonPrimitive.content }
-        val engine = ExecuTorchEngine(
+        val engine = LlmModuleEngine(
             File(folder, "$name/model.pte"),
             File(folder, "$name/tokenizer.json"),
             CONTEXT,
@@ -71,7 +72,7 @@ class TokenizerParityTest {
     }
 
     /** What is wrong with the ids of a text, or with what they are said as, token by token; null: nothing. */
-    private fun differenceOf(engine: ExecuTorchEngine, expected: JsonObject): String? {
+    private fun differenceOf(engine: LlmModuleEngine, expected: JsonObject): String? {
         val text = expected.getValue("text").jsonPrimitive.content
         val said = expected.getValue("said").jsonPrimitive.contentOrNull
         val tokens = expected.getValue("tokens").jsonPrimitive.int

@@ -1,15 +1,7 @@
-package org.etpipeline.demo.engine
+package org.etpipeline.engine
 
 import java.io.File
-import java.io.Reader
-import java.nio.ByteBuffer
-import java.nio.ByteOrder
-import java.text.Normalizer
-import java.util.concurrent.Executors
-import java.util.concurrent.RejectedExecutionException
 import java.util.concurrent.atomic.AtomicLong
-import kotlinx.coroutines.asCoroutineDispatcher
-import kotlinx.coroutines.withContext
 import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.int
@@ -20,21 +12,16 @@ import org.etpipeline.core.Generation
 import org.etpipeline.core.GenerationRequest
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Problem
-import org.pytorch.executorch.ExecuTorchRuntime
+import org.etpipeline.core.prepared
 import org.pytorch.executorch.ExecutorchRuntimeException
 import org.pytorch.executorch.extension.llm.LlmCallback
 import org.pytorch.executorch.extension.llm.LlmGenerationConfig
 import org.pytorch.executorch.extension.llm.LlmModule
 import org.pytorch.executorch.extension.llm.LlmModuleConfig
 
-/** ExecuTorch's version inside the app: what a manifest's `min_runtime` is compared with. */
-const val RUNTIME_VERSION = "1.3.1"
-
-/** Version of Qualcomm's QAIRT libraries inside the app, such as `v2.49.40`; null: this app has none. */
-val QAIRT_VERSION: String? = null
-
 /**
- * An [LlmEngine] over ExecuTorch's [LlmModule]. It needs nothing of Android: copy it, with core, into your own app.
+ * An [LlmEngine] over ExecuTorch's [LlmModule], for programs whose weights lie in a file beside them: `Module` of
+ * ExecuTorch 1.3 loads none of those. For all others [ModuleEngine] does more.
  *
  * What [LlmModule] of ExecuTorch 1.3 does not say of itself, and what is done about it here:
  * - It is not made for several threads: one thread owns it, from loading to closing. Closing while it generates throws.
@@ -59,7 +46,7 @@ val QAIRT_VERSION: String? = null
  * @param rstrip of the manifest's tokenizer: tokens behind which it is.
  * @param slot of a program that takes adapters: a file of the app's own, which this engine makes, for [adapt].
  */
-class ExecuTorchEngine(
+class LlmModuleEngine(
     private val program: File,
     private val tokenizer: File,
     private val maxContext: Int,
@@ -71,13 +58,11 @@ class ExecuTorchEngine(
     private val rstrip: List<String> = emptyList(),
     private val slot: File? = null,
 ) : LlmEngine {
-    private val thread = Executors.newSingleThreadExecutor { Thread(it, "llm") }
-    private val dispatcher = thread.asCoroutineDispatcher()
+    private val thread = OwnThread()
     private val counter = AtomicLong()
     private val asked = AtomicLong() // generations that were asked for
     private val stopped = AtomicLong() // generations up to this one are to end
 
-    @Volatile private var isClosed = false
     @Volatile private var running: LlmModule? = null // stop() comes from another thread
     private var module: LlmModule? = null // the engine's thread only
     private var position = 0 // tokens in the context
@@ -85,22 +70,8 @@ class ExecuTorchEngine(
 
     override val uses: Long get() = counter.get()
 
-    /** The prompt as the tokenizer's file wants it. */
-    private fun prepared(prompt: String): String {
-        var text = prompt
-        for (token in lstrip) {
-            val parts = text.split(token)
-            text = (parts.dropLast(1).map { it.trimEnd(*WHITE_SPACE) } + parts.last()).joinToString(token)
-        }
-        for (token in rstrip) {
-            val parts = text.split(token)
-            text = (parts.take(1) + parts.drop(1).map { it.trimStart(*WHITE_SPACE) }).joinToString(token)
-        }
-        return normalization?.let { Normalizer.normalize(text, Normalizer.Form.valueOf(it)) } ?: text
-    }
-
-    override suspend fun load(): Long = onThread {
-        if (module != null) return@onThread 0
+    override suspend fun load(): Long = thread.run {
+        if (module != null) return@run 0
         val started = System.nanoTime()
         open()
         (System.nanoTime() - started) / 1_000_000
@@ -112,9 +83,10 @@ class ExecuTorchEngine(
         onPiece: (String) -> Boolean,
     ): Generation {
         require(prompt.isNotEmpty() && request.maxNewTokens > 0) { "nothing to do" }
-        val text = prepared(if (request.addBos) bosToken.orEmpty() + prompt else prompt)
+        require(request.grammar == null) { "this runner shows no logits, so no answer can be held to a grammar" }
+        val text = prepared(if (request.addBos) bosToken.orEmpty() + prompt else prompt, normalization, lstrip, rstrip)
         val ticket = asked.incrementAndGet()
-        return onThread {
+        return thread.run {
             counter.incrementAndGet()
             val open = module ?: open()
             running = open
@@ -168,7 +140,7 @@ class ExecuTorchEngine(
         val config = LlmGenerationConfig.create()
             .echo(false)
             .seqLen(most)
-            .temperature(request.temperature)
+            .temperature(request.sampling.temperature)
             .numBos(0)
             .numEos(0)
             .build()
@@ -228,7 +200,7 @@ class ExecuTorchEngine(
         running?.stop()
     }
 
-    override suspend fun reset() = onThread {
+    override suspend fun reset() = thread.run {
         counter.incrementAndGet()
         module?.let(::empty)
         Unit
@@ -240,7 +212,7 @@ class ExecuTorchEngine(
      *
      * @throws EngineException the file is missing, broken or for another program; nothing was changed then.
      */
-    suspend fun adapt(adapter: File?) = onThread {
+    suspend fun adapt(adapter: File?) = thread.run {
         counter.incrementAndGet()
         checkNotNull(adapters) { "the program takes no adapters, or is not loaded" }.put(adapter)
         module?.let(::empty)
@@ -248,15 +220,12 @@ class ExecuTorchEngine(
     }
 
     override fun close() {
-        if (isClosed) return
         stop()
-        isClosed = true
-        thread.execute {
+        thread.close {
             module?.close()
             module = null
             slot?.delete()
         }
-        thread.shutdown()
     }
 
     private fun empty(module: LlmModule) {
@@ -301,101 +270,7 @@ class ExecuTorchEngine(
             Problem.BadProgram(error.shortReason())
         }
 
-    private suspend fun <T> onThread(block: () -> T): T {
-        if (isClosed) throw EngineException(Problem.EngineClosed)
-        return try {
-            withContext(dispatcher) {
-                if (isClosed) throw EngineException(Problem.EngineClosed)
-                block()
-            }
-        } catch (error: RejectedExecutionException) {
-            throw EngineException(Problem.EngineClosed, error)
-        }
-    }
-
     private companion object {
         const val INVALID_ARGUMENT = 18
-
-        /** Unicode's White_Space: what Hugging Face's tokenizers leave out beside such tokens. */
-        val WHITE_SPACE = ("\t\n\u000b\u000c\r \u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000".toList() +
-            ('\u2000'..'\u200a')).toCharArray()
     }
 }
-
-/** Delegates that are built into the app's runtime, in the manifest's words; `portable` needs none. */
-fun executorchBackends(): List<String> =
-    ExecuTorchRuntime.getRegisteredBackends().mapNotNull { DELEGATES[it] } + "portable"
-
-private val DELEGATES = mapOf("XnnpackBackend" to "xnnpack", "VulkanBackend" to "vulkan", "QnnBackend" to "qnn")
-
-private const val HEADER_BYTES = 40
-internal const val WEIGHTS_HEADER_BYTES = 48
-internal const val WEIGHTS_NAMES = "FT01FH01"
-internal const val NUMBERS_AT = 32
-
-/**
- * Checks that a file is a whole ExecuTorch program. The runtime itself notices a missing end only when it comes to the
- * weights there, and then in words that help nobody.
- *
- * The header: 4 bytes of FlatBuffers, "ET12", "eh00", its own length, then three 64-bit little-endian numbers: size of
- * the program, where the weights begin, and how many bytes they are.
- */
-private fun checkProgram(file: File) {
-    val header = header(file, HEADER_BYTES, "ET12eh00")
-        ?: throw EngineException(Problem.BadProgram("it does not begin as one"))
-    val end = maxOf(header.getLong(16), header.getLong(24) + header.getLong(32))
-    if (end > file.length()) throw EngineException(Problem.BadProgram("its end is missing"))
-}
-
-/**
- * Checks that a file holds a program's weights, whole: what lies beyond its end would be read.
- *
- * The header: 4 bytes of FlatBuffers, "FT01", "FH01", its own length, then four 64-bit little-endian numbers: where the
- * index begins and its size, where the weights begin and how many bytes they are.
- */
-internal fun checkWeights(file: File) {
-    val header = header(file, WEIGHTS_HEADER_BYTES, WEIGHTS_NAMES)
-        ?: throw EngineException(Problem.BadProgram("its weights do not begin as such"))
-    if (header.getLong(NUMBERS_AT) + header.getLong(NUMBERS_AT + 8) > file.length()) {
-        throw EngineException(Problem.BadProgram("the end of its weights is missing"))
-    }
-}
-
-/** A file's first bytes, or null if it is shorter or does not begin with the names of its format. */
-internal fun header(file: File, bytes: Int, names: String): ByteBuffer? {
-    if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
-    val header = ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN)
-    val read = file.inputStream().use { it.read(header.array()) }
-    return header.takeIf { read == bytes && String(it.array(), 4, names.length, Charsets.ISO_8859_1) == names }
-}
-
-/**
- * Checks that a file can be a Hugging Face tokenizer. The runtime tries one format after the other on what it cannot
- * read, and takes the bytes of a text for sizes.
- */
-private fun checkTokenizer(file: File) {
-    if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
-    val looksRight = file.bufferedReader(Charsets.ISO_8859_1).use { reader ->
-        generateSequence { reader.read().takeIf { it >= 0 } }.firstOrNull { !it.toChar().isWhitespace() } == '{'.code &&
-            reader.contains("\"vocab\"")
-    }
-    if (!looksRight) throw EngineException(Problem.BadTokenizer(file.name))
-}
-
-/** Whether [text] comes somewhere, without holding more than a block of what is read. */
-private fun Reader.contains(text: String): Boolean {
-    val block = CharArray(1 shl 16)
-    var tail = ""
-    while (true) {
-        val count = read(block)
-        if (count < 0) return false
-        val window = tail + String(block, 0, count)
-        if (text in window) return true
-        tail = window.takeLast(text.length - 1)
-    }
-}
-
-/** The runtime's own words, without its decoration and path names. */
-private fun Throwable.shortReason(): String =
-    message.orEmpty()
-        .lineSequence().first().substringAfter("] ").take(120).trim().trimEnd('.').ifEmpty { javaClass.simpleName }

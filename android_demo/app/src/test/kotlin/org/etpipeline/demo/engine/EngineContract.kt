@@ -1,8 +1,6 @@
 package org.etpipeline.demo.engine
 
 import java.io.File
-import java.nio.ByteBuffer
-import java.nio.ByteOrder
 import java.util.concurrent.CountDownLatch
 import kotlin.concurrent.thread
 import kotlinx.coroutines.CoroutineStart
@@ -20,11 +18,14 @@ import org.etpipeline.core.EngineException
 import org.etpipeline.core.Generation
 import org.etpipeline.core.Generation.End
 import org.etpipeline.core.GenerationRequest
+import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Message
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
+import org.etpipeline.core.Sampling
 import org.etpipeline.core.readManifest
+import org.etpipeline.engine.executorchBackends
 import org.junit.After
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNotEquals
@@ -35,48 +36,43 @@ import org.junit.Test
 import org.junit.rules.TemporaryFolder
 
 /** What the app relies on, on Android's own unmodified ExecuTorch library and the built-in model. */
-class EngineContractTest {
+abstract class EngineContract {
     @get:Rule val temporary = TemporaryFolder()
 
-    private val folder = File(checkNotNull(System.getProperty("et.bundle")))
-    private val manifest: Manifest = readManifest(File(folder, "manifest.json").readText())
-    private val program = manifest.programs.first()
-    private val pte = File(folder, program.file)
-    private val tokenizer = File(folder, manifest.tokenizer.file)
-    private val weights = program.weights.singleOrNull()?.let { File(folder, it) }
-    private val opened = mutableListOf<ExecuTorchEngine>()
-    private val engine by lazy { open() }
+    protected val folder = File(checkNotNull(System.getProperty("et.bundle")))
+    protected val manifest: Manifest = readManifest(File(folder, "manifest.json").readText())
+    protected val program = manifest.programs.first()
+    protected val pte = File(folder, program.file)
+    protected val tokenizer = File(folder, manifest.tokenizer.file)
+    private val opened = mutableListOf<LlmEngine>()
+    protected val engine by lazy { open() }
 
-    private val italy = "What is the capital of Italy?"
-    private val first = manifest.chat.segments.startToUser + italy + manifest.chat.segments.userToAssistant
+    protected val italy = "What is the capital of Italy?"
+    protected val first = manifest.chat.segments.startToUser + italy + manifest.chat.segments.userToAssistant
 
     @After fun close() = opened.forEach { it.close() }
 
-    private fun open(
+    /** An engine of the kind that is tested. */
+    protected abstract fun make(pte: File, tokenizer: File, normalization: String?): LlmEngine
+
+    protected fun open(
         pte: File = this.pte,
         tokenizer: File = this.tokenizer,
-        weights: File? = this.weights,
         normalization: String? = null,
-    ): ExecuTorchEngine =
-        ExecuTorchEngine(
-            pte,
-            tokenizer,
-            program.maxContext,
-            manifest.tokenizer.specialTokens,
-            weights,
-            normalization = normalization,
-        ).also { opened += it }
+    ): LlmEngine = keep(make(pte, tokenizer, normalization))
 
-    private class Said(val text: String, val generation: Generation)
+    protected fun <T : LlmEngine> keep(engine: T): T = engine.also { opened += it }
 
-    private fun ExecuTorchEngine.say(
+    protected class Said(val text: String, val generation: Generation)
+
+    protected fun LlmEngine.say(
         prompt: String,
         maxNewTokens: Int = 64,
         temperature: Float = 0f,
         goOn: (List<String>) -> Boolean = { true },
     ): Said = runBlocking {
         val pieces = mutableListOf<String>()
-        val generation = generate(prompt, GenerationRequest(maxNewTokens, temperature)) {
+        val generation = generate(prompt, GenerationRequest(maxNewTokens, Sampling(temperature))) {
             pieces += it
             goOn(pieces)
         }
@@ -84,7 +80,7 @@ class EngineContractTest {
         Said(shown.joinToString(""), generation)
     }
 
-    private fun problemOf(block: () -> Unit): Problem = assertThrows(EngineException::class.java, block).problem
+    protected fun problemOf(block: () -> Unit): Problem = assertThrows(EngineException::class.java, block).problem
 
     @Test fun `greedy text equals that of the Python runner on 20 prompts`() {
         val file = File(checkNotNull(System.getProperty("et.references")) { "run with --references" })
@@ -154,28 +150,6 @@ class EngineContractTest {
         assertEquals(before + 2, engine.uses)
     }
 
-    @Test fun `stop by the callback`() {
-        for (wanted in 1..5) {
-            runBlocking { engine.reset() }
-            val said = engine.say(first) { it.size < wanted }
-            assertEquals(End.STOPPED, said.generation.end)
-            assertTrue("The capital of Italy is Rome.".startsWith(said.text))
-            // Stopping at the very first token is too late for the runner, which goes on to the second: then the first
-            // was fed, too.
-            assertEquals(if (wanted == 1) "" else said.text.substring(said.text.lastIndexOf(said.generation.unfed)), said.generation.unfed)
-        }
-    }
-
-    @Test fun `what was cut off goes on where it was`() {
-        val whole = engine.say(first).text
-        for (wanted in 1..6) {
-            runBlocking { engine.reset() }
-            val head = engine.say(first) { it.size < wanted }
-            if (head.generation.unfed.isEmpty()) continue
-            assertEquals(whole, head.text + engine.say(head.generation.unfed).text)
-        }
-    }
-
     @Test fun `stop from another thread, in the middle`() {
         val reached = CountDownLatch(1)
         val stopped = CountDownLatch(1)
@@ -200,7 +174,7 @@ class EngineContractTest {
         val holding = CountDownLatch(1)
         val holder = async(Dispatchers.Default) { engine.say(first) { holding.await(); true } }
         while (engine.uses == 0L) Thread.yield()
-        val request = GenerationRequest(64, 0f)
+        val request = GenerationRequest(64)
         // Undispatched: it has asked, and waits for its turn, when this line is through.
         val waiting = async(start = CoroutineStart.UNDISPATCHED) { engine.generate(first, request) { true } }
         engine.stop()
@@ -254,22 +228,6 @@ class EngineContractTest {
         assertTrue(pieces.none { it.isNotEmpty() && (it.first().isLowSurrogate() || it.last().isHighSurrogate()) })
     }
 
-    @Test fun `bytes that are no text are a problem with a name, and the next answer is whole`() {
-        var broken = 0
-        repeat(12) {
-            runBlocking { engine.reset() }
-            try {
-                engine.say(first, 60, temperature = 30f) // noise
-            } catch (error: EngineException) {
-                assertEquals(Problem.BrokenText, error.problem)
-                broken++
-            }
-            runBlocking { engine.reset() }
-            assertEquals("The capital of Italy is Rome.", engine.say(first).text)
-        }
-        assertTrue("$broken of 12", broken > 0)
-    }
-
     @Test fun `an exception in the callback comes out, and the engine goes on`() {
         val thrown = assertThrows(IllegalStateException::class.java) { engine.say(first) { error("from the callback") } }
         assertEquals("from the callback", thrown.message)
@@ -283,20 +241,6 @@ class EngineContractTest {
             val cut = temporary.newFile().apply { writeBytes(bytes.copyOf(length)) }
             val problem = problemOf { runBlocking { open(cut).load() } }
             assertTrue("$length: $problem", problem is Problem.BadProgram)
-        }
-    }
-
-    @Test fun `weights that are not there, or not whole, are refused`() {
-        val missing = File(temporary.root, "none.ptd")
-        assertEquals(Problem.MissingFile("none.ptd"), problemOf { runBlocking { open(weights = missing).load() } })
-        val header = ByteBuffer.allocate(48).order(ByteOrder.LITTLE_ENDIAN)
-        header.putInt(0x48).put("FT01FH01".toByteArray()).putInt(40).putLong(48).putLong(16).putLong(64).putLong(100)
-        val whole = weights?.readBytes() ?: header.array().copyOf(164)
-        val noise = whole.clone().also { it[8] = 0 }
-        for (bytes in listOf(0, 7, 47, 48, whole.size - 1).map(whole::copyOf) + noise) {
-            val file = temporary.newFile().apply { writeBytes(bytes) }
-            val problem = problemOf { runBlocking { open(weights = file).load() } }
-            assertTrue("${bytes.size}: $problem", problem is Problem.BadProgram && "weights" in problem.detail)
         }
     }
 
@@ -314,7 +258,8 @@ class EngineContractTest {
         val text = temporary.newFile().apply { writeText("no tokenizer") }
         val empty = temporary.newFile()
         for (wrong in listOf(json, text, empty, pte)) {
-            assertEquals(Problem.BadTokenizer(wrong.name), problemOf { runBlocking { open(tokenizer = wrong).load() } })
+            val problem = problemOf { runBlocking { open(tokenizer = wrong).load() } }
+            assertTrue("$problem", problem is Problem.BadTokenizer && problem.detail.startsWith(wrong.name))
         }
     }
 

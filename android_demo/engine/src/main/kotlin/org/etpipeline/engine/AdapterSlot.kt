@@ -1,4 +1,4 @@
-package org.etpipeline.demo.engine
+package org.etpipeline.engine
 
 import java.io.File
 import java.io.IOException
