@@ -54,7 +54,7 @@ internal class Walk(start: Position, tree: TokenTree) {
             node++
         }
         val all = tree.first(end)
-        val alike = found.entries.groupBy({ (at, _) -> at.length to at.unfinished }, { (_, tokens) -> tokens.toArray() })
+        val alike = found.entries.groupBy({ (at, _) -> at.length to at.unfinished }, { it.value.toArray() })
         groups = alike.map { (figures, tokens) -> Group(figures.first, figures.second, joined(tokens), all) }
         this.exits = exits.toArray()
         this.lengths = lengths.toArray()
