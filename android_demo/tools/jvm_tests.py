@@ -15,8 +15,8 @@ from typing import NamedTuple
 import host
 from artifacts import ROOT, BuildError
 from compiling import APP, CORE, Resources, Settings, compile_app, compile_kotlin, link_resources, read_settings
-from package import check_bundle
 from library import check_library
+from package import check_bundle
 from steps import BUILD, class_path, run, say, step
 from toolbox import Toolbox, prepare
 

@@ -255,7 +255,9 @@ def make_lock() -> list[Artifact]:
     constraints = managed(*bom)
 
     def roots(*configurations: str) -> list[Dependency]:
-        aliases = {alias for project in ("core", "engine", "app") for alias in direct_dependencies(project, configurations)}
+        aliases = {
+            alias for project in ("core", "engine", "app") for alias in direct_dependencies(project, configurations)
+        }
         skipped = {RUNTIME, "compose-bom"}
         library = Dependency(Module("org.jetbrains.kotlin", "kotlin-stdlib"), versions["kotlin"])  # by Kotlin's plugin
         return [library, *(coordinate(alias, libraries, versions) for alias in sorted(aliases - skipped))]

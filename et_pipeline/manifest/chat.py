@@ -19,7 +19,10 @@ class Sampling(Model):
     top_p: float = Field(default=1.0, gt=0, le=1, description="Only the most probable tokens that make up this share.")
     top_k: int = Field(default=0, ge=0, description="Only this many of the most probable tokens; 0: no limit.")
     min_p: float = Field(
-        default=0.0, ge=0, le=1, description="Only tokens with at least this share of the most probable one's probability."
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Only tokens with at least this share of the most probable one's probability.",
     )
     repetition_penalty: float = Field(
         default=1.0,

@@ -81,9 +81,7 @@ def shown(text: str, stop_strings: Collection[str]) -> tuple[str, bool]:
     return text[: len(text) - held], False
 
 
-def sample(
-    logits: Tensor, sampling: bundle.Sampling, generator: torch.Generator, before: Collection[int] = ()
-) -> int:
+def sample(logits: Tensor, sampling: bundle.Sampling, generator: torch.Generator, before: Collection[int] = ()) -> int:
     """The next token id, with the definitions of transformers' logits processors and in their order.
 
     Args:

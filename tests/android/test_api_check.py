@@ -56,7 +56,9 @@ def test_the_apps_own_list_names_guards_that_its_sources_have():
     lowest = int(compiling.read_settings().min_sdk)
     listed = read_listed()
     for entry in listed:
-        (source,) = [path for folder in (compiling.CORE, compiling.ENGINE, compiling.APP) for path in folder.rglob(entry.source)]
+        (source,) = [
+            path for folder in (compiling.CORE, compiling.ENGINE, compiling.APP) for path in folder.rglob(entry.source)
+        ]
         assert entry.guard in source.read_text(encoding="utf-8")
         assert entry.level > lowest
 
@@ -64,7 +66,9 @@ def test_the_apps_own_list_names_guards_that_its_sources_have():
 def test_no_two_source_files_have_one_name():
     """The list, and what a class says of its source, have names without folders."""
     names = [
-        path.name for folder in (compiling.CORE, compiling.ENGINE, compiling.APP) for path in (folder / "main" / "kotlin").rglob("*.kt")
+        path.name
+        for folder in (compiling.CORE, compiling.ENGINE, compiling.APP)
+        for path in (folder / "main" / "kotlin").rglob("*.kt")
     ]
     assert sorted(names) == sorted(set(names))
 

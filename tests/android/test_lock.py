@@ -86,7 +86,9 @@ def test_build_files_name_dependencies_that_the_lock_reads():
         assert len(read) == len([line for line in declared if "project(" not in line])
 
 
-@pytest.mark.parametrize("file", ["build.gradle.kts", "core/build.gradle.kts", "engine/build.gradle.kts", "app/build.gradle.kts"])
+@pytest.mark.parametrize(
+    "file", ["build.gradle.kts", "core/build.gradle.kts", "engine/build.gradle.kts", "app/build.gradle.kts"]
+)
 def test_every_accessor_of_the_build_files_is_in_the_catalog(file):
     used = set(re.findall(r"\blibs\.([\w.]+)", (artifacts.ROOT / file).read_text(encoding="utf-8")))
     known = {re.sub(r"[-_]", ".", alias) for alias in CATALOG["libraries"]}
@@ -157,7 +159,9 @@ def test_the_wrapper_takes_gradle_from_its_makers():
 
 def test_git_ignores_what_both_builds_leave():
     ignored = (artifacts.ROOT / ".gitignore").read_text(encoding="utf-8").split()
-    assert {"/build/", "/core/build/", "/engine/build/", "/app/build/", "/.gradle/", "/local.properties"} <= set(ignored)
+    assert {"/build/", "/core/build/", "/engine/build/", "/app/build/", "/.gradle/", "/local.properties"} <= set(
+        ignored
+    )
     assert steps.BUILD == artifacts.ROOT / "build"
 
 

@@ -227,10 +227,7 @@ def test_sampling_is_that_of_transformers(options, temperature):
     processors = model._get_logits_processor(config, input_ids_seq_length=len(before))
     logits = torch.randn(16, generator=torch.Generator().manual_seed(0)) * 2
     expected = processors(torch.tensor([before]), logits[None])[0]
-    if not temperature:
-        wanted = {int(expected.argmax())}
-    else:
-        wanted = set(torch.nonzero(expected.isfinite()).flatten().tolist())
+    wanted = set(expected.isfinite().nonzero().flatten().tolist()) if temperature else {int(expected.argmax())}
     sampling = bundle.Sampling(temperature=temperature, **options)
     generator = torch.Generator().manual_seed(1)
     drawn = [sample(logits, sampling, generator, before) for _ in range(4000 if temperature else 1)]
