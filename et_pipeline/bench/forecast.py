@@ -36,6 +36,8 @@ PAIRS = (
     ("qwen3_0_6b", "8da4w"),
     ("qwen3_0_6b", "int4_weight_only"),
     ("llama3_2_1b", "8da4w"),
+    ("lfm2_350m", "8da4w"),
+    ("qwen3_5_0_8b", "8da4w"),
 )
 
 
