@@ -4,6 +4,7 @@ private const val NO_END = Int.MAX_VALUE
 private const val MOST_COPIES = 100
 private const val MOST_DEPTH = 50
 private val GROUPS = listOf("(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?i)", "(")
+private const val REPEATING = "*+?{"
 private const val SPECIAL = "\\.[]{}()*+?|^$"
 
 /** Pairs of letters that Unicode folds into one character, or one character into them. */
@@ -113,17 +114,13 @@ private class PatternReader(private val source: String) {
         return parts.singleOrNull() ?: Part.Line(parts)
     }
 
-    private fun repeated(first: Part): Part {
-        var part = first
-        while (at < source.length && source[at] in "*+?{") {
-            val isCounted = source[at] == '{'
-            val (from, to) = count()
-            val kind = if (!isCounted && at < source.length && source[at] in "+?") source[at++] else ' '
-            require(!isCounted || at == source.length || source[at] !in "*+?{") { "'${source[at]}' after a count" }
-            require(part !is Part.Times) { "a repetition of a repetition" }
-            part = Part.Times(part, from, to, kind).also { it.check() }
-        }
-        return part
+    private fun repeated(part: Part): Part {
+        if (at == source.length || source[at] !in REPEATING) return part
+        val isCounted = source[at] == '{'
+        val (from, to) = count()
+        val kind = if (!isCounted && at < source.length && source[at] in "+?") source[at++] else ' '
+        require(at == source.length || source[at] !in REPEATING) { "a repetition of a repetition" }
+        return Part.Times(part, from, to, kind).also { it.check() }
     }
 
     private fun count(): Pair<Int, Int> {
