@@ -175,7 +175,7 @@ private class PatternReader(private val source: String) {
             'z' -> return place { _, behind -> behind == null }
             else -> Unit
         }
-        return Part.One(escapedSet())
+        return Part.One(escapedSet(Chars.WORD))
     }
 
     private fun edge(isWanted: Boolean): Part = place { before, behind ->
@@ -243,7 +243,7 @@ private class PatternReader(private val source: String) {
     private fun range(): Chars {
         val isEscaped = source[at] == '\\'
         val char = if (isEscaped) escapedChar() else takeCodePoint()
-        if (char == null) return escapedSet()
+        if (char == null) return escapedSet(Chars.WORD_IN_SET)
         val isRange = source.startsWith("-", at) && source.getOrNull(at + 1) !in listOf(']', null)
         if (!isRange) return letter(char)
         at++
@@ -254,7 +254,8 @@ private class PatternReader(private val source: String) {
         return Chars.range(char, last)
     }
 
-    private fun escapedSet(): Chars {
+    /** @param word what `\w` is here. */
+    private fun escapedSet(word: Chars): Chars {
         escapedChar()?.let { return letter(it) }
         val kind = source[at + 1]
         at += 2
@@ -263,8 +264,8 @@ private class PatternReader(private val source: String) {
             'S' -> !Chars.SPACE
             'd' -> Chars.DIGIT
             'D' -> !Chars.DIGIT
-            'w' -> Chars.WORD
-            'W' -> !Chars.WORD
+            'w' -> word
+            'W' -> !word
             else -> property(isNegated = kind == 'P')
         }
     }
