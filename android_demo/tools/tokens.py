@@ -19,7 +19,7 @@ from typing import Any
 import parity
 import real
 from made_tokenizers import made_tokenizers
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.template import load_chat_format
@@ -56,6 +56,35 @@ BLOCKS = (
 )
 
 
+MARKED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+CASED = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}&&[^\p{{Han}}]]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}&&"
+    rf"[^\p{{Han}}]]+{MARKED}?"
+)
+REGEXES = (  # of more published tokenizers, and what else of the language they may have
+    MARKED + r"|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    MARKED + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[\p{Han}]+|" + CASED + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r" ?[^(\s|[.,!?…。，、।۔،])]+",
+    *(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥\u0800-一가-\ud7fb]+"),
+    *(r"[0-9][0-9][0-9]", r"\d{1,3}(?=(?:\d{3})*\b)", r"(?:\r?\n)+", r"[^\S\r\n]+", r"(?<!\d)\d{1,3}", r"\p{^L}+"),
+    *(
+        r"[^\W\d_]+",
+        r"\w",
+        r"\W",
+        r"[\w]+",
+        r"\b\S",
+        r"\w+(?:['-]\w+)*",
+        r"^.+$",
+        r"(?i)h[ae]l*",
+        r"\B.",
+        r"\A\s|\S\z",
+        r"(?>\s+)x?",
+        r"[^a]??b",
+    ),
+    *(r"\P{L}{2,}", r"(?:ab?)*c|(\s\S)+", r"[\x41-\x5a\u00c4]+?[a-z]", r"(?=\p{Lu})", r"\s{3}"),
+)
 LONG_WORDS = ("a", "ab", "xyzw", "é", "я", "漢字", "e\u0301", "1", " ", "=", "\n", "A", "\U0001f600")
 
 
@@ -167,6 +196,17 @@ def write(path: Path, texts: Sequence[str], out: Path) -> None:
             stream.write(json.dumps(document) + "\n")
 
 
+def write_patterns(out: Path) -> None:
+    """How Oniguruma cuts texts with regular expressions."""
+    lot = random.Random(1)
+    texts = list(dict.fromkeys([*corpus()[::3], *(drawn(lot, []) for _ in range(DRAWN // 10))]))
+    with out.open("w", encoding="utf-8") as stream:
+        for source in REGEXES:
+            split = pre_tokenizers.Split(Regex(source), "isolated")
+            pieces = [[piece for piece, _ in split.pre_tokenize_str(text)] for text in texts]
+            stream.write(json.dumps({"regex": source, "texts": pieces}) + "\n")
+
+
 def mended(path: Path, scratch: Path, made: Path) -> Path:
     """A tokenizer as a bundle ships it; `parity.py` may have made it before."""
     if made.is_file():
@@ -182,6 +222,7 @@ def main(out: Path, names: Sequence[str]) -> None:
     """For each tokenizer a file and what is expected of it, of those that bundles may have also as they are shipped."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    write_patterns(out / "patterns.expected")
     with tempfile.TemporaryDirectory() as scratch:
         shipped = parity.originals(Path(scratch) / "white_space")
         others = {name: real.tokenizer(name) / "tokenizer.json" for name in real.MORE_TOKENIZERS}

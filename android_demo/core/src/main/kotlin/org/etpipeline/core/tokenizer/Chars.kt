@@ -32,11 +32,14 @@ internal class Chars private constructor(private val rule: (Int) -> Boolean) {
         private val NEWER_HAN = ranges("16FE2-16FE3") // since Unicode 14
         private val ALPHABETIC = Chars { Character.isAlphabetic(it) }
 
-        /** What Oniguruma has for `\w`. */
-        val WORD = ALPHABETIC + category("M") + DIGIT + category("Pc") + ranges("B2 B3 B9 BC-BE")
+        /** What Oniguruma has for `\w` in brackets. */
+        val WORD_IN_SET = ALPHABETIC + category("M") + DIGIT + category("Pc")
+
+        /** What Oniguruma has for `\w` by itself: some fractions and raised digits as well. */
+        val WORD = WORD_IN_SET + ranges("B2 B3 B9 BC-BE")
 
         /** What Rust has for `\w`. */
-        val RUST_WORD = ALPHABETIC + category("M") + DIGIT + category("Pc") + ranges("200C 200D")
+        val RUST_WORD = WORD_IN_SET + ranges("200C 200D")
 
         fun of(char: Int): Chars = Chars { it == char }
 

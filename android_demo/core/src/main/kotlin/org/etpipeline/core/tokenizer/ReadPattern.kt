@@ -4,6 +4,7 @@ private const val NO_END = Int.MAX_VALUE
 private const val MOST_COPIES = 100
 private const val MOST_DEPTH = 50
 private val GROUPS = listOf("(?:", "(?=", "(?!", "(?>", "(?<=", "(?<!", "(?i:", "(?i)", "(")
+private const val REPEATING = "*+?{"
 private const val SPECIAL = "\\.[]{}()*+?|^$"
 
 /** Pairs of letters that Unicode folds into one character, or one character into them. */
@@ -113,17 +114,13 @@ private class PatternReader(private val source: String) {
         return parts.singleOrNull() ?: Part.Line(parts)
     }
 
-    private fun repeated(first: Part): Part {
-        var part = first
-        while (at < source.length && source[at] in "*+?{") {
-            val isCounted = source[at] == '{'
-            val (from, to) = count()
-            val kind = if (!isCounted && at < source.length && source[at] in "+?") source[at++] else ' '
-            require(!isCounted || at == source.length || source[at] !in "*+?{") { "'${source[at]}' after a count" }
-            require(part !is Part.Times) { "a repetition of a repetition" }
-            part = Part.Times(part, from, to, kind).also { it.check() }
-        }
-        return part
+    private fun repeated(part: Part): Part {
+        if (at == source.length || source[at] !in REPEATING) return part
+        val isCounted = source[at] == '{'
+        val (from, to) = count()
+        val kind = if (!isCounted && at < source.length && source[at] in "+?") source[at++] else ' '
+        require(at == source.length || source[at] !in REPEATING) { "a repetition of a repetition" }
+        return Part.Times(part, from, to, kind).also { it.check() }
     }
 
     private fun count(): Pair<Int, Int> {
@@ -178,7 +175,7 @@ private class PatternReader(private val source: String) {
             'z' -> return place { _, behind -> behind == null }
             else -> Unit
         }
-        return Part.One(escapedSet())
+        return Part.One(escapedSet(Chars.WORD))
     }
 
     private fun edge(isWanted: Boolean): Part = place { before, behind ->
@@ -246,7 +243,7 @@ private class PatternReader(private val source: String) {
     private fun range(): Chars {
         val isEscaped = source[at] == '\\'
         val char = if (isEscaped) escapedChar() else takeCodePoint()
-        if (char == null) return escapedSet()
+        if (char == null) return escapedSet(Chars.WORD_IN_SET)
         val isRange = source.startsWith("-", at) && source.getOrNull(at + 1) !in listOf(']', null)
         if (!isRange) return letter(char)
         at++
@@ -257,7 +254,8 @@ private class PatternReader(private val source: String) {
         return Chars.range(char, last)
     }
 
-    private fun escapedSet(): Chars {
+    /** @param word what `\w` is here. */
+    private fun escapedSet(word: Chars): Chars {
         escapedChar()?.let { return letter(it) }
         val kind = source[at + 1]
         at += 2
@@ -266,8 +264,8 @@ private class PatternReader(private val source: String) {
             'S' -> !Chars.SPACE
             'd' -> Chars.DIGIT
             'D' -> !Chars.DIGIT
-            'w' -> Chars.WORD
-            'W' -> !Chars.WORD
+            'w' -> word
+            'W' -> !word
             else -> property(isNegated = kind == 'P')
         }
     }

@@ -64,6 +64,22 @@ class TokenizerTruthTest {
 
     @Test fun `words that are cut in several ways`() = check("first_word")
 
+    @Test fun `regular expressions of other tokenizers`() {
+        val documents = File(folder, "patterns.expected").readLines().map { Json.parseToJsonElement(it).jsonObject }
+        assertTrue("${documents.size}", documents.size > LEAST_PATTERNS)
+        val wrong = documents.flatMap { document ->
+            val regex = document.getValue("regex").jsonPrimitive.content
+            val split = PreTokenizer.Split(readPattern(regex), Behavior.ISOLATED)
+            document.getValue("texts").jsonArray.mapNotNull { pieces ->
+                val wanted = pieces.jsonArray.map { it.jsonPrimitive.content }
+                val found = split.cut(Piece(wanted.joinToString(""), isFirst = true)).map { it.text }
+                if (found == wanted || isNewer(wanted.joinToString(""))) null
+                else "$regex: ${found.map(::shown)} and not ${wanted.map(::shown)}"
+            }
+        }
+        assertEquals("${wrong.size}", emptyList<String>(), wrong.take(SHOWN))
+    }
+
     private fun check(vararg names: String) = names.forEach { name ->
         val tokenizer = Tokenizer.read(File(folder, "$name.json"))
         File(folder, "$name.expected").useLines { lines ->
@@ -131,6 +147,7 @@ class TokenizerTruthTest {
         const val SHOWN = 10
         const val SHOWN_TEXT = 120
         const val LEAST = 2500
+        const val LEAST_PATTERNS = 25
         const val MOST_NEWER = 20
     }
 }
