@@ -346,7 +346,7 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
         kinds = text.get("layer_types") or ["sliding_attention" if n % every else "" for n in range(layers)]
         window = text.get("local_attention", 128) // 2 + 1
         return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
-    if isinstance(window, int) and text.get("use_bidirectional_attention"):  # Gemma 3 that embeds: likewise
+    if isinstance(window, int) and gemma.sees_later(text):  # likewise
         window = window // 2 + 1
     if (
         not family.windowed

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from et_pipeline import manifest
+from et_pipeline import gemma, manifest
 from et_pipeline.architecture import HEADS, UNUSED_BY_ENCODERS, Sizes, read_sizes
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import FILE as CONFIG
@@ -121,9 +121,10 @@ def read_facts(folder: Folder) -> Facts:
     config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
     encodes = folder.embeds
-    if not encodes and text.get("use_bidirectional_attention"):
+    if not encodes and gemma.sees_later(text):
+        shown = json.dumps(text["use_bidirectional_attention"])
         raise UserError(
-            f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it "
+            f"{folder.path / CONFIG} has use_bidirectional_attention={shown}: it attends to later tokens too, so it "
             f"embeds texts and does not answer; put {MODULES} and what else sentence-transformers saves beside it"
         )
     sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
