@@ -49,7 +49,7 @@ def kinds(text: Text, layers: int) -> tuple[str, ...] | None:
 def sees_later(text: Text) -> bool:
     """Whether tokens of a text attend to later ones, which they also do in Gemma 3 that embeds."""
     given = text.get("use_bidirectional_attention")
-    pictures = text.get("model_type") == GEMMA4 and given == "vision"  # those of a picture alone, of which there is none
+    pictures = text.get("model_type") == GEMMA4 and given == "vision"  # tokens of a picture alone; there is none
     return bool(given) and not pictures
 
 

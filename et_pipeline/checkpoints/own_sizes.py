@@ -109,9 +109,7 @@ def _check_gemma(config: Config, name: str, where: str) -> None:
             )
     active, versions = config.get("altup_active_idx", 0), config.get("altup_num_inputs", 4)
     if name == gemma.GEMMA3N and active >= versions:
-        raise UserError(
-            f"{where} has altup_active_idx={active}, expected less than altup_num_inputs={versions}, versions of a token"
-        )
+        raise UserError(f"{where} has altup_active_idx={active}, expected less than altup_num_inputs={versions}")
     vocabulary, rows = config.get("vocab_size"), config.get("vocab_size_per_layer_input")
     width = config.get("hidden_size_per_layer_input", 256)
     if name == gemma.GEMMA4 and width and isinstance(vocabulary, int) and rows is not None and rows < vocabulary:
