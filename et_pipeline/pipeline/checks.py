@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from et_pipeline import cache, forms, gemma
+from et_pipeline import cache, forms
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.config import FILE as CONFIG
@@ -19,7 +19,7 @@ from et_pipeline.pipeline.order import calibration_of, evidence
 from et_pipeline.pipeline.search import CHOSEN
 from et_pipeline.pruned import check_prunable
 from et_pipeline.settings import OWN, RANDOM, Settings
-from et_pipeline.states import has_mixers
+from et_pipeline.survey import check_recipe
 
 
 def check(settings: Settings) -> None:
@@ -143,21 +143,15 @@ def check_family(settings: Settings, facts: Facts, checkpoint: Folder) -> None:
     Raises:
         UserError: says what would work.
     """
-    adapt, recipe = settings.adapt, settings.recipe
-    changes = [*adapt.prunes, *(name for name in ("distill", "qat") if getattr(adapt, name))]
+    adapt = settings.adapt
+    changes = [*adapt.prunes, *(["distill"] if adapt.distill else [])]
     if changes and checkpoint.senses:
         raise UserError(
             f"{checkpoint.path} also sees or hears ({', '.join(checkpoint.senses)}), which does not go with "
             f"adapt={changes[0]}; save its language model by itself (model.language_model in transformers)"
         )
     check_prunable(checkpoint.config, str(checkpoint.path / CONFIG), adapt.prunes)
-    if recipe.calibrated or recipe.transform != "none":
-        gemma.check_walked(facts.family, "calibration")
-    if recipe.transform != "none" and has_mixers(checkpoint.config):
-        raise UserError(
-            f"recipe.transform={recipe.transform} is for layers of attention, and some of family {facts.family} have a "
-            "mixer instead; use recipe.transform=none"
-        )
+    check_recipe(facts.family, settings.recipe)
 
 
 def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
