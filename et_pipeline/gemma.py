@@ -50,7 +50,7 @@ def sees_later(text: Text) -> bool:
     """Whether tokens of a text attend to later ones, which they also do in Gemma 3 that embeds."""
     given = text.get("use_bidirectional_attention")
     pictures = text.get("model_type") == GEMMA4 and given == "vision"  # tokens of a picture alone; there is none
-    return bool(given) and not pictures
+    return text.get("is_causal") is False or (bool(given) and not pictures)
 
 
 def check_walked(family: str, what: str) -> None:

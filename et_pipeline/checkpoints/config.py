@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from et_pipeline.architecture import ENCODERS, find_family
+from et_pipeline.architecture import find_family
 from et_pipeline.checkpoints.lacks import what_lacks
 from et_pipeline.checkpoints.own_sizes import check_own_sizes
 from et_pipeline.errors import UserError
@@ -284,8 +284,6 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
     for key in ("id2label", "label2id"):
         if not isinstance(config.get(key) or {}, Mapping):
             raise UserError(f"{where} has {key}={_shown(config[key])}, expected an object")
-    if config.get("is_causal") is False and config.get("model_type") not in ENCODERS:
-        raise UserError(f"{where} has is_causal=false: it attends to later tokens too, so it cannot generate text")
     family = find_family(str(config.get("model_type")))
     if isinstance(kinds, list) and (family is None or family.mixed) and not has_mixers(config):
         strange = next((kind for kind in kinds if kind not in _KINDS), None)

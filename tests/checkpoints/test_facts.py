@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from et_pipeline import tiny_assistant
+from et_pipeline.architecture import read_architecture
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
@@ -79,3 +80,13 @@ def test_whether_tokens_of_a_text_see_later_ones(folder, family, value, refused)
             read_facts(Folder(folder))
     else:
         assert read_facts(Folder(folder)).family == family
+
+
+def test_an_embedder_may_see_later_tokens_and_a_model_that_answers_may_not(folder):
+    config = json.loads((folder / "config.json").read_text()) | {"is_causal": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="has is_causal=false: it attends to later tokens too, so it embeds texts"):
+        read_facts(Folder(folder))
+    with pytest.raises(UserError, match="is_causal=false"):  # a plan has config.json alone
+        read_architecture(Folder(folder).config, "config.json")
+    assert read_architecture(Folder(folder).config, "config.json", embeds=True).encodes
