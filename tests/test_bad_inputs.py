@@ -489,3 +489,22 @@ def test_what_a_familys_layers_do_not_let_be_done_is_refused_before_anything_hea
     settings = composed([*CONTEXT, f"model.source={folder.path}", *changes])
     with pytest.raises(UserError, match=message):
         check_family(settings, read_facts(folder), folder)
+
+
+@pytest.mark.parametrize("change", ["prune_depth", "distill", "qat"])
+def test_a_model_that_sees_is_not_changed(change, make_checkpoint, tmp_path):
+    import json
+    import shutil
+
+    from et_pipeline.checkpoints.facts import read_facts
+    from et_pipeline.checkpoints.folder import Folder
+    from et_pipeline.errors import UserError
+    from et_pipeline.job.composed import composed
+    from et_pipeline.pipeline.checks import check_family
+
+    path = shutil.copytree(make_checkpoint("qwen3_5_text", **QWEN), tmp_path / "sees")
+    facts, text = read_facts(Folder(path)), json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({"text_config": text, "vision_config": {"model_type": "x"}}))
+    settings = composed([*CONTEXT, f"model.source={path}", f"adapt={change}"])
+    with pytest.raises(UserError, match=f"vision_config., which does not go with adapt={change}"):
+        check_family(settings, facts, Folder(path))

@@ -145,7 +145,7 @@ def check_family(settings: Settings, facts: Facts, checkpoint: Folder) -> None:
         UserError: says what would work.
     """
     adapt = settings.adapt
-    changes = [*adapt.prunes, *(["distill"] if adapt.distill else [])]
+    changes = [*adapt.prunes, *(name for name in ("distill", "qat") if getattr(adapt, name))]
     if changes and checkpoint.senses:
         raise UserError(
             f"{checkpoint.path} also sees or hears ({', '.join(checkpoint.senses)}), which does not go with "
