@@ -491,7 +491,7 @@ def test_what_a_familys_layers_do_not_let_be_done_is_refused_before_anything_hea
         check_family(settings, read_facts(folder), folder)
 
 
-@pytest.mark.parametrize("change", ["prune_depth", "distill", "qat"])
+@pytest.mark.parametrize("change", ["prune_depth", "qat"])
 def test_a_model_that_sees_is_not_changed(change, make_checkpoint, tmp_path):
     import json
     import shutil
