@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -206,6 +207,7 @@ def read_architecture(
         widths = [sizes.hidden_size, *dense]
         shapes |= {f"dense.{n}.weight": (widths[n + 1], widths[n]) for n in range(len(dense))}
         return Architecture(family=name, shapes=shapes, tied_head=False, encodes=True, **dict(sizes))
+    check_answers(text, where)
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     tied = (family is not None and family.tied) if tied is None else bool(tied)
     if stored is not None:
@@ -231,6 +233,20 @@ def read_architecture(
     else:
         shapes = _shapes(family, text, number, sizes, tied)
     return Architecture(family=name, shapes=shapes, tied_head=tied, **dict(sizes))
+
+
+def check_answers(text: Mapping[str, Any], where: str) -> None:
+    """Refuse a model whose tokens see later ones, as one that answers.
+
+    Raises:
+        UserError: says what would work.
+    """
+    if gemma.sees_later(text):
+        key = "is_causal" if text.get("is_causal") is False else "use_bidirectional_attention"
+        raise UserError(
+            f"{where} has {key}={json.dumps(text[key])}: it attends to later tokens too, so it embeds texts and does "
+            "not answer; put modules.json and what else sentence-transformers saves beside it"
+        )
 
 
 def longest_context(config: Mapping[str, Any]) -> int | None:
@@ -346,7 +362,7 @@ def layer_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, .
         kinds = text.get("layer_types") or ["sliding_attention" if n % every else "" for n in range(layers)]
         window = text.get("local_attention", 128) // 2 + 1
         return tuple(window if kind == "sliding_attention" else None for kind in kinds[:layers])
-    if isinstance(window, int) and text.get("use_bidirectional_attention"):  # Gemma 3 that embeds: likewise
+    if isinstance(window, int) and gemma.sees_later(text) and text.get("use_bidirectional_attention"):  # likewise
         window = window // 2 + 1
     if (
         not family.windowed

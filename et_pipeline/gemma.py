@@ -46,6 +46,13 @@ def kinds(text: Text, layers: int) -> tuple[str, ...] | None:
     return (*given[:-1], FULL) if name == GEMMA4 else tuple(given)
 
 
+def sees_later(text: Text) -> bool:
+    """Whether tokens of a text attend to later ones, which they also do in Gemma 3 that embeds."""
+    given = text.get("use_bidirectional_attention")
+    pictures = text.get("model_type") == GEMMA4 and given == "vision"  # tokens of a picture alone; there is none
+    return text.get("is_causal") is False or (bool(given) and not pictures)
+
+
 def check_walked(family: str, what: str) -> None:
     """Refuse what computes one layer after the other from what the one before gives.
 
@@ -79,12 +86,15 @@ def heads(text: Text, full: Sequence[bool], usual: tuple[int, int]) -> list[tupl
     return [large if sees_all else usual for sees_all in full]
 
 
+def late_layers(text: Text) -> int:
+    """How many layers at the end read others' keys and values."""
+    usual = {GEMMA3N: 15, GEMMA4: 0}.get(str(text.get("model_type")))
+    return 0 if usual is None else text.get("num_kv_shared_layers", usual)
+
+
 def shared_with(text: Text, full: Sequence[bool]) -> list[int | None]:
     """Of each layer, the earlier layer whose keys and values it reads; None where it has its own."""
-    layers = len(full)
-    usual = 15 if text.get("model_type") == GEMMA3N else 0
-    count = text.get("num_kv_shared_layers", usual) if text.get("model_type") in KINDS else 0
-    own = layers - (count or 0)
+    own = len(full) - late_layers(text)
     found: list[int | None] = []
     for layer, kind in enumerate(full):
         before = [earlier for earlier in range(own) if full[earlier] == kind]

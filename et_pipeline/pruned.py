@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from et_pipeline.architecture import read_architecture
 from et_pipeline.errors import UserError
 from et_pipeline.gemma import check_walked
+from et_pipeline.states import has_mixers
 
 LEAST = 0.5  # of its channels, and of its groups of heads, that a layer keeps
 ROUNDING = (128, 64, 32)  # what groups of quantized weights divide
@@ -95,6 +96,23 @@ def layers_to_drop(layers: int, whole: int, one: int, size: float) -> int:
     return drop
 
 
+def check_prunable(config: Mapping[str, Any], where: str, kinds: Sequence[str]) -> None:
+    """Refuse a family that cannot be cut in one of the ways, before anything is measured.
+
+    Raises:
+        UserError: says what would work.
+    """
+    if not kinds:
+        return
+    name = str(config.get("text_config", config).get("model_type"))
+    check_walked(name, "pruning")
+    if "prune_width" in kinds and has_mixers(config):
+        raise UserError(
+            f"{where} is of a {name}, some of whose layers have a mixer instead of attention, which prune_width does "
+            "not know; drop layers instead (adapt=prune_depth)"
+        )
+
+
 def pruned_config(config: Mapping[str, Any], where: str, kinds: Sequence[str], share: float) -> dict[str, Any]:
     """The config.json of a pruned model, but for which layers are dropped: here it is the last.
 
@@ -107,8 +125,8 @@ def pruned_config(config: Mapping[str, Any], where: str, kinds: Sequence[str], s
     Raises:
         UserError: nothing is known of the family, or it cannot become so small.
     """
+    check_prunable(config, where, kinds)
     made = dict(config)
-    check_walked(str(config.get("text_config", config).get("model_type")), "pruning")
 
     def count(**changes: Any) -> int:
         return read_architecture({**made, **changes}, where).parameters

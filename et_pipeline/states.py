@@ -109,6 +109,11 @@ def has_mixers(config: Mapping[str, Any]) -> bool:
     return str(config.get("text_config", config).get("model_type")) in _MIXERS
 
 
+def kinds_of_layers(family: str) -> tuple[str, ...]:
+    """What a family with known mixers calls its kinds of layers; none of others."""
+    return _KINDS.get(family, ())
+
+
 def _mixed_layers(text: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
     """Which layers have a mixer instead of attention, by the rules of transformers' configuration classes."""
     kinds = text.get("layer_types") or text.get("layers_block_type")
@@ -153,5 +158,10 @@ _MIXERS = {
     "lfm2": _short_convolution,
     "qwen3_5_text": _delta_rule,
     "granitemoehybrid": _mamba,
+}
+_KINDS = {
+    "lfm2": ("conv", "full_attention"),
+    "qwen3_5_text": ("linear_attention", "full_attention"),
+    "granitemoehybrid": ("mamba", "linear_attention", "attention", "full_attention"),
 }
 MIXED = ("conv", "linear_attention", "mamba")  # what configs call layers with a mixer instead of attention

@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from et_pipeline import gemma
 from et_pipeline.architecture import Architecture, read_architecture
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import Plan, check_groups, config_of, forecast, read_model
 from et_pipeline.pruned import pruned_config
 from et_pipeline.settings import Adapt, Device, Recipe, Settings
+from et_pipeline.states import kinds_of_layers
 
 
 class Survey(BaseModel):
@@ -42,6 +44,7 @@ def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, De
     """
     known = read_adapted(settings)
     check_groups(known, settings.recipe)
+    check_recipe(known.family, settings.recipe)
     if devices is not None:
         plans = [forecast(settings, known, settings.recipe, device) for device in devices.values()]
         return Survey(over="device", chosen=None, plans=tuple(sorted(plans, key=lambda each: -each.pace)))
@@ -58,6 +61,21 @@ def survey(settings: Settings, recipes: dict[str, Recipe], devices: dict[str, De
             continue
         others.setdefault(recipe.name, forecast(settings, known, recipe, settings.device))
     return Survey(over="recipe", chosen=chosen, plans=tuple(sorted(others.values(), key=lambda each: each.pte_bytes)))
+
+
+def check_recipe(family: str, recipe: Recipe) -> None:
+    """Refuse what a recipe does with the layers of a model, where a family's do not let it.
+
+    Raises:
+        UserError: says what would work.
+    """
+    if recipe.calibrated or recipe.transform != "none":
+        gemma.check_walked(family, "calibration")
+    if recipe.transform != "none" and kinds_of_layers(family):
+        raise UserError(
+            f"recipe.transform={recipe.transform} is for layers of attention, and some of family {family} have a mixer "
+            "instead; use recipe.transform=none"
+        )
 
 
 def read_adapted(settings: Settings) -> Architecture:

@@ -457,3 +457,54 @@ def test_a_mistake_in_an_empty_folder_leaves_it_empty(command, tmp_path, run_dir
     assert_one_sentence(code, out, err, r"recipe\.group_size=48")
     assert tmp_path.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+QWEN = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+PER_LAYER = {"vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 16, "sliding_window": 16}
+CONTEXT = ("model.max_context=128", "model.prefill_chunk=16", "task=chat", "model=custom")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("gemma4_text", ["adapt=prune_depth"], "pruning goes through a model layer by layer"),
+        ("gemma4_text", ["recipe=8da4w_gptq"], "calibration goes through a model layer by layer"),
+        ("gemma4_text", ["backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon"], "use backend=xnnpack"),
+        ("qwen3_5_text", ["adapt=prune_width"], "drop layers instead .adapt=prune_depth."),
+        ("qwen3_5_text", ["recipe=8da4w_awq"], "recipe.transform=awq is for layers of attention"),
+        ("qwen3_5_text", ["recipe=8da8w_rotation"], "recipe.transform=rotation is for layers of attention"),
+        ("qwen3_5_text", ["backend=qnn", "recipe=16a4w", "device=galaxy_s24_snapdragon"], "use backend=xnnpack"),
+    ],
+)
+def test_what_a_familys_layers_do_not_let_be_done_is_refused_before_anything_heavy(
+    family, changes, message, make_checkpoint
+):
+    from et_pipeline.checkpoints.facts import read_facts
+    from et_pipeline.checkpoints.folder import Folder
+    from et_pipeline.errors import UserError
+    from et_pipeline.job.composed import composed
+    from et_pipeline.pipeline.checks import check_family
+
+    folder = Folder(make_checkpoint(family, **(QWEN if family == "qwen3_5_text" else PER_LAYER)))
+    settings = composed([*CONTEXT, f"model.source={folder.path}", *changes])
+    with pytest.raises(UserError, match=message):
+        check_family(settings, read_facts(folder), folder)
+
+
+@pytest.mark.parametrize("change", ["prune_depth", "qat"])
+def test_a_model_that_sees_is_not_changed(change, make_checkpoint, tmp_path):
+    import json
+    import shutil
+
+    from et_pipeline.checkpoints.facts import read_facts
+    from et_pipeline.checkpoints.folder import Folder
+    from et_pipeline.errors import UserError
+    from et_pipeline.job.composed import composed
+    from et_pipeline.pipeline.checks import check_family
+
+    path = shutil.copytree(make_checkpoint("qwen3_5_text", **QWEN), tmp_path / "sees")
+    facts, text = read_facts(Folder(path)), json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({"text_config": text, "vision_config": {"model_type": "x"}}))
+    settings = composed([*CONTEXT, f"model.source={path}", f"adapt={change}"])
+    with pytest.raises(UserError, match=f"vision_config., which does not go with adapt={change}"):
+        check_family(settings, facts, Folder(path))

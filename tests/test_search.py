@@ -285,3 +285,10 @@ def test_no_recipe_at_all():
             "llama",
             False,
         )
+
+
+def test_layers_with_a_mixer_are_not_rotated():
+    made = composed(["model=lfm2_350m", "recipe=auto", "task=chat"])
+    found = candidates(made, forecast.read_model(made.model), "lfm2", False)
+    assert found
+    assert {each.recipe.transform for each in found} == {"none"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from et_pipeline.adaptation.checkpoint import copy_beside
 from et_pipeline.checkpoints import prequantized
 from et_pipeline.checkpoints.adapter import CONFIG, SMALL_FILES, WEIGHTS, Adapter
-from et_pipeline.checkpoints.config import FILE
+from et_pipeline.checkpoints.config import FILE, language_config
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.layout import read_bytes
 from et_pipeline.checkpoints.prequantized.weight import floats
@@ -120,7 +120,7 @@ def _small_files(base: Folder, adapter: Adapter, whole: dict[str, str], out: Pat
     for name in SMALL_FILES:
         if (adapter.path / name).is_file():
             shutil.copyfile(adapter.path / name, out / name)
-    config = base.settings(FILE)
+    config = dict(language_config(base.settings(FILE)))  # what sees or hears beside it stays behind
     text = config.get("text_config", config)
     for values in (config, text):
         values.pop("quantization_config", None)

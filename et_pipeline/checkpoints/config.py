@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from et_pipeline.architecture import ENCODERS, find_family
+from et_pipeline.architecture import find_family
 from et_pipeline.checkpoints.lacks import what_lacks
+from et_pipeline.checkpoints.own_sizes import check_own_sizes
 from et_pipeline.errors import UserError
-from et_pipeline.states import MIXED, has_mixers
+from et_pipeline.states import has_mixers
 
 FILE = "config.json"
 MOST_LAYERS = 10_000
@@ -283,22 +284,20 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
     for key in ("id2label", "label2id"):
         if not isinstance(config.get(key) or {}, Mapping):
             raise UserError(f"{where} has {key}={_shown(config[key])}, expected an object")
-    if config.get("is_causal") is False and config.get("model_type") not in ENCODERS:
-        raise UserError(f"{where} has is_causal=false: it attends to later tokens too, so it cannot generate text")
     family = find_family(str(config.get("model_type")))
-    if isinstance(kinds, list) and (family is None or family.mixed):
-        known = (*_KINDS, *MIXED, "attention") if has_mixers(config) else _KINDS
-        strange = next((kind for kind in kinds if kind not in known), None)
+    if isinstance(kinds, list) and (family is None or family.mixed) and not has_mixers(config):
+        strange = next((kind for kind in kinds if kind not in _KINDS), None)
         if strange is not None:
             raise UserError(
                 f"{where} has a layer of kind {_shown(strange)} in layer_types, which this version cannot export; it "
-                f"exports {' and '.join(known)}"
+                f"exports {' and '.join(_KINDS)}"
             )
     for key in ("rope_parameters", "rope_scaling"):
         _check_rope(config.get(key), f"{where} has {key}")
     tied = config.get("tie_word_embeddings")
     if tied is not None and not isinstance(tied, bool):
         raise UserError(f"{where} has tie_word_embeddings={_shown(tied)}, expected true or false")
+    check_own_sizes(config, where)
 
 
 def _check_rope(settings: Any, what: str) -> None:

@@ -11,17 +11,16 @@ from typing import Any
 from pydantic import Field
 
 from et_pipeline import manifest
-from et_pipeline.architecture import HEADS, UNUSED_BY_ENCODERS, Sizes, read_sizes
+from et_pipeline.architecture import HEADS, UNUSED_BY_ENCODERS, Sizes, check_answers, read_sizes
 from et_pipeline.chat_template import ChatFormat
 from et_pipeline.checkpoints.config import FILE as CONFIG
-from et_pipeline.checkpoints.folder import MODULES, Folder
+from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import read_sampling
 from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling, read_usage
 from et_pipeline.checkpoints.template import load_chat_format
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
 from et_pipeline.checkpoints.tokens import read_tokens
-from et_pipeline.errors import UserError
 from et_pipeline.models.pooling import Pooling
 
 FILE = "facts.json"
@@ -121,11 +120,8 @@ def read_facts(folder: Folder) -> Facts:
     config, contents = folder.config, folder.contents
     text = config.get("text_config", config)
     encodes = folder.embeds
-    if not encodes and text.get("use_bidirectional_attention"):
-        raise UserError(
-            f"{folder.path / CONFIG} has use_bidirectional_attention=true: it attends to later tokens too, so it "
-            f"embeds texts and does not answer; put {MODULES} and what else sentence-transformers saves beside it"
-        )
+    if not encodes:
+        check_answers(text, str(folder.path / CONFIG))
     sizes, layout = read_sizes(config, str(folder.path / CONFIG)), contents.layout
     tokenizer = folder.tokenizer
     chat = load_chat_format(folder)

@@ -78,7 +78,8 @@ def what_lacks(config: Mapping[str, Any]) -> str | None:
     text = text if isinstance(text, Mapping) else config
     names = [str(each.get("model_type")) for each in (config, text)]
     known = next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
-    if known is None and find_family(names[1]) is not None and not has_mixers(text):
+    experts = text.get("enable_moe_block")  # of Gemma 4; its dense models have the other keys as well
+    if known is None and find_family(names[1]) is not None and not has_mixers(text) and not experts:
         return None  # such a key means nothing there, as to transformers, and is named
     found = [*(rule(config) for rule in (_encoder_beside, _senses)), *(rule(text) for rule in _RULES)]
     return next((each for each in found if each is not None), known)
@@ -107,7 +108,7 @@ def _experts(text: Mapping[str, Any]) -> str | None:
     for part in (each for each in parts if isinstance(each, Mapping)):
         for key in _EXPERTS:
             count = part.get(key)
-            if isinstance(count, int) and count > 1 and text.get("is_moe") is not False:
+            if isinstance(count, int) and count > (not has_mixers(text)) and text.get("is_moe") is not False:
                 return f"is a mixture of experts ({key}={count}), and one feed-forward part for each layer is supported"
     return None
 

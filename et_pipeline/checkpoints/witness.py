@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LARGEST_SHARE = 0.7  # of the machine's memory for the original model
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+# Of which transformers loads the language model by itself too; what sees in it would need timm.
+_LANGUAGE_ALONE = ("gemma3n",)
 
 
 class NoWitness(Exception):
@@ -246,9 +248,12 @@ def _from_pretrained(folder: Path, encodes: bool = False) -> PreTrainedModel:
     kind = AutoModel if encodes else whole
     try:
         with _without_adapter(folder) as place:
+            config = _config(place)
+            if config.model_type in _LANGUAGE_ALONE:
+                config, kind = config.get_text_config(), AutoModelForCausalLM
             model, report = kind.from_pretrained(
                 place,
-                config=_config(place),
+                config=config,
                 dtype=torch.float32,
                 attn_implementation="eager",
                 local_files_only=True,

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from et_pipeline import gemma
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -22,13 +24,15 @@ DOWN, UP = "lora_a", "lora_b"
 def make_adaptable(model: PreTrainedModel, rank: int) -> None:
     """Give each linear but the output head an adapter of zeros, in place: `lora_a` [rank, in] and `lora_b` [out, rank].
 
+    AltUp's coefficients (Gemma 3n) get none: they are read beside their linears too, where it would be passed over.
+
     Args:
         model: a causal LM, quantized or not.
         rank: the largest that an adapter can have; a smaller one is filled up with zeros.
     """
     head = model.get_output_embeddings()
-    for linear in list(model.modules()):
-        if isinstance(linear, nn.Linear) and linear is not head:
+    for own, linear in list(model.named_modules()):
+        if isinstance(linear, nn.Linear) and linear is not head and not gemma.stays_float(own):
             for name, shape in ((DOWN, (rank, linear.in_features)), (UP, (linear.out_features, rank))):
                 linear.register_parameter(name, nn.Parameter(torch.zeros(shape), requires_grad=False))
             linear.register_forward_hook(_add_adapter)

@@ -76,11 +76,9 @@ def check_attention(model: PreTrainedModel, config: Any) -> None:
         config: its config of text.
     """
     family = f"family {config.model_type}"
-    if getattr(config, "use_bidirectional_attention", False) not in (None, False, "vision"):  # there are no images
+    if gemma.sees_later(config.to_dict()):
         raise UserError(f"this {config.model_type} model attends to later tokens too, so it cannot generate text")
-    if (
-        has_mixers(config.to_dict()) or config.model_type in gemma.KINDS
-    ):  # known layer by layer, and compared with transformers in the tests
+    if has_mixers(config.to_dict()) or config.model_type in gemma.KINDS:  # known layer by layer, and compared in tests
         return
     if any(isinstance(module, Conv1D) for module in model.modules()):
         raise UserError(f"{family} keeps its linear layers transposed (Conv1D), and only nn.Linear is quantized here")

@@ -19,6 +19,7 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.activations import ACT2FN
 
 from et_pipeline.models.attention import MASKED
 from et_pipeline.states import mixed_shape
@@ -191,7 +192,7 @@ def _delta_rule(module: Any, mixer: Mixers, hidden_states: torch.Tensor, **kwarg
     """Of Qwen3.5: the gated delta rule. A token decays the matrix, and puts right what it holds at the token's key."""
     chunk, layer, tokens = mixer.chunk, module.layer_idx, hidden_states.shape[1]
     assert chunk is not None
-    mixed = functional.silu(mixer.convolved(layer, module.in_proj_qkv(hidden_states), module.conv1d))
+    mixed = ACT2FN[module.activation](mixer.convolved(layer, module.in_proj_qkv(hidden_states), module.conv1d))
     query, key, value = mixed.split([module.key_dim, module.key_dim, module.value_dim], -1)
     values, keys = module.num_v_heads, module.num_k_heads
     unit = partial(_unit, mixer, size=module.head_k_dim)
@@ -230,7 +231,7 @@ def _mamba(module: Any, mixer: Mixers, hidden_states: torch.Tensor, **kwargs: An
     assert chunk is not None
     heads, groups, size, inner = module.num_heads, module.n_groups, module.ssm_state_size, module.intermediate_size
     gate, mixed, step = module.in_proj(hidden_states).split([inner, module.conv_dim, heads], -1)
-    mixed = functional.silu(mixer.convolved(layer, mixed, module.conv1d))
+    mixed = ACT2FN[module.activation](mixer.convolved(layer, mixed, module.conv1d))
     x, key, query = mixed.split([inner, groups * size, groups * size], -1)
     step = _softplus(step + module.dt_bias)
     low, high = module.time_step_limit

@@ -10,7 +10,7 @@ from typing import Any
 from et_pipeline import cache, plugins
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.pipeline.checks import check_task, check_texts
+from et_pipeline.pipeline.checks import check_family, check_task, check_texts
 from et_pipeline.pipeline.steps import Face, Made, finish
 from et_pipeline.stages import Acquired
 from et_pipeline.stages import acquire as stage
@@ -46,5 +46,6 @@ def acquire(made: Made, extra: Mapping[str, tuple[Path, str]], root: Path, face:
         log.warning(warning)
     facts = Facts.read(entry.folder)
     check_task(settings, facts)
+    check_family(settings, facts, checkpoint)
     check_texts(settings, facts, checkpoint, {name: path for name, (path, _) in extra.items()})
     return facts

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from et_pipeline import cache, forms
+from et_pipeline import cache, forms, gemma
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.backends import get_backend
+from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.facts import Facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
@@ -16,7 +17,10 @@ from et_pipeline.evaluation import calibration, perplexity, text_source
 from et_pipeline.evaluation.tasks import evaluation_file, read_items
 from et_pipeline.pipeline.order import calibration_of, evidence
 from et_pipeline.pipeline.search import CHOSEN
+from et_pipeline.pruned import check_prunable
 from et_pipeline.settings import OWN, RANDOM, Settings
+from et_pipeline.states import goes_back
+from et_pipeline.survey import check_recipe
 
 
 def check(settings: Settings) -> None:
@@ -131,6 +135,29 @@ def check_task(settings: Settings, facts: Facts) -> None:
         raise UserError(
             f"model.task={settings.model.task}, but model.source={settings.model.source} ({facts.family}) {what}; use "
             f"{instead} with it"
+        )
+
+
+def check_family(settings: Settings, facts: Facts, checkpoint: Folder) -> None:
+    """Refuse what is to be done with a model where its family's layers do not let it, before anything heavy starts.
+
+    Raises:
+        UserError: says what would work.
+    """
+    adapt = settings.adapt
+    changes = [*adapt.prunes, *(name for name in ("distill", "qat") if getattr(adapt, name))]
+    if changes and checkpoint.senses:
+        raise UserError(
+            f"{checkpoint.path} also sees or hears ({', '.join(checkpoint.senses)}), which does not go with "
+            f"adapt={changes[0]}; save its language model by itself (model.language_model in transformers)"
+        )
+    check_prunable(checkpoint.config, str(checkpoint.path / CONFIG), adapt.prunes)
+    check_recipe(facts.family, settings.recipe)
+    static = get_backend(settings.backend.name).static and facts.pooling is None
+    if static and (facts.family in gemma.KINDS or not goes_back(facts.states)):
+        raise UserError(
+            f"backend={settings.backend.name} makes programs of static shape, which hold keys and values of one size, "
+            f"and layers of family {facts.family} remember others; use backend=xnnpack"
         )
 
 

@@ -19,6 +19,7 @@ from et_pipeline.evaluation.gate import judge_tried, too_far
 from et_pipeline.manifest import Check, Gate
 from et_pipeline.settings import Recipe, Settings
 from et_pipeline.stages import Tried
+from et_pipeline.states import kinds_of_layers
 
 #: What a search chooses itself, as `recipe=auto` comes: another value there would be passed over.
 CHOSEN = {
@@ -109,7 +110,8 @@ def candidates(settings: Settings, known: Architecture, family: str, stored: boo
     backend = get_backend(settings.backend.name, settings.backend.soc)
     kind = find_family(family)
     found = []
-    turns = kind is not None and not kind.four_norms and "gemma" not in family
+    plain = kind is not None and not kind.four_norms and "gemma" not in family
+    turns = plain and not kinds_of_layers(family)  # layers with a mixer have other linears
     apart = {MIXED_4: ladder(False)[MIXED_4]} if turns and stored else {}
     for words, change in {**apart, **ladder(turns)}.items():
         recipe = settings.recipe.model_copy(update={**change, "prefer": None})

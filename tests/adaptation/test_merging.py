@@ -179,3 +179,20 @@ def test_a_killed_merge_leaves_whole_shards(make_checkpoint, tmp_path):
     merge(base, Adapter(adapter), tmp_path / "merged", lambda *_: None)
     assert {path.name: path.read_bytes() for path in (tmp_path / "merged").iterdir()} == once
     assert json.loads(once["config.json"])["model_type"] == "llama"
+
+
+def test_what_sees_beside_a_language_model_stays_behind(make_checkpoint, tmp_path):
+    """A checkpoint of Qwen3.5 that sees, and an adapter that was trained on its language model alone."""
+    text = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+    alone = make_checkpoint("qwen3_5_text", linear_value_head_dim=16, num_hidden_layers=4, **text)
+    base = shutil.copytree(alone, tmp_path / "base")
+    config = {"model_type": "qwen3_5", "text_config": json.loads((base / "config.json").read_text())}
+    (base / "config.json").write_text(json.dumps(config | {"vision_config": {"model_type": "qwen3_5_vision"}}))
+    weights = load_file(base / "model.safetensors")
+    weights = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in weights.items()}
+    save_file(weights | {"model.visual.weight": torch.zeros(2)}, base / "model.safetensors", {"format": "pt"})
+    adapter = write_adapter(alone, tmp_path / "adapter", target_modules="all-linear")
+    merged(base, adapter, tmp_path / "merged")
+    assert not Folder(tmp_path / "merged").senses
+    expected = peft_logits(alone, adapter, IDS)
+    assert (logits(load_model(tmp_path / "merged")) - expected).abs().max() <= 3e-5 * expected.abs().max()

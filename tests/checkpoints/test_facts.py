@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from et_pipeline import tiny_assistant
+from et_pipeline.architecture import read_architecture
 from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import read_sampling
@@ -68,3 +69,34 @@ def test_a_model_that_never_ends_is_refused(folder):
     (folder / "generation_config.json").unlink()
     with pytest.raises(UserError, match="names no token that ends an answer"):
         read_facts(Folder(folder))
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "refused"),
+    [
+        ("gemma3_text", True, True),
+        ("gemma4_text", "vision", False),
+        ("gemma4_text", "all", True),
+        ("llama", None, False),
+    ],
+)
+def test_whether_tokens_of_a_text_see_later_ones(folder, family, value, refused):
+    """Gemma 4's "vision" says it of the tokens of a picture."""
+    config = json.loads((folder / "config.json").read_text())
+    changed = {"model_type": family, "use_bidirectional_attention": value, "vocab_size_per_layer_input": 512}
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    if refused:
+        with pytest.raises(UserError, match=f"use_bidirectional_attention={json.dumps(value)}: it attends to later"):
+            read_facts(Folder(folder))
+    else:
+        assert read_facts(Folder(folder)).family == family
+
+
+def test_an_embedder_may_see_later_tokens_and_a_model_that_answers_may_not(folder):
+    config = json.loads((folder / "config.json").read_text()) | {"is_causal": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="has is_causal=false: it attends to later tokens too, so it embeds texts"):
+        read_facts(Folder(folder))
+    with pytest.raises(UserError, match="is_causal=false"):  # a plan has config.json alone
+        read_architecture(Folder(folder).config, "config.json")
+    assert read_architecture(Folder(folder).config, "config.json", embeds=True).encodes

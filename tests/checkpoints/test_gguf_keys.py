@@ -246,3 +246,11 @@ def test_smollm2_computes_what_llama_cpp_does(tmp_path):
     found = eager_logits(stream_model(out), 2048, [ids])[0]
     assert difference(found, theirs) < 3e-3
     assert torch.nn.functional.cosine_similarity(found.double(), theirs.double()).min() > 0.9999
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "gemma4"])
+def test_architectures_whose_layers_differ_are_refused_whatever_the_file_says(architecture, make_checkpoint, tmp_path):
+    """Transformers reads them, and its tables pass over what single layers have."""
+    path = write_family(tmp_path / "model.gguf", make_checkpoint("llama"), architecture)
+    with pytest.raises(UserError, match=f"architecture {architecture}, whose layers differ from each other"):
+        converted(path, tmp_path / "out")

@@ -264,3 +264,46 @@ def test_lowered_program_agrees_with_eager(gemma, lower_checkpoint, name, scheme
     print(name, scheme, f"{lowered.delegation.delegates} delegates, minimum cosine {shown}, floor {floor:.6f}")
     for way, each in figures.items():
         assert 1 - each.min_cosine <= 1e-5 + 2 * (1 - floor), way
+
+
+def test_adapters_change_the_linears_that_are_called_and_no_others(gemma, tmp_path):
+    """AltUp's coefficients are read beside their linears, where an adapter would be passed over."""
+    from et_pipeline.checkpoints.swappable import fit, read_lora
+    from et_pipeline.models.adapted import is_adapter, make_adaptable
+    from tests.make_adapter import peft_logits, write_adapter
+
+    model = load_model(gemma("3n"))
+    make_adaptable(model, 4)
+    decoder = Decoder(model, FORM)
+    room = {name: each for name, each in decoder.named_parameters() if is_adapter(name)}
+    shapes = {name: tuple(each.shape) for name, each in room.items()}
+    small = {"r": 4, "spread": 0.02}
+    linears = write_adapter(gemma("3n"), tmp_path / "a", target_modules=["q_proj", "linear_left", "up_proj"], **small)
+    for name, tensor in fit(read_lora(linears), shapes).items():
+        room[name].data.copy_(tensor)
+    expected = peft_logits(gemma("3n"), linears, TOKENS)[0, -1]
+    with torch.no_grad():
+        found = decoder(TOKENS, torch.tensor([0])).reshape(-1)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    coefficients = write_adapter(gemma("3n"), tmp_path / "b", target_modules=["prediction_coefs"], **small)
+    with pytest.raises(UserError, match=r"altup.prediction_coefs, for which the program has no place"):
+        fit(read_lora(coefficients), shapes)
+
+
+def test_the_witness_of_gemma_3n_that_sees_needs_nothing_that_sees(gemma, tmp_path):
+    import json
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(gemma("3n"), tmp_path / "whole")
+    weights = load_file(folder / "model.safetensors")
+    weights = {key.replace("model.", "model.language_model.", 1): tensor for key, tensor in weights.items()}
+    save_file(weights | {"model.vision_tower.x": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    text = json.loads((folder / "config.json").read_text())
+    whole = {"model_type": "gemma3n", "text_config": text, "vision_config": {"model_type": "gemma3n_vision"}}
+    (folder / "config.json").write_text(json.dumps(whole | {"audio_config": {"model_type": "gemma3n_audio"}}))
+    model, whose = witness.load_original(folder)
+    assert (type(model).__name__, whose.name) == ("Gemma3nForCausalLM", "transformers")
+    with torch.no_grad():
+        torch.testing.assert_close(model(TOKENS).logits[0], reference(gemma("3n")), atol=1e-3, rtol=1e-3)

@@ -147,3 +147,30 @@ def test_solve_of_a_whole_prompt_of_one_word():
 def test_softplus_equals_torch_for_small_and_large():
     x = torch.linspace(-30, 30, 1001)
     torch.testing.assert_close(_softplus(x), torch.nn.functional.softplus(x, threshold=50), atol=1e-7, rtol=1e-6)
+
+
+def far_from_transformers(folder):
+    """The greatest error of a logit in chunks of 16, relative to the greatest; theirs in double precision."""
+    decoder, model = (
+        Decoder(load_model(folder), FORM),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64),
+    )
+    rows = []
+    with torch.no_grad():
+        # Their cache asks a layer of attention how many tokens it holds, and there may be none.
+        expected = model.eval()(TOKENS, use_cache=False).logits[0].float()
+        for start in range(0, FED, 16):
+            rows.append(decoder(TOKENS[:, start : start + 16].contiguous(), torch.tensor([start])).reshape(-1))
+    return (torch.stack(rows) - expected[[15, 31, 47, 59]]).abs().max() / expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_text", "granitemoehybrid"])
+def test_the_activation_behind_a_convolution_is_the_configs(make_checkpoint, name):
+    assert far_from_transformers(make_checkpoint(name, **FAMILIES[name], hidden_act="gelu")) < 1e-4
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_of_mixers_alone_equals_transformers(make_checkpoint, name):
+    kind = {"lfm2": "conv", "qwen3_5_text": "linear_attention", "granitemoehybrid": "mamba"}[name]
+    settings = {**FAMILIES[name], "num_hidden_layers": 1, "layer_types": [kind]}
+    assert far_from_transformers(make_checkpoint(name, **settings)) < 1e-4

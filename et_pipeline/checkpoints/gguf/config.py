@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 1000  # of a field that is a number per layer
 ROPE_FACTORS = "rope_freqs.weight"
+# transformers reads these, and takes what the file says of single layers for all of them, or passes it over.
+_LAYERS_DIFFER = ("gemma4", "lfm2")
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
@@ -27,6 +29,10 @@ def write_config(path: Path, reader: GGUFReader, architecture: str, out: Path) -
     from transformers import AutoConfig
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+    whose = f"{path} holds a model of architecture {architecture}, whose"
+    instead = "point model.source at its original checkpoint"
+    if architecture in _LAYERS_DIFFER:
+        raise UserError(f"{whose} layers differ from each other, so its GGUF form cannot be converted; {instead}")
     try:
         with opened_once(reader):
             found = load_gguf_checkpoint(str(path), return_tensors=False)["config"]
@@ -34,10 +40,7 @@ def write_config(path: Path, reader: GGUFReader, architecture: str, out: Path) -
     except ValueError as error:
         if "not supported yet" not in str(error) and "nrecognized model" not in str(error):
             raise
-        raise UserError(
-            f"{path} holds a model of architecture {architecture}, whose GGUF form transformers cannot convert; "
-            "point model.source at its original checkpoint"
-        ) from error
+        raise UserError(f"{whose} GGUF form transformers cannot convert; {instead}") from error
     metadata = {key: field.contents() for key, field in reader.fields.items() if not _is_long(field)}
     keys.check_keys(path, architecture, metadata)
     values = config.to_dict()
