@@ -192,8 +192,8 @@ class ChatSession(
             val turn = unfed + chat.segments.nextTurn(asked.last().text)
             val roomy = request.copy(leavesRoom = droppedTurns < asked.size / 2)
             unlessTooLong { engine.generate(turn, roomy, onPiece) }?.let { return it to false }
+            feedAtMost = render(asked).length * 3 / 4 // not turn by turn: all that stays is fed again each time
             if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
-            feedAtMost = render(asked).length / 2 // not turn by turn: all that stays is fed again each time
         }
         val limit = feedAtMost ?: Int.MAX_VALUE
         do {
