@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shlex
 import sys
@@ -48,7 +49,21 @@ def guarded(job: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("et-pipeline: interrupted; the same command continues after the last finished stage\n")
         return 130
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return 141  # as a command that the signal ended
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether who read our output has gone, as `head` does; what is left of it goes nowhere then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def check_arguments(arguments: list[str]) -> None:

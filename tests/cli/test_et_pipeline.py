@@ -235,3 +235,11 @@ def test_a_terminal_of_fewer_characters_is_no_fault(monkeypatch):
     print_json({"a": "café"})
     screen.flush()
     assert screen.buffer.getvalue() == b'caf\\xe9\n{\n  "a": "caf\\u00e9"\n}\n'
+
+
+def test_who_stops_reading_gets_no_traceback():
+    program = [sys.executable, "-c", "from et_pipeline.cli import main; main()", "--help"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        started.stdout.close()
+        assert started.stderr.read() == b""
+        assert started.wait() == 141
