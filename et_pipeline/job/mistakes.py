@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -58,12 +59,14 @@ def guarded(job: Callable[[], None]) -> int:
 
 def _is_unread() -> bool:
     """Whether who read our output has gone, as `head` does; what is left of it goes nowhere then."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    is_unread = any(event & select.POLLERR for _, event in output.poll(0))
+    if is_unread:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return is_unread
 
 
 def check_arguments(arguments: list[str]) -> None:
