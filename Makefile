@@ -112,7 +112,7 @@ coverage: $(READY) ## The same tests, and what of the package they run
 test-all: $(READY) ## All tests, real exports of every recipe among them
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-test-arm: $(READY) ## Android's own arm64 library, emulated: the same logits and answers as here (on Debian)
+test-arm: $(DEMO)/manifest.json ## Android's own arm64 library, emulated: the same logits and answers as here (on Debian)
 	$(BIN)/python -m pytest -m arm tests/arm --timeout=0
 
 bench-arm: $(DEMO)/manifest.json ## Instructions per token on an emulated arm64 core: make bench-arm [PROGRAM=x.pte or x.gguf] [SET="--positions 64 --prompts 128"]

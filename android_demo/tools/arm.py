@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import host
 from artifacts import BuildError
+from compiling import compile_kotlin, compile_library
 from steps import BUILD, class_path, jdk, run, step
 from toolbox import Toolbox, prepare
 
@@ -72,9 +73,15 @@ class Arm(NamedTuple):
     classes: str
 
     def run(
-        self, core: str, *arguments: str | Path, one_thread: bool = False, plugin: str = "", timeout: int = 600
+        self,
+        core: str,
+        *arguments: str | Path,
+        one_thread: bool = False,
+        plugin: str = "",
+        timeout: int = 600,
+        engine: str = "",
     ) -> subprocess.CompletedProcess[str]:
-        """Runs the Java class `Run`.
+        """Runs the Java class `Run`, or `Ask` with the app's engine.
 
         Args:
             core: One of `CORES`.
@@ -82,6 +89,7 @@ class Arm(NamedTuple):
             one_thread: Let the library have one thread, so that its instructions can be counted.
             plugin: QEMU's plugin and its options.
             timeout: In seconds.
+            engine: Class path of `engine_path`.
         """
         (java,) = (self.root / "usr" / "lib" / "jvm").glob("java-[1-9][0-9]-openjdk-arm64/bin/java")
         given = {"LD_PRELOAD": self.host / "libcanary.so", "ANDROIDHOST_CPUINFO": self.cores / core}
@@ -104,7 +112,8 @@ class Arm(NamedTuple):
             f"-agentpath:{self.host}/libandroidhost.so",
             f"-Djava.library.path={self.host}",
         ]
-        command += ["-cp", self.classes, "Run", *arguments]
+        command += ["-cp", engine + os.pathsep + self.classes, "AskKt"] if engine else ["-cp", self.classes, "Run"]
+        command += arguments
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries_of(self.tools)}
         return subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, env=environment, timeout=timeout
@@ -215,3 +224,11 @@ def _classes(toolbox: Toolbox) -> str:
         run(jdk() / "bin" / "javac", "-cp", jars, "-d", folder, source)
 
     return class_path(step("arm-run", "what runs there", [source], compile_it)) + os.pathsep + jars
+
+
+def engine_path() -> str:
+    """Class path of the app's engine and of `Ask`, which asks it."""
+    tools = prepare()
+    made = compile_library(tools)
+    ask = compile_kotlin(tools, "arm-ask", SOURCES / "kotlin", class_path(made, tools.libraries))
+    return class_path(ask, made)

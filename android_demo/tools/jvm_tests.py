@@ -150,7 +150,7 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
         config = _write_config(settings, resources, installed)
         path = class_path(app, engine, core, resources.classes, tools.jars["test"], tools.libraries, config)
         compiling = path + os.pathsep + str(tools.android)
-        compiled = compile_kotlin(tools, "app-test", APP / "test", compiling, f"-Xfriend-paths={app}")
+        compiled = compile_kotlin(tools, "app-test", APP / "test", compiling, f"-Xfriend-paths={app},{engine}")
         (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
         options += [
             f"-agentpath:{place}/libandroidhost.so",

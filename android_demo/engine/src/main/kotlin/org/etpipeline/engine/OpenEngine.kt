@@ -1,30 +1,59 @@
 package org.etpipeline.engine
 
 import java.io.File
+import java.io.IOException
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Program
 import org.etpipeline.core.reachOf
 
 /**
- * The engine that runs [program] of the bundle in [folder]; nothing is loaded yet.
+ * The engine that runs [program] of the bundle in [folder]; nothing is loaded yet. That over `Module` does more, and
+ * runs neither programs whose weights lie beside them nor on every processor.
  *
  * @param slot of a program that takes adapters: a file of the app's own, which the engine makes, for
  *   [LlmModuleEngine.adapt].
  */
-fun openEngine(folder: File, manifest: Manifest, program: Program, slot: File? = null): LlmEngine {
+fun openEngine(folder: File, manifest: Manifest, program: Program, slot: File? = null): LlmEngine =
+    openEngine(folder, manifest, program, slot, System.getProperty("os.arch").orEmpty(), File("/proc/cpuinfo"))
+
+/** The same on a processor that is [architecture], of which [processors] tells as Linux does. */
+internal fun openEngine(
+    folder: File,
+    manifest: Manifest,
+    program: Program,
+    slot: File? = null,
+    architecture: String,
+    processors: File,
+): LlmEngine {
     val weights = program.weights.singleOrNull()
-    if (weights == null) return ModuleEngine(folder, program, manifest.tokenizer, reachOf(program, manifest.memoryOf(program)))
+    if (weights == null && moduleRuns(architecture, processors)) {
+        return ModuleEngine(folder, program, manifest.tokenizer, reachOf(program, manifest.memoryOf(program)))
+    }
     return LlmModuleEngine(
         program = File(folder, program.file),
         tokenizer = File(folder, manifest.tokenizer.file),
         maxContext = program.maxContext,
         specialTokens = manifest.tokenizer.specialTokens,
-        weights = File(folder, weights),
+        weights = weights?.let { File(folder, it) },
         bosToken = manifest.tokenizer.bosToken,
         normalization = manifest.tokenizer.normalization,
         lstrip = manifest.tokenizer.lstrip,
         rstrip = manifest.tokenizer.rstrip,
         slot = slot,
     )
+}
+
+/**
+ * Whether `Module` runs on this processor: the arm64 library of ExecuTorch 1.3 has atomics of ARMv8.1 there, at which a
+ * core of ARMv8.0 (Cortex-A53, A57, A72, A73) ends the process. `LlmModule` has none.
+ */
+private fun moduleRuns(architecture: String, processors: File): Boolean {
+    if (architecture != "aarch64") return true
+    val features = try {
+        processors.readLines().filter { it.startsWith("Features") }.map { it.substringAfter(':').trim().split(' ') }
+    } catch (_: IOException) {
+        emptyList()
+    }
+    return features.isNotEmpty() && features.all { "atomics" in it }
 }
