@@ -44,7 +44,10 @@ from et_pipeline.pipeline import run
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings
 
-SHAPES = {"S": "smollm2_135m", "M": "llama3_2_1b"}
+SHAPES = {"S": "smollm2_135m", "M": "llama3_2_1b"} | {
+    name: name
+    for name in ("qwen3_0_6b", "qwen3_5_0_8b", "lfm2_350m")  # the last two remember states: ours alone
+}
 RECIPES = {"8da4w-g32": ("recipe=8da4w",), "8da4w-g0": ("recipe=8da4w", "recipe.group_size=0")}
 CONTEXT = 2304  # what is measured ends at 2048 + 128
 LOADS = 3
@@ -231,7 +234,11 @@ def command_line() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Example: python -m et_pipeline.bench.host --shapes S --threads 2 --rounds 3",
     )
-    parser.add_argument("--shapes", default="S,M", help="of S (SmolLM2-135M) and M (Llama-3.2-1B); all by default")
+    parser.add_argument(
+        "--shapes",
+        default="S,M",
+        help=f"of {', '.join(f'{key} ({name})' if key != name else key for key, name in SHAPES.items())}; S,M by default",
+    )
     parser.add_argument("--threads", default="2,1", help="numbers of threads, one after the other")
     parser.add_argument("--rounds", type=int, default=10, help="how often each figure is measured")
     parser.add_argument("--only", help="names of contenders, the others are left out")

@@ -64,6 +64,28 @@ def tables(result: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def side_by_side(result: Mapping[str, Any]) -> str:
+    """Shapes of which one contender was measured, beside each other."""
+    rows = [
+        [
+            *("model", "file", "threads", "prefill 128"),
+            *(f"decode after {start:,}" for start in sorted(AT)),
+            *("memory: own", "memory: of files"),
+        ]
+    ]
+    for shape in result["shapes"]:
+        (each,) = shape["contenders"]
+        for count in sorted(shape["read_s"], key=int):
+            memory = each["threads"][count]["memory"]
+            speeds = [figure(rates(each, count, item)[0]) for item in (PREFILL_128, *(AT[at][1] for at in sorted(AT)))]
+            resident = [size(memory[kind]) for kind in ("anonymous_bytes", "file_bytes")]
+            rows.append([shape["model"], size(each["file_bytes"]), count, *speeds, *resident])
+    return markdown(rows) + (
+        f"\n\nMeasured {result['date']} on {result['machine']} with `{result['command']}`, {result['rounds']} rounds; "
+        f"others used {100 * result['others_cpu_share']:.0f} % of the machine meanwhile.\n"
+    )
+
+
 def thread_words(count: str) -> str:
     """A number of threads, in words."""
     return "one thread" if count == "1" else f"{count} threads"
