@@ -237,7 +237,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shapes",
         default="S,M",
-        help=f"of {', '.join(SHAPES)} (S: SmolLM2-135M, M: Llama-3.2-1B); S,M by default")
+        help=f"of {', '.join(SHAPES)} (S: SmolLM2-135M, M: Llama-3.2-1B); S,M by default",
     )
     parser.add_argument("--threads", default="2,1", help="numbers of threads, one after the other")
     parser.add_argument("--rounds", type=int, default=10, help="how often each figure is measured")
