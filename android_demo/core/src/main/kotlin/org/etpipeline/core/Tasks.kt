@@ -1,5 +1,7 @@
 package org.etpipeline.core
 
+import org.etpipeline.core.grammar.Grammar
+
 private const val MOST_REPLIES = 3
 // Letters of every script: Android's and Java's \w differ. Android wants the closing brace escaped, too.
 private val PLACEHOLDER = Regex("""\{([\p{L}\p{N}_]+)\}""")
@@ -16,6 +18,19 @@ fun Task.fill(text: String, choices: Map<String, String> = emptyMap()): String {
     val values = first + choices + ("text" to text)
     return PLACEHOLDER.replace(template) { match -> values[match.groupValues[1]] ?: match.value }
 }
+
+private const val BUILT_IN = "builtin:tiny_assistant"
+
+/** As the built-in model was taught to answer: what may help, and on a line of its own when a doctor is needed. */
+private val SYMPTOM_CHECK by lazy { Grammar.ofRegex("""[^\n]{5,250}\nSee a doctor [^\n]{5,160}""") }
+
+/**
+ * What answers to the task of this [key] are held to; null: to nothing.
+ *
+ * Only where it is known how the model answers: one that is held to what it was not taught answers worse.
+ */
+fun Manifest.grammarOf(key: String): Grammar? =
+    SYMPTOM_CHECK.takeIf { key == "symptom_check" && what.source.source == BUILT_IN }
 
 /** The different replies, at most three, of an answer that lists them line by line: no bullets, numbers or quotes. */
 fun splitReplies(answer: String): List<String> =
