@@ -8,8 +8,6 @@ import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.AP
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
-import java.io.IOException
-import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.SupervisorJob
@@ -32,7 +30,6 @@ import org.etpipeline.core.EngineException
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Message
-import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
 import org.etpipeline.core.SavedMessage
 import org.etpipeline.core.Task
@@ -40,6 +37,7 @@ import org.etpipeline.core.fill
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
+import org.etpipeline.demo.writeTo
 
 private const val TITLE_LENGTH = 60
 private const val SAVE_EVERY_MS = 1000L
@@ -111,17 +109,8 @@ class ChatViewModel(
     /** Writes a text of this conversation to where the user has chosen. */
     fun export(resolver: ContentResolver, place: Uri, text: String) {
         viewModelScope.launch {
-            try {
-                withContext(services.io) {
-                    val stream = resolver.openOutputStream(place, "wt") ?: throw IOException("no file")
-                    stream.use { it.write(text.toByteArray()) }
-                }
-            } catch (error: IOException) {
-                _state.update { it.copy(problem = Problem.Storage(error.message ?: "")) }
-            } catch (error: RuntimeException) { // a documents provider is foreign code
-                if (error is CancellationException) throw error
-                _state.update { it.copy(problem = Problem.Storage(error.message ?: error.javaClass.simpleName)) }
-            }
+            val problem = services.writeTo(resolver, place, text)
+            if (problem != null) _state.update { it.copy(problem = problem) }
         }
     }
 
