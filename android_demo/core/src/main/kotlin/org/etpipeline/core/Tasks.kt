@@ -24,13 +24,26 @@ private const val BUILT_IN = "builtin:tiny_assistant"
 /** As the built-in model was taught to answer: what may help, and on a line of its own when a doctor is needed. */
 private val SYMPTOM_CHECK by lazy { Grammar.ofRegex("""[^\n]{5,250}\nSee a doctor [^\n]{5,160}""") }
 
+/** Three, numbered: the first words of the answer are a reply, and not what kind of replies there will be. */
+private val THREE_REPLIES by lazy { Grammar.ofRegex("""1\. [^ \n][^\n]*\n2\. [^ \n][^\n]*\n3\. [^ \n][^\n]*""") }
+
+/** A model whose answers are right as often as this, in percent, was taught their form. */
+private const val TAUGHT = 50.0
+
 /**
  * What answers to the task of this [key] are held to; null: to nothing.
  *
- * Only where it is known how the model answers: one that is held to what it was not taught answers worse.
+ * A model that was taught another form answers worse in this one, so only the built-in one's symptom check has its own,
+ * and only models that were not taught replies are made to number them.
  */
-fun Manifest.grammarOf(key: String): Grammar? =
-    SYMPTOM_CHECK.takeIf { key == "symptom_check" && what.source.source == BUILT_IN }
+fun Manifest.grammarOf(key: String): Grammar? {
+    val isTaught = (quality.tasks[key]?.original ?: 0.0) >= TAUGHT
+    return when (key) {
+        "symptom_check" -> SYMPTOM_CHECK.takeIf { what.source.source == BUILT_IN }
+        "smart_reply" -> THREE_REPLIES.takeIf { !isTaught && !chat.segments.opensThought }
+        else -> null
+    }
+}
 
 /** The different replies, at most three, of an answer that lists them line by line: no bullets, numbers or quotes. */
 fun splitReplies(answer: String): List<String> =

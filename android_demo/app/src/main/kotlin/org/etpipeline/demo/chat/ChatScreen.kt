@@ -15,6 +15,7 @@ import androidx.compose.foundation.lazy.itemsIndexed
 import androidx.compose.foundation.lazy.rememberLazyListState
 import androidx.compose.foundation.text.KeyboardActions
 import androidx.compose.foundation.text.KeyboardOptions
+import androidx.compose.foundation.text.TextAutoSize
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.automirrored.filled.Send
 import androidx.compose.material.icons.filled.Add
@@ -53,6 +54,7 @@ import androidx.compose.ui.text.input.ImeAction
 import androidx.compose.ui.text.input.KeyboardCapitalization
 import androidx.compose.ui.text.style.TextOverflow
 import androidx.compose.ui.unit.dp
+import androidx.compose.ui.unit.sp
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
 import org.etpipeline.core.ChatSettings
@@ -230,9 +232,11 @@ private fun ModelTitle(model: ModelHolder.State) {
     val name = model.bundle?.manifest?.what?.name
     Column {
         Text(name ?: stringResource(R.string.app_name), maxLines = 1, overflow = TextOverflow.Ellipsis)
+        val style = MaterialTheme.typography.labelMedium
         Text(
             stringResource(R.string.chat_offline),
-            style = MaterialTheme.typography.labelMedium,
+            style = style,
+            autoSize = TextAutoSize.StepBased(8.sp, style.fontSize), // all of it, in large letters, too
             color = MaterialTheme.colorScheme.onSurfaceVariant,
             maxLines = 1,
         )

@@ -31,17 +31,26 @@ import org.etpipeline.demo.R
 
 private val LENGTHS = listOf(32, 64, 128, 256, 512, 1024, 2048, 4096)
 private val TOP_KS = listOf(0, 1, 5, 10, 20, 40, 64, 100, 200)
-private const val STEP = 0.05f
+private const val STEPS = 20 // from 0 to 1
 
 /** What counts for one conversation; what is set back to the model's own is forgotten. */
 @Composable
-fun ChatSettingsContent(settings: ChatSettings, own: OwnSettings, set: (ChatSettings) -> Unit, modifier: Modifier = Modifier) {
+fun ChatSettingsContent(
+    settings: ChatSettings,
+    own: OwnSettings,
+    set: (ChatSettings) -> Unit,
+    modifier: Modifier = Modifier,
+) {
     val now = settings.sampling(own.sampling)
     Column(
-        modifier.fillMaxWidth().verticalScroll(rememberScrollState()).padding(start = 24.dp, end = 24.dp, bottom = 24.dp),
+        modifier.fillMaxWidth().verticalScroll(rememberScrollState()).padding(horizontal = 24.dp).padding(bottom = 24.dp),
         Arrangement.spacedBy(8.dp),
     ) {
-        Text(stringResource(R.string.settings_title), Modifier.semantics { heading() }, style = MaterialTheme.typography.titleLarge)
+        Text(
+            stringResource(R.string.settings_title),
+            Modifier.semantics { heading() },
+            style = MaterialTheme.typography.titleLarge,
+        )
         Note(stringResource(R.string.settings_about))
         SystemPrompt(settings, own, set)
         Fraction(R.string.settings_temperature, now.temperature, ChatSettings.TEMPERATURES) { value ->
@@ -99,7 +108,7 @@ private fun Fraction(label: Int, value: Float, range: ClosedFloatingPointRange<F
     numbers.maximumFractionDigits = 2
     numbers.minimumFractionDigits = 2
     Labelled(label, numbers.format(value)) { modifier ->
-        Slider(value, { onChange((it / STEP).roundToInt() * STEP) }, modifier, valueRange = range)
+        Slider(value, { onChange((it * STEPS).roundToInt() / STEPS.toFloat()) }, modifier, valueRange = range)
     }
 }
 
@@ -131,4 +140,4 @@ private fun Labelled(label: Int, value: String, slider: @Composable (Modifier) -
     }
 }
 
-private fun Float.unless(own: Float): Float? = takeIf { abs(it - own) > STEP / 10 }
+private fun Float.unless(own: Float): Float? = takeIf { abs(it - own) > 0.1f / STEPS }

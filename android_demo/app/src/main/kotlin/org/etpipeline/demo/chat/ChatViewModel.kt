@@ -191,7 +191,12 @@ class ChatViewModel(
         }
     }
 
-    private suspend fun ask(engine: LlmEngine, manifest: Manifest, asked: List<SavedMessage>, temperature: Float?): Answer {
+    private suspend fun ask(
+        engine: LlmEngine,
+        manifest: Manifest,
+        asked: List<SavedMessage>,
+        temperature: Float?,
+    ): Answer {
         val task = manifest.tasks["chat"]
         val goesOn = asked.last().role == Role.ASSISTANT
         val past = alternating(if (goesOn) asked else asked.dropLast(1)).map { Message(it.role, it.fed(task)) }

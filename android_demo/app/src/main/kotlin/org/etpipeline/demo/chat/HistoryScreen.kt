@@ -53,8 +53,10 @@ import org.etpipeline.demo.ui.READABLE_WIDTH
 fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: () -> Unit, modifier: Modifier = Modifier) {
     var query by rememberSaveable { mutableStateOf("") }
     val texts = remember(history) { history.map { it to SearchedText(it) } }
-    val found = remember(texts, query) { ChatSearch(query).let { search -> texts.filter { (_, text) -> search.finds(text) } } }
-        .map { (conversation, _) -> conversation }
+    val found = remember(texts, query) {
+        val search = ChatSearch(query)
+        texts.filter { (_, text) -> search.finds(text) }.map { (conversation, _) -> conversation }
+    }
     var deleting by remember { mutableStateOf<Conversation?>(null) }
     val locale = LocalResources.current.configuration.locales[0]
     val dates = DateFormat.getDateTimeInstance(DateFormat.MEDIUM, DateFormat.SHORT, locale)
@@ -80,7 +82,10 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
                 LazyColumn(Modifier.widthIn(max = READABLE_WIDTH).fillMaxSize()) {
                     item { SearchField(query) { query = it } }
                     if (found.isEmpty()) {
-                        item { Text(stringResource(R.string.history_nothing_found), Modifier.padding(16.dp).testTag("nothing-found")) }
+                        item {
+                            val nothing = stringResource(R.string.history_nothing_found)
+                            Text(nothing, Modifier.padding(16.dp).testTag("nothing-found"))
+                        }
                     }
                     items(found, key = { it.id }) { conversation ->
                         ListItem(

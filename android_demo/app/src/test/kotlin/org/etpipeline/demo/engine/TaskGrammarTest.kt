@@ -11,6 +11,7 @@ import org.etpipeline.core.fill
 import org.etpipeline.core.grammar.Grammar
 import org.etpipeline.core.grammarOf
 import org.etpipeline.core.readManifest
+import org.etpipeline.core.splitReplies
 import org.etpipeline.engine.ModuleEngine
 import org.junit.After
 import org.junit.Assert.assertEquals
@@ -18,8 +19,8 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
-/** The built-in model always says when a doctor is needed, and nothing worse than without being held to it. */
-class SymptomCheckTest {
+/** What answers to tasks are held to: it always comes, and makes nothing worse. */
+class TaskGrammarTest {
     private val folder = File(checkNotNull(System.getProperty("et.bundle")))
     private val manifest = readManifest(File(folder, "manifest.json").readText())
     private val task = manifest.tasks.getValue("symptom_check")
@@ -34,7 +35,7 @@ class SymptomCheckTest {
             .ask(task.fill(complaint), task.maxNewTokens, sampling, grammar)
     }
 
-    @Test fun `every answer is of that form, however wild`() {
+    @Test fun `a symptom check always says when a doctor is needed, however wild it is`() {
         val random = Random(1)
         val words = "I my cat has a headache since yesterday for two months broken heart chest pain 39 degrees what ?".split(' ')
         var wouldNot = 0
@@ -57,9 +58,30 @@ class SymptomCheckTest {
         }
     }
 
+    private val other = manifest.copy(
+        what = manifest.what.copy(source = manifest.what.source.copy(source = "some/model")),
+        quality = manifest.quality.copy(tasks = emptyMap()),
+    )
+
+    @Test fun `three replies come from a model that was not taught to give them`() {
+        val grammar = checkNotNull(other.grammarOf("smart_reply"))
+        val smartReply = manifest.tasks.getValue("smart_reply")
+        repeat(20) { run ->
+            val sampling = Sampling(temperature = if (run == 0) 0f else 1.5f)
+            val answer = runBlocking {
+                ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
+                    .ask(smartReply.fill("Can you come at eight?"), smartReply.maxNewTokens, sampling, grammar)
+            }
+            val lines = answer.text.lines()
+            assertEquals(answer.text, listOf("1.", "2.", "3."), lines.map { it.take(2) })
+            assertEquals(lines.map { it.drop(3).trim() }.distinct().size, splitReplies(answer.text).size)
+        }
+    }
+
     @Test fun `nothing else is held to anything`() {
-        for (task in manifest.tasks.keys - "symptom_check") assertNull(manifest.grammarOf(task))
-        val other = manifest.what.copy(source = manifest.what.source.copy(source = "some/model"))
-        assertNull(manifest.copy(what = other).grammarOf("symptom_check"))
+        for (task in manifest.tasks.keys - "symptom_check") assertNull(task, manifest.grammarOf(task))
+        for (task in manifest.tasks.keys - "smart_reply") assertNull(task, other.grammarOf(task))
+        val thinks = other.chat.copy(segments = other.chat.segments.copy(userToAssistant = "<A><think>\n"))
+        assertNull(other.copy(chat = thinks).grammarOf("smart_reply"))
     }
 }
