@@ -27,7 +27,8 @@ fun Conversation.toMarkdown(user: String, model: String): String = buildString {
 fun Conversation.toJson(): String = PRETTY.encodeToString(Conversation.serializer(), this) + "\n"
 
 /** A file's name for this conversation, without an ending. */
-fun Conversation.fileName(): String = title.replace(NO_NAME, "-").trim('-').take(LONGEST_NAME).trim('-').ifEmpty { "chat" }
+fun Conversation.fileName(): String =
+    title.replace(NO_NAME, "-").trim('-').take(LONGEST_NAME).trim('-').ifEmpty { "chat" }
 
 /**
  * Looks for conversations in which all words of [query] stand, in the title or in what was said, be it as parts of

@@ -19,7 +19,7 @@ data class ChatSettings(
     @SerialName("repetition_penalty") val repetitionPenalty: Float? = null,
     @SerialName("max_new_tokens") val maxNewTokens: Int? = null,
 ) {
-    /** The model's own sampling with what was set in its place. What a file says beyond all bounds is brought within them. */
+    /** The model's own sampling, with what was set in its place; what a file says beyond all bounds comes within them. */
     fun sampling(own: Sampling): Sampling = Sampling(
         temperature = temperature.within(TEMPERATURES) ?: own.temperature,
         topP = topP.within(TOP_PS) ?: own.topP,
@@ -44,4 +44,5 @@ data class ChatSettings(
     }
 }
 
-private fun Float?.within(range: ClosedFloatingPointRange<Float>): Float? = this?.takeIf { it.isFinite() }?.coerceIn(range)
+private fun Float?.within(range: ClosedFloatingPointRange<Float>): Float? =
+    this?.takeIf { it.isFinite() }?.coerceIn(range)

@@ -28,7 +28,7 @@ data class Conversation(
  *
  * @property stats what the answer took; null for a question.
  * @property unfinished whether the answer was broken off: the app was killed or the engine failed while it came.
- * @property thoughtMs milliseconds that the model thought before it said something; null if it did not, or not to the end.
+ * @property thoughtMs milliseconds that the model thought before it said something; null if it did not come to an end.
  */
 @Serializable
 data class SavedMessage(

@@ -86,7 +86,7 @@ data class GenerationRequest(
  * @property end why it ended.
  * @property unfed the last piece of text if it was delivered but not yet fed back into the context: the next prompt has
  *   to begin with it. Empty when the model ended the answer itself.
- * @property goesOn whether the answer goes on with an empty prompt: the context knows its last token, but was not fed it.
+ * @property goesOn whether the answer goes on with an empty prompt: its last token is known, but was not fed.
  */
 data class Generation(
     val promptTokens: Int,

@@ -60,7 +60,7 @@ private class SpanReader(
         val length = runAt(at)
         var words = text.substring(at + length, if (code.closes) code.end - length else code.end).replace('\n', ' ')
         if (!code.closes) words = words.trimEnd('`') // they may become the closing marks
-        if (words.length > 2 && words.first() == ' ' && words.last() == ' ') words = words.substring(1, words.length - 1)
+        if (words.length > 2 && words.first() == ' ' && words.last() == ' ') words = words.drop(1).dropLast(1)
         spans.put(words, style.copy(code = true))
         return code.end
     }

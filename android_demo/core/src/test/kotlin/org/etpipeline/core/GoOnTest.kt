@@ -10,8 +10,12 @@ import org.junit.Test
 
 /** An answer that was cut goes on, whatever the engine was used for meanwhile. */
 class GoOnTest {
-    private val format =
-        ChatFormat(startToUser = "<U>", userToAssistant = "<A>", assistantToUser = "<E><U>", userToPastAssistant = "<A>")
+    private val format = ChatFormat(
+        startToUser = "<U>",
+        userToAssistant = "<A>",
+        assistantToUser = "<E><U>",
+        userToPastAssistant = "<A>",
+    )
 
     private fun session(engine: LlmEngine, vararg texts: String) = ChatSession(
         engine,

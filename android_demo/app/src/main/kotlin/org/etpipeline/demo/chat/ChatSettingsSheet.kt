@@ -43,7 +43,8 @@ fun ChatSettingsContent(
 ) {
     val now = settings.sampling(own.sampling)
     Column(
-        modifier.fillMaxWidth().verticalScroll(rememberScrollState()).padding(horizontal = 24.dp).padding(bottom = 24.dp),
+        modifier.fillMaxWidth().verticalScroll(rememberScrollState())
+            .padding(start = 24.dp, end = 24.dp, bottom = 24.dp),
         Arrangement.spacedBy(8.dp),
     ) {
         Text(

@@ -39,7 +39,7 @@ data class ChatState(
     /** What of the selected model can be set. */
     val own: OwnSettings? get() = model.bundle?.manifest?.let(::OwnSettings)
 
-    /** Whether the model can go on with the last answer. One that fills the context by itself leaves no room for more. */
+    /** Whether the model can go on with the last answer. One that fills the context by itself leaves no room. */
     val canGoOn: Boolean
         get() {
             val last = turns.lastOrNull() ?: return false

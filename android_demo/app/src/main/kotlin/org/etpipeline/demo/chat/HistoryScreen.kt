@@ -132,7 +132,9 @@ private fun SearchField(query: String, onChange: (String) -> Unit) {
         leadingIcon = { Icon(Icons.Default.Search, contentDescription = null) },
         trailingIcon = {
             if (query.isNotEmpty()) {
-                IconButton({ onChange("") }) { Icon(Icons.Default.Clear, stringResource(R.string.history_search_clear)) }
+                IconButton({ onChange("") }) {
+                    Icon(Icons.Default.Clear, stringResource(R.string.history_search_clear))
+                }
             }
         },
         singleLine = true,

@@ -72,7 +72,9 @@ private fun Heading(block: Block.Heading) {
 @Composable
 private fun Item(block: Block.Item) {
     Row(
-        Modifier.padding(start = 16.dp * block.depth.coerceAtMost(DEEPEST)).semantics(mergeDescendants = true) {}.testTag("item"),
+        Modifier.padding(start = 16.dp * block.depth.coerceAtMost(DEEPEST))
+            .semantics(mergeDescendants = true) {}
+            .testTag("item"),
         Arrangement.spacedBy(8.dp),
     ) {
         Text(block.mark)
@@ -96,8 +98,12 @@ private fun Code(block: Block.Code) {
                     )
                 }
                 IconButton({ copy(block.text) }) {
-                    val label = stringResource(R.string.chat_copy_code)
-                    Icon(painterResource(R.drawable.ic_copy), label, Modifier.size(18.dp), MaterialTheme.colorScheme.onSurfaceVariant)
+                    Icon(
+                        painterResource(R.drawable.ic_copy),
+                        stringResource(R.string.chat_copy_code),
+                        Modifier.size(18.dp),
+                        MaterialTheme.colorScheme.onSurfaceVariant,
+                    )
                 }
             }
             CompositionLocalProvider(LocalLayoutDirection provides LayoutDirection.Ltr) {

@@ -135,7 +135,9 @@ private fun AnswerActions(answer: String, onRegenerate: (() -> Unit)?) {
         val copy = rememberCopy()
         Small(painterResource(R.drawable.ic_copy), stringResource(R.string.chat_copy)) { copy(answer) }
         Small(rememberVectorPainter(Icons.Default.Share), stringResource(R.string.chat_share)) { context.share(answer) }
-        onRegenerate?.let { Small(rememberVectorPainter(Icons.Default.Refresh), stringResource(R.string.chat_regenerate), it) }
+        if (onRegenerate != null) {
+            Small(rememberVectorPainter(Icons.Default.Refresh), stringResource(R.string.chat_regenerate), onRegenerate)
+        }
     }
 }
 
@@ -144,11 +146,10 @@ private fun AnswerActions(answer: String, onRegenerate: (() -> Unit)?) {
 private fun Thought(parts: Parts, thoughtMs: Long?, isComing: Boolean) {
     var isOpen by rememberSaveable { mutableStateOf(false) }
     val color = MaterialTheme.colorScheme.onSurfaceVariant
+    val does = stringResource(if (isOpen) R.string.thought_hide else R.string.thought_show)
     Row(
         Modifier
-            .clickable(role = Role.Button, onClickLabel = stringResource(if (isOpen) R.string.thought_hide else R.string.thought_show)) {
-                isOpen = !isOpen
-            }
+            .clickable(role = Role.Button, onClickLabel = does) { isOpen = !isOpen }
             .heightIn(min = 48.dp)
             .testTag("thought-title"),
         verticalAlignment = Alignment.CenterVertically,
@@ -162,7 +163,8 @@ private fun Thought(parts: Parts, thoughtMs: Long?, isComing: Boolean) {
             else -> stringResource(R.string.thought_title)
         }
         Text(title, Modifier.weight(1f, fill = false), color, style = MaterialTheme.typography.labelLarge)
-        Icon(if (isOpen) Icons.Default.KeyboardArrowUp else Icons.Default.KeyboardArrowDown, contentDescription = null, tint = color)
+        val arrow = if (isOpen) Icons.Default.KeyboardArrowUp else Icons.Default.KeyboardArrowDown
+        Icon(arrow, contentDescription = null, tint = color)
     }
     if (isOpen) {
         SelectionContainer {

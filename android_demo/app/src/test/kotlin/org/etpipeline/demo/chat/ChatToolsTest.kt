@@ -63,7 +63,7 @@ class ChatToolsTest {
         app.install()
     }
 
-    private fun show(model: ChatViewModel = viewModel) = showScreen { ChatScreen("", {}, onOpenModels = {}, viewModel = model) }
+    private fun show() = showScreen { ChatScreen("", {}, onOpenModels = {}, viewModel = viewModel) }
     private fun string(id: Int) = app.getString(id)
     private fun button(id: Int) = rule.onNodeWithContentDescription(string(id))
     private fun texts(tag: String) = rule.onAllNodesWithTag(tag).fetchSemanticsNodes()
