@@ -52,7 +52,8 @@ class TestPhone : Phone {
 class FakeEngine : LlmEngine {
     val answers = ArrayDeque<String>()
     val prompts = mutableListOf<String>()
-    val temperatures = mutableListOf<Float>()
+    val requests = mutableListOf<GenerationRequest>()
+    val temperatures get() = requests.map { it.sampling.temperature }
     var isPaced = false
     var problem: Problem? = null
     var droppedPrompts = 0 // how many prompts are too long
@@ -82,7 +83,7 @@ class FakeEngine : LlmEngine {
             throw EngineException(Problem.PromptTooLong)
         }
         prompts += prompt
-        temperatures += request.sampling.temperature
+        requests += request
         problem?.let { throw EngineException(it) }
         isStopped = false
         val words = (answers.removeFirstOrNull() ?: "ok").split(Regex("(?<= )"))

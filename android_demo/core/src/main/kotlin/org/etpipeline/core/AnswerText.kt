@@ -8,8 +8,9 @@ package org.etpipeline.core
  *
  * @param stopStrings texts that end the answer; that one counts which is complete first. Empty ones are ignored.
  * @param specialTokens texts to hide. One that is also a stop string ends the answer.
+ * @param beginning is put before the first text that is visible.
  */
-class AnswerText(stopStrings: List<String>, specialTokens: List<String>) {
+class AnswerText(stopStrings: List<String>, specialTokens: List<String>, private val beginning: String = "") {
     private val stops = stopStrings.filter { it.isNotEmpty() }
     private val hidden = specialTokens.filter { it.isNotEmpty() && it !in stops }.groupBy { it.first() }
     private val shown = StringBuilder()
@@ -60,7 +61,8 @@ class AnswerText(stopStrings: List<String>, specialTokens: List<String>) {
         var end = stop?.second ?: if (isEnd) plain.length else plain.length - lengthOfStopBeginning()
         // Half a character is nothing to show; at the end its other half never comes.
         if (end > 0 && plain[end - 1].isHighSurrogate()) end--
-        val visible = plain.substring(0, end)
+        val new = plain.substring(0, end)
+        val visible = if (shown.isEmpty() && new.isNotEmpty()) beginning + new else new
         plain = if (stopped || isEnd) "" else plain.substring(end)
         shown.append(visible)
         return visible

@@ -5,6 +5,7 @@ import java.util.WeakHashMap
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
+import org.etpipeline.core.grammar.Grammar
 
 /** One per engine: emptying the context and feeding it are two calls, and no other session may come between them. */
 private val turns: MutableMap<LlmEngine, Mutex> = Collections.synchronizedMap(WeakHashMap())
@@ -14,7 +15,8 @@ private val turns: MutableMap<LlmEngine, Mutex> = Collections.synchronizedMap(We
  *
  * The context keeps what was said, so only the new turn is fed. All of it is fed again, by itself, when the context
  * holds something else: another session used the engine, the conversation was rewound, or an answer left text in the
- * context that was not shown. When the context is full, the oldest turns are left out of what is fed.
+ * context that was not shown. When the context is full, the oldest turns are left out of what is fed. What a model
+ * thought stands between `<think>` and `</think>` at the beginning of its answer; it is not fed again with later turns.
  *
  * Any number of sessions can share an engine; they wait for each other. To end an answer, cancel the coroutine or call
  * [LlmEngine.stop]: what was shown so far stays as the answer.
@@ -29,7 +31,7 @@ class ChatSession(
     private val chat: Chat,
     private val specialTokens: List<String>,
     messages: List<Message> = emptyList(),
-    private val systemPrompt: String? = chat.systemPrompt,
+    val systemPrompt: String? = chat.systemPrompt,
 ) {
     /** Everything that was said, as it was shown. It begins with the user, and user and assistant take turns. */
     @Volatile
@@ -41,8 +43,13 @@ class ChatSession(
         specialTokens.filter { it.isNotEmpty() && text.startsWith(it) }.maxByOrNull { it.length }
     }
 
+    private val hidden = specialTokens - setOf(THOUGHT_BEGINS, THOUGHT_ENDS)
+
     /** [LlmEngine.uses] when the context held exactly [messages] but for [unfed]; null: it holds something else. */
     private var ownUse: Long? = null
+
+    /** Likewise, when it ended with the last answer as it was shown, so that the model can go on with it. */
+    private var cutUse: Long? = null
     private var unfed = ""
 
     /** Oldest turns (question and answer) that are not fed any more. */
@@ -65,6 +72,7 @@ class ChatSession(
      *
      * @param text not blank.
      * @param maxNewTokens longest answer in tokens.
+     * @param grammar what the answer is held to, where the engine can.
      * @param onText gets the answer's text as it comes, mostly on the engine's thread: hand it over, do not wait.
      * @throws EngineException if the engine fails. An answer that had begun stays in [messages], else they are as they
      *   were before. [Problem.PromptTooLong]: not even [text] alone fits into the context.
@@ -73,10 +81,12 @@ class ChatSession(
         text: String,
         maxNewTokens: Int,
         sampling: Sampling = chat.sampling,
+        grammar: Grammar? = null,
         onText: (String) -> Unit = {},
     ): Answer {
         require(text.isNotBlank()) { "the message is blank" }
-        return inTurn(GenerationRequest(maxNewTokens, sampling), onText) {
+        val held = grammar.takeIf { engine.takesGrammars }
+        return inTurn(GenerationRequest(maxNewTokens, sampling, grammar = held), onText) {
             messages.take(messages.size / 2 * 2) + Message(Role.USER, text)
         }
     }
@@ -97,6 +107,26 @@ class ChatSession(
         messages.take(question + 1)
     }
 
+    /**
+     * Goes on with the last answer from where it was cut. Half a character at its end is written anew.
+     *
+     * Parameters and exceptions are those of [ask]; [onText] gets what is new.
+     *
+     * @return the whole answer, with what the new part of it took. [Problem.PromptTooLong]: question and answer alone
+     *   fill the context.
+     */
+    suspend fun goOn(
+        maxNewTokens: Int,
+        sampling: Sampling = chat.sampling,
+        onText: (String) -> Unit = {},
+    ): Answer {
+        val cut = messages.lastOrNull()
+        check(cut != null && cut.role == Role.ASSISTANT) { "there is no answer" }
+        val begun = wholeCharacters(cut.text)
+        if (begun != cut.text) cutUse = null
+        return inTurn(GenerationRequest(maxNewTokens, sampling), onText, begun) { messages.dropLast(1) }
+    }
+
     /** Forgets all but the first [count] messages. Not while an answer comes. */
     fun rewind(count: Int) {
         check(!isAnswering) { "an answer comes" }
@@ -104,29 +134,37 @@ class ChatSession(
         if (count == messages.size) return
         messages = messages.take(count)
         ownUse = null
+        cutUse = null
     }
 
-    /** Waits for the engine, then has a question answered; keeps [messages] right whatever happens. */
+    /**
+     * Waits for the engine, then has a question answered; keeps [messages] right whatever happens.
+     *
+     * @param begun of the answer, where the model goes on with one.
+     */
     private suspend fun inTurn(
         request: GenerationRequest,
         onText: (String) -> Unit,
+        begun: String? = null,
         asked: () -> List<Message>,
     ): Answer = turns.computeIfAbsent(engine) { Mutex() }.withLock {
         engine.stoppedOnCancel { isCancelled ->
             val messagesBefore = messages
             val droppedBefore = droppedTurns
-            val text = AnswerText(chat.stopStrings, specialTokens)
+            val opening = if (begun == null && chat.segments.opensThought) THOUGHT_BEGINS else ""
+            val text = AnswerText(chat.stopStrings, hidden, opening)
             isAnswering = true
             try {
                 messages = asked()
-                answer(request, text, onText, isCancelled)
+                answer(request, text, begun, onText, isCancelled)
             } catch (error: Throwable) {
                 ownUse = null
+                cutUse = null
                 if (text.text.isEmpty()) {
                     messages = messagesBefore
                     droppedTurns = droppedBefore
                 } else {
-                    messages += Message(Role.ASSISTANT, text.text)
+                    messages += Message(Role.ASSISTANT, begun.orEmpty() + text.text)
                 }
                 throw error
             } finally {
@@ -138,6 +176,7 @@ class ChatSession(
     private suspend fun answer(
         request: GenerationRequest,
         text: AnswerText,
+        begun: String?,
         onText: (String) -> Unit,
         isCancelled: () -> Boolean,
     ): Answer {
@@ -145,7 +184,7 @@ class ChatSession(
         var ended = false // by the end token
         var isEndFed = false
         var last = "" // piece that belongs to the answer
-        val (generation, fedAgain) = feed(request, isCancelled) { piece ->
+        val (generation, fedAgain) = feed(request, begun, isCancelled) { piece ->
             pieces++
             when {
                 ended -> {
@@ -169,42 +208,47 @@ class ChatSession(
         if (!isCancelled()) show(text.finish(), onText)
         if (isCancelled() && text.text.isEmpty()) throw CancellationException("cancelled before the answer began")
 
-        messages += Message(Role.ASSISTANT, text.text)
+        val whole = begun.orEmpty() + text.text
+        messages += Message(Role.ASSISTANT, whole)
         if (generation.unfed == endToken && pieces == 1) isEndFed = false
         // An unfed piece that is no part of the answer can be forgotten; the end token begins the next turn anyway.
         unfed = generation.unfed.takeIf { it == last && it != endToken }.orEmpty()
-        ownUse = if (text.stopped || isEndFed) null else engine.uses
+        // A thought is not fed again, so the context with one in it is not that of the next turn.
+        ownUse = if (text.stopped || isEndFed || hasThought(whole)) null else engine.uses
+        val isCut = !text.stopped && !ended && !isCancelled() && (generation.goesOn || unfed.isNotEmpty())
+        cutUse = engine.uses.takeIf { isCut }
         feedAtMost = if (generation.end == Generation.End.CONTEXT) lengthInContext() / 2 else null
         val end = if (text.stopped || ended) Generation.End.MODEL else generation.end
-        return Answer(text.text, generation.copy(end = end), droppedTurns, fedAgain)
+        return Answer(whole, generation.copy(end = end), droppedTurns, fedAgain)
     }
 
-    /** Feeds the last question, and as much of what was before it as is needed and fits. */
+    /** Feeds the last question, what is [begun] of its answer, and as much of what was before as is needed and fits. */
     private suspend fun feed(
         request: GenerationRequest,
+        begun: String?,
         isCancelled: () -> Boolean,
         onPiece: (String) -> Boolean,
     ): Pair<Generation, Boolean> {
         val asked = messages
         if (droppedTurns > asked.size / 2) droppedTurns = 0 // turns that were left out were rewound
-        val isOwn = ownUse == engine.uses && feedAtMost == null
+        val isOwn = (if (begun == null) ownUse else cutUse) == engine.uses && feedAtMost == null
         if (isOwn) {
-            val turn = unfed + chat.segments.nextTurn(asked.last().text)
+            val turn = if (begun == null) unfed + chat.segments.nextTurn(asked.last().text) else unfed
             val roomy = request.copy(leavesRoom = droppedTurns < asked.size / 2)
             unlessTooLong { engine.generate(turn, roomy, onPiece) }?.let { return it to false }
-            feedAtMost = render(asked).length * 3 / 4 // not turn by turn: all that stays is fed again each time
+            feedAtMost = render(asked, begun).length * 3 / 4 // not turn by turn: all that stays is fed again each time
             if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
         }
         val limit = feedAtMost ?: Int.MAX_VALUE
         do {
-            val fits = render(asked).length <= limit
+            val fits = render(asked, begun).length <= limit
         } while (!fits && dropOldest(asked))
         while (true) {
             engine.startOver()
             if (isCancelled()) throw CancellationException("cancelled before the answer began")
             val fedAgain = droppedTurns < asked.size / 2
             val first = request.copy(addBos = chat.addBos, leavesRoom = droppedTurns < asked.size / 2)
-            unlessTooLong { engine.generate(render(asked), first, onPiece) }?.let { return it to fedAgain }
+            unlessTooLong { engine.generate(render(asked, begun), first, onPiece) }?.let { return it to fedAgain }
             if (!dropOldest(asked)) throw EngineException(Problem.PromptTooLong)
         }
     }
@@ -216,12 +260,19 @@ class ChatSession(
         return more
     }
 
-    private fun render(asked: List<Message>): String =
-        chat.segments.render(asked.drop(2 * droppedTurns), systemPrompt)
+    private fun render(asked: List<Message>, begun: String? = null): String {
+        val fed = asked.drop(2 * droppedTurns)
+            .map { if (it.role == Role.ASSISTANT) it.copy(text = partsOf(it.text).answer) else it }
+        val asWritten = if (chat.segments.opensThought) begun?.removePrefix(THOUGHT_BEGINS) else begun
+        return chat.segments.render(fed, systemPrompt) + asWritten.orEmpty()
+    }
 
     /** Characters of the conversation that the context holds now, the answer included. */
     private fun lengthInContext(): Int = render(messages.dropLast(1)).length + messages.last().text.length
 }
+
+/** An answer without the half of a character that may stand at its end, where it was cut. */
+fun wholeCharacters(text: String): String = text.trimEnd('\uFFFD')
 
 private fun show(text: String, onText: (String) -> Unit) {
     if (text.isNotEmpty()) onText(text)

@@ -11,6 +11,7 @@ import kotlinx.serialization.Serializable
  * @property title what the list of conversations shows.
  * @property updated milliseconds since 1970 of the last change.
  * @property turns everything that was said, in order.
+ * @property settings what the user has set for it.
  */
 @Serializable
 data class Conversation(
@@ -19,6 +20,7 @@ data class Conversation(
     val title: String,
     val updated: Long,
     val turns: List<SavedMessage>,
+    val settings: ChatSettings = ChatSettings(),
 )
 
 /**
@@ -26,6 +28,7 @@ data class Conversation(
  *
  * @property stats what the answer took; null for a question.
  * @property unfinished whether the answer was broken off: the app was killed or the engine failed while it came.
+ * @property thoughtMs milliseconds that the model thought before it said something; null if it did not come to an end.
  */
 @Serializable
 data class SavedMessage(
@@ -33,7 +36,16 @@ data class SavedMessage(
     val text: String,
     val stats: AnswerStats? = null,
     val unfinished: Boolean = false,
-)
+    @SerialName("thought_ms") val thoughtMs: Long? = null,
+) {
+    /** Whether this is an answer that the model has not ended by itself, so that it can go on with it. */
+    val isCut: Boolean
+        get() = role == Role.ASSISTANT && text.isNotBlank() && (unfinished || (stats != null && stats.end !in WHOLE))
+
+    private companion object {
+        val WHOLE = listOf(Generation.End.MODEL.name)
+    }
+}
 
 /**
  * What an answer took, kept beside it.

@@ -8,6 +8,9 @@ import org.etpipeline.core.grammar.Grammar
  * All suspending calls take turns on the engine's own thread. [stop] may come from any thread at any time.
  */
 interface LlmEngine : AutoCloseable {
+    /** Whether answers can be held to a grammar. */
+    val takesGrammars: Boolean get() = false
+
     /** Grows with every [generate] and [reset]: whoever fed the context last sees by it whether it is still theirs. */
     val uses: Long
 
@@ -22,6 +25,7 @@ interface LlmEngine : AutoCloseable {
     /**
      * Feeds [prompt] behind what the context holds and generates.
      *
+     * @param prompt empty only where [Generation.goesOn] said so of what was generated last.
      * @param onPiece gets the text as it comes, special tokens included, on the engine's thread. It returns whether to
      *   go on: after the first `false` no further piece is delivered.
      * @throws EngineException [Problem.PromptTooLong] if the prompt does not fit into what is left of the context
@@ -54,7 +58,7 @@ interface LlmEngine : AutoCloseable {
  * @property seed with the same one the same is drawn again; null: each time something else.
  * @property frequencyPenalty taken from a token's logit for each time that it is in the answer.
  * @property logitBias added to the logits of tokens.
- * @property grammar what the answer is held to. Of the engines only that over `Module` can.
+ * @property grammar what the answer is held to, by an engine that [LlmEngine.takesGrammars].
  * @property leavesRoom whether a prompt is too long that leaves no room for the answer, [maxNewTokens] or a quarter of
  *   the context; an engine that does not count tokens before it feeds them cannot know.
  */
@@ -82,6 +86,7 @@ data class GenerationRequest(
  * @property end why it ended.
  * @property unfed the last piece of text if it was delivered but not yet fed back into the context: the next prompt has
  *   to begin with it. Empty when the model ended the answer itself.
+ * @property goesOn whether the answer goes on with an empty prompt: its last token is known, but was not fed.
  */
 data class Generation(
     val promptTokens: Int,
@@ -91,6 +96,7 @@ data class Generation(
     val end: End,
     val unfed: String = "",
     val reusedTokens: Int = 0,
+    val goesOn: Boolean = false,
 ) {
     /** Prompt tokens per second. */
     val prefillTokensPerSecond: Double get() = if (ttftMs > 0) promptTokens * 1000 / ttftMs else 0.0

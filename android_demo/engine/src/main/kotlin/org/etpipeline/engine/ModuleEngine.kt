@@ -59,6 +59,8 @@ class ModuleEngine(
         }
     }
 
+    override val takesGrammars: Boolean get() = true
+
     override val uses: Long get() = counter.get()
 
     override suspend fun load(): Long = thread.run {
@@ -73,12 +75,14 @@ class ModuleEngine(
         request: GenerationRequest,
         onPiece: (String) -> Boolean,
     ): Generation {
-        require(prompt.isNotEmpty() && request.maxNewTokens > 0) { "nothing to do" }
+        require(request.maxNewTokens > 0) { "nothing to do" }
         val ticket = asked.incrementAndGet()
         return thread.run {
             counter.incrementAndGet()
             val open = open ?: open()
             val started = System.nanoTime()
+            val goesOn = !startsOver && !context.unfed.isEmpty()
+            require(prompt.isNotEmpty() || goesOn) { "there is nothing to go on with" }
             val ids = encode(open.tokenizer, prompt, request.addBos)
             val constraint = request.grammar?.constraint(open.vocabulary)
             val reused = context.take(ids, startsOver, roomFor(request, constraint))
@@ -177,6 +181,7 @@ class ModuleEngine(
                 decodeMs = (lastAt - firstAt) / 1e6,
                 end = end,
                 reusedTokens = reused,
+                goesOn = end != Generation.End.MODEL && !context.unfed.isEmpty(),
             )
         }
 

@@ -7,8 +7,6 @@ import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.AP
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
-import java.io.IOException
-import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.flow.MutableStateFlow
@@ -16,7 +14,6 @@ import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
-import kotlinx.coroutines.withContext
 import org.etpipeline.core.BenchmarkPlan
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.BenchmarkSubject
@@ -28,6 +25,7 @@ import org.etpipeline.core.StoredBundle
 import org.etpipeline.core.runBenchmark
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
+import org.etpipeline.demo.writeTo
 
 /**
  * What the benchmark screen shows.
@@ -107,17 +105,8 @@ class BenchmarkViewModel(private val services: Services) : ViewModel() {
     fun export(resolver: ContentResolver, place: Uri) {
         val report = state.value.report ?: return
         viewModelScope.launch {
-            try {
-                withContext(services.io) {
-                    val stream = resolver.openOutputStream(place, "wt") ?: throw IOException("no file")
-                    stream.use { it.write(report.toJson().toByteArray()) }
-                }
-            } catch (error: IOException) {
-                _state.update { it.copy(problem = Problem.Storage(error.message ?: "")) }
-            } catch (error: RuntimeException) { // a documents provider is foreign code
-                if (error is CancellationException) throw error
-                _state.update { it.copy(problem = Problem.Storage(error.message ?: error.javaClass.simpleName)) }
-            }
+            val problem = services.writeTo(resolver, place, report.toJson())
+            if (problem != null) _state.update { it.copy(problem = problem) }
         }
     }
 

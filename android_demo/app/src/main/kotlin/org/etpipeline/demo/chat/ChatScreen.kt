@@ -15,6 +15,7 @@ import androidx.compose.foundation.lazy.itemsIndexed
 import androidx.compose.foundation.lazy.rememberLazyListState
 import androidx.compose.foundation.text.KeyboardActions
 import androidx.compose.foundation.text.KeyboardOptions
+import androidx.compose.foundation.text.TextAutoSize
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.automirrored.filled.Send
 import androidx.compose.material.icons.filled.Add
@@ -25,12 +26,14 @@ import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
 import androidx.compose.material3.LinearProgressIndicator
 import androidx.compose.material3.MaterialTheme
+import androidx.compose.material3.ModalBottomSheet
 import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Scaffold
 import androidx.compose.material3.SuggestionChip
 import androidx.compose.material3.Text
 import androidx.compose.material3.TextButton
 import androidx.compose.material3.TopAppBar
+import androidx.compose.material3.rememberModalBottomSheetState
 import androidx.compose.runtime.Composable
 import androidx.compose.runtime.LaunchedEffect
 import androidx.compose.runtime.getValue
@@ -51,8 +54,10 @@ import androidx.compose.ui.text.input.ImeAction
 import androidx.compose.ui.text.input.KeyboardCapitalization
 import androidx.compose.ui.text.style.TextOverflow
 import androidx.compose.ui.unit.dp
+import androidx.compose.ui.unit.sp
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
+import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
@@ -69,6 +74,9 @@ data class ChatActions(
     val send: (text: String, replacing: Int?) -> Unit = { _, _ -> },
     val stop: () -> Unit = {},
     val regenerate: () -> Unit = {},
+    val goOn: () -> Unit = {},
+    val set: (ChatSettings) -> Unit = {},
+    val export: (ChatExport) -> Unit = {},
     val startNew: () -> Unit = {},
     val open: (Conversation) -> Unit = {},
     val delete: (Conversation) -> Unit = {},
@@ -91,10 +99,14 @@ fun ChatScreen(
     viewModel: ChatViewModel = viewModel(factory = ChatViewModel.Factory),
 ) {
     val state by viewModel.state.collectAsStateWithLifecycle()
+    val exporter = rememberExporter(state.conversation, viewModel)
     val actions = ChatActions(
         send = viewModel::send,
         stop = viewModel::stop,
         regenerate = viewModel::regenerate,
+        goOn = viewModel::goOn,
+        set = viewModel::set,
+        export = exporter,
         startNew = viewModel::startNew,
         open = viewModel::open,
         delete = viewModel::delete,
@@ -128,6 +140,7 @@ fun ChatContent(
             onDraftTaken()
         }
     }
+    var isSetting by rememberSaveable { mutableStateOf(false) }
     val hasModel = state.model != ModelHolder.State.Empty
     fun send() {
         if (!hasModel || input.isBlank() || state.phase != ChatState.Phase.IDLE) return
@@ -147,6 +160,7 @@ fun ChatContent(
                     IconButton(actions.startNew, enabled = state.turns.isNotEmpty()) {
                         Icon(Icons.Default.Add, stringResource(R.string.chat_new))
                     }
+                    ChatMenu(state, actions, onSettings = { isSetting = true })
                 },
             )
         },
@@ -201,22 +215,28 @@ fun ChatContent(
             }
         }
     }
+    if (isSetting) SettingsSheet(state, actions, onClose = { isSetting = false })
+}
+
+@OptIn(ExperimentalMaterial3Api::class)
+@Composable
+private fun SettingsSheet(state: ChatState, actions: ChatActions, onClose: () -> Unit) {
+    val own = state.own ?: return
+    ModalBottomSheet(onClose, sheetState = rememberModalBottomSheetState(skipPartiallyExpanded = true)) {
+        ChatSettingsContent(state.settings, own, actions.set)
+    }
 }
 
 @Composable
 private fun ModelTitle(model: ModelHolder.State) {
-    val name = when (model) {
-        ModelHolder.State.Empty -> null
-        is ModelHolder.State.Selected -> model.bundle
-        is ModelHolder.State.Loading -> model.bundle
-        is ModelHolder.State.Ready -> model.bundle
-        is ModelHolder.State.Failed -> model.bundle
-    }?.manifest?.what?.name
+    val name = model.bundle?.manifest?.what?.name
     Column {
         Text(name ?: stringResource(R.string.app_name), maxLines = 1, overflow = TextOverflow.Ellipsis)
+        val style = MaterialTheme.typography.labelMedium
         Text(
             stringResource(R.string.chat_offline),
-            style = MaterialTheme.typography.labelMedium,
+            style = style,
+            autoSize = TextAutoSize.StepBased(8.sp, style.fontSize), // all of it, in large letters, too
             color = MaterialTheme.colorScheme.onSurfaceVariant,
             maxLines = 1,
         )
@@ -297,7 +317,12 @@ private fun Turns(state: ChatState, actions: ChatActions, onEdit: (Int) -> Unit)
             } else {
                 val isLast = index == turns.lastIndex
                 val isComing = isLast && state.phase == ChatState.Phase.WRITING
-                Answer(turn, isComing, actions.regenerate.takeIf { isLast && state.phase == ChatState.Phase.IDLE })
+                Answer(
+                    turn,
+                    isComing,
+                    onRegenerate = actions.regenerate.takeIf { isLast && state.phase == ChatState.Phase.IDLE },
+                    onGoOn = actions.goOn.takeIf { isLast && state.canGoOn },
+                )
             }
         }
         item { // also a place to scroll to: the end of the last message

@@ -1,12 +1,13 @@
 package org.etpipeline.demo.chat
 
+import android.content.ContentResolver
+import android.net.Uri
 import androidx.core.content.edit
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
-import java.util.UUID
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.SupervisorJob
@@ -20,14 +21,15 @@ import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import org.etpipeline.core.Answer
+import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.ChatSession
+import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Message
-import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
 import org.etpipeline.core.SavedMessage
 import org.etpipeline.core.Task
@@ -35,40 +37,14 @@ import org.etpipeline.core.fill
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
-import org.etpipeline.demo.Startup
-import org.etpipeline.demo.engine.ModelHolder
-
-/**
- * What the chat screen shows.
- *
- * @property conversation the open one; its last turn is the answer that comes, if [phase] says so.
- * @property leftOut how many of the oldest messages the model no longer sees.
- * @property problem what went wrong, until it is dismissed or something is sent.
- * @property history all saved conversations, the newest first.
- */
-data class ChatState(
-    val model: ModelHolder.State = ModelHolder.State.Empty,
-    val startup: Startup.State = Startup.State(),
-    val conversation: Conversation = newConversation(),
-    val phase: Phase = Phase.IDLE,
-    val leftOut: Int = 0,
-    val problem: Problem? = null,
-    val history: List<Conversation> = emptyList(),
-) {
-    val turns: List<SavedMessage> get() = conversation.turns
-
-    /** IDLE: the user may write. WAITING: the model is loaded, or reads. WRITING: the answer comes. */
-    enum class Phase { IDLE, WAITING, WRITING }
-}
+import org.etpipeline.demo.writeTo
 
 private const val TITLE_LENGTH = 60
 private const val SAVE_EVERY_MS = 1000L
-private const val LONGEST_ANSWER = 256 // for a model whose manifest has no chat task
+private const val SETTINGS_SAVED_AFTER_MS = 500L // of quiet: a slider says each of its steps
 
 // At temperature 0 the same question has the same answer, and somebody who asks again wants another one.
 private const val TEMPERATURE_OF_ANOTHER_ANSWER = 0.8f
-
-private fun newConversation() = Conversation(UUID.randomUUID().toString(), bundle = "", title = "", updated = 0, turns = emptyList())
 
 /** The conversation on the screen, and those of before. An answer goes on when the screen is turned. */
 class ChatViewModel(
@@ -81,6 +57,7 @@ class ChatViewModel(
     // What was said is written even if the screen goes away meanwhile; in order, one after the other.
     private val disk = CoroutineScope(SupervisorJob() + services.io.limitedParallelism(1))
     private var job: Job? = null
+    private var settingsJob: Job? = null
     private var answering: LlmEngine? = null
     private var session: ChatSession? = null
     private var sessionOn: LlmEngine? = null
@@ -114,6 +91,29 @@ class ChatViewModel(
         answer(turns.take(question + 1), if (isFirstAnswer) null else TEMPERATURE_OF_ANOTHER_ANSWER)
     }
 
+    /** Goes on with the last answer, which was cut. */
+    fun goOn() {
+        if (state.value.canGoOn) answer(state.value.turns, temperature = null)
+    }
+
+    /** Lets these count from the next answer of this conversation on. */
+    fun set(settings: ChatSettings) {
+        _state.update { it.copy(conversation = it.conversation.copy(settings = settings)) }
+        settingsJob?.cancel()
+        settingsJob = viewModelScope.launch {
+            delay(SETTINGS_SAVED_AFTER_MS)
+            save()
+        }
+    }
+
+    /** Writes a text of this conversation to where the user has chosen. */
+    fun export(resolver: ContentResolver, place: Uri, text: String) {
+        viewModelScope.launch {
+            val problem = services.writeTo(resolver, place, text)
+            if (problem != null) _state.update { it.copy(problem = problem) }
+        }
+    }
+
     /** Ends the answer; what has come so far stays. */
     fun stop() {
         val engine = answering
@@ -123,6 +123,8 @@ class ChatViewModel(
     fun startNew() = open(newConversation())
 
     fun open(conversation: Conversation) {
+        if (settingsJob?.isActive == true) save()
+        settingsJob?.cancel()
         viewModelScope.launch {
             job?.cancelAndJoin()
             _state.update { it.copy(conversation = conversation, leftOut = 0, problem = null) }
@@ -133,7 +135,10 @@ class ChatViewModel(
     fun delete(conversation: Conversation) {
         _state.update { state -> state.copy(history = state.history.filterNot { it.id == conversation.id }) }
         disk.launch { services.conversations.delete(conversation.id) }
-        if (state.value.conversation.id == conversation.id) startNew()
+        if (state.value.conversation.id == conversation.id) {
+            settingsJob?.cancel() // it would write it again
+            startNew()
+        }
     }
 
     fun dismissProblem() {
@@ -141,7 +146,11 @@ class ChatViewModel(
         _state.update { it.copy(problem = null) }
     }
 
-    /** Has the last of [asked], a question, answered. */
+    /**
+     * Has the last of [asked], a question, answered; or has the model go on with it, an answer.
+     *
+     * @param temperature at least this one.
+     */
     private fun answer(asked: List<SavedMessage>, temperature: Float?) {
         val previous = job
         job = viewModelScope.launch {
@@ -167,7 +176,7 @@ class ChatViewModel(
                 services.models.use { engine ->
                     answering = engine
                     val answer = ask(engine, checkNotNull(services.models.bundle?.manifest), asked, temperature)
-                    finish(answer)
+                    finish(answer, asked.last().stats)
                 }
             } catch (error: EngineException) {
                 _state.update { it.copy(problem = error.problem) }
@@ -182,32 +191,46 @@ class ChatViewModel(
         }
     }
 
-    private suspend fun ask(engine: LlmEngine, manifest: Manifest, asked: List<SavedMessage>, temperature: Float?): Answer {
+    private suspend fun ask(
+        engine: LlmEngine,
+        manifest: Manifest,
+        asked: List<SavedMessage>,
+        temperature: Float?,
+    ): Answer {
         val task = manifest.tasks["chat"]
-        val past = alternating(asked.dropLast(1)).map { Message(it.role, it.fed(task)) }
-        val session = session?.takeIf { sessionOn === engine && it.messages == past }
-            ?: ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, past)
+        val goesOn = asked.last().role == Role.ASSISTANT
+        val past = alternating(if (goesOn) asked else asked.dropLast(1)).map { Message(it.role, it.fed(task)) }
+        val settings = state.value.settings
+        val systemPrompt = settings.systemPrompt(manifest.chat.systemPrompt)
+        val session = session?.takeIf { sessionOn === engine && it.messages == past && it.systemPrompt == systemPrompt }
+            ?: ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, past, systemPrompt)
         this.session = session
         sessionOn = engine
-        return session.ask(
-            asked.last().fed(task),
-            task?.maxNewTokens ?: LONGEST_ANSWER,
-            manifest.chat.sampling.let { if (temperature == null) it else it.copy(temperature = temperature) },
-        ) { piece ->
-            _state.update { state ->
-                val isFirst = state.turns.last().role == Role.USER
-                val soFar = if (isFirst) SavedMessage(Role.ASSISTANT, "", unfinished = true) else state.turns.last()
-                val turns = if (isFirst) state.turns else state.turns.dropLast(1)
-                val longer = turns + soFar.copy(text = soFar.text + piece)
-                state.copy(conversation = state.conversation.copy(turns = longer), phase = ChatState.Phase.WRITING)
-            }
+        val sampling = settings.sampling(manifest.chat.sampling).let { set ->
+            if (temperature == null) set else set.copy(temperature = maxOf(temperature, set.temperature))
+        }
+        val longest = settings.maxNewTokens(OwnSettings(manifest).maxNewTokens)
+        var began = -1L
+        fun show(piece: String) {
+            val isNew = began < 0
+            if (isNew) began = now()
+            val elapsed = now() - began
+            _state.update { it.withPiece(piece, isNew, elapsed) }
+        }
+        return if (goesOn) {
+            session.goOn(longest, sampling, onText = ::show)
+        } else {
+            session.ask(asked.last().fed(task), longest, sampling, onText = ::show)
         }
     }
 
-    private fun finish(answer: Answer) {
+    /** @param before what an answer took that was cut, and has gone on. */
+    private fun finish(answer: Answer, before: AnswerStats?) {
         _state.update { state ->
+            val last = state.turns.last()
             val questions = state.turns.dropLastWhile { it.role == Role.ASSISTANT }
-            val turns = questions + SavedMessage(Role.ASSISTANT, answer.text, answer.generation.toStats())
+            val stats = answer.generation.toStats().let { it.copy(tokens = it.tokens + (before?.tokens ?: 0)) }
+            val turns = questions + SavedMessage(Role.ASSISTANT, answer.text, stats, thoughtMs = last.thoughtMs)
             state.copy(conversation = state.conversation.copy(turns = turns), leftOut = 2 * answer.droppedTurns)
         }
     }

@@ -10,12 +10,15 @@ import androidx.compose.foundation.lazy.LazyColumn
 import androidx.compose.foundation.lazy.items
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.automirrored.filled.ArrowBack
+import androidx.compose.material.icons.filled.Clear
 import androidx.compose.material.icons.filled.Delete
+import androidx.compose.material.icons.filled.Search
 import androidx.compose.material3.AlertDialog
 import androidx.compose.material3.ExperimentalMaterial3Api
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
 import androidx.compose.material3.ListItem
+import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Scaffold
 import androidx.compose.material3.Text
 import androidx.compose.material3.TextButton
@@ -24,6 +27,7 @@ import androidx.compose.runtime.Composable
 import androidx.compose.runtime.getValue
 import androidx.compose.runtime.mutableStateOf
 import androidx.compose.runtime.remember
+import androidx.compose.runtime.saveable.rememberSaveable
 import androidx.compose.runtime.setValue
 import androidx.compose.ui.Alignment
 import androidx.compose.ui.Modifier
@@ -33,9 +37,12 @@ import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.res.vectorResource
 import androidx.compose.ui.text.style.TextOverflow
+import androidx.compose.ui.unit.dp
 import java.text.DateFormat
 import java.util.Date
+import org.etpipeline.core.ChatSearch
 import org.etpipeline.core.Conversation
+import org.etpipeline.core.SearchedText
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.READABLE_WIDTH
@@ -44,6 +51,12 @@ import org.etpipeline.demo.ui.READABLE_WIDTH
 @OptIn(ExperimentalMaterial3Api::class)
 @Composable
 fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: () -> Unit, modifier: Modifier = Modifier) {
+    var query by rememberSaveable { mutableStateOf("") }
+    val texts = remember(history) { history.map { it to SearchedText(it) } }
+    val found = remember(texts, query) {
+        val search = ChatSearch(query)
+        texts.filter { (_, text) -> search.finds(text) }.map { (conversation, _) -> conversation }
+    }
     var deleting by remember { mutableStateOf<Conversation?>(null) }
     val locale = LocalResources.current.configuration.locales[0]
     val dates = DateFormat.getDateTimeInstance(DateFormat.MEDIUM, DateFormat.SHORT, locale)
@@ -67,7 +80,14 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
                 )
             } else {
                 LazyColumn(Modifier.widthIn(max = READABLE_WIDTH).fillMaxSize()) {
-                    items(history, key = { it.id }) { conversation ->
+                    item { SearchField(query) { query = it } }
+                    if (found.isEmpty()) {
+                        item {
+                            val nothing = stringResource(R.string.history_nothing_found)
+                            Text(nothing, Modifier.padding(16.dp).testTag("nothing-found"))
+                        }
+                    }
+                    items(found, key = { it.id }) { conversation ->
                         ListItem(
                             headlineContent = { Text(conversation.title, maxLines = 2, overflow = TextOverflow.Ellipsis) },
                             supportingContent = { Text(dates.format(Date(conversation.updated))) },
@@ -100,4 +120,23 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
             dismissButton = { TextButton({ deleting = null }) { Text(stringResource(R.string.cancel)) } },
         )
     }
+}
+
+@Composable
+private fun SearchField(query: String, onChange: (String) -> Unit) {
+    OutlinedTextField(
+        query,
+        onChange,
+        Modifier.fillMaxWidth().padding(horizontal = 16.dp, vertical = 8.dp).testTag("history-search"),
+        label = { Text(stringResource(R.string.history_search)) },
+        leadingIcon = { Icon(Icons.Default.Search, contentDescription = null) },
+        trailingIcon = {
+            if (query.isNotEmpty()) {
+                IconButton({ onChange("") }) {
+                    Icon(Icons.Default.Clear, stringResource(R.string.history_search_clear))
+                }
+            }
+        },
+        singleLine = true,
+    )
 }

@@ -1,17 +1,22 @@
 package org.etpipeline.demo.chat
 
 import android.content.ClipData
+import android.content.Context
 import android.content.Intent
+import androidx.compose.foundation.clickable
 import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.Row
 import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.heightIn
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.layout.size
 import androidx.compose.foundation.layout.widthIn
 import androidx.compose.foundation.text.selection.SelectionContainer
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.filled.Edit
+import androidx.compose.material.icons.filled.KeyboardArrowDown
+import androidx.compose.material.icons.filled.KeyboardArrowUp
 import androidx.compose.material.icons.filled.Refresh
 import androidx.compose.material.icons.filled.Share
 import androidx.compose.material3.CircularProgressIndicator
@@ -20,8 +25,14 @@ import androidx.compose.material3.IconButton
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.Surface
 import androidx.compose.material3.Text
+import androidx.compose.material3.TextButton
 import androidx.compose.runtime.Composable
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.remember
 import androidx.compose.runtime.rememberCoroutineScope
+import androidx.compose.runtime.saveable.rememberSaveable
+import androidx.compose.runtime.setValue
 import androidx.compose.ui.Alignment
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.graphics.painter.Painter
@@ -35,14 +46,18 @@ import androidx.compose.ui.res.painterResource
 import androidx.compose.ui.res.pluralStringResource
 import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.semantics.LiveRegionMode
+import androidx.compose.ui.semantics.Role
 import androidx.compose.ui.semantics.liveRegion
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.unit.dp
 import java.text.NumberFormat
+import kotlin.math.ceil
 import kotlinx.coroutines.launch
 import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.Generation.End
+import org.etpipeline.core.Parts
 import org.etpipeline.core.SavedMessage
+import org.etpipeline.core.partsOf
 import org.etpipeline.demo.R
 
 private val BUBBLE_WIDTH = 560.dp
@@ -74,31 +89,13 @@ fun Question(turn: SavedMessage, canEdit: Boolean, onEdit: () -> Unit) {
 
 /** What the model said, with what can be done with it and what it took. */
 @Composable
-fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?) {
+fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?, onGoOn: (() -> Unit)?) {
+    val parts = remember(turn.text) { partsOf(turn.text) }
     Column(Modifier.fillMaxWidth().padding(start = 16.dp, end = 32.dp)) {
-        Surface(
-            Modifier.widthIn(max = BUBBLE_WIDTH),
-            shape = MaterialTheme.shapes.large,
-            color = MaterialTheme.colorScheme.surfaceContainerHighest,
-        ) {
-            SelectionContainer {
-                Text(turn.text.ifBlank { stringResource(R.string.chat_empty_answer) }, Modifier.testTag("answer").padding(horizontal = 16.dp, vertical = 10.dp))
-            }
-        }
+        if (parts.thought.isNotEmpty() || (parts.isThinking && isComing)) Thought(parts, turn.thoughtMs, isComing)
+        if (!parts.isThinking && (parts.answer.isNotBlank() || !isComing)) Bubble(parts.answer, isComing)
         if (isComing) return@Column
-        Row(verticalAlignment = Alignment.CenterVertically) {
-            val context = LocalContext.current
-            val clipboard = LocalClipboard.current
-            val scope = rememberCoroutineScope()
-            Small(painterResource(R.drawable.ic_copy), stringResource(R.string.chat_copy)) {
-                scope.launch { clipboard.setClipEntry(ClipData.newPlainText(null, turn.text).toClipEntry()) }
-            }
-            Small(rememberVectorPainter(Icons.Default.Share), stringResource(R.string.chat_share)) {
-                val send = Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, turn.text)
-                context.startActivity(Intent.createChooser(send, null))
-            }
-            onRegenerate?.let { Small(rememberVectorPainter(Icons.Default.Refresh), stringResource(R.string.chat_regenerate), it) }
-        }
+        AnswerActions(parts.answer, onRegenerate)
         val about = if (turn.unfinished) stringResource(R.string.chat_unfinished) else turn.stats?.let { statsText(it) }
         about?.let {
             Text(
@@ -109,7 +106,90 @@ fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?) {
                 color = MaterialTheme.colorScheme.onSurfaceVariant,
             )
         }
+        onGoOn?.let { TextButton(it, Modifier.testTag("go-on")) { Text(stringResource(R.string.chat_go_on)) } }
     }
+}
+
+@Composable
+private fun Bubble(answer: String, isComing: Boolean) {
+    Surface(
+        Modifier.widthIn(max = BUBBLE_WIDTH),
+        shape = MaterialTheme.shapes.large,
+        color = MaterialTheme.colorScheme.surfaceContainerHighest,
+    ) {
+        SelectionContainer {
+            val inside = Modifier.padding(horizontal = 16.dp, vertical = 10.dp)
+            if (answer.isBlank()) {
+                Text(stringResource(R.string.chat_empty_answer), inside.testTag("answer"))
+            } else {
+                MarkdownText(answer, isComing, inside)
+            }
+        }
+    }
+}
+
+@Composable
+private fun AnswerActions(answer: String, onRegenerate: (() -> Unit)?) {
+    Row(verticalAlignment = Alignment.CenterVertically) {
+        val context = LocalContext.current
+        val copy = rememberCopy()
+        Small(painterResource(R.drawable.ic_copy), stringResource(R.string.chat_copy)) { copy(answer) }
+        Small(rememberVectorPainter(Icons.Default.Share), stringResource(R.string.chat_share)) { context.share(answer) }
+        if (onRegenerate != null) {
+            Small(rememberVectorPainter(Icons.Default.Refresh), stringResource(R.string.chat_regenerate), onRegenerate)
+        }
+    }
+}
+
+/** What the model thought before it answered: one line, until it is opened. */
+@Composable
+private fun Thought(parts: Parts, thoughtMs: Long?, isComing: Boolean) {
+    var isOpen by rememberSaveable { mutableStateOf(false) }
+    val color = MaterialTheme.colorScheme.onSurfaceVariant
+    val does = stringResource(if (isOpen) R.string.thought_hide else R.string.thought_show)
+    Row(
+        Modifier
+            .clickable(role = Role.Button, onClickLabel = does) { isOpen = !isOpen }
+            .heightIn(min = 48.dp)
+            .testTag("thought-title"),
+        verticalAlignment = Alignment.CenterVertically,
+    ) {
+        val title = when {
+            parts.isThinking && isComing -> stringResource(R.string.thought_thinking)
+            thoughtMs != null -> {
+                val seconds = ceil(thoughtMs / 1000.0).toInt()
+                pluralStringResource(R.plurals.thought_seconds, seconds, seconds)
+            }
+            else -> stringResource(R.string.thought_title)
+        }
+        Text(title, Modifier.weight(1f, fill = false), color, style = MaterialTheme.typography.labelLarge)
+        val arrow = if (isOpen) Icons.Default.KeyboardArrowUp else Icons.Default.KeyboardArrowDown
+        Icon(arrow, contentDescription = null, tint = color)
+    }
+    if (isOpen) {
+        SelectionContainer {
+            Text(
+                parts.thought,
+                Modifier.padding(bottom = 8.dp).testTag("thought"),
+                color,
+                style = MaterialTheme.typography.bodyMedium,
+            )
+        }
+    }
+}
+
+/** Puts a text where other apps can take it. */
+@Composable
+internal fun rememberCopy(): (String) -> Unit {
+    val clipboard = LocalClipboard.current
+    val scope = rememberCoroutineScope()
+    return { text -> scope.launch { clipboard.setClipEntry(ClipData.newPlainText(null, text).toClipEntry()) } }
+}
+
+/** Lets the user choose an app that gets a text. */
+internal fun Context.share(text: String) {
+    val send = Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, text)
+    startActivity(Intent.createChooser(send, null))
 }
 
 /** The model is being loaded, or reads what was said. */

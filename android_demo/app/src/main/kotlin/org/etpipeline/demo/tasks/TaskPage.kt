@@ -1,8 +1,6 @@
 package org.etpipeline.demo.tasks
 
 import android.content.ClipData
-import android.content.Context
-import android.content.Intent
 import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.BoxWithConstraints
 import androidx.compose.foundation.layout.Column
@@ -67,6 +65,7 @@ import org.etpipeline.core.Task
 import org.etpipeline.core.splitReplies
 import org.etpipeline.demo.R
 import org.etpipeline.demo.chat.figures
+import org.etpipeline.demo.chat.share
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.READABLE_WIDTH
 
@@ -346,11 +345,6 @@ internal fun copier(snackbar: SnackbarHostState): (String) -> Unit {
             snackbar.showSnackbar(copied)
         }
     }
-}
-
-private fun Context.share(text: String) {
-    val send = Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, text)
-    startActivity(Intent.createChooser(send, null))
 }
 
 @Composable

@@ -21,6 +21,8 @@ import org.etpipeline.core.Problem
 import org.etpipeline.core.StoredBundle
 import org.etpipeline.core.Task
 import org.etpipeline.core.fill
+import org.etpipeline.core.grammarOf
+import org.etpipeline.core.partsOf
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
@@ -79,9 +81,11 @@ class TaskViewModel(private val services: Services) : ViewModel() {
             try {
                 services.models.use { engine ->
                     change { it.copy(phase = TaskRun.Phase.READING) }
+                    val said = StringBuilder()
                     val answer = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
-                        .ask(task.fill(text, choices), task.maxNewTokens) { piece ->
-                            change { it.copy(phase = TaskRun.Phase.WRITING, answer = it.answer + piece) }
+                        .ask(task.fill(text, choices), task.maxNewTokens, grammar = manifest.grammarOf(key)) { piece ->
+                            val soFar = partsOf(said.append(piece).toString()).answer // what it thinks is not asked for
+                            change { it.copy(phase = TaskRun.Phase.WRITING, answer = soFar) }
                         }
                     change { it.copy(phase = TaskRun.Phase.DONE, stats = answer.generation.toStats()) }
                 }

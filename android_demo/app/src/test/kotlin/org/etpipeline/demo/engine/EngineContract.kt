@@ -104,6 +104,17 @@ abstract class EngineContract {
         assertTrue(tokens(apart, null) != tokens(composed, null))
     }
 
+    @Test fun `an answer that was cut goes on`() = runBlocking {
+        for (cutAt in 1..6) {
+            val session = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
+            session.ask(italy, cutAt)
+            val whole = session.goOn(64)
+            assertEquals("cut at $cutAt", "The capital of Italy is Rome.", whole.text)
+            assertEquals(End.MODEL, whole.generation.end)
+            assertEquals("The capital of Spain is Madrid.", session.ask("What is the capital of Spain?", 64).text)
+        }
+    }
+
     @Test fun `the model ends its answer`() {
         val said = engine.say(first)
         assertEquals("The capital of Italy is Rome.", said.text)

@@ -6,12 +6,14 @@ import org.etpipeline.core.Answer
 import org.etpipeline.core.ChatSession
 import org.etpipeline.core.Generation.End
 import org.etpipeline.core.GenerationRequest
+import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Message
 import org.etpipeline.core.Role
 import org.etpipeline.core.Sampling
 import org.etpipeline.engine.ModuleEngine
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNotEquals
+import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 
@@ -166,5 +168,45 @@ class ModuleEngineTest : EngineContract() {
         val asked = listOf(Message(Role.USER, "What is the capital of Spain?"))
         val alone = open().say(manifest.chat.segments.render(asked, system))
         assertEquals(alone.text, other.text)
+    }
+
+    @Test fun `an answer that was cut goes on to the very end that it would have had`() = runBlocking {
+        val question = "Do you know a joke about phones?"
+        fun session(engine: LlmEngine, said: List<Message> = emptyList()) =
+            ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, said)
+        val whole = session(engine).ask(question, 64)
+        for (cutAt in 1 until whole.generation.tokens) {
+            val session = session(engine)
+            assertEquals(End.LENGTH, session.ask(question, cutAt).generation.end)
+            val cut = session.messages
+            val goesOn = session.goOn(64)
+            assertEquals("cut at $cutAt", whole.text, goesOn.text)
+            assertEquals(1, goesOn.generation.promptTokens)
+            assertEquals(whole.generation.tokens, cutAt + goesOn.generation.tokens)
+            assertTrue(!session.ask(italy, 64).fedAgain)
+            engine.reset() // as after a restart
+            assertEquals("cut at $cutAt, and fed again", whole.text, session(engine, cut).goOn(64).text)
+        }
+    }
+
+    @Test fun `an answer that filled the context goes on with fewer turns`() = runBlocking {
+        val session = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
+        session.ask("My name is Emma. ".repeat(60), 8)
+        val request = Sampling(temperature = 30f)
+        val full = session.ask(italy, 500, request)
+        assertEquals(End.CONTEXT, full.generation.end)
+        val more = session.goOn(16, request)
+        assertTrue(more.text.startsWith(full.text.trimEnd('\uFFFD')) && more.text.length > full.text.length)
+        assertEquals(1, more.droppedTurns)
+    }
+
+    @Test fun `nothing goes on where nothing was cut`() {
+        fun refuses(block: () -> Unit) = assertThrows(IllegalArgumentException::class.java, block)
+        refuses { engine.say("") }
+        engine.say(first)
+        refuses { engine.say("") }
+        engine.say(first, maxNewTokens = 2)
+        runBlocking { engine.startOver() }
+        refuses { engine.say("") }
     }
 }

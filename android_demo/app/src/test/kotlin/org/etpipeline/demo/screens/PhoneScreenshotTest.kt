@@ -41,6 +41,8 @@ class PhoneScreenshotTest {
         rule.checkPictures("small-landscape", "w640dp-h320dp-land-notnight-xhdpi", listOf("chat", "symptom-check", "models"))
 
     private companion object {
-        val FEW = listOf("chat", "chat-too-large", "tasks", "symptom-check", "models", "benchmark-report")
+        val FEW = listOf(
+            "chat", "chat-markdown", "chat-settings", "chat-too-large", "tasks", "symptom-check", "models", "benchmark-report",
+        )
     }
 }

@@ -1,10 +1,12 @@
 package org.etpipeline.demo.screens
 
+import androidx.compose.material3.Surface
 import androidx.compose.runtime.Composable
 import java.io.File
 import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.BenchmarkRound
+import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Check
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.FileInfo
@@ -32,8 +34,10 @@ import org.etpipeline.demo.benchmark.BenchmarkState
 import org.etpipeline.demo.bundleFolder
 import org.etpipeline.demo.chat.ChatActions
 import org.etpipeline.demo.chat.ChatContent
+import org.etpipeline.demo.chat.ChatSettingsContent
 import org.etpipeline.demo.chat.ChatState
 import org.etpipeline.demo.chat.HistoryContent
+import org.etpipeline.demo.chat.OwnSettings
 import org.etpipeline.demo.engine.ModelHolder
 import org.etpipeline.demo.models.Importing
 import org.etpipeline.demo.models.Measured
@@ -69,6 +73,16 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         val coming = SavedMessage(Role.ASSISTANT, "The capital of", unfinished = true)
         val turns = italy + SavedMessage(Role.USER, "And of Spain?") + coming
         Chat(ready.copy(conversation = conversation(turns), phase = ChatState.Phase.WRITING, leftOut = 4))
+    }
+    screen(Place.CHAT, "chat-markdown") {
+        val turns = listOf(
+            SavedMessage(Role.USER, "How do I count **words** in Python?"),
+            SavedMessage(Role.ASSISTANT, markdownAnswer, stats.copy(tokens = 118, end = "LENGTH"), thoughtMs = 2_400),
+        )
+        Chat(ready.copy(conversation = conversation(turns)))
+    }
+    screen(Place.CHAT, "chat-settings") {
+        Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}) }
     }
     screen(Place.CHAT, "chat-too-large") {
         val problem = Problem.NotEnoughMemory(6_000_000_000, 3_700_000_000, 1_200_000_000)
@@ -124,6 +138,31 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         BenchmarkContent(BenchmarkState(tiny, report = report, isPlugged = false), BenchmarkActions())
     }
 }
+
+private val markdownAnswer = """
+    <think>
+    They want the words of a text.
+    </think>
+
+    ## Counting words
+
+    Use a **Counter**; it does _all_ of this:
+
+    1. split the text,
+    2. count with `Counter`:
+       - fast
+       - short
+
+    ```python
+    from collections import Counter
+
+    def count(text: str) -> Counter[str]:
+        return Counter(text.lower().split())
+    ```
+
+    ### Then
+    Look at the most
+""".trimIndent()
 
 @Composable
 private fun Chat(state: ChatState) = ChatContent(state, ChatActions(), onHistory = {})

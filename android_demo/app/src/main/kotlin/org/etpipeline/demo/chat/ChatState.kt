@@ -1,0 +1,110 @@
+package org.etpipeline.demo.chat
+
+import java.util.UUID
+import org.etpipeline.core.ChatSettings
+import org.etpipeline.core.Conversation
+import org.etpipeline.core.Generation.End
+import org.etpipeline.core.Manifest
+import org.etpipeline.core.Problem
+import org.etpipeline.core.Role
+import org.etpipeline.core.Sampling
+import org.etpipeline.core.SavedMessage
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.core.partsOf
+import org.etpipeline.core.wholeCharacters
+import org.etpipeline.demo.Startup
+import org.etpipeline.demo.engine.ModelHolder
+
+/**
+ * What the chat screen shows.
+ *
+ * @property conversation the open one; its last turn is the answer that comes, if [phase] says so.
+ * @property leftOut how many of the oldest messages the model no longer sees.
+ * @property problem what went wrong, until it is dismissed or something is sent.
+ * @property history all saved conversations, the newest first.
+ */
+data class ChatState(
+    val model: ModelHolder.State = ModelHolder.State.Empty,
+    val startup: Startup.State = Startup.State(),
+    val conversation: Conversation = newConversation(),
+    val phase: Phase = Phase.IDLE,
+    val leftOut: Int = 0,
+    val problem: Problem? = null,
+    val history: List<Conversation> = emptyList(),
+) {
+    val turns: List<SavedMessage> get() = conversation.turns
+
+    val settings: ChatSettings get() = conversation.settings
+
+    /** What of the selected model can be set. */
+    val own: OwnSettings? get() = model.bundle?.manifest?.let(::OwnSettings)
+
+    /** Whether the model can go on with the last answer. One that fills the context by itself leaves no room. */
+    val canGoOn: Boolean
+        get() {
+            val last = turns.lastOrNull() ?: return false
+            val isAlone = turns.size <= 2 && last.stats?.end == End.CONTEXT.name
+            return phase == Phase.IDLE && last.isCut && !isAlone && model != ModelHolder.State.Empty
+        }
+
+    /** IDLE: the user may write. WAITING: the model is loaded, or reads. WRITING: the answer comes. */
+    enum class Phase { IDLE, WAITING, WRITING }
+}
+
+/**
+ * What a model's manifest says where the user has set nothing.
+ *
+ * @property systemPrompt null: it has none.
+ * @property knowsOnlyTemperature its engine leaves the rest of [sampling] aside.
+ */
+data class OwnSettings(
+    val sampling: Sampling,
+    val maxNewTokens: Int,
+    val maxContext: Int,
+    val systemPrompt: String?,
+    val takesSystemPrompt: Boolean,
+    val knowsOnlyTemperature: Boolean,
+) {
+    constructor(manifest: Manifest) : this(
+        sampling = manifest.chat.sampling,
+        maxNewTokens = manifest.tasks["chat"]?.maxNewTokens ?: LONGEST_ANSWER,
+        maxContext = manifest.programs.maxOf { it.maxContext },
+        systemPrompt = manifest.chat.systemPrompt,
+        takesSystemPrompt = manifest.chat.segments.supportsSystem,
+        knowsOnlyTemperature = manifest.programs.all { it.weights.isNotEmpty() },
+    )
+
+    private companion object {
+        const val LONGEST_ANSWER = 256 // for a model whose manifest has no chat task
+    }
+}
+
+/** The selected bundle, whatever became of it. */
+internal val ModelHolder.State.bundle: StoredBundle?
+    get() = when (this) {
+        ModelHolder.State.Empty -> null
+        is ModelHolder.State.Selected -> bundle
+        is ModelHolder.State.Loading -> bundle
+        is ModelHolder.State.Ready -> bundle
+        is ModelHolder.State.Failed -> bundle
+    }
+
+internal fun newConversation() =
+    Conversation(UUID.randomUUID().toString(), bundle = "", title = "", updated = 0, turns = emptyList())
+
+/**
+ * One more [piece] of the answer that comes.
+ *
+ * @param isNew whether it is the first; then an answer that was cut may go on with it.
+ * @param elapsedMs since the first.
+ */
+internal fun ChatState.withPiece(piece: String, isNew: Boolean, elapsedMs: Long): ChatState {
+    val isFirst = turns.last().role == Role.USER
+    val soFar = if (isFirst) SavedMessage(Role.ASSISTANT, "") else turns.last()
+    val text = (if (isNew) wholeCharacters(soFar.text) else soFar.text) + piece
+    val hasThought = partsOf(soFar.text).isThinking && !partsOf(text).isThinking
+    val thoughtMs = if (hasThought) elapsedMs else soFar.thoughtMs
+    val longer = soFar.copy(text = text, stats = null, unfinished = true, thoughtMs = thoughtMs)
+    val turns = (if (isFirst) turns else turns.dropLast(1)) + longer
+    return copy(conversation = conversation.copy(turns = turns), phase = ChatState.Phase.WRITING)
+}
