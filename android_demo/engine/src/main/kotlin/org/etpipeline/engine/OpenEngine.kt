@@ -1,8 +1,10 @@
 package org.etpipeline.engine
 
 import java.io.File
+import org.etpipeline.core.BundleException
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
+import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
 import org.etpipeline.core.reachOf
 
@@ -11,8 +13,10 @@ import org.etpipeline.core.reachOf
  *
  * @param slot of a program that takes adapters: a file of the app's own, which the engine makes, for
  *   [LlmModuleEngine.adapt].
+ * @throws BundleException [Problem.NoChatModel]: the bundle embeds texts; [EmbeddingEngine] does that.
  */
 fun openEngine(folder: File, manifest: Manifest, program: Program, slot: File? = null): LlmEngine {
+    if (manifest.embedding != null) throw BundleException(Problem.NoChatModel(manifest.what.name))
     val weights = program.weights.singleOrNull()
     if (weights == null) return ModuleEngine(folder, program, manifest.tokenizer, reachOf(program, manifest.memoryOf(program)))
     return LlmModuleEngine(
