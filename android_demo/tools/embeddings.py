@@ -8,6 +8,7 @@ Python: `python tools/embeddings.py OUT`.
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -64,9 +65,7 @@ def main(out: Path) -> None:
 
 def _small(folder: Path) -> Path:
     """A bundle of a small random model, and its program for padded texts."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-    from make_embedder import make_embedder
-
+    make_embedder = runpy.run_path(str(Path(__file__).parents[2] / "tests" / "make_embedder.py"))["make_embedder"]
     checkpoint = folder.with_name("checkpoint")
     checkpoint.mkdir()
     make_embedder(checkpoint, "embeddinggemma")
@@ -84,7 +83,12 @@ def _bundle(folder: Path, *overrides: str) -> Path:
     """Makes a bundle with the pipeline, and moves it to `folder`."""
     work = folder.with_name("work")
     work.mkdir()
-    command = [Path(sys.executable).with_name("et-pipeline"), *overrides, "format=json", f"paths.cache={work / 'cache'}"]
+    command = [
+        Path(sys.executable).with_name("et-pipeline"),
+        *overrides,
+        "format=json",
+        f"paths.cache={work / 'cache'}",
+    ]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True)
     if done.returncode not in (0, 3):  # 3: the gate says no, as it may of a random model
         raise SystemExit(done.stderr)
@@ -103,7 +107,9 @@ def _padded(folder: Path) -> list[dict[str, object]]:
     """What the program for padded texts makes of them, as queries."""
     tokenizer = for_one_text(Tokenizer.from_file(str(folder / "tokenizer.json")), PADDED)
     with open_bundle(folder) as bundle:
-        texts = with_prompt(bundle.manifest.embedding, TEXTS, "query")
+        embedding = bundle.manifest.embedding
+    assert embedding is not None
+    texts = with_prompt(embedding, TEXTS, "query")
     program = Program(folder.with_name("padded.pte"), threads=1)
     vectors = [embed(program, tokenizer.encode(text).ids).tolist() for text in texts]
     return [{"text": text, "vector": vector} for text, vector in zip(TEXTS, vectors, strict=True)]

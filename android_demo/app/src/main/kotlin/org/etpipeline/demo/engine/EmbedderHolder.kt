@@ -35,18 +35,19 @@ class EmbedderHolder(
     /** Its bundle; null if there is none. Reads the store. */
     fun bundle(): StoredBundle? = usable()?.first
 
+    /** Frees a model that is not the one to take any more: bundles have come or gone. Reads the store. */
+    suspend fun refresh() = turn.withLock {
+        if (loaded != null && loaded?.first != bundle()?.id) free()
+    }
+
     /**
      * Runs [block] with the id of the bundle and its model. Others wait until it ends.
      *
      * @throws BundleException [Problem.NoModel]: no bundle embeds here.
      */
     suspend fun <T> use(block: suspend (id: String, embedder: Embedder) -> T): T = turn.withLock {
-        val (bundle, program) = usable() ?: throw BundleException(Problem.NoModel)
-        if (loaded?.first != bundle.id) {
-            free()
-            loaded = bundle.id to newEmbedder(bundle, program)
-        }
-        block(bundle.id, checkNotNull(loaded).second)
+        val (id, embedder) = loaded ?: open().also { loaded = it }
+        block(id, embedder)
     }
 
     /** Frees the model's memory; the next use loads it again. */
@@ -55,6 +56,11 @@ class EmbedderHolder(
     /** What the system says about memory. */
     fun onTrimMemory(level: Int) {
         if (isMemoryShort(level)) scope.launch { unload() }
+    }
+
+    private fun open(): Pair<String, Embedder> {
+        val (bundle, program) = usable() ?: throw BundleException(Problem.NoModel)
+        return bundle.id to newEmbedder(bundle, program)
     }
 
     private fun usable(): Pair<StoredBundle, Program>? =

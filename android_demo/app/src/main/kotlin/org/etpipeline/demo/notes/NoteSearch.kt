@@ -35,6 +35,7 @@ class NoteSearch(
     suspend fun find(query: String, notes: List<Note>, onProgress: (done: Int, total: Int) -> Unit = { _, _ -> }): List<Hit> =
         turn.withLock {
             withContext(io) {
+                embedders.refresh()
                 update(notes, onProgress)
                 embedders.use { model, embedder ->
                     nearest(embedder.embed(query, TextUse.QUERY), index.chunks(model))

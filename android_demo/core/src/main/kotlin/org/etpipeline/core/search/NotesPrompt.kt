@@ -44,13 +44,20 @@ class NotesPrompt(template: String, private val question: String) {
         return taken
     }
 
+    /** As many words of a hit as fit; of a text without spaces, as many characters. */
     private suspend fun shortened(hit: Hit, room: Int, count: suspend (String) -> Int): Hit {
-        var text = hit.chunk.text
-        while (text.isNotEmpty() && count(numbered(0, text) + "\n") > room) {
-            val half = text.take(text.length / 2)
-            text = half.substringBeforeLast(' ', half)
+        val whole = hit.chunk.text
+        suspend fun fits(length: Int) = count(numbered(0, whole.take(length)) + "\n") <= room
+        if (fits(whole.length)) return hit
+        var (fitting, tooLong) = 0 to whole.length
+        while (tooLong - fitting > 1) {
+            val middle = (fitting + tooLong) / 2
+            if (fits(middle)) fitting = middle else tooLong = middle
         }
-        return hit.copy(chunk = hit.chunk.copy(text = text))
+        if (fitting > 0 && whole[fitting].isLowSurrogate()) fitting--
+        val part = whole.take(fitting)
+        val text = if (whole[fitting].isWhitespace()) part else part.substringBeforeLast(' ', part)
+        return hit.copy(chunk = hit.chunk.copy(text = text.trimEnd()))
     }
 
     private fun numbered(at: Int, source: String) = "[${at + 1}] ${source.replace(LINE_END, " ")}"

@@ -29,11 +29,16 @@ class NotesPromptTest {
         assertEquals(listOf("one", "two", "three", "four"), fitting(hits, 1000))
         assertEquals(listOf("one", "two"), fitting(hits, frame + 2 * "[1] one\n".length))
         assertEquals(listOf("one"), fitting(hits, frame + 2 * "[1] one\n".length - 1))
-        assertEquals(emptyList<String>(), fitting(hits, frame))
+        assertEquals(emptyList<String>(), fitting(hits, frame + 3))
     }
 
     @Test fun `the best is cut at a word if it does not fit`() {
         val frame = NotesPrompt(template, "why?").with(emptyList()).length
-        assertEquals(listOf("some words"), fitting(listOf(hit("some words and more")), frame + "[1] some words\n".length))
+        val long = listOf(hit("some words and more"))
+        for (more in 0..3) {
+            assertEquals(listOf("some words"), fitting(long, frame + "[1] some words\n".length + more))
+        }
+        assertEquals(listOf("some words and"), fitting(long, frame + "[1] some words and\n".length))
+        assertEquals(listOf("😀😀"), fitting(listOf(hit("😀😀😀")), frame + "[1] 😀😀\n".length + 1))
     }
 }
