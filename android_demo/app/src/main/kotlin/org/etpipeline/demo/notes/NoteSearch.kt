@@ -32,16 +32,17 @@ class NoteSearch(
      *
      * @param onProgress gets how many notes were embedded, and how many there are to embed, if there are any.
      */
-    suspend fun find(query: String, notes: List<Note>, onProgress: (done: Int, total: Int) -> Unit = { _, _ -> }): List<Hit> =
-        turn.withLock {
-            withContext(io) {
-                embedders.refresh()
-                update(notes, onProgress)
-                embedders.use { model, embedder ->
-                    nearest(embedder.embed(query, TextUse.QUERY), index.chunks(model))
-                }
-            }
+    suspend fun find(
+        query: String,
+        notes: List<Note>,
+        onProgress: (done: Int, total: Int) -> Unit = { _, _ -> },
+    ): List<Hit> = turn.withLock {
+        withContext(io) {
+            embedders.refresh()
+            update(notes, onProgress)
+            embedders.use { model, embedder -> nearest(embedder.embed(query, TextUse.QUERY), index.chunks(model)) }
         }
+    }
 
     private suspend fun update(notes: List<Note>, onProgress: (done: Int, total: Int) -> Unit) {
         index.keepOnly(notes.map { it.id }.toSet())

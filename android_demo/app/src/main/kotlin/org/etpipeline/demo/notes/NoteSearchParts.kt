@@ -70,7 +70,9 @@ internal fun SearchField(state: NoteSearchState, actions: NotesActions, modifier
                 if (state.run?.isRunning == true) {
                     Button(onClick = actions.stop, Modifier.testTag("stop")) { Text(stringResource(R.string.task_stop)) }
                 } else {
-                    Button(onClick = actions.ask, Modifier.testTag("ask-notes")) { Text(stringResource(R.string.notes_ask)) }
+                    Button(onClick = actions.ask, Modifier.testTag("ask-notes")) {
+                        Text(stringResource(R.string.notes_ask))
+                    }
                 }
             }
         }
@@ -79,9 +81,17 @@ internal fun SearchField(state: NoteSearchState, actions: NotesActions, modifier
 
 /** The answer, and the notes that were found: those with the words of the query, then those of like meaning. */
 @Composable
-internal fun SearchResults(notes: List<Note>, state: NoteSearchState, actions: NotesActions, modifier: Modifier = Modifier) {
-    val withWords = remember(notes, state.query) { WordSearch(state.query).let { words -> notes.filter { words.finds(it.text) } } }
-    val shown = withWords.map { it.id }.toSet()
+internal fun SearchResults(
+    notes: List<Note>,
+    state: NoteSearchState,
+    actions: NotesActions,
+    modifier: Modifier = Modifier,
+) {
+    val withWords = remember(notes, state.query) {
+        val words = WordSearch(state.query)
+        notes.filter { words.finds(it.text) }
+    }
+    val shown = (withWords.map { it.id } + state.sources.map { it.note }).toSet()
     val byId = notes.associateBy { it.id }
     val alike = state.found.orEmpty().filter { it.note !in shown && it.note in byId }
     LazyColumn(
@@ -104,7 +114,7 @@ internal fun SearchResults(notes: List<Note>, state: NoteSearchState, actions: N
         }
         state.indexing?.let { (done, total) -> item { Indexing(done, total) } }
         val isDone = state.isPossible == false || state.found != null
-        if (withWords.isEmpty() && alike.isEmpty() && isDone) item { Text(stringResource(R.string.notes_nothing_found)) }
+        if (withWords.isEmpty() && alike.isEmpty() && state.sources.isEmpty() && isDone) item { Text(stringResource(R.string.notes_nothing_found)) }
     }
 }
 

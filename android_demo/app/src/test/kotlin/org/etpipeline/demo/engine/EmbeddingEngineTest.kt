@@ -35,7 +35,8 @@ class EmbeddingEngineTest {
 
     private fun open(name: String, dimension: Int? = null, change: (Program) -> Program = { it }): EmbeddingEngine {
         val manifest = manifest(name)
-        return EmbeddingEngine(File(folder, name), manifest, change(manifest.programs.single()), dimension).also { opened += it }
+        val program = change(manifest.programs.single())
+        return EmbeddingEngine(File(folder, name), manifest, program, dimension).also { opened += it }
     }
 
     private fun EmbeddingEngine.vector(text: String, use: TextUse = TextUse.QUERY) = runBlocking { embed(text, use) }

@@ -90,7 +90,9 @@ class SeveralProgramsTest {
         val model = openModel()
         val embedder = openEmbedder()
         val work = List(4) { async(Dispatchers.Default) { repeat(10) { assertSimilar(embedder.similarity()) } } } +
-            List(4) { async(Dispatchers.Default) { repeat(5) { assertEquals("The capital of Italy is Rome.", ask(model)) } } }
+            List(4) {
+                async(Dispatchers.Default) { repeat(5) { assertEquals("The capital of Italy is Rome.", ask(model)) } }
+            }
         work.awaitAll()
     }
 

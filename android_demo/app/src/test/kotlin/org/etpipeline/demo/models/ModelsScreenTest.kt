@@ -107,7 +107,8 @@ class ModelsScreenTest {
         assertNull(app.services.models.bundle)
         import(TestBundle.whole)
         rule.waitFor { state.models?.size == 2 }
-        assertEquals(TestBundle.whole.manifest, app.services.models.bundle?.folder?.resolve(Manifest.FILE_NAME)?.readText())
+        val selected = app.services.models.bundle?.folder?.resolve(Manifest.FILE_NAME)
+        assertEquals(TestBundle.whole.manifest, selected?.readText())
     }
 
     @Test

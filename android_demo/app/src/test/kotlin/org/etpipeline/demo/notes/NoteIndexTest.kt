@@ -70,7 +70,9 @@ class NoteIndexTest {
         index.put("model", "n", "old", chunks(3))
         index.put("model", "n", "new", watched)
         look()
-        val found = moments.map { moment -> open(moment).use { it.hashes("model").getValue("n") to it.chunks("model").size } }
+        val found = moments.map { moment ->
+            open(moment).use { it.hashes("model").getValue("n") to it.chunks("model").size }
+        }
         assertEquals(41, found.size)
         assertTrue("$found", found.dropLast(1).all { it == "old" to 3 })
         assertEquals("new" to 40, found.last())

@@ -42,9 +42,9 @@ class ChunksTest {
 
     @Test fun `whatever the text, nothing but white space is lost, and no chunk is too long`() {
         val random = kotlin.random.Random(7)
+        val pieces = listOf("a", "word", "long".repeat(9), ". ", "\n", "\n\n", " ", "é", "😀", "\t")
         repeat(200) {
-            val text = List(random.nextInt(120)) { listOf("a", "word", "long".repeat(9), ". ", "\n", "\n\n", " ", "é", "😀", "\t").random(random) }
-                .joinToString("")
+            val text = List(random.nextInt(120)) { pieces.random(random) }.joinToString("")
             val found = chunks(text, 5)
             for (chunk in found) {
                 assertEquals(chunk.text, text.substring(chunk.start, chunk.start + chunk.text.length))

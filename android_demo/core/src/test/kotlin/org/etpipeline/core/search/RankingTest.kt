@@ -10,7 +10,8 @@ class RankingTest {
     private fun indexed(note: String, vararg vector: Float) = IndexedChunk(note, Chunk(0, note), vector)
 
     @Test fun `the nearest are first, and a note once`() {
-        val chunks = listOf(indexed("far", 0f, 1f), indexed("near", 1f, 0f), indexed("near", 0.6f, 0.8f), indexed("mid", 0.8f, 0.6f))
+        val near = listOf(indexed("near", 1f, 0f), indexed("near", 0.6f, 0.8f))
+        val chunks = listOf(indexed("far", 0f, 1f)) + near + indexed("mid", 0.8f, 0.6f)
         val hits = nearest(floatArrayOf(1f, 0f), chunks)
         assertEquals(listOf("near", "mid", "near", "far"), hits.map { it.note })
         assertEquals(listOf(1f, 0.8f, 0.6f, 0f), hits.map { it.score })
