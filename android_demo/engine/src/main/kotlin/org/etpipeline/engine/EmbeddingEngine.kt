@@ -53,7 +53,7 @@ class EmbeddingEngine(
     override suspend fun embed(text: String, use: TextUse): FloatArray = thread.run {
         val ids = tokenizer.encodeForModel(prepare(embedding.promptFor(use) + text), longest)
         if (ids.isEmpty()) throw EngineException(Problem.EngineFailed("the text has no tokens"))
-        val open = module ?: OpenModule(File(folder, program.file), threads).also { module = it }
+        val open = module ?: OpenModule(File(folder, program.file), threads, thread::isOpen).also { module = it }
         val vector = open.used { open.forward(*inputs(ids)) }
         normalized(if (dimension == null) vector else vector.copyOf(dimension))
     }

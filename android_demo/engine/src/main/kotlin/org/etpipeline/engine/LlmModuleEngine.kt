@@ -263,7 +263,7 @@ class LlmModuleEngine(
         checkProgram(program)
         checkTokenizer(tokenizer)
         if (slot != null) adapters = AdapterSlot(checkNotNull(weights), slot)
-        val opened = OpenLlmModule(program, tokenizer, adapters?.file ?: weights)
+        val opened = OpenLlmModule(program, tokenizer, adapters?.file ?: weights, thread::isOpen)
         forget()
         loads = opened.loads
         open = opened

@@ -8,10 +8,11 @@ import org.pytorch.executorch.Tensor
 /**
  * A language model's program in memory, called as `forward(tokens [1, S], position [1])`, logits `[1, vocabulary]`.
  *
+ * @param isWanted see [OpenProgram].
  * @throws EngineException the file is missing, or no program of this kind.
  */
-internal class LoadedProgram(file: File, threads: Int) : AutoCloseable {
-    private val module = OpenModule(file, threads)
+internal class LoadedProgram(file: File, threads: Int, isWanted: () -> Boolean) : AutoCloseable {
+    private val module = OpenModule(file, threads, isWanted)
     private val position = Tensor.allocateLongBuffer(1)
     private val one = Tensor.allocateLongBuffer(1)
     private var loads = module.loads

@@ -134,7 +134,7 @@ class ModuleEngine(
         val file = File(folder, tokenizer.file)
         if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
         val read = Tokenizer.read(file)
-        val opened = Open(LoadedProgram(File(folder, program.file), threads), read)
+        val opened = Open(LoadedProgram(File(folder, program.file), threads, thread::isOpen), read)
         forget()
         open = opened
         return opened

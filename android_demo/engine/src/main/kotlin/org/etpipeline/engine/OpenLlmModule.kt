@@ -10,10 +10,15 @@ import org.pytorch.executorch.extension.llm.LlmModuleConfig
  * ExecuTorch's own runner of a language model, in memory.
  *
  * @param weights the file with the program's weights, if they are not in the program.
+ * @param isWanted see [OpenProgram].
  * @throws EngineException a file is missing, or not what it should be.
  */
-internal class OpenLlmModule(private val program: File, private val tokenizer: File, private val weights: File?) :
-    OpenProgram() {
+internal class OpenLlmModule(
+    private val program: File,
+    private val tokenizer: File,
+    private val weights: File?,
+    isWanted: () -> Boolean,
+) : OpenProgram(isWanted) {
     private var created: LlmModule? = null
 
     /** Only while the program is [used]. */

@@ -10,9 +10,11 @@ import org.pytorch.executorch.Tensor
 /**
  * A program whose one method is `forward`, in memory.
  *
+ * @param isWanted see [OpenProgram].
  * @throws EngineException the file is missing, or no program of this kind.
  */
-internal class OpenModule(private val file: File, private val threads: Int) : OpenProgram() {
+internal class OpenModule(private val file: File, private val threads: Int, isWanted: () -> Boolean) :
+    OpenProgram(isWanted) {
     private var module: Module? = null
 
     init {

@@ -13,8 +13,10 @@ import org.etpipeline.core.Problem
  * old one, and crashes at its next call; one that is loaded afterwards has the new one, whenever its module was created.
  * So when a program is opened, those that were open are created and loaded again: all modules first, then all methods.
  * What they remember is gone then, and [loads] tells it. Nothing of that happens while one of them is [used].
+ *
+ * @param isWanted whether it will still be used: one that is about to be closed is not loaded again.
  */
-internal abstract class OpenProgram : AutoCloseable {
+internal abstract class OpenProgram(private val isWanted: () -> Boolean) : AutoCloseable {
     /** How often it was loaded. Stays as it is while the program is [used]. */
     @Volatile
     var loads = 0
@@ -32,8 +34,9 @@ internal abstract class OpenProgram : AutoCloseable {
 
     /** Opens it, when no program is used any more. Any [EngineException] comes out, and the others work on. */
     protected fun open() = lock.write {
+        programs.forEach { it.destroy() }
+        programs.removeAll { !it.isWanted() }
         val others = programs.toList()
-        others.forEach { it.destroy() }
         val problem = attempt { create() }
         val failed = others.filter { other -> attempt { other.create() } != null }
         val late = problem ?: attempt { load() }
@@ -57,6 +60,7 @@ internal abstract class OpenProgram : AutoCloseable {
      * @throws EngineException it could not be loaded again when another one was opened.
      */
     fun <T> used(block: () -> T): T = lock.read {
+        if (!isWanted()) throw EngineException(Problem.EngineClosed)
         if (!isReady) throw EngineException(Problem.EngineFailed("the program could not be loaded again"))
         block()
     }

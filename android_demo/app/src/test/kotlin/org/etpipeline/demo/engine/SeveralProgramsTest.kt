@@ -12,6 +12,7 @@ import org.etpipeline.core.ChatSession
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
+import org.etpipeline.core.Problem
 import org.etpipeline.core.TextUse
 import org.etpipeline.core.readManifest
 import org.etpipeline.engine.EmbeddingEngine
@@ -120,6 +121,17 @@ class SeveralProgramsTest {
         goOn.countDown()
         assertEquals("The capital of Italy is Rome.", answer.await().text)
         assertSimilar(similarity.await())
+    }
+
+    @Test fun `one that is being closed is not loaded again`() = runBlocking<Unit> {
+        repeat(20) {
+            val old = openModel()
+            ask(old)
+            old.close() // later, on its own thread
+            assertEquals("The capital of Italy is Rome.", ask(openModel().also { new -> new.load() }))
+            assertEquals(Problem.EngineClosed, assertThrows(EngineException::class.java) { runBlocking { ask(old) } }.problem)
+            opened.forEach { it.close() }
+        }
     }
 
     @Test fun `a program that is refused leaves the others as they were`() = runBlocking<Unit> {
