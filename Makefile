@@ -75,6 +75,7 @@ test-android: $(DEMO)/manifest.json ## The app's tests: real activity, real mode
 	$(BIN)/python $(ANDROID)/tools/parity.py $(ANDROID)/build/parity
 	$(BIN)/python $(ANDROID)/tools/tokens.py $(ANDROID)/build/parity/tokens
 	$(BIN)/python $(ANDROID)/tools/adapters.py $(ANDROID)/build/adapters
+	$(BIN)/python $(ANDROID)/tools/embeddings.py $(ANDROID)/build/embeddings
 	$(BIN)/python $(ANDROID)/tools/sampling.py $(ANDROID)/build/sampling.json
 	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --references $(ANDROID)/build/references.json
 

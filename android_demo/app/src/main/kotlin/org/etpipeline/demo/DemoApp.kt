@@ -13,7 +13,10 @@ import org.etpipeline.core.BundleStore
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.JsonFolder
 import org.etpipeline.core.Note
+import org.etpipeline.demo.engine.EmbedderHolder
 import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.demo.notes.NoteIndex
+import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.AndroidPhone
 import org.etpipeline.demo.phone.Phone
 
@@ -26,6 +29,8 @@ class Services(
     val preferences: SharedPreferences,
     val models: ModelHolder,
     val startup: Startup,
+    val embedders: EmbedderHolder,
+    val search: NoteSearch,
     val io: CoroutineDispatcher = Dispatchers.IO,
 )
 
@@ -47,6 +52,7 @@ open class DemoApp : Application() {
     override fun onTrimMemory(level: Int) {
         super.onTrimMemory(level)
         services.models.onTrimMemory(level)
+        services.embedders.onTrimMemory(level)
     }
 
     protected open fun createServices(): Services {
@@ -54,6 +60,7 @@ open class DemoApp : Application() {
         val phone = AndroidPhone(this)
         val preferences = getSharedPreferences("app", Context.MODE_PRIVATE)
         val models = ModelHolder(store, phone, preferences)
+        val embedders = EmbedderHolder(store, phone)
         return Services(
             store = store,
             conversations = JsonFolder(File(filesDir, "chats"), Conversation.serializer()),
@@ -62,6 +69,8 @@ open class DemoApp : Application() {
             preferences = preferences,
             models = models,
             startup = Startup(this, store, models, preferences),
+            embedders = embedders,
+            search = NoteSearch(NoteIndex(this), embedders),
         )
     }
 }

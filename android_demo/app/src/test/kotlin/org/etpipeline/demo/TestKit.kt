@@ -7,6 +7,7 @@ import kotlinx.coroutines.channels.Channel
 import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.BundleStore
 import org.etpipeline.core.Conversation
+import org.etpipeline.core.Embedder
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.FolderSource
 import org.etpipeline.core.Generation
@@ -18,7 +19,11 @@ import org.etpipeline.core.PhoneFacts
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
 import org.etpipeline.core.StoredBundle
+import org.etpipeline.demo.engine.EmbedderHolder
 import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.demo.notes.FakeEmbedder
+import org.etpipeline.demo.notes.NoteIndex
+import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.Phone
 
 /** Qualifiers of the screens that are drawn. */
@@ -115,12 +120,16 @@ open class TestApp : DemoApp() {
     val phone = TestPhone()
     var engine = FakeEngine() // a new process has a new one
 
+    val embedder = FakeEmbedder()
+
     protected open val newEngine: ((StoredBundle, Program) -> LlmEngine)? get() = { _, _ -> engine }
+    protected open val newEmbedder: ((StoredBundle, Program) -> Embedder)? get() = { _, _ -> embedder }
 
     public override fun createServices(): Services {
         val store = BundleStore(File(filesDir, "bundles"))
         val preferences = getSharedPreferences("app", Context.MODE_PRIVATE)
         val models = newEngine?.let { ModelHolder(store, phone, preferences, it) } ?: ModelHolder(store, phone, preferences)
+        val embedders = newEmbedder?.let { EmbedderHolder(store, phone, it) } ?: EmbedderHolder(store, phone)
         return Services(
             store = store,
             conversations = JsonFolder(File(filesDir, "chats"), Conversation.serializer()),
@@ -129,6 +138,8 @@ open class TestApp : DemoApp() {
             preferences = preferences,
             models = models,
             startup = Startup(this, store, models, preferences),
+            embedders = embedders,
+            search = NoteSearch(NoteIndex(this), embedders),
         )
     }
 }
@@ -136,6 +147,7 @@ open class TestApp : DemoApp() {
 /** The app on Android's own ExecuTorch library, on a phone that is a [TestPhone]. */
 class RealEngineApp : TestApp() {
     override val newEngine = null
+    override val newEmbedder = null
 }
 
 /** The app that the test runs in. */
@@ -146,4 +158,10 @@ fun TestApp.install(): StoredBundle {
     val bundle = services.store.import(FolderSource(bundleFolder))
     services.models.refresh()
     return bundle
+}
+
+/** Puts a bundle that embeds into the store: `minilm` or `small` of `tools/embeddings.py`. */
+fun TestApp.installEmbedder(name: String = "small"): StoredBundle {
+    val references = File(checkNotNull(System.getProperty("et.references")) { "run with --references" })
+    return services.store.import(FolderSource(references.resolveSibling("embeddings/$name")))
 }

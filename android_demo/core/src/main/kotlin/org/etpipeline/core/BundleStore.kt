@@ -41,7 +41,10 @@ data class StoredBundle(
     val manifest: Manifest?,
     val problem: Problem?,
     val bytes: Long,
-)
+) {
+    /** Whether it turns texts into vectors; else there is a model in it to talk to. */
+    val embeds: Boolean get() = manifest?.embedding != null
+}
 
 /**
  * The bundles of an app, each a folder below [root].

@@ -33,7 +33,7 @@ fun chooseProgram(manifest: Manifest, phone: PhoneFacts): Program {
         val socs = known.flatMap { it.soc }.distinct()
         throw BundleException(Problem.NoProgram(backends, socs, phone.name))
     }
-    val callable = fitting.filter { it.signature == Program.TOKENS }
+    val callable = fitting.filter { it.signature in manifest.callable }
     if (callable.isEmpty()) {
         throw BundleException(Problem.OtherSignature(fitting.map { it.file }, fitting.map { it.signature }.distinct()))
     }

@@ -55,6 +55,11 @@ class Context(private val length: Int, private val reach: Int) {
 
     fun clear() {
         tokens.cut(0)
+        forgotten()
+    }
+
+    /** Says that the program has forgotten all: what was said is fed again. */
+    fun forgotten() {
         fed = 0
         farthest = 0
     }

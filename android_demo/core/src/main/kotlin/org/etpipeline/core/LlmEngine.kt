@@ -33,6 +33,9 @@ interface LlmEngine : AutoCloseable {
      */
     suspend fun generate(prompt: String, request: GenerationRequest, onPiece: (String) -> Boolean): Generation
 
+    /** How many tokens [text] has, at most; to know it before it is fed. */
+    suspend fun countTokens(text: String): Int = text.encodeToByteArray().size
+
     /** Ends the running generation after the current token, also one that was asked for but has not begun yet. */
     fun stop()
 

@@ -8,7 +8,9 @@ import kotlinx.serialization.json.JsonObject
 /**
  * What `manifest.json` says, field by field as `et_pipeline/manifest/manifest.schema.json` describes it (there are the
  * units and meanings). Unknown fields are refused: a change of the fields raises [VERSION]. Earlier versions lack some
- * fields of the last, which all have a default. Bundles that embed texts are refused: this app chats.
+ * fields of the last, which all have a default.
+ *
+ * @property chatPart null if and only if the bundle embeds texts, as [embedding] says then; see [chat].
  */
 @Serializable
 data class Manifest(
@@ -19,8 +21,8 @@ data class Manifest(
     val programs: List<Program>,
     val adapters: List<Adapter> = emptyList(),
     val tokenizer: Tokenizer,
-    val chat: Chat,
-    val embedding: JsonElement? = null,
+    @SerialName("chat") val chatPart: Chat? = null,
+    val embedding: Embedding? = null,
     val tasks: Map<String, Task> = emptyMap(),
     val memory: Memory,
     val quality: Quality,
@@ -28,6 +30,13 @@ data class Manifest(
     val stages: Map<String, StageCost> = emptyMap(),
     val samples: List<Sample> = emptyList(),
 ) {
+    /** How to talk with the model; only a bundle that does not embed has it. */
+    val chat: Chat get() = checkNotNull(chatPart) { "a bundle that embeds texts cannot chat" }
+
+    /** The signatures of its programs that the app calls. */
+    val callable: List<String>
+        get() = if (embedding == null) listOf(Program.TOKENS) else listOf(Program.TOKENS, Program.TOKENS_MASK)
+
     /** Bytes of all files. */
     val totalBytes: Long get() = files.values.sumOf { it.size }
 
@@ -119,9 +128,12 @@ data class Program(
     val stages: Map<String, StageCost> = emptyMap(),
 ) {
     companion object {
-        /** The one signature that ExecuTorch's runner of language models calls: the KV cache is inside the program. */
+        /** Of language models, where the KV cache is inside the program, and of embeddings. */
         const val TOKENS = "tokens"
-        val SIGNATURES = listOf(TOKENS, "tokens_mask", "tokens_cache")
+
+        /** Of embeddings: a text of fixed length, and which of its tokens are none. */
+        const val TOKENS_MASK = "tokens_mask"
+        val SIGNATURES = listOf(TOKENS, TOKENS_MASK, "tokens_cache")
     }
 }
 
@@ -277,7 +289,7 @@ data class Witness(
     val name: String,
     val version: String,
     val layers: List<Int>? = null,
-    val agreement: Agreement? = null,
+    val agreement: JsonElement? = null, // an [Agreement] or an [EmbeddingAgreement]
     val note: String? = null,
 ) {
     companion object {
@@ -292,7 +304,7 @@ data class Unadapted(val agreement: Agreement, val perplexity: Perplexity? = nul
 @Serializable
 data class Quality(
     val agreement: Comparison? = null,
-    val embedding: JsonElement? = null,
+    val embedding: EmbeddingComparison? = null,
     val greedy: GreedyAgreement? = null,
     val tasks: Map<String, TaskScore> = emptyMap(),
     val perplexity: Perplexity? = null,

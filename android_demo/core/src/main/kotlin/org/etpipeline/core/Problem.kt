@@ -12,7 +12,7 @@ sealed interface Problem {
     data class BadManifest(val detail: String) : Problem
     /** The manifest was made by a newer et_pipeline than this app reads. */
     data class NewerManifest(val found: String, val supported: Int) : Problem
-    /** The bundle turns texts into vectors (what.task is "embedding"): there is nobody in it to talk to. */
+    /** A chat model is wanted, and the bundle turns texts into vectors: there is nobody in it to talk to. */
     data class NoChatModel(val name: String) : Problem
     /** There is no bundle that could be used. */
     data object NoModel : Problem

@@ -16,6 +16,7 @@ private val ADAPTER = Regex("[A-Za-z0-9][A-Za-z0-9._-]*")
 private val DAY = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}.*", RegexOption.DOT_MATCHES_ALL)
 private val CLASS = Regex(" for type with serial name '[^']*'")
 private val STEPS = setOf("merge_lora", "prune_depth", "prune_width", "distill", "qat")
+private val TASKS = listOf(Manifest.TEXT_GENERATION, Manifest.EMBEDDING)
 private val STRICT = Json { encodeDefaults = true }
 
 /** What Python's `isprintable` refuses in a file's name: control and format characters, line ends, odd spaces. */
@@ -37,14 +38,12 @@ private val UNPRINTABLE = setOf(
  * refused, as `et_pipeline` itself does.
  *
  * @throws BundleException [Problem.BadManifest] naming the first field that is wrong, [Problem.NewerManifest],
- *   [Problem.NoChatModel] if it is a model of another kind, or [Problem.UnsafePath] if a file of the manifest would lie
- *   outside the bundle.
+ *   or [Problem.UnsafePath] if a file of the manifest would lie outside the bundle.
  */
 fun readManifest(text: String): Manifest {
     try {
         val tree = STRICT.parseToJsonElement(text)
         checkVersion(tree)
-        checkTask(tree)
         // From the text once more, because only then do error messages tell the whole path to a field.
         val manifest = STRICT.decodeFromString(Manifest.serializer(), text)
         checkKinds(tree, STRICT.encodeToJsonElement(Manifest.serializer(), manifest), "")
@@ -91,15 +90,6 @@ private fun checkVersion(tree: JsonElement) {
     if (number == null || number < 1) bad("version", "must be 1 to ${Manifest.VERSION}")
 }
 
-/** Before the fields that such a bundle lacks are missed. */
-private fun checkTask(tree: JsonElement) {
-    val what = (tree as? JsonObject)?.get("what") as? JsonObject
-    if (what?.get("task") == JsonPrimitive(Manifest.EMBEDDING)) {
-        val name = (what["name"] as? JsonPrimitive)?.takeIf { it.isString }?.content.orEmpty()
-        throw BundleException(Problem.NoChatModel(oneLine(name)))
-    }
-}
-
 /** The JSON library takes `"7"` for a number; here it is not. The read values tell what kind each must be. */
 private fun checkKinds(found: JsonElement, read: JsonElement?, path: String) {
     when {
@@ -115,13 +105,14 @@ private fun checkKinds(found: JsonElement, read: JsonElement?, path: String) {
 
 private fun checkValues(manifest: Manifest) = with(manifest) {
     checkWhat(what)
-    rule(embedding == null, "embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
+    checkParts(this)
     checkFiles(this)
     programs.forEachIndexed { index, program -> checkProgram(program, "programs.$index") }
     adapters.forEachIndexed { index, adapter -> checkAdapter(adapter, this, "adapters.$index") }
     rule(adapters.distinctBy { it.name }.size == adapters.size, "adapters", "have a name twice")
     checkTokenizer(tokenizer)
-    checkChat(chat)
+    chatPart?.let(::checkChat)
+    embedding?.let(::checkEmbedding)
     for ((name, task) in tasks) rule(task.maxNewTokens >= 1, "tasks.$name.max_new_tokens", "must be at least 1")
     checkMemory(memory, "memory")
     checkQuality(quality, "quality")
@@ -140,7 +131,7 @@ private fun checkHash(hash: String, field: String) =
     rule(SHA_256.matches(hash), field, "must be 64 lower-case hexadecimal digits")
 
 private fun checkWhat(what: What) {
-    rule(what.task == Manifest.TEXT_GENERATION, "what.task", "must be '${Manifest.TEXT_GENERATION}' here")
+    rule(what.task in TASKS, "what.task", "must be one of ${TASKS.joinToString()}")
     rule(what.parameters >= 1, "what.parameters", "must be at least 1")
     rule(what.created?.let(DAY::matches) ?: true, "what.created", "must begin with a day such as 2025-01-31")
     for ((name, hash) in what.source.files) {
@@ -158,6 +149,20 @@ private fun checkWhat(what: What) {
             rule(known, "what.adaptation.figures.$name", "is neither a number nor a text")
         }
     }
+}
+
+/** A model chats or embeds, and has what belongs to that. */
+private fun checkParts(manifest: Manifest) = with(manifest) {
+    val embeds = what.task == Manifest.EMBEDDING
+    rule((chatPart == null) == embeds, "chat", "must be there unless what.task is '${Manifest.EMBEDDING}'")
+    rule((embedding != null) == embeds, "embedding", "belongs to what.task '${Manifest.EMBEDDING}', and must be there")
+    rule(embeds || quality.embedding == null, "quality.embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
+    if (!embeds) return@with
+    val others = mapOf(
+        "tasks" to tasks.isEmpty(), "samples" to samples.isEmpty(), "speed" to speed.isEmpty(),
+        "quality.agreement" to (quality.agreement == null), "quality.text" to (quality.text == null),
+    )
+    for ((field, isMissing) in others) rule(isMissing, field, "belongs to what.task '${Manifest.TEXT_GENERATION}'")
 }
 
 private fun checkFiles(manifest: Manifest) {
@@ -251,6 +256,29 @@ private fun checkChat(chat: Chat) {
     rule(chat.sampling.repetitionPenalty > 0, "chat.sampling.repetition_penalty", "must be above 0")
 }
 
+private fun checkEmbedding(embedding: Embedding) = with(embedding) {
+    rule(dimension >= 1, "embedding.dimension", "must be at least 1")
+    rule(dimensions.all { it in 1 until dimension }, "embedding.dimensions", "must lie between 0 and $dimension")
+    rule(pooling in Embedding.POOLINGS, "embedding.pooling", "must be one of ${Embedding.POOLINGS.joinToString()}")
+    rule(defaultPrompt == null || defaultPrompt in prompts, "embedding.default_prompt", "is not in prompts")
+    rule(maxTokens >= 1, "embedding.max_tokens", "must be at least 1")
+    speed.forEachIndexed { index, measured ->
+        val field = "embedding.speed.$index"
+        rule(measured.threads >= 1, "$field.threads", "must be at least 1")
+        rule(measured.tokens >= 1, "$field.tokens", "must be at least 1")
+        checkFigure(measured.loadMs, "$field.load_ms")
+        checkFigure(measured.textMs, "$field.text_ms")
+        rule(measured.programRssBytes >= 0, "$field.program_rss_bytes", NOT_NEGATIVE)
+        rule(measured.peakRssBytes >= 0, "$field.peak_rss_bytes", NOT_NEGATIVE)
+    }
+    samples.forEachIndexed { index, sample -> checkCosine(sample.cosine, "embedding.samples.$index.cosine") }
+}
+
+private fun checkCosine(cosine: Double, field: String) = rule(cosine in -1.0..1.0, field, "must be -1 to 1")
+
+private fun checkFigure(figure: Percentiles, field: String) =
+    rule(figure.p10 >= 0 && figure.p50 >= 0 && figure.p90 >= 0, field, NOT_NEGATIVE)
+
 private fun checkMemory(memory: Memory, field: String) {
     rule(memory.weightsBytes >= 0, "$field.weights_bytes", NOT_NEGATIVE)
     rule(memory.kvCacheBytes >= 0, "$field.kv_cache_bytes", NOT_NEGATIVE)
@@ -260,7 +288,10 @@ private fun checkMemory(memory: Memory, field: String) {
 }
 
 private fun checkQuality(quality: Quality, field: String) {
-    rule(quality.embedding == null, "$field.embedding", "belongs to what.task '${Manifest.EMBEDDING}'")
+    quality.embedding?.let {
+        checkAgreement(it.quantized, "$field.embedding.quantized")
+        checkAgreement(it.original, "$field.embedding.original")
+    }
     quality.agreement?.let {
         checkAgreement(it.quantized, "$field.agreement.quantized")
         checkAgreement(it.original, "$field.agreement.original")
@@ -291,7 +322,7 @@ private fun checkQuality(quality: Quality, field: String) {
     }
     quality.witness?.let {
         rule(it.name in Witness.NAMES, "$field.witness.name", "must be one of ${Witness.NAMES.joinToString()}")
-        it.agreement?.let { agreement -> checkAgreement(agreement, "$field.witness.agreement") }
+        it.agreement?.let { agreement -> checkEither(agreement, "$field.witness.agreement") }
     }
     checkGate(quality.gate, "$field.gate")
 }
@@ -311,10 +342,27 @@ private fun checkAgreement(ways: WaysOfFeeding, field: String) {
     for ((name, agreement) in named) checkAgreement(agreement, "$field.$name")
 }
 
+/** The figures of a model that chats or of one that embeds. */
+private fun checkEither(agreement: JsonElement, field: String) {
+    if (agreement is JsonObject && "texts" in agreement) {
+        checkAgreement(STRICT.decodeFromJsonElement(EmbeddingAgreement.serializer(), agreement), field)
+    } else {
+        checkAgreement(STRICT.decodeFromJsonElement(Agreement.serializer(), agreement), field)
+    }
+}
+
+private fun checkAgreement(agreement: EmbeddingAgreement, field: String) {
+    rule(agreement.texts >= 2, "$field.texts", "must be at least 2")
+    checkCosine(agreement.cosine, "$field.cosine")
+    checkCosine(agreement.minCosine, "$field.min_cosine")
+    rule(agreement.maxAbsDiff >= 0, "$field.max_abs_diff", NOT_NEGATIVE)
+    rule(agreement.rankCorrelation in -1.0..1.0, "$field.rank_correlation", "must be -1 to 1")
+}
+
 private fun checkAgreement(agreement: Agreement, field: String) {
     rule(agreement.positions >= 1, "$field.positions", "must be at least 1")
-    rule(agreement.cosine in -1.0..1.0, "$field.cosine", "must be -1 to 1")
-    rule(agreement.minCosine in -1.0..1.0, "$field.min_cosine", "must be -1 to 1")
+    checkCosine(agreement.cosine, "$field.cosine")
+    checkCosine(agreement.minCosine, "$field.min_cosine")
     rule(agreement.maxAbsDiff >= 0, "$field.max_abs_diff", NOT_NEGATIVE)
     rule(agreement.top1 in 0.0..1.0, "$field.top1", "must be 0 to 1")
 }
@@ -329,9 +377,7 @@ private fun checkSpeed(speed: Speed, field: String) {
         "prefill_tok_s" to speed.prefillTokS,
         "decode_tok_s" to speed.decodeTokS,
     )
-    for ((name, figure) in figures) {
-        rule(figure.p10 >= 0 && figure.p50 >= 0 && figure.p90 >= 0, "$field.$name", NOT_NEGATIVE)
-    }
+    for ((name, figure) in figures) checkFigure(figure, "$field.$name")
     rule(speed.programRssBytes >= 0, "$field.program_rss_bytes", NOT_NEGATIVE)
     rule(speed.peakRssBytes >= 0, "$field.peak_rss_bytes", NOT_NEGATIVE)
     rule((speed.energy ?: 0.0) >= 0, "$field.energy", NOT_NEGATIVE)

@@ -80,4 +80,16 @@ class ContextTest {
         assertEquals(0, reach(false, "keys_values", "recurrent"))
         assertEquals(0, reach(true)) // an older manifest
     }
+
+    @Test fun `what the program has forgotten is fed again`() {
+        val context = Context(16, reach = Int.MAX_VALUE)
+        context.take(intArrayOf(1, 2, 3), startsOver = true)
+        context.feedAll()
+        context.forgotten()
+        context.take(intArrayOf(4), startsOver = false)
+        assertEquals(0..3, context.unfed)
+        context.feedAll()
+        context.forgotten()
+        assertEquals(0, context.take(intArrayOf(1, 2, 9), startsOver = true))
+    }
 }

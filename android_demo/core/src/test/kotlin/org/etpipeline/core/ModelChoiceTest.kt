@@ -62,6 +62,15 @@ class ModelChoiceTest {
     }
 
     @Test
+    fun `a model that embeds may want padded texts`() {
+        val manifest = readManifest(embeddingManifest())
+        val mask = manifest.programs.single().copy(signature = "tokens_mask")
+        assertEquals(mask, chooseProgram(manifest.copy(programs = listOf(mask)), phone))
+        val cache = manifest.copy(programs = listOf(mask.copy(signature = "tokens_cache")))
+        assertTrue(problemOf { chooseProgram(cache, phone) } is Problem.OtherSignature)
+    }
+
+    @Test
     fun `Qualcomm's libraries in the app are at least those that the program needs`() {
         for (enough in listOf("v2.49.40", "2.49.40", "v2.49.41", "v2.50.0", "v2.100", "v3.0.0", "v2.49.40.250101")) {
             assertEquals(enough, npu, chooseProgram(of(npu, general), phone.copy(qairt = enough)))

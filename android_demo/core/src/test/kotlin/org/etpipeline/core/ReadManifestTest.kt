@@ -2,9 +2,11 @@ package org.etpipeline.core
 
 import java.io.File
 import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.jsonArray
 import kotlinx.serialization.json.jsonObject
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Assume.assumeTrue
@@ -196,16 +198,47 @@ class ReadManifestTest {
     private fun String.field(name: String) = Json.parseToJsonElement(this).jsonObject.getValue(name).toString()
 
     @Test
-    fun `a model that embeds texts is no chat model`() {
-        var text = edited("what.task", "\"embedding\"")
-        for (field in listOf("chat", "tasks", "samples", "speed")) text = edited(field, null, text)
-        text = edited("embedding", """{"dimension": 384, "pooling": "mean"}""", text)
-        assertEquals(Problem.NoChatModel("Small model"), problemOf { readManifest(text) })
+    fun `a model that embeds texts has what belongs to that, and nothing else`() {
+        val read = readManifest(embeddingManifest())
+        val embedding = checkNotNull(read.embedding)
+        assertNull(read.chatPart)
+        assertEquals("q: ", embedding.promptFor(TextUse.QUERY))
+        assertEquals("all: ", embedding.promptFor(TextUse.DOCUMENT))
+        assertEquals("p: ", embedding.copy(prompts = mapOf("passage" to "p: ")).promptFor(TextUse.DOCUMENT))
+        assertEquals("", embedding.copy(prompts = emptyMap(), defaultPrompt = null).promptFor(TextUse.QUERY))
+        assertEquals(0.98, read.quality.embedding?.original?.rankCorrelation)
+        for (field in listOf("chat", "tasks", "samples", "speed", "quality.agreement", "quality.text")) {
+            val kept = Json.parseToJsonElement(sampleManifest()).path(field)
+            assertBad(edited(field, kept, embeddingManifest()), field)
+        }
+        val wrong = mapOf(
+            "embedding" to "null",
+            "embedding.dimension" to "0",
+            "embedding.dimensions" to "[384]",
+            "embedding.pooling" to "\"max\"",
+            "embedding.default_prompt" to "\"clustering\"",
+            "embedding.max_tokens" to "0",
+            "embedding.speed.0.threads" to "0",
+            "embedding.speed.0.text_ms.p50" to "-1",
+            "embedding.samples.0.cosine" to "1.1",
+            "quality.embedding.original.texts" to "1",
+            "quality.embedding.quantized.rank_correlation" to "-1.1",
+            "quality.witness.agreement.min_cosine" to "2",
+        )
+        for ((path, value) in wrong) assertBad(edited(path, value, embeddingManifest()), path.substringBefore(".p50"))
+    }
+
+    @Test
+    fun `a model that answers has nothing of one that embeds`() {
         assertBad(edited("what.task", "\"painting\""), "what.task")
         assertBad(edited("what.task", "7"), "what.task")
-        assertBad(edited("embedding", "{}"), "embedding")
-        assertBad(edited("quality.embedding", "{}"), "quality.embedding")
+        assertBad(edited("what.task", "\"embedding\""), "chat")
+        val other = Json.parseToJsonElement(embeddingManifest())
+        for (field in listOf("embedding", "quality.embedding")) assertBad(edited(field, other.path(field)), field)
     }
+
+    private fun JsonElement.path(path: String): String =
+        path.split('.').fold(this) { element, name -> element.jsonObject.getValue(name) }.toString()
 
     @Test
     fun `unknown, missing and mistyped fields are refused`() {

@@ -104,6 +104,28 @@ internal fun sampleManifest(files: Map<String, ByteArray> = SAMPLE_FILES, name: 
     """.trimIndent()
 }
 
+/** The same of a model that embeds texts. */
+internal fun embeddingManifest(): String {
+    var text = edited("what.task", "\"embedding\"")
+    for (field in listOf("chat", "tasks", "samples", "speed")) text = edited(field, null, text)
+    for (field in listOf("agreement", "text", "tasks", "greedy", "perplexity")) text = edited("quality.$field", null, text)
+    val agreement =
+        """{"texts": 32, "cosine": 0.99, "min_cosine": 0.98, "max_abs_diff": 0.1, "rank_correlation": 0.98}"""
+    text = edited("quality.embedding", """{"quantized": $agreement, "original": $agreement}""", text)
+    text = edited("quality.witness.agreement", agreement, text)
+    val figures = """{"p10": 4.4, "p50": 5, "p90": 5.6}"""
+    val embedding = """{
+        "dimension": 384, "dimensions": [128], "prompts": {"query": "q: ", "all": "all: "}, "default_prompt": "all",
+        "pooling": "mean", "normalised": true, "max_tokens": 256,
+        "speed": [{
+            "where": "a phone", "threads": 2, "tokens": 64, "load_ms": $figures, "text_ms": $figures,
+            "program_rss_bytes": 1, "peak_rss_bytes": 2
+        }],
+        "samples": [{"first": "a", "second": "b", "cosine": 0.5}]
+    }"""
+    return edited("embedding", embedding, text)
+}
+
 internal fun sha256Of(content: ByteArray): String =
     MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }
 

@@ -17,7 +17,6 @@ import org.pytorch.executorch.ExecutorchRuntimeException
 import org.pytorch.executorch.extension.llm.LlmCallback
 import org.pytorch.executorch.extension.llm.LlmGenerationConfig
 import org.pytorch.executorch.extension.llm.LlmModule
-import org.pytorch.executorch.extension.llm.LlmModuleConfig
 
 /**
  * An [LlmEngine] over ExecuTorch's [LlmModule], for programs whose weights lie in a file beside them: `Module` of
@@ -30,9 +29,8 @@ import org.pytorch.executorch.extension.llm.LlmModuleConfig
  * - The native runner forgets a `stop()` that comes before its second token: each further callback asks again.
  * - It puts no text, and says nothing, from the first byte that is no UTF-8 to the end of that generation.
  * - `numBos` puts nothing before a prompt: its text does.
- * - `LlmModuleConfig.dataPath` is "" unless set, and loading fails then.
- * - Loading a second program with `Module` or `LlmModule` replaces the process's thread pool, and a model that was
- *   loaded before crashes at its next token: one engine at a time, in a process.
+ * - Loading a second program with `Module` or `LlmModule` replaces the process's thread pool: [OpenProgram] loads those
+ *   that were there again. Then what was said is fed again, too, with the next prompt.
  *
  * @param program the `.pte` file.
  * @param tokenizer its `tokenizer.json`.
@@ -64,14 +62,16 @@ class LlmModuleEngine(
     private val stopped = AtomicLong() // generations up to this one are to end
 
     @Volatile private var running: LlmModule? = null // stop() comes from another thread
-    private var module: LlmModule? = null // the engine's thread only
-    private var position = 0 // tokens in the context
+    private var open: OpenLlmModule? = null // the engine's thread only
+    private var position = 0 // tokens in the context, likewise
+    private val said = StringBuilder() // the context's text, likewise
+    private var loads = 0 // when it was fed, likewise
     private var adapters: AdapterSlot? = null // likewise
 
     override val uses: Long get() = counter.get()
 
     override suspend fun load(): Long = thread.run {
-        if (module != null) return@run 0
+        if (open != null) return@run 0
         val started = System.nanoTime()
         open()
         (System.nanoTime() - started) / 1_000_000
@@ -88,13 +88,32 @@ class LlmModuleEngine(
         val ticket = asked.incrementAndGet()
         return thread.run {
             counter.incrementAndGet()
-            val open = module ?: open()
-            running = open
-            try {
-                generate(open, text, request, { stopped.get() >= ticket }, onPiece)
-            } finally {
-                running = null
+            val open = open ?: open()
+            open.used { generateAgain(open, text, request, { stopped.get() >= ticket }, onPiece) }
+        }
+    }
+
+    /** Feeds before [prompt] what was lost, if the program was loaded again since the last time. */
+    private fun generateAgain(
+        open: OpenLlmModule,
+        prompt: String,
+        request: GenerationRequest,
+        isStopped: () -> Boolean,
+        onPiece: (String) -> Boolean,
+    ): Generation {
+        val lost = if (loads == open.loads) "" else said.toString().also { forget() }
+        loads = open.loads
+        running = open.module
+        try {
+            return generate(open.module, lost + prompt, request, isStopped, onPiece)
+        } catch (error: EngineException) {
+            if (error.problem == Problem.PromptTooLong && lost.isNotEmpty()) { // nothing was fed
+                said.append(lost)
+                loads = 0
             }
+            throw error
+        } finally {
+            running = null
         }
     }
 
@@ -108,6 +127,7 @@ class LlmModuleEngine(
         var pieces = 0
         var isEnough = false // the last wanted piece has come
         var unfed = ""
+        val answer = StringBuilder()
         var stats = JsonObject(emptyMap())
         var thrown: Throwable? = null
         var firstAt = 0L
@@ -121,6 +141,7 @@ class LlmModuleEngine(
                     try {
                         isEnough = !onPiece(piece)
                         unfed = piece
+                        answer.append(piece)
                     } catch (error: Throwable) { // must not cross native code
                         thrown = error
                         isEnough = true
@@ -157,7 +178,7 @@ class LlmModuleEngine(
             if (isRefused && pieces == 0) throw EngineException(Problem.PromptTooLong, error)
             isFull = isRefused && before + prompt.length + pieces > maxContext
             if (!isFull) {
-                empty(module)
+                empty()
                 throw EngineException(Problem.EngineFailed(error.shortReason()), error)
             }
         }
@@ -166,6 +187,7 @@ class LlmModuleEngine(
         val promptTokens =
             if (isFull) maxContext - before - steps else stats.getValue("prompt_tokens").jsonPrimitive.int
         position = before + promptTokens + steps
+        said.append(prompt).append(answer.removeSuffix(unfed))
         thrown?.let { throw it }
 
         val end = when {
@@ -182,7 +204,7 @@ class LlmModuleEngine(
             else -> true
         }
         if (!isExplained) {
-            empty(module)
+            empty()
             throw EngineException(Problem.BrokenText)
         }
         return Generation(
@@ -202,8 +224,7 @@ class LlmModuleEngine(
 
     override suspend fun reset() = thread.run {
         counter.incrementAndGet()
-        module?.let(::empty)
-        Unit
+        empty()
     }
 
     /**
@@ -215,60 +236,39 @@ class LlmModuleEngine(
     suspend fun adapt(adapter: File?) = thread.run {
         counter.incrementAndGet()
         checkNotNull(adapters) { "the program takes no adapters, or is not loaded" }.put(adapter)
-        module?.let(::empty)
-        Unit
+        empty()
     }
 
     override fun close() {
         stop()
         thread.close {
-            module?.close()
-            module = null
+            open?.close()
+            open = null
             slot?.delete()
         }
     }
 
-    private fun empty(module: LlmModule) {
-        module.resetContext()
-        position = 0
+    private fun empty() {
+        open?.let { it.used { it.module.resetContext() } }
+        forget()
     }
 
-    private fun open(): LlmModule {
+    private fun forget() {
+        position = 0
+        said.setLength(0)
+    }
+
+    private fun open(): OpenLlmModule {
+        // Before the adapter's place is made: what is no program needs none.
         checkProgram(program)
         checkTokenizer(tokenizer)
-        weights?.let(::checkWeights)
         if (slot != null) adapters = AdapterSlot(checkNotNull(weights), slot)
-        val config = LlmModuleConfig.create()
-            .modulePath(program.path)
-            .tokenizerPath(tokenizer.path)
-            .temperature(-1f) // below zero: the one of each generation counts
-            .dataPath((adapters?.file ?: weights)?.path)
-            .loadMode(LlmModuleConfig.LOAD_MODE_MMAP) // what is read into memory is a copy, which nothing changes
-            .build()
-        val opened = try {
-            LlmModule(config)
-        } catch (error: RuntimeException) {
-            // Of the program only its header has been read, and that was checked above.
-            throw EngineException(Problem.BadTokenizer(tokenizer.name), error)
-        }
-        try {
-            opened.load()
-        } catch (error: RuntimeException) {
-            opened.close()
-            throw EngineException(problemOf(error), error)
-        }
-        position = 0
-        module = opened
+        val opened = OpenLlmModule(program, tokenizer, adapters?.file ?: weights, thread::isOpen)
+        forget()
+        loads = opened.loads
+        open = opened
         return opened
     }
-
-    /** A runner that is not even created means the tokenizer, for the same reason. */
-    private fun problemOf(error: RuntimeException): Problem =
-        if ("runner was not created" in error.message.orEmpty()) {
-            Problem.BadTokenizer(tokenizer.name)
-        } else {
-            Problem.BadProgram(error.shortReason())
-        }
 
     private companion object {
         const val INVALID_ARGUMENT = 18

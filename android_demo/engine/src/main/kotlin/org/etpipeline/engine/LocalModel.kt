@@ -23,7 +23,7 @@ import org.etpipeline.core.readManifest
 /**
  * A bundle's model, for an app that wants answers: everything else of this library is for those who want more.
  *
- * Nothing is loaded before the first question. Keep one per process: a second would end the first (see [ModuleEngine]).
+ * Nothing is loaded before the first question.
  *
  * @param folder with the bundle's files, as `BundleStore` of core leaves them.
  * @param soc the phone's chip, `Build.SOC_MODEL`, for bundles that have programs for certain chips.

@@ -24,8 +24,8 @@ import org.etpipeline.core.tokenizer.Tokenizer
  *
  * It needs nothing of Android. What `Module` of ExecuTorch 1.3 does not say of itself, and what is done about it here:
  * - It is not made for several threads: one thread owns it, from loading to closing.
- * - Creating one replaces the process's thread pool, and a model that was loaded before crashes at its next token: one
- *   engine at a time, in a process.
+ * - Creating one replaces the process's thread pool: [OpenProgram] loads those that were there again. Then what was said
+ *   is fed again, too, with the next prompt.
  * - It loads no weights that lie beside the program: [LlmModuleEngine] does.
  *
  * @param folder where the bundle's files are.
@@ -81,19 +81,36 @@ class ModuleEngine(
             counter.incrementAndGet()
             val open = open ?: open()
             val started = System.nanoTime()
-            val goesOn = !startsOver && !context.unfed.isEmpty()
-            require(prompt.isNotEmpty() || goesOn) { "there is nothing to go on with" }
-            val ids = encode(open.tokenizer, prompt, request.addBos)
-            val constraint = request.grammar?.constraint(open.vocabulary)
-            val reused = context.take(ids, startsOver, roomFor(request, constraint))
-            startsOver = false
-            try {
-                Answering(open, request, constraint, onPiece) { stopped.get() >= ticket }.run(started, reused)
-            } catch (error: EngineException) {
-                forget()
-                throw error
+            open.program.used(onForgotten = context::forgotten) {
+                answer(open, prompt, request, onPiece, started, ticket)
             }
         }
+    }
+
+    private fun answer(
+        open: Open,
+        prompt: String,
+        request: GenerationRequest,
+        onPiece: (String) -> Boolean,
+        started: Long,
+        ticket: Long,
+    ): Generation {
+        val goesOn = !startsOver && !context.unfed.isEmpty()
+        require(prompt.isNotEmpty() || goesOn) { "there is nothing to go on with" }
+        val ids = encode(open.tokenizer, prompt, request.addBos)
+        val constraint = request.grammar?.constraint(open.vocabulary)
+        val reused = context.take(ids, startsOver, roomFor(request, constraint))
+        startsOver = false
+        try {
+            return Answering(open, request, constraint, onPiece) { stopped.get() >= ticket }.run(started, reused)
+        } catch (error: EngineException) {
+            forget()
+            throw error
+        }
+    }
+
+    override suspend fun countTokens(text: String): Int = thread.run {
+        encode((open ?: open()).tokenizer, text, addBos = false).size
     }
 
     override fun stop() = stopped.set(asked.get())
@@ -121,7 +138,7 @@ class ModuleEngine(
         val file = File(folder, tokenizer.file)
         if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
         val read = Tokenizer.read(file)
-        val opened = Open(LoadedProgram(File(folder, program.file), threads), read)
+        val opened = Open(LoadedProgram(File(folder, program.file), threads, thread::isOpen), read)
         forget()
         open = opened
         return opened

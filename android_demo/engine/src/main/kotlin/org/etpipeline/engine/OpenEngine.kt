@@ -2,8 +2,10 @@ package org.etpipeline.engine
 
 import java.io.File
 import java.io.IOException
+import org.etpipeline.core.BundleException
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
+import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
 import org.etpipeline.core.reachOf
 
@@ -13,6 +15,7 @@ import org.etpipeline.core.reachOf
  *
  * @param slot of a program that takes adapters: a file of the app's own, which the engine makes, for
  *   [LlmModuleEngine.adapt].
+ * @throws BundleException [Problem.NoChatModel]: the bundle embeds texts; [EmbeddingEngine] does that.
  */
 fun openEngine(folder: File, manifest: Manifest, program: Program, slot: File? = null): LlmEngine =
     openEngine(folder, manifest, program, slot, System.getProperty("os.arch").orEmpty(), File("/proc/cpuinfo"))
@@ -26,6 +29,7 @@ internal fun openEngine(
     architecture: String,
     processors: File,
 ): LlmEngine {
+    if (manifest.embedding != null) throw BundleException(Problem.NoChatModel(manifest.what.name))
     val weights = program.weights.singleOrNull()
     if (weights == null && moduleRuns(architecture, processors)) {
         return ModuleEngine(folder, program, manifest.tokenizer, reachOf(program, manifest.memoryOf(program)))
@@ -48,7 +52,10 @@ internal fun openEngine(
  * Whether `Module` runs on this processor: the arm64 library of ExecuTorch 1.3 has atomics of ARMv8.1 there, at which a
  * core of ARMv8.0 (Cortex-A53, A57, A72, A73) ends the process. `LlmModule` has none.
  */
-private fun moduleRuns(architecture: String, processors: File): Boolean {
+fun moduleRuns(
+    architecture: String = System.getProperty("os.arch").orEmpty(),
+    processors: File = File("/proc/cpuinfo"),
+): Boolean {
     if (architecture != "aarch64") return true
     val features = try {
         processors.readLines().filter { it.startsWith("Features") }.map { it.substringAfter(':').trim().split(' ') }

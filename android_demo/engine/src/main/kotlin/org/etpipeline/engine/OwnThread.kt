@@ -14,6 +14,9 @@ internal class OwnThread {
 
     @Volatile private var isClosed = false
 
+    /** Whether what waits will still be run. */
+    val isOpen: Boolean get() = !isClosed
+
     /**
      * Runs [block] there, after what was asked before.
      *

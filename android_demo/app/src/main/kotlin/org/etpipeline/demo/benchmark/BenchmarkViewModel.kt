@@ -117,12 +117,15 @@ class BenchmarkViewModel(private val services: Services) : ViewModel() {
     }
 }
 
-/** Measures the selected model; what is loaded is freed before, because two models at a time do not work. */
+/** Measures the selected model alone: what is loaded is freed before. */
 suspend fun measure(
     services: Services,
     plan: BenchmarkPlan,
     onProgress: (done: Int, of: Int, phase: Phase) -> Unit = { _, _, _ -> },
-): BenchmarkReport = services.models.useFresh { bundle, program, newEngine ->
-    val subject = BenchmarkSubject(checkNotNull(bundle.manifest), program)
-    runBenchmark({ newEngine() }, plan, program.maxContext, services.phone, subject, onProgress)
+): BenchmarkReport {
+    services.embedders.unload()
+    return services.models.useFresh { bundle, program, newEngine ->
+        val subject = BenchmarkSubject(checkNotNull(bundle.manifest), program)
+        runBenchmark({ newEngine() }, plan, program.maxContext, services.phone, subject, onProgress)
+    }
 }

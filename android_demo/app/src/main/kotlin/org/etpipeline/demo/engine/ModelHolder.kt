@@ -25,7 +25,7 @@ import org.etpipeline.demo.phone.Phone
 import org.etpipeline.engine.openEngine
 
 /**
- * Owns the one loaded model of the process: which it is, loading it when it is needed, freeing it when the system asks.
+ * Owns the one loaded model that answers: which it is, loading it when it is needed, freeing it when the system asks.
  *
  * Screens call [use] and need not know whether the model is loaded. One at a time answers.
  */
@@ -72,14 +72,14 @@ class ModelHolder(
 
     /** Selects a bundle of the store; it is loaded at its first use. */
     fun select(id: String) {
-        val chosen = store.list().find { it.id == id } ?: return
+        val chosen = store.list().find { it.id == id && !it.embeds } ?: return
         preferences.edit { putString(SELECTED, id) }
         if (chosen.id != bundle?.id || state.value is State.Failed) _state.value = State.Selected(chosen)
     }
 
     /** Looks at the store again, after an import or a deletion. Without a selection the first usable bundle is taken. */
     fun refresh() {
-        val usable = store.list().filter { it.problem == null }
+        val usable = store.list().filter { it.problem == null && !it.embeds }
         val wanted = bundle?.id ?: preferences.getString(SELECTED, null)
         val chosen = usable.find { it.id == wanted } ?: usable.firstOrNull()
         if (chosen == null) _state.value = State.Empty else if (chosen.id != bundle?.id) _state.value = State.Selected(chosen)
@@ -101,7 +101,7 @@ class ModelHolder(
 
     /**
      * Runs [block] with engines of its own for the selected model: a benchmark loads again and again. The loaded model
-     * is freed before, because two at a time do not work.
+     * is freed before, to measure one alone.
      */
     suspend fun <T> useFresh(block: suspend (StoredBundle, Program, newEngine: () -> LlmEngine) -> T): T = turn.withLock {
         val chosen = bundle ?: throw BundleException(Problem.NoModel)
@@ -115,10 +115,7 @@ class ModelHolder(
 
     /** What the system says about memory: frees the model when the app is hidden or memory runs out. */
     fun onTrimMemory(level: Int) {
-        @Suppress("DEPRECATION") // still sent up to Android 13
-        val isShort = level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND ||
-            level == ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL
-        if (!isShort) return
+        if (!isMemoryShort(level)) return
         freeAfterAnswer = true
         scope.launch {
             turn.withLock { if (freeAfterAnswer) free() }
@@ -171,4 +168,11 @@ class ModelHolder(
     private companion object {
         const val SELECTED = "selected_model"
     }
+}
+
+/** What a level of the system's `onTrimMemory` means. */
+internal fun isMemoryShort(level: Int): Boolean {
+    @Suppress("DEPRECATION") // still sent up to Android 13
+    val critical = ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL
+    return level >= ComponentCallbacks2.TRIM_MEMORY_BACKGROUND || level == critical
 }

@@ -44,6 +44,7 @@ import androidx.compose.ui.semantics.heading
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.unit.dp
 import java.text.NumberFormat
+import org.etpipeline.core.EmbeddingSpeed
 import org.etpipeline.core.Fit
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Problem
@@ -79,7 +80,7 @@ internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, 
                     }
                     if (item.selected) {
                         Sign(Icons.Default.Check, stringResource(R.string.models_selected), MaterialTheme.colorScheme.primary)
-                    } else if (item.refusal == null) {
+                    } else if (item.isSelectable) {
                         Button(onClick = select) { Text(stringResource(R.string.models_use)) }
                     }
                 }
@@ -102,6 +103,7 @@ internal fun Actions(content: @Composable FlowRowScope.() -> Unit) {
 @Composable
 private fun Facts(item: ModelItem, manifest: Manifest) {
     val resources = LocalResources.current
+    if (item.bundle.embeds) Fact(stringResource(R.string.models_purpose), stringResource(R.string.models_embeds))
     FlowRow(
         horizontalArrangement = Arrangement.spacedBy(24.dp),
         verticalArrangement = Arrangement.spacedBy(12.dp),
@@ -110,7 +112,7 @@ private fun Facts(item: ModelItem, manifest: Manifest) {
         Fact(stringResource(R.string.models_parameters), resources.compact(manifest.what.parameters))
         item.program?.let {
             val context = pluralStringResource(R.plurals.models_tokens, it.maxContext, it.maxContext)
-            Fact(stringResource(R.string.models_context), context)
+            Fact(stringResource(if (item.bundle.embeds) R.string.models_longest_text else R.string.models_context), context)
         }
         Fact(
             stringResource(R.string.models_licence),
@@ -121,7 +123,8 @@ private fun Facts(item: ModelItem, manifest: Manifest) {
     if (item.refusal != null && item.fit != Fit.TOO_LARGE) Refusal(item.refusal)
     item.program?.let { Fact(stringResource(R.string.models_runs_on), backendTitle(it.backend)) }
     QualityFact(manifest.qualityOf(item.program))
-    SpeedFact(item.measured)
+    val embedding = manifest.embedding
+    if (embedding == null) SpeedFact(item.measured) else EmbeddingSpeedFact(embedding.speed.firstOrNull())
 }
 
 @Composable
@@ -165,6 +168,7 @@ private fun QualityFact(quality: Quality) {
             Sign(Icons.Default.Warning, stringResource(R.string.models_gate_failed), MaterialTheme.colorScheme.error)
         }
         quality.worstTask?.let { (task, change) -> Line(stringResource(R.string.models_worst_task, taskTitle(task), change)) }
+        quality.embedding?.let { Line(stringResource(R.string.models_same_order, it.original.rankCorrelation * 100)) }
         quality.lowestTop1?.let { Line(stringResource(R.string.models_top1, it * 100)) }
         quality.perplexity?.let { Line(stringResource(R.string.models_perplexity, it.deployed, it.original)) }
     }
@@ -186,6 +190,21 @@ private fun SpeedFact(measured: Measured?) {
                     stringResource(R.string.models_speed_elsewhere, measured.speed.where)
                 },
             )
+        }
+    }
+}
+
+/** Of a model that embeds. */
+@Composable
+private fun EmbeddingSpeedFact(speed: EmbeddingSpeed?) {
+    val numbers = NumberFormat.getIntegerInstance(LocalResources.current.configuration.locales[0])
+    Fact(stringResource(R.string.models_speed)) {
+        if (speed == null) {
+            Line(stringResource(R.string.models_speed_unknown))
+        } else {
+            val tokens = pluralStringResource(R.plurals.models_tokens, speed.tokens, speed.tokens)
+            Line(stringResource(R.string.models_text_speed, numbers.format(speed.textMs.p50), tokens))
+            Line(stringResource(R.string.models_speed_elsewhere, speed.where))
         }
     }
 }
@@ -214,7 +233,9 @@ private fun Details(item: ModelItem, manifest: Manifest) {
             }
         }
     }
-    Fact(stringResource(R.string.models_programs)) { manifest.programs.forEach { ProgramLines(it, it == item.program) } }
+    Fact(stringResource(R.string.models_programs)) {
+        manifest.programs.forEach { ProgramLines(it, it == item.program, it.signature in manifest.callable) }
+    }
     Fact(stringResource(R.string.models_files)) {
         for ((name, file) in manifest.files) {
             Line(stringResource(R.string.models_name_and_value, name, resources.fileSize(file.size)))
@@ -229,7 +250,7 @@ private fun Details(item: ModelItem, manifest: Manifest) {
 
 /** One program of the bundle in few lines, which a screen reader reads as one. */
 @Composable
-private fun ProgramLines(program: Program, isChosen: Boolean) {
+private fun ProgramLines(program: Program, isChosen: Boolean, isCallable: Boolean) {
     val fallback = program.fallbackOperators.values.sum()
     val facts = listOfNotNull(
         program.recipe,
@@ -241,7 +262,7 @@ private fun ProgramLines(program: Program, isChosen: Boolean) {
         program.hexagon?.let { stringResource(R.string.models_program_hexagon, it) },
         stringResource(R.string.models_program_runtime, program.minRuntime),
         program.qairt?.let { stringResource(R.string.models_program_qairt, it) },
-        program.signature.takeIf { it != Program.TOKENS }?.let { stringResource(R.string.models_program_signature, it) },
+        program.signature.takeIf { !isCallable }?.let { stringResource(R.string.models_program_signature, it) },
         pluralStringResource(R.plurals.models_fallback, fallback, fallback),
         when {
             !program.executed -> stringResource(R.string.models_program_not_executed)

@@ -167,7 +167,7 @@ private fun Notices(state: ModelsState, actions: ModelsActions) {
                 )
                 Actions {
                     TextButton(onClick = actions.dismiss) { Text(stringResource(R.string.models_dismiss)) }
-                    if (!item.selected) {
+                    if (item.isSelectable || item.refusal != null) { // selecting it says why it is refused
                         Button(onClick = { actions.select(item) }) { Text(stringResource(R.string.models_use)) }
                     }
                 }

@@ -71,6 +71,9 @@ data class ModelItem(
     val measured: Measured? = null,
 ) {
     val name: String get() = bundle.manifest?.what?.name ?: bundle.id
+
+    /** Whether it can be chosen to answer: one that embeds is there for the notes, without being chosen. */
+    val isSelectable: Boolean get() = !selected && refusal == null && !bundle.embeds
 }
 
 /** A speed and whether it was measured on this very phone model. */
@@ -138,6 +141,7 @@ class ModelsViewModel(private val services: Services) : ViewModel() {
         viewModelScope.launch {
             try {
                 services.models.unload() // its files are mapped into memory while it is loaded
+                services.embedders.unload()
                 withContext(services.io) {
                     services.store.delete(item.bundle.id)
                     services.models.refresh()

@@ -51,10 +51,15 @@ import androidx.compose.ui.unit.dp
 import androidx.lifecycle.Lifecycle
 import androidx.lifecycle.compose.LifecycleEventEffect
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
+import androidx.lifecycle.viewmodel.compose.viewModel
 import java.text.DateFormat
 import java.util.Date
 import org.etpipeline.core.Note
 import org.etpipeline.demo.R
+import org.etpipeline.demo.notes.NoteSearchState
+import org.etpipeline.demo.notes.NoteSearchViewModel
+import org.etpipeline.demo.notes.SearchField
+import org.etpipeline.demo.notes.SearchResults
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
@@ -63,11 +68,33 @@ import org.etpipeline.demo.ui.READABLE_WIDTH
 private const val SUMMARIZE = "summarize"
 
 @Composable
-internal fun NotesPage(viewModel: NotesViewModel, open: (String) -> Unit, back: () -> Unit, modifier: Modifier = Modifier) {
+internal fun NotesPage(
+    viewModel: NotesViewModel,
+    open: (String) -> Unit,
+    openModels: () -> Unit,
+    back: () -> Unit,
+    modifier: Modifier = Modifier,
+    search: NoteSearchViewModel = viewModel(factory = NoteSearchViewModel.Factory),
+) {
     val state by viewModel.state.collectAsStateWithLifecycle()
+    val searchState by search.state.collectAsStateWithLifecycle()
+    val notes = state.notes.orEmpty()
+    val template = stringResource(R.string.notes_ask_prompt)
+    // When the page is opened again: a note or the model may be another one.
+    LaunchedEffect(Unit) { if (searchState.run == null) search.search(searchState.query, notes) }
     NotesContent(
         state = state,
-        actions = NotesActions(open = open, create = { open(viewModel.create()) }, back = back, dismiss = viewModel::dismiss),
+        actions = NotesActions(
+            open = open,
+            create = { open(viewModel.create()) },
+            back = back,
+            dismiss = viewModel::dismiss,
+            search = { search.search(it, notes) },
+            ask = { search.ask(template, notes) },
+            stop = search::stop,
+            openModels = openModels,
+        ),
+        search = searchState,
         modifier = modifier,
     )
 }
@@ -78,11 +105,20 @@ class NotesActions(
     val create: () -> Unit = {},
     val back: () -> Unit = {},
     val dismiss: () -> Unit = {},
+    val search: (String) -> Unit = {},
+    val ask: () -> Unit = {},
+    val stop: () -> Unit = {},
+    val openModels: () -> Unit = {},
 )
 
 @OptIn(ExperimentalMaterial3Api::class)
 @Composable
-fun NotesContent(state: NotesState, actions: NotesActions, modifier: Modifier = Modifier) {
+fun NotesContent(
+    state: NotesState,
+    actions: NotesActions,
+    modifier: Modifier = Modifier,
+    search: NoteSearchState = NoteSearchState(),
+) {
     Scaffold(
         modifier = modifier,
         topBar = {
@@ -100,7 +136,7 @@ fun NotesContent(state: NotesState, actions: NotesActions, modifier: Modifier = 
             )
         },
     ) { insets ->
-        Column(Modifier.padding(insets).fillMaxSize()) {
+        Column(Modifier.padding(insets).fillMaxSize().imePadding(), horizontalAlignment = Alignment.CenterHorizontally) {
             state.problem?.let {
                 ErrorCard(it.text(LocalResources.current), onDismiss = actions.dismiss, modifier = Modifier.padding(16.dp))
             }
@@ -111,7 +147,15 @@ fun NotesContent(state: NotesState, actions: NotesActions, modifier: Modifier = 
                     title = stringResource(R.string.notes_empty_title),
                     text = stringResource(R.string.notes_empty_text),
                 )
-                else -> NoteList(state.notes, actions.open)
+                else -> {
+                    val readable = Modifier.widthIn(max = READABLE_WIDTH)
+                    SearchField(search, actions, readable.padding(horizontal = 16.dp))
+                    if (search.query.isBlank()) {
+                        NoteList(state.notes, actions.open)
+                    } else {
+                        SearchResults(state.notes, search, actions, readable.padding(top = 12.dp))
+                    }
+                }
             }
         }
     }
@@ -129,9 +173,11 @@ private fun NoteList(notes: List<Note>, open: (String) -> Unit) {
     }
 }
 
+/** A note by its first line and what follows, or [part] of it. */
 @Composable
-private fun NoteCard(note: Note, onClick: () -> Unit) {
+internal fun NoteCard(note: Note, part: String? = null, onClick: () -> Unit) {
     val lines = note.text.lines().filter { it.isNotBlank() }
+    val body = (part?.lines() ?: lines).filter { it.isNotBlank() && it != lines.first() }.joinToString(" ") { it.trim() }
     val dates = DateFormat.getDateInstance(DateFormat.MEDIUM, LocalResources.current.configuration.locales[0])
     Card(onClick, Modifier.fillMaxWidth().testTag("note-${note.id}")) {
         Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(4.dp)) {
@@ -141,9 +187,9 @@ private fun NoteCard(note: Note, onClick: () -> Unit) {
                 maxLines = 1,
                 overflow = TextOverflow.Ellipsis,
             )
-            if (lines.size > 1) {
+            if (body.isNotEmpty()) {
                 Text(
-                    lines.drop(1).joinToString(" ") { it.trim() },
+                    body,
                     style = MaterialTheme.typography.bodyMedium,
                     maxLines = 2,
                     overflow = TextOverflow.Ellipsis,

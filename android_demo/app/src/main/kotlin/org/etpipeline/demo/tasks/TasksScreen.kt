@@ -103,7 +103,8 @@ fun TasksScreen(
         }
         page.kind == Page.Kind.NOTES -> {
             BackHandler { open(Page(Page.Kind.LIST)) }
-            NotesPage(notes, open = { open(Page(Page.Kind.NOTE, it)) }, back = { open(Page(Page.Kind.LIST)) }, modifier)
+            val openNote = { id: String -> open(Page(Page.Kind.NOTE, id)) }
+            NotesPage(notes, openNote, onOpenModels, back = { open(Page(Page.Kind.LIST)) }, modifier)
         }
         page.kind == Page.Kind.NOTE -> {
             fun back() {

@@ -291,9 +291,9 @@ class ChatScreenTest {
         say("three")
         idle()
         // Half of what is left as well, so that it is not fed again with every turn.
-        rule.waitFor { viewModel.state.value.leftOut == 4 }
+        rule.waitFor { viewModel.state.value.leftOut == 2 }
         rule.onNodeWithTag("turns").assertExists()
-        assertTrue("one" !in engine.prompts.last() && "three" in engine.prompts.last())
+        assertTrue("one" !in engine.prompts.last() && "two" in engine.prompts.last())
         assertEquals(6, turns.size)
     }
 

@@ -249,7 +249,7 @@ class ModelHolderTest {
     fun `deleting the loaded model frees it, and another one is selected`() {
         use()
         val services = app.services.run {
-            Services(this@ModelHolderTest.store, conversations, notes, phone, preferences, holder, startup)
+            Services(this@ModelHolderTest.store, conversations, notes, phone, preferences, holder, startup, embedders, search)
         }
         ModelsViewModel(services).delete(ModelItem(first))
         waitFor { holder.bundle?.id == second.id }

@@ -66,8 +66,8 @@ class BadBundlesTest {
     @Test
     fun `a wrong manifest is refused`() = refused(
         "newer" to (good.edited("version", "99").source() to Problem.NewerManifest("99", Manifest.VERSION)),
-        "of a model that embeds texts" to
-            (good.edited("what.task", "\"embedding\"").source() to Problem.NoChatModel::class),
+        "of a model that embeds texts, and does not say how" to
+            (good.edited("what.task", "\"embedding\"").source() to Problem.BadManifest::class),
         "no JSON" to (manifest("{\"format\": ") to Problem.BadManifest::class),
         "empty" to (manifest("") to Problem.BadManifest::class),
         "a list" to (manifest("[]") to Problem.BadManifest::class),
@@ -285,7 +285,7 @@ class BadBundlesTest {
         } else {
             ModelHolder(store, old.phone, preferences) { _, _ -> app.engine }
         }
-        return Services(store, old.conversations, old.notes, old.phone, preferences, models, old.startup)
+        return Services(store, old.conversations, old.notes, old.phone, preferences, models, old.startup, old.embedders, old.search)
     }
 
     private fun listing(): List<String> = disk.root.resolve("bundles").walk().map { it.path }.sorted().toList().drop(1)

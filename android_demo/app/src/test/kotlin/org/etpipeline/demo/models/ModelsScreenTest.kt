@@ -39,6 +39,7 @@ import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
 import org.etpipeline.demo.engine.ModelHolder
 import org.etpipeline.demo.fileSize
+import org.etpipeline.demo.installEmbedder
 import org.etpipeline.demo.show
 import org.etpipeline.demo.showScreen
 import org.etpipeline.demo.startEmpty
@@ -91,6 +92,23 @@ class ModelsScreenTest {
         rule.waitFor { state.models?.isEmpty() == true }
         assertNull(app.services.models.bundle)
         text(R.string.models_empty_title).assertIsDisplayed()
+    }
+
+    @Test
+    fun `a model that embeds is there for the notes, and not to be selected`() {
+        val embedder = app.installEmbedder()
+        app.services.models.refresh()
+        assertNull(app.services.models.bundle)
+        show()
+        rule.waitFor { state.models?.size == 1 }
+        text(R.string.models_embeds).assertIsDisplayed()
+        text(R.string.models_use).assertDoesNotExist()
+        app.services.models.select(embedder.id)
+        assertNull(app.services.models.bundle)
+        import(TestBundle.whole)
+        rule.waitFor { state.models?.size == 2 }
+        val selected = app.services.models.bundle?.folder?.resolve(Manifest.FILE_NAME)
+        assertEquals(TestBundle.whole.manifest, selected?.readText())
     }
 
     @Test

@@ -9,6 +9,10 @@ import org.etpipeline.core.BenchmarkRound
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Check
 import org.etpipeline.core.Conversation
+import org.etpipeline.core.Embedding
+import org.etpipeline.core.EmbeddingAgreement
+import org.etpipeline.core.EmbeddingComparison
+import org.etpipeline.core.EmbeddingSpeed
 import org.etpipeline.core.FileInfo
 import org.etpipeline.core.Fit
 import org.etpipeline.core.Gate
@@ -26,6 +30,8 @@ import org.etpipeline.core.StoredBundle
 import org.etpipeline.core.TaskScore
 import org.etpipeline.core.percentiles
 import org.etpipeline.core.readManifest
+import org.etpipeline.core.search.Chunk
+import org.etpipeline.core.search.Hit
 import org.etpipeline.demo.Place
 import org.etpipeline.demo.Startup
 import org.etpipeline.demo.benchmark.BenchmarkActions
@@ -45,6 +51,7 @@ import org.etpipeline.demo.models.ModelItem
 import org.etpipeline.demo.models.ModelsActions
 import org.etpipeline.demo.models.ModelsContent
 import org.etpipeline.demo.models.ModelsState
+import org.etpipeline.demo.notes.NoteSearchState
 import org.etpipeline.demo.tasks.NoteActions
 import org.etpipeline.demo.tasks.NoteContent
 import org.etpipeline.demo.tasks.NotesActions
@@ -107,13 +114,20 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
     }
     screen(Place.TASKS, "share") { ShareContent("The train arrives at eight o'clock.", TasksState(tiny).tasks, ShareActions()) }
     screen(Place.TASKS, "notes") {
-        val notes = listOf(
-            Note("1", "Priya went to the market. We needed nine pencils. All together they cost 80 euros.", DAY),
-            Note("2", "Bring the tent\nBring the umbrella", DAY - 86_400_000),
-        )
-        NotesContent(NotesState(notes), NotesActions())
+        NotesContent(NotesState(notes.take(2)), NotesActions())
     }
     screen(Place.TASKS, "notes-empty") { NotesContent(NotesState(emptyList()), NotesActions()) }
+    screen(Place.TASKS, "notes-search") { Notes(NoteSearchState("doctor", isPossible = true, found = hits(2, 0))) }
+    screen(Place.TASKS, "notes-no-embedder") { Notes(NoteSearchState("umbrella", isPossible = false)) }
+    screen(Place.TASKS, "notes-indexing") {
+        Notes(NoteSearchState("Who looks at my teeth?", isPossible = true, indexing = 24 to 200))
+    }
+    screen(Place.TASKS, "notes-answer") {
+        val question = "When do I see the dentist?"
+        val answer = "You see Dr. Weber on March 14 at 9:30 [1]. Bring the X-ray."
+        val run = TaskRun("ask_notes", question, phase = TaskRun.Phase.DONE, answer = answer, stats = stats)
+        Notes(NoteSearchState(question, isPossible = true, found = hits(2, 1), run = run, sources = hits(2, 1)))
+    }
     screen(Place.TASKS, "note") {
         val text = "Priya went to the market. We needed nine pencils. All together they cost 80 euros."
         val run = TaskRun("summarize", text, phase = TaskRun.Phase.DONE, answer = "Priya bought nine pencils for 80 euros.", stats = stats)
@@ -121,6 +135,20 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
     }
 
     screen(Place.MODELS, "models") { ModelsContent(ModelsState(models), ModelsActions()) }
+    screen(Place.MODELS, "models-embedding") {
+        val measured = EmbeddingSpeed("Galaxy S24", 4, 64, spread(40.0), spread(9.0), 37_000_000, 60_000_000)
+        val embedding = Embedding(384, pooling = "mean", normalised = true, maxTokens = 256, speed = listOf(measured))
+        val agreement = EmbeddingAgreement(32, 0.999, 0.996, 0.02, 0.998)
+        val minilm = manifest.copy(
+            what = manifest.what.copy(task = Manifest.EMBEDDING, name = "minilm", parameters = 22_565_376),
+            chatPart = null,
+            embedding = embedding,
+            memory = Memory(22_972_672, 0, 37_158_912, 60_131_584, 1_120_263_168),
+            quality = Quality(embedding = EmbeddingComparison(agreement, agreement), gate = Gate(emptyMap(), emptyList(), true)),
+        )
+        val item = ModelItem(stored(minilm), totalRam = 3_700_000_000, fit = Fit.FITS, program = program.copy(maxContext = 256))
+        ModelsContent(ModelsState(listOf(item)), ModelsActions())
+    }
     screen(Place.MODELS, "models-import") {
         val importing = Importing("qwen3-0.6b-8da4w-g32-xnnpack.zip", 310_000_000, 498_000_000)
         ModelsContent(ModelsState(models.take(1), importing), ModelsActions())
@@ -172,6 +200,20 @@ private fun Task(key: String, text: String, answer: String) {
     val run = TaskRun(key, text, phase = TaskRun.Phase.DONE, answer = answer, stats = stats)
     TaskContent(key, TasksState(tiny).tasks.getValue(key), TaskForm(text), run, TaskActions())
 }
+
+@Composable
+private fun Notes(search: NoteSearchState) = NotesContent(NotesState(notes), NotesActions(), search = search)
+
+private val notes
+    get() = listOf(
+        Note("1", "Priya went to the market. We needed nine pencils. All together they cost 80 euros.", DAY),
+        Note("2", "Bring the tent\nBring the umbrella", DAY - 86_400_000),
+        Note("3", "Dentist\nAppointment with Dr. Weber on March 14 at 9:30, bring the X-ray.", DAY - 2 * 86_400_000),
+        Note("4", "The doctor said: rest, ice, raise the leg.", DAY - 3 * 86_400_000),
+    )
+
+private fun hits(vararg places: Int) =
+    places.map { notes[it] }.map { Hit(it.id, Chunk(0, it.text), 0.5f) }
 
 private const val DAY = 1_700_000_000_000L // some noon in 2023
 

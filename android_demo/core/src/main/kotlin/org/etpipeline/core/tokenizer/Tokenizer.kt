@@ -40,8 +40,16 @@ class Tokenizer internal constructor(
         return ids.toArray()
     }
 
-    /** A text's ids with the special tokens around it that the model was trained with. */
-    fun encodeForModel(text: String): IntArray = frame.before + encode(text) + frame.after
+    /**
+     * A text's ids with the special tokens around it that the model was trained with.
+     *
+     * @param most of them all together: of a longer text its end is left out, and the special tokens stay.
+     */
+    fun encodeForModel(text: String, most: Int = Int.MAX_VALUE): IntArray {
+        val ids = encode(text)
+        val room = (most - frame.before.size - frame.after.size).coerceAtLeast(0)
+        return frame.before + (if (ids.size > room) ids.copyOf(room) else ids) + frame.after
+    }
 
     /** What a token adds to a text that has begun; nothing if there is no such id. */
     fun bytesOf(id: Int): ByteArray = textOf(id)?.let(decoder::bytesOf) ?: ByteArray(0)
