@@ -290,7 +290,6 @@ class ChatScreenTest {
         engine.droppedPrompts = 1 // the new turn does not fit behind what was said
         say("three")
         idle()
-        // Half of what is left as well, so that it is not fed again with every turn.
         rule.waitFor { viewModel.state.value.leftOut == 2 }
         rule.onNodeWithTag("turns").assertExists()
         assertTrue("one" !in engine.prompts.last() && "two" in engine.prompts.last())
