@@ -84,7 +84,7 @@ def _bundle(folder: Path, *overrides: str) -> Path:
     work = folder.with_name("work")
     work.mkdir()
     command = [
-        Path(sys.executable).with_name("et-pipeline"),
+        str(Path(sys.executable).with_name("et-pipeline")),
         *overrides,
         "format=json",
         f"paths.cache={work / 'cache'}",
