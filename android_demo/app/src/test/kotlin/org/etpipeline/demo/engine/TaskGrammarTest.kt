@@ -81,6 +81,6 @@ class TaskGrammarTest {
         for (task in manifest.tasks.keys - "symptom_check") assertNull(task, manifest.grammarOf(task))
         for (task in manifest.tasks.keys - "smart_reply") assertNull(task, other.grammarOf(task))
         val thinks = other.chat.copy(segments = other.chat.segments.copy(userToAssistant = "<A><think>\n"))
-        assertNull(other.copy(chat = thinks).grammarOf("smart_reply"))
+        assertNull(other.copy(chatPart = thinks).grammarOf("smart_reply"))
     }
 }
