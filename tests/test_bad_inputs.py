@@ -170,6 +170,10 @@ COMMAND_LINES = {
     "completion for no shell": (["-sc"], r"-sc takes one of install=bash, .* and has none"),
     "completion for an unknown shell": (["-sc", "install=foo"], r"-sc takes one of install=bash, .* has install=foo"),
     "two ways to run": (["-m", "--cfg", "job"], r"-m and --cfg cannot be said together"),
+    "nobody who runs": (
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+        r"hydra.launcher.n_jobs=0 runs nothing",
+    ),
     "launcher's key of another kind": (
         ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=zwei"],
         r"hydra\.launcher\.n_jobs=zwei is not valid: Value 'zwei'",

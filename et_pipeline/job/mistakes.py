@@ -73,7 +73,7 @@ def check_arguments(arguments: list[str]) -> None:
     """Refuse what Hydra ends on with a traceback, or without a word.
 
     Raises:
-        UserError: completion for an unknown shell, or a sweep through nothing.
+        UserError: completion for an unknown shell, or a sweep through nothing or by nobody.
     """
     if _COMPLETION & {*arguments}:
         asked = [each for each in arguments if each.partition("=")[0] in _ACTIONS]
@@ -84,6 +84,8 @@ def check_arguments(arguments: list[str]) -> None:
     ways = [each for each in arguments if each.partition("=")[0] in _WAYS]
     if len(ways) > 1:
         raise UserError(f"{' and '.join(ways)} cannot be said together; take one of them")
+    if "hydra.launcher.n_jobs=0" in arguments:  # joblib's own words for it are a traceback
+        raise UserError("hydra.launcher.n_jobs=0 runs nothing; give how many jobs run at once, or -1 for one per core")
     parser = OverridesParser.create()
     for argument in arguments:
         if "=range(" in argument:

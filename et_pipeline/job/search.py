@@ -58,6 +58,8 @@ def search(config: DictConfig, launch: Launch) -> None:
         raise UserError("hydra/sweeper=optuna has nothing to search; add for example recipe.group_size=32,64,128")
     fixed = [each.input_line or "" for each in overrides if not each.is_sweep_override()]
     names = load_sweep(config.sweep).metrics
+    if len({*names}) < len(names):
+        raise UserError(f"sweep.metrics=[{','.join(names)}] weighs one twice; name each once")
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "multirun.yaml")  # as Hydra's own sweeper

@@ -152,6 +152,7 @@ def test_a_study_of_something_else_is_not_gone_on_with(command, jobs, change, se
         ((*SEARCH, "adapt.size=interval(5,1)"), "adapt.size=interval(5,1) cannot be searched: `low <= high`"),
         ((*SEARCH, "adapt.size=tag(log,interval(0,1))"), "adapt.size=tag(log,interval(0,1)) cannot be searched"),
         ((*SEARCH, "sweep.metrics=[weight]"), 'sweep.metrics.0="weight" is not valid'),
+        ((*SEARCH, "sweep.metrics=[size,size]"), r"sweep.metrics=[size,size] weighs one twice"),
         ((*SEARCH, "sweep.metrics=[]"), "sweep.metrics=[] is not valid"),
         ((*SEARCH, "hydra.sweeper.storage=nonsense://x"), "hydra.sweeper.storage=nonsense://x cannot be used"),
         (
