@@ -58,7 +58,7 @@ EXPORT_SECONDS, EXPORT_SECONDS_PER_LAYER, EXPORT_SECONDS_PER_WEIGHT = 24, 1.5, 8
 EXPORT_SECONDS_PER_LAYER_PLAIN, EXPORT_SECONDS_PER_KV_HEAD = 0.95, 0.16  # the latter of each layer
 EXPORT_SECONDS_PER_RECURRENT = 3.5  # more, of a layer with such a state: Qwen3.5-0.8B, once, on a busy machine
 # Peak of anonymous memory, fitted to the same and to full_size.json. What lowers holds the graph, the program and
-# copies of a tensor.
+# copies of a tensor, if it is no table of per-layer embeddings.
 LOWER_BYTES, LOWER_BYTES_PER_LAYER, LOWER_BYTES_PER_KV_HEAD = 460_000_000, 8_000_000, 300_000
 LOWER_BYTES_PER_PTE_BYTE, LOWER_BYTES_PER_WEIGHT_OF_LARGEST = 1.09, 0.25
 # What quantizes holds the weights that wait to be written and the largest tensor. Within a third only, as the allocator
@@ -290,9 +290,10 @@ def stage_peaks(known: Architecture, recipe: Quantization) -> dict[str, int]:
     waiting = min(sum(counts), QUANTIZE_WAITING) + max(counts)
     graph = LOWER_BYTES + LOWER_BYTES_PER_LAYER * known.layers + LOWER_BYTES_PER_KV_HEAD * _layers_heads(known)
     program = LOWER_BYTES_PER_PTE_BYTE * _held_bytes(known, recipe)
+    largest = max(count for count in counts if known.table is None or count != math.prod(known.table))
     return {
         "quantize": round(QUANTIZE_BYTES + QUANTIZE_BYTES_PER_WEIGHT * waiting),
-        "lower": round(graph + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * max(counts)),
+        "lower": round(graph + program + LOWER_BYTES_PER_WEIGHT_OF_LARGEST * largest),
     }
 
 

@@ -68,6 +68,9 @@ class Form:
                 "programs take no adapter once they are made, so set it to 0"
             )
 
+    def check_model(self, settings: Settings, facts: Facts) -> None:
+        """Refuse, with a `UserError`, a model whose layers a program of this form cannot hold."""
+
     def fit(self, form: ExportForm) -> ExportForm:
         """The sizes that the program has where these are asked for."""
         return form

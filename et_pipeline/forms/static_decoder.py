@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from et_pipeline import gemma
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import slot_bytes
 from et_pipeline.forms.base import FEEDINGS, TOKENS, Advance, Form
+from et_pipeline.states import goes_back
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,14 @@ class StaticDecoderForm(Form):
                 "a cache of its own kind, so leave it at fp32"
             )
         super().check(settings)
+
+    def check_model(self, settings: Settings, facts: Facts) -> None:
+        """All layers have keys and values of one size."""
+        if facts.family in gemma.KINDS or not goes_back(facts.states):
+            raise UserError(
+                f"backend={settings.backend.name} makes programs of static shape, which hold keys and values of one "
+                f"size, and layers of family {facts.family} remember others; use backend=xnnpack"
+            )
 
     def fit(self, form: ExportForm) -> ExportForm:
         """A prompt goes in token by token."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from et_pipeline import cache, forms, gemma
+from et_pipeline import cache, forms
 from et_pipeline.architecture import ENCODERS
 from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.config import FILE as CONFIG
@@ -19,7 +19,6 @@ from et_pipeline.pipeline.order import calibration_of, evidence
 from et_pipeline.pipeline.search import CHOSEN
 from et_pipeline.pruned import check_prunable
 from et_pipeline.settings import OWN, RANDOM, Settings
-from et_pipeline.states import goes_back
 from et_pipeline.survey import check_recipe
 
 
@@ -153,12 +152,7 @@ def check_family(settings: Settings, facts: Facts, checkpoint: Folder) -> None:
         )
     check_prunable(checkpoint.config, str(checkpoint.path / CONFIG), adapt.prunes)
     check_recipe(facts.family, settings.recipe)
-    static = get_backend(settings.backend.name).static and facts.pooling is None
-    if static and (facts.family in gemma.KINDS or not goes_back(facts.states)):
-        raise UserError(
-            f"backend={settings.backend.name} makes programs of static shape, which hold keys and values of one size, "
-            f"and layers of family {facts.family} remember others; use backend=xnnpack"
-        )
+    forms.get(forms.choose(settings.model.task, settings.backend)).check_model(settings, facts)
 
 
 def given_texts(settings: Settings) -> dict[str, tuple[Path, str]]:
