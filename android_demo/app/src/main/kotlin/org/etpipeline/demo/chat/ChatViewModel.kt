@@ -71,7 +71,11 @@ class ChatViewModel(
         viewModelScope.launch {
             val saved = withContext(services.io) { services.conversations.all().values.sortedByDescending { it.updated } }
             val open = saved.find { it.id == services.preferences.getString(OPEN, null) }
-            _state.update { if (it.turns.isEmpty() && open != null) it.copy(conversation = open, history = saved) else it.copy(history = saved) }
+            _state.update { state ->
+                val new = state.history.map { it.id } // said while the files were read
+                val all = state.history + saved.filterNot { it.id in new }
+                if (state.turns.isEmpty() && open != null) state.copy(conversation = open, history = all) else state.copy(history = all)
+            }
         }
     }
 

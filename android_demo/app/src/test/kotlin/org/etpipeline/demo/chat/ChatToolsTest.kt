@@ -243,11 +243,12 @@ class ChatToolsTest {
         rule.waitFor { turns.isEmpty() }
         ask("second")
         button(R.string.chat_history).performClick()
-        assertEquals(2, texts("conversation").size)
+        rule.waitFor { texts("conversation").size == 2 } // it is saved meanwhile
         rule.onNodeWithTag("history-search").performTextReplacement("CAFE")
         rule.waitFor { texts("conversation").size == 1 }
         rule.onAllNodesWithTag("conversation").onLast().assertTextContains("first")
         rule.onNodeWithTag("history-search").performTextReplacement("tea")
+        rule.waitFor { texts("conversation").isEmpty() }
         rule.onNodeWithTag("nothing-found").assertIsDisplayed()
         button(R.string.history_search_clear).performClick()
         rule.waitFor { texts("conversation").size == 2 }
