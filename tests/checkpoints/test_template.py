@@ -164,7 +164,8 @@ def chat(texts, system=None):
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-MESSAGE = st.text(max_size=40).map(str.strip).filter(bool)
+# Qwen3's template drops what an earlier answer says before this; fixed text cannot (see `compile_template`).
+MESSAGE = st.text(max_size=40).map(str.strip).filter(lambda text: text and "</think>" not in text)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
