@@ -23,7 +23,8 @@ def ids(text):
 
 
 def session_of(*answers, max_context=1000, segments=CHATML, **options):
-    program = FakeProgram([[*LITERALLY.encode(answer).ids, EOS] if isinstance(answer, str) else answer for answer in answers])
+    said = [[*LITERALLY.encode(answer).ids, EOS] if isinstance(answer, str) else answer for answer in answers]
+    program = FakeProgram(said)
     return ChatSession(program, TOKENIZER, segments, max_context, [EOS], **options), program
 
 
