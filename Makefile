@@ -28,7 +28,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval test-sweeps \
         test-kill test-wheel lint format package constraints docs families docs-site bench-7b bench-arm bench-host bench-quality clean \
-        aar apk test-android screenshots install push device-bench android-lock
+        aar apk test-android check-gradle screenshots install push device-bench android-lock
 
 help: ## Show this list
 	@printf 'et_pipeline puts a language model on a phone. On a fresh machine, begin with: make demo\n\n'
@@ -78,6 +78,10 @@ test-android: $(DEMO)/manifest.json ## The app's tests: real activity, real mode
 	$(BIN)/python $(ANDROID)/tools/embeddings.py $(ANDROID)/build/embeddings
 	$(BIN)/python $(ANDROID)/tools/sampling.py $(ANDROID)/build/sampling.json
 	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --references $(ANDROID)/build/references.json
+
+check-gradle: $(READY) ## Compile the app's Gradle files against Gradle's API and that of their plugins (200 MB once)
+	$(PYTHON) $(ANDROID)/tools/check_gradle.py
+	$(BIN)/python -m pytest tests/android/test_check_gradle.py
 
 screenshots: $(DEMO)/manifest.json ## Draw the app's reference screenshots again
 	$(PYTHON) $(ANDROID)/tools/build.py test --bundle $(DEMO) --record-screenshots --filter Screenshot

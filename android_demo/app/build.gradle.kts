@@ -23,7 +23,7 @@ android {
     }
     buildFeatures { compose = true }
     androidResources {
-        noCompress += listOf("pte", "json") // a bundle's files are copied out of the APK as they are
+        noCompress += listOf("json", "ptd", "pte") // a bundle's files are copied out of the APK as they are
     }
     // They need a bundle, and Android's native library in the JVM: tools/build.py runs them (make test-android).
     testOptions { unitTests { all { it.enabled = false } } }

@@ -138,7 +138,7 @@ def make_arm() -> Arm:
     tools, root = machine / "tools", machine / "root"
     toolbox = prepare()
     libraries = [toolbox.runtime / "arm64-v8a" / "libexecutorch.so"]
-    for aar in toolbox.aars["app"]:
+    for aar in toolbox.packed:
         libraries += [so for so in (aar / "jni" / "arm64-v8a").glob("*.so") if so.name in host.ANDROID]
     target = _target(tools)
 
@@ -217,7 +217,7 @@ def _write_cores(folder: Path) -> None:
 
 
 def _classes(toolbox: Toolbox) -> str:
-    jars = class_path(toolbox.runtime / "classes.jar", toolbox.jars["app"])
+    jars = class_path(toolbox.libraries)
     source = SOURCES / "Run.java"
 
     def compile_it(folder: Path) -> None:

@@ -45,7 +45,8 @@ def main() -> None:
         if arguments.command == "apk":
             make_apk(arguments.bundle, release=arguments.release)
         elif arguments.command == "library":
-            make_library(*compile_library(prepare()))
+            tools = prepare()
+            make_library(tools.project, *compile_library(tools))
         elif not make_tests(
             arguments.bundle, arguments.references, arguments.filter, record=arguments.record_screenshots
         ):

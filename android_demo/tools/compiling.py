@@ -11,21 +11,30 @@ from typing import NamedTuple
 
 import api_check
 from artifacts import ROOT, BuildError
+from gradle_files import JAVA, MODULES, AppSettings
 from steps import BUILD, class_path, jdk, run, say, step
 from toolbox import Toolbox
 
 CORE, ENGINE, APP = (ROOT / project / "src" for project in ("core", "engine", "app"))
+# By the alias of Gradle's plugin, which brings it.
+COMPILER_PLUGINS = {
+    "kotlin-compose": "kotlin-compose-compiler-plugin-embeddable-",
+    "kotlin-serialization": "kotlin-serialization-compiler-plugin-embeddable-",
+}
 ALLOWED_PERMISSIONS = ("DYNAMIC_RECEIVER_NOT_EXPORTED_PERMISSION",)  # androidx.core's own, for the app itself
 
 
-def compile_kotlin(tools: Toolbox, name: str, sources: Path, path: str, *options: str) -> Path:
-    """Compiles a Kotlin source folder to build/<name>; warnings are errors."""
+def compile_kotlin(
+    tools: Toolbox, name: str, sources: Path, path: str, *options: str, module: str | None = None
+) -> Path:
+    """Compiles a Kotlin source folder to build/<name>, with the module's plugins; warnings are errors."""
     files = sorted(str(file) for file in sources.rglob("*.kt"))
-    plugins = [f"-Xplugin={path}" for path in tools.jars["tool"] if "compiler-plugin" in path.name]
+    aliases = tools.project.modules[module].compiler_plugins if module else []
+    plugins = [f"-Xplugin={tools.tool(COMPILER_PLUGINS[alias])}" for alias in aliases]
 
     def make(folder: Path) -> None:
         arguments = folder.with_suffix(".arguments")
-        lines = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", "17", "-jdk-home", str(jdk()), *plugins]
+        lines = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", str(JAVA), "-jdk-home", str(jdk()), *plugins]
         lines += ["-d", str(folder), "-classpath", path, *options, *files]
         arguments.write_text("\n".join(json.dumps(line) for line in lines))
         compiler = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
@@ -34,30 +43,7 @@ def compile_kotlin(tools: Toolbox, name: str, sources: Path, path: str, *options
     depends = [Path(part) for part in path.split(os.pathsep)]
     own = [part for part in depends if part.is_relative_to(BUILD) and not part.is_relative_to(BUILD / "aar")]
     others = [part.name for part in depends if part not in own]
-    return step(name, f"compiling {name}: {len(files)} files", [sources, *own, *others, options], make)
-
-
-class Settings(NamedTuple):
-    """The app's settings, as its Gradle file has them."""
-
-    application: str
-    min_sdk: str
-    target_sdk: str
-    version_code: str
-    version_name: str
-
-
-def read_settings() -> Settings:
-    """Reads app/build.gradle.kts."""
-    text = (ROOT / "app" / "build.gradle.kts").read_text(encoding="utf-8")
-
-    def value(key: str) -> str:
-        found = re.search(rf'\b{key}\s*=\s*"?([^"\s]+)', text)
-        if not found:
-            raise BuildError(f"app/build.gradle.kts does not set {key}.")
-        return found[1]
-
-    return Settings(*map(value, ("applicationId", "minSdk", "targetSdk", "versionCode", "versionName")))
+    return step(name, f"compiling {name}: {len(files)} files", [sources, *own, *others, options, *aliases], make)
 
 
 class Resources(NamedTuple):
@@ -69,16 +55,18 @@ class Resources(NamedTuple):
     rules: Path
 
 
-def link_resources(tools: Toolbox, settings: Settings, *, debuggable: bool) -> Resources:
+def link_resources(tools: Toolbox, settings: AppSettings, *, debuggable: bool) -> Resources:
     """Merges the manifests, compiles and links the resources, and makes the R classes."""
     main = APP / "main"
-    aars = tools.aars["app"]
+    aars = tools.packed
     kind = "debug" if debuggable else "release"
 
     def make(folder: Path) -> None:
         source, manifest = folder / "main.xml", folder / "AndroidManifest.xml"
         text = (main / "AndroidManifest.xml").read_text(encoding="utf-8")
-        source.write_text(text.replace("<manifest ", f'<manifest package="{settings.application}" ', 1))
+        text = text.replace("<manifest ", f'<manifest package="{settings.namespace}" ', 1)
+        # As Android's plugin says it of libraries that are stored and aligned: they are loaded from the APK.
+        source.write_text(text.replace("<application", '<application android:extractNativeLibs="false"', 1))
         properties = {
             "min_sdk_version": settings.min_sdk,
             "target_sdk_version": settings.target_sdk,
@@ -110,7 +98,7 @@ def link_resources(tools: Toolbox, settings: Settings, *, debuggable: bool) -> R
         }
         run(
             *(tools.aapt2, "link", "-o", folder / "resources.apk", "-I", tools.android, "--manifest", manifest),
-            *("--java", folder / "java", "--custom-package", settings.application),
+            *("--java", folder / "java", "--custom-package", settings.namespace),
             *("--extra-packages", ":".join(sorted(packages)), "--non-final-ids", "--no-version-vectors"),
             *("--auto-add-overlay", "--proguard", folder / "aapt.pro"),
             *("--min-sdk-version", settings.min_sdk, "--target-sdk-version", settings.target_sdk),
@@ -120,7 +108,7 @@ def link_resources(tools: Toolbox, settings: Settings, *, debuggable: bool) -> R
         sources = sorted((folder / "java").rglob("*.java"))
         run("javac", "-nowarn", "--release", "11", "-d", folder / "classes", *sources)
 
-    inputs = [main / "AndroidManifest.xml", main / "res", *settings, *(aar.name for aar in aars)]
+    inputs = [main / "AndroidManifest.xml", main / "res", settings, *(aar.name for aar in aars)]
     folder = step(f"resources-{kind}", "manifest and resources", inputs, make)
     return Resources(folder / "AndroidManifest.xml", folder / "resources.apk", folder / "classes", folder / "aapt.pro")
 
@@ -147,16 +135,18 @@ class Classes(NamedTuple):
 
 def compile_library(tools: Toolbox) -> tuple[Path, Path]:
     """Class folders of core and engine."""
-    core = compile_kotlin(tools, "core", CORE / "main", class_path(tools.jars["app"]))
-    return core, compile_kotlin(tools, "engine", ENGINE / "main", class_path(core, tools.libraries, tools.android))
+    core = compile_kotlin(tools, "core", CORE / "main", class_path(tools.jars_of("core")), module="core")
+    path = class_path(core, tools.jars_of("core", "engine"), tools.runtime / "classes.jar", tools.android)
+    return core, compile_kotlin(tools, "engine", ENGINE / "main", path, module="engine")
 
 
 def compile_app(tools: Toolbox, resources: Resources) -> Classes:
     """Compiles all projects."""
     core, engine = compile_library(tools)
-    path = class_path(core, engine, tools.libraries, resources.classes, tools.android)
-    made = Classes(core, engine, compile_kotlin(tools, "app", APP / "main", path))
-    check_apis(tools, [*made, tools.runtime / "classes.jar"], [*tools.jars["app"], resources.classes])
+    # Without the engine's own libraries, which it does not show to its users.
+    path = class_path(core, engine, tools.jars_of("core", "app"), resources.classes, tools.android)
+    made = Classes(core, engine, compile_kotlin(tools, "app", APP / "main", path, module="app"))
+    check_apis(tools, [*made, tools.runtime / "classes.jar"], [*tools.jars_of(*MODULES), resources.classes])
     return made
 
 
@@ -164,7 +154,7 @@ def check_apis(tools: Toolbox, classes: Sequence[Path], libraries: Sequence[Path
     """Stops at APIs that are hidden, or newer than minSdk and not listed: see `api_check`."""
     found = ((re.match(r"gummy-bears-api-(\d+)-", path.name), path) for path in tools.jars["tool"])
     signatures = {int(match[1]): path for match, path in found if match}
-    lowest, highest = int(read_settings().min_sdk), max(signatures)
+    lowest, highest = int(tools.project.app.min_sdk), max(signatures)
     if lowest not in signatures:
         raise BuildError(f"dependencies.lock has no signatures of API {lowest}, which is minSdk: see TOOLS in lock.py.")
     files = [tools.tool("animal-sniffer-"), tools.tool("asm-"), signatures[lowest], signatures[highest]]

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import host
 from artifacts import ROOT, BuildError
-from compiling import APP, CORE, Resources, Settings, compile_app, compile_kotlin, link_resources, read_settings
+from compiling import APP, CORE, Resources, compile_app, compile_kotlin, link_resources
+from gradle_files import AppSettings
 from library import check_library
 from package import check_bundle
 from steps import BUILD, class_path, run, say, step
@@ -44,7 +45,7 @@ def run_tests(groups: Sequence[Tests], tools: Toolbox) -> bool:
     source = Path(__file__).with_name("RunTests.java")
 
     def compile_runner(folder: Path) -> None:
-        run("javac", "-cp", class_path(tools.jars["test"]), "-d", folder, source)
+        run("javac", "-cp", class_path(tools.jars_of("core-test")), "-d", folder, source)
 
     runner = step("runner", "the test runner", [source], compile_runner)
     results = BUILD / "test-results"
@@ -85,13 +86,13 @@ def run_tests(groups: Sequence[Tests], tools: Toolbox) -> bool:
     return not failed and passed > 0
 
 
-def _write_config(settings: Settings, resources: Resources, installed: Path) -> Path:
+def _write_config(settings: AppSettings, resources: Resources, installed: Path) -> Path:
     """A folder for the class path that tells Robolectric what the app is."""
     folder = BUILD / "test-config"
     config = folder / "com" / "android" / "tools" / "test_config.properties"
     config.parent.mkdir(parents=True, exist_ok=True)
     entries = {
-        "android_custom_package": settings.application,
+        "android_custom_package": settings.namespace,
         "android_merged_manifest": resources.manifest,
         "android_resource_apk": installed,
     }
@@ -112,7 +113,7 @@ def _link_frameworks(tools: Toolbox) -> Path:
 def _make_host(tools: Toolbox) -> Path:
     """A folder with Android's native libraries, ready for a JVM of this machine."""
     libraries = [tools.runtime / "x86_64" / "libexecutorch.so"]
-    for aar in tools.aars["app"]:
+    for aar in tools.packed:
         libraries += [so for so in (aar / "jni" / "x86_64").glob("*.so") if so.name in host.ANDROID]
     target = host.this_machine()
     inputs = [*libraries, host.SOURCES, Path(host.__file__)]
@@ -123,7 +124,8 @@ def _make_host(tools: Toolbox) -> Path:
 
 def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[str], *, record: bool) -> bool:
     """Compiles and runs the tests of core and app; returns whether all passed."""
-    tools, settings = prepare(), read_settings()
+    tools = prepare()
+    settings = tools.project.app
     resources = link_resources(tools, settings, debuggable=True)
     classes = compile_app(tools, resources)
     core, engine, app = classes
@@ -143,14 +145,15 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
     groups = []
     place = _make_host(tools)
     if names := test_classes(CORE / "test", filters):
-        path = class_path(core, tools.jars["test"], tools.jars["app"])
-        compiled = compile_kotlin(tools, "core-test", CORE / "test", path, f"-Xfriend-paths={core}")
+        path = class_path(core, tools.jars_of("core-test", "core"))
+        compiled = compile_kotlin(tools, "core-test", CORE / "test", path, f"-Xfriend-paths={core}", module="core")
         groups.append(Tests("core", names, class_path(compiled) + os.pathsep + path, options))
     if names := test_classes(APP / "test", filters):
         config = _write_config(settings, resources, installed)
-        path = class_path(app, engine, core, resources.classes, tools.jars["test"], tools.libraries, config)
-        compiling = path + os.pathsep + str(tools.android)
-        compiled = compile_kotlin(tools, "app-test", APP / "test", compiling, f"-Xfriend-paths={app},{engine}")
+        made = (app, engine, core, resources.classes)
+        seen = class_path(made, tools.jars_of("core-test", "test", "core", "app"), tools.android)
+        compiled = compile_kotlin(tools, "app-test", APP / "test", seen, f"-Xfriend-paths={app}", module="app")
+        path = class_path(made, tools.jars_of("core-test", "test"), tools.libraries, config)
         (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
         options += [
             f"-agentpath:{place}/libandroidhost.so",

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
-from artifacts import ROOT, BuildError
-from compiling import CORE, ENGINE, Classes, compile_kotlin, read_settings
-from lock import CATALOG, coordinate, direct_dependencies
+from artifacts import ROOT
+from compiling import CORE, ENGINE, Classes, compile_kotlin
+from gradle_files import LibrarySettings, Project
+from lock import coordinate
 from package import jar
 from steps import BUILD, class_path, run, say
 from toolbox import Toolbox
 
-GROUP = "org.etpipeline"
 SAMPLE = ROOT / "sample" / "src" / "main"
 QUESTION = "What is the capital of Italy?"
 ANSWERS = ["The capital of Italy is Rome.", "The capital of Italy is Rome.", "The capital of Spain is Madrid."]
@@ -40,49 +38,45 @@ DEPENDENCY = (
 )
 
 
-def make_library(core: Path, engine: Path) -> Path:
+def make_library(project: Project, core: Path, engine: Path) -> Path:
     """`core` as a jar and `engine` as an AAR, each with its sources and a POM, as Gradle publishes them."""
-    version, repository = read_settings().version_name, BUILD / "maven"
+    group, version, repository = project.group, project.version, BUILD / "maven"
     for name, kind, made, sources in (("core", "jar", core, CORE), ("engine", "aar", engine, ENGINE)):
-        folder = repository / GROUP.replace(".", "/") / name / version
+        folder = repository / group.replace(".", "/") / name / version
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{name}-{version}.{kind}"
         if kind == "jar":
             jar(made, target)
         else:
-            _write_aar(made, target)
+            _write_aar(project.engine, made, target)
         jar(sources / "main" / "kotlin", folder / f"{name}-{version}-sources.jar")
-        (folder / f"{name}-{version}.pom").write_text(_pom(name, kind, version), encoding="utf-8")
+        (folder / f"{name}-{version}.pom").write_text(_pom(project, name, kind), encoding="utf-8")
         say(f"{target.relative_to(BUILD)}: {target.stat().st_size / 1e3:.0f} kB")
     return repository
 
 
-def _write_aar(classes: Path, target: Path) -> None:
-    text = (ROOT / "engine" / "build.gradle.kts").read_text(encoding="utf-8")
-    namespace, lowest = (re.search(rf'{key} = "?([\w.]+)', text) for key in ("namespace", "minSdk"))
-    if not namespace or not lowest:
-        raise BuildError("engine/build.gradle.kts does not set namespace and minSdk.")
+def _write_aar(settings: LibrarySettings, classes: Path, target: Path) -> None:
     manifest = (
-        f'<manifest xmlns:android="http://schemas.android.com/apk/res/android" package="{namespace[1]}">'
-        f'<uses-sdk android:minSdkVersion="{lowest[1]}" /></manifest>\n'
+        f'<manifest xmlns:android="http://schemas.android.com/apk/res/android" package="{settings.namespace}">'
+        f'<uses-sdk android:minSdkVersion="{settings.min_sdk}" /></manifest>\n'
     )
     inside = jar(classes, target.with_suffix(".classes"))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("AndroidManifest.xml", manifest)
         archive.write(inside, "classes.jar")
         archive.writestr("R.txt", "")
-        archive.write(ROOT / "engine" / "consumer-rules.pro", "proguard.txt")
+        archive.write(settings.rules, "proguard.txt")
     inside.unlink()
 
 
-def _pom(name: str, kind: str, version: str) -> str:
-    catalog = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
-    lines = [DEPENDENCY.format(GROUP, "core", version, "compile")] if name == "engine" else []
+def _pom(project: Project, name: str, kind: str) -> str:
+    group, version = project.group, project.version
+    lines = [DEPENDENCY.format(group, "core", version, "compile")] if name == "engine" else []
     for configuration, scope in (("api", "compile"), ("implementation", "runtime")):
-        for alias in direct_dependencies(name, [configuration]):
-            module, number = coordinate(alias, catalog["libraries"], catalog["versions"])
+        for alias in project.modules[name].libraries[configuration]:
+            module, number = coordinate(alias, project)
             lines.append(DEPENDENCY.format(module.group, module.name, number, scope))
-    return POM.format(group=GROUP, name=name, version=version, kind=kind, dependencies="".join(lines))
+    return POM.format(group=group, name=name, version=version, kind=kind, dependencies="".join(lines))
 
 
 def check_library(tools: Toolbox, classes: Classes, place: Path, bundle: Path) -> bool:
@@ -94,7 +88,7 @@ def check_library(tools: Toolbox, classes: Classes, place: Path, bundle: Path) -
         place: Android's native libraries for this JVM.
         bundle: The built-in model's folder.
     """
-    repository = make_library(classes.core, classes.engine)
+    repository = make_library(tools.project, classes.core, classes.engine)
     unpacked = BUILD / "sample-library"
     unpacked.mkdir(exist_ok=True)
     (aar,) = repository.rglob("*.aar")

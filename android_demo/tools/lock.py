@@ -1,9 +1,9 @@
 """Resolves the app's dependencies to a flat lock file, as Gradle would for the same build files.
 
 The roots are the aliases that the build files of `core`, `engine` and `app` name, at the versions of the version
-catalog. Of several wanted versions of a module the highest wins, modules of one AndroidX group agree on a version, and
-of a Kotlin multiplatform module the Android or JVM part is taken. Run it after a change of the catalog:
-`make android-lock`.
+catalog; a file's scope is the module whose compiler sees it. Of several wanted versions of a module the highest wins,
+modules of one AndroidX group agree on a version, and of a Kotlin multiplatform module the Android or JVM part is taken.
+Run it after a change of the catalog or of dependencies: `make android-lock`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from artifacts import LOCK, ROOT, Artifact, BuildError, NotServedError, cache_folder, download, keep, write_lock
+from artifacts import LOCK, Artifact, BuildError, NotServedError, cache_folder, download, keep, write_lock
+from gradle_files import Project, read_project
 
-CATALOG = ROOT / "gradle" / "libs.versions.toml"
 RUNTIME = "executorch"  # its alias; resolved by hand, see RUNTIME_NPM
 # The same native library and classes as an npm package ships them, for registries without org.pytorch.
 RUNTIME_NPM = ("npm", "react-native-executorch", "0.9.3", "tgz")
 # What only this build needs; Gradle brings its own. (scope, coordinate): with all that it depends on.
 TOOL_CLOSURES = [
     ("compiler", "org.jetbrains.kotlin:kotlin-compiler-embeddable:{kotlin}"),
-    ("merger", "com.android.tools.build:manifest-merger:32.5.0"),
+    ("merger", "com.android.tools.build:manifest-merger:{android-tools}"),
 ]
 TOOLS = [
-    ("tool", "com.android.tools.build:apksig:9.5.0"),
+    ("tool", "com.android.tools.build:apksig:{agp}"),
+    ("tool", "com.android.tools.build:gradle:{agp}"),  # for the rules for R8 inside
     ("tool", "com.android.tools:r8:9.5.28"),
     ("tool", "org.apktool:apktool-lib:3.0.3"),  # for the aapt2 inside
     ("tool", "org.jetbrains.kotlin:kotlin-compose-compiler-plugin-embeddable:{kotlin}"),
@@ -41,6 +41,12 @@ TOOLS = [
     ("tool", "org.codehaus.mojo:animal-sniffer:1.27"),
     ("tool", "org.ow2.asm:asm:9.10.1"),
     ("tool", "org.robolectric:android-all:17-robolectric-16653203"),  # to compile against
+    # For check_gradle.py: Gradle's API, which nobody publishes of a later Gradle, and that of its plugins.
+    ("gradle", "dev.gradleplugins:gradle-api:8.11.1"),
+    ("gradle", "com.android.tools.build:gradle-api:{agp}"),
+    ("gradle", "org.jetbrains.kotlin:kotlin-assignment-compiler-plugin-embeddable:{kotlin}"),
+    ("gradle", "org.jetbrains.kotlin:kotlin-gradle-plugin-api:{kotlin}"),
+    ("gradle", "org.jetbrains.kotlin:kotlin-sam-with-receiver-compiler-plugin-embeddable:{kotlin}"),
     # Android 15: later ones are Java 21 bytecode, and the tests run on a JDK 17.
     ("robolectric", "org.robolectric:android-all:15-robolectric-13954326"),
     ("robolectric", "org.robolectric:android-all-instrumented:15-robolectric-13954326-i7"),
@@ -61,26 +67,25 @@ class Dependency(NamedTuple):
     version: str
 
 
-def catalog() -> dict[str, Any]:
-    """The version catalog."""
-    return tomllib.loads(CATALOG.read_text(encoding="utf-8"))
-
-
-def direct_dependencies(project: str, configurations: Iterable[str]) -> list[str]:
-    """Aliases (as the catalog spells them) that a project's build file names in the given configurations."""
-    text = (ROOT / project / "build.gradle.kts").read_text(encoding="utf-8")
-    names = "|".join(configurations)
-    found = re.findall(rf"^\s*(?:{names})\((?:platform\()?libs\.([\w.]+)\)", text, re.MULTILINE)
-    return [alias.replace(".", "-") for alias in found]
-
-
-def coordinate(alias: str, libraries: Mapping[str, Any], versions: Mapping[str, str]) -> Dependency:
-    """What an alias stands for; the version is empty when the BOM decides it."""
-    entry = libraries[alias]
+def coordinate(alias: str, project: Project) -> Dependency:
+    """What an alias of the catalog stands for; the version is empty when a BOM decides it."""
+    entry = project.catalog["libraries"][alias]
     version = entry.get("version", "")
     if isinstance(version, dict):
-        version = versions[version["ref"]]
+        named = version["ref"]
+        if named not in project.catalog["versions"]:
+            raise BuildError(f"The version catalog has no version {named}, which {alias} takes.")
+        version = project.catalog["versions"][named]
     return Dependency(Module(*entry["module"].split(":")), version)
+
+
+def tool_coordinates(project: Project, tools: Sequence[tuple[str, str]]) -> list[tuple[str, Dependency]]:
+    """Tools with their scopes, at the versions of the catalog."""
+    versions = dict(project.catalog["versions"])
+    major, rest = versions["agp"].split(".", 1)
+    versions["android-tools"] = f"{int(major) + 23}.{rest}"  # how Android numbers its libraries
+    parts = [(scope, text.format(**versions).split(":")) for scope, text in tools]
+    return [(scope, Dependency(Module(group, name), version)) for scope, (group, name, version) in parts]
 
 
 def version_key(version: str) -> list[tuple[int, int, str]]:
@@ -247,48 +252,111 @@ def lock_entry(
     return None
 
 
-def make_lock() -> list[Artifact]:
-    """Resolves everything anew."""
-    content = catalog()
-    versions, libraries = content["versions"], content["libraries"]
-    bom = coordinate("compose-bom", libraries, versions)
-    constraints = managed(*bom)
+def within(roots: Iterable[Dependency], versions: Mapping[Module, str]) -> set[Module]:
+    """The modules that some need, of those that were resolved."""
+    found: set[Module] = set()
+    todo = [root.module for root in roots]
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += [need.module for need in wanted(module, versions[module])]
+    return found
 
-    def roots(*configurations: str) -> list[Dependency]:
-        aliases = {
-            alias for project in ("core", "engine", "app") for alias in direct_dependencies(project, configurations)
-        }
-        skipped = {RUNTIME, "compose-bom"}
-        library = Dependency(Module("org.jetbrains.kotlin", "kotlin-stdlib"), versions["kotlin"])  # by Kotlin's plugin
-        return [library, *(coordinate(alias, libraries, versions) for alias in sorted(aliases - skipped))]
 
-    app = resolve(roots("api", "implementation"), constraints)
-    tests = resolve([*(Dependency(*item) for item in app.items()), *roots("testImplementation")], constraints)
+def _platforms(project: Project) -> list[Dependency]:
+    return [coordinate(alias, project) for module in project.modules.values() for alias in module.platforms]
+
+
+def _libraries(project: Project) -> list[tuple[str, Module, str]]:
+    """Scope, module and version of all that the app and its tests need."""
+    constraints: dict[Module, str] = {}
+    for platform in _platforms(project):
+        constraints |= managed(*platform)
+    standard = Module("org.jetbrains.kotlin", "kotlin-stdlib")  # Kotlin's plugin adds it
+
+    def roots(names: Iterable[str], *configurations: str) -> list[Dependency]:
+        aliases = {alias for name in names for key in configurations for alias in project.modules[name].libraries[key]}
+        library = Dependency(standard, project.catalog["versions"]["kotlin"])
+        return [library, *(coordinate(alias, project) for alias in sorted(aliases - {RUNTIME}))]
+
+    main, testing = ("api", "implementation"), ("api", "implementation", "testImplementation")
+    app = resolve(roots(project.modules, *main), constraints)
+    tests = resolve([*(Dependency(*item) for item in app.items()), *roots(project.modules, *testing)], constraints)
     raised = [f"{m.group}:{m.name} {app[m]} -> {tests[m]}" for m in app if tests[m] != app[m]]
     if raised:
         sys.stdout.write("Tests alone would raise these; they run with the app's versions: " + ", ".join(raised) + "\n")
-    wanted_files = [("app", m, v) for m, v in with_files(app).items()]
-    wanted_files += [("test", m, v) for m, v in with_files(tests).items() if m not in app]
-    for scope, text in TOOL_CLOSURES:
-        group, name, version = text.format(**versions).split(":")
-        closure = resolve([Dependency(Module(group, name), version)], {})
-        wanted_files += [(scope, m, v) for m, v in with_files(closure).items()]
-    for scope, text in TOOLS:
-        group, name, version = text.format(**versions).split(":")
-        wanted_files.append((scope, Module(group, name), version))
+    versions = tests | app
+    # The first that has a module: what the engine implements itself with is not on the app's class path.
+    scopes = {
+        "core": within(roots(["core"], *main), versions),
+        "app": within(roots(["app"], *main), versions),
+        "engine": within(roots(["engine"], *main), versions),
+        "core-test": within(roots(["core"], *testing), versions),
+    }
+    return [
+        (next((scope for scope, modules in scopes.items() if module in modules), "test"), module, version)
+        for module, version in [*with_files(app).items(), *with_files(tests).items()]
+        if module not in app or version == app[module]
+    ]
+
+
+def make_lock() -> list[Artifact]:
+    """Resolves everything anew."""
+    project = read_project()
+    wanted_files = list(dict.fromkeys(_libraries(project)))
+    for scope, root in tool_coordinates(project, TOOL_CLOSURES):
+        wanted_files += [(scope, m, v) for m, v in with_files(resolve([root], {})).items()]
+    wanted_files += [(scope, *root) for scope, root in tool_coordinates(project, TOOLS)]
     with ThreadPoolExecutor(8) as executor:
         entries = list(executor.map(lambda item: lock_entry(*item), wanted_files))
     for (scope, module, version), entry in zip(wanted_files, entries, strict=True):
         if entry is None:
             sys.stdout.write(f"{scope}: {module.group}:{module.name}:{version} has no file; left out\n")
 
-    runtime = coordinate(RUNTIME, libraries, versions)
+    runtime = coordinate(RUNTIME, project)
     maven = lock_entry("runtime", *runtime, ("aar",))
     group, name, version, kind = RUNTIME_NPM
     npm = lock_entry("runtime", Module(group, name), version, (kind,))
     # Where the registry does not serve the Maven artifact its hash stays unknown ('-'), and npm's pieces are used.
     unknown = Artifact("runtime", *runtime.module, runtime.version, "aar", "-")
-    return [entry for entry in [*entries, maven or unknown, npm] if entry]
+    platforms = [lock_entry("platform", *need, ("pom",)) for need in _platforms(project)]
+    return [entry for entry in [*entries, *platforms, maven or unknown, npm] if entry]
+
+
+def check_lock(project: Project, lock: Iterable[Artifact]) -> None:
+    """Stops where the lock was made from another catalog, or from other build files.
+
+    Raises:
+        BuildError: The message names the first difference.
+    """
+    locked: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for artifact in lock:
+        locked.setdefault((artifact.group, artifact.name), {}).setdefault(artifact.version, set()).add(artifact.scope)
+
+    def check(wanted_by: str, need: Dependency, scopes: set[str]) -> None:
+        """A multiplatform module has its file under its platform's name."""
+        names = [need.module.name, f"{need.module.name}-android", f"{need.module.name}-jvm"]
+        found = {v: s for name in names for v, s in locked.get((need.module.group, name), {}).items() if s & scopes}
+        if not found or (need.version and need.version not in found):
+            module = f"{need.module.group}:{need.module.name}"
+            has = " and ".join(sorted(found)) or "none for that"
+            raise BuildError(
+                f"{wanted_by} wants {module} {need.version or 'at the version of a BOM'}, and {LOCK.name} has {has}: "
+                "run make android-lock."
+            )
+
+    visible = {"core": {"core"}, "engine": {"core", "engine", "app", "runtime"}, "app": {"core", "app"}}
+    tests = {"core": {"core-test"}, "engine": set[str](), "app": {"core-test", "test"}}
+    for name, module in project.modules.items():
+        for configuration, aliases in module.libraries.items():
+            scopes = visible[name] | (tests[name] if configuration.startswith("test") else set())
+            for alias in aliases:
+                check(f"{name}/build.gradle.kts", coordinate(alias, project), scopes)
+    for need in _platforms(project):
+        check("libs.versions.toml", need, {"platform"})
+    for scope, need in tool_coordinates(project, [*TOOL_CLOSURES, *TOOLS]):
+        check("lock.py", need, {scope})
 
 
 if __name__ == "__main__":

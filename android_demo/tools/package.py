@@ -7,25 +7,26 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apk import PAGE, ApkWriter, misaligned, page_size
-from artifacts import ROOT, BuildError, sha256_of
+from artifacts import BuildError, sha256_of
 from compiling import (
     ALLOWED_PERMISSIONS,
+    APP,
     Classes,
     Resources,
-    Settings,
     compile_app,
     link_resources,
     permissions_of,
-    read_settings,
 )
+from gradle_files import DEFAULT_RULES, AppSettings
 from steps import BUILD, jdk, run, say, step
-from toolbox import ABIS, Toolbox, prepare
+from toolbox import Toolbox, prepare
 
 KEYSTORE_PASSWORD, KEY_ALIAS = "android", "androiddebugkey"  # as Android's tools have them; a debug key is no secret
+RULES = ("header", "optimizations", "common")  # the parts of DEFAULT_RULES
 NO_RESOURCE = re.compile(  # what of a library's jar does not go into an APK
     r"(/|\.class|\.kotlin_module|\.version|\.pro|\.SF|\.RSA|MANIFEST\.MF|LICENSE[^/]*|NOTICE[^/]*)$"
     r"|^META-INF/(maven|proguard|versions|com)/"
@@ -64,7 +65,19 @@ def jar(folder: Path, target: Path) -> Path:
     return target
 
 
-def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: Settings, release: bool) -> Path:
+def default_rules(tools: Toolbox) -> Path:
+    """A folder with the rules for R8 that Android's Gradle plugin has for every app."""
+    plugin = tools.tool("gradle-")
+
+    def extract(folder: Path) -> None:
+        with zipfile.ZipFile(plugin) as archive:
+            parts = [archive.read(f"com/android/build/gradle/proguard-{part}.txt") for part in RULES]
+        (folder / DEFAULT_RULES).write_bytes(b"\n".join(parts))
+
+    return step("rules", "the default rules for R8", [plugin.name], extract)
+
+
+def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: AppSettings, release: bool) -> Path:
     """The app's and the libraries' classes as Android runs them."""
     r8 = tools.tool("r8-")
     # Robolectric's Android has no java.*: the JDK's stands in for it.
@@ -76,15 +89,15 @@ def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: S
     own = [*classes._asdict().items(), ("r", resources.classes)]
     rules = [
         resources.rules,
-        ROOT / "engine" / "consumer-rules.pro",
-        *(aar / "proguard.txt" for aar in tools.aars["app"] if (aar / "proguard.txt").exists()),
+        default_rules(tools) / DEFAULT_RULES,
+        tools.project.engine.rules,
+        *(aar / "proguard.txt" for aar in tools.packed if (aar / "proguard.txt").exists()),
     ]
 
     def shrink(folder: Path) -> None:
         program = [jar(made, folder / f"{name}.jar") for name, made in own]
         extra = folder / "extra.pro"
-        missing = ("androidx.window.extensions.**", "androidx.window.sidecar.**", "com.android.**")
-        extra.write_text("".join(f"-dontwarn {name}\n" for name in missing))
+        extra.write_text("-dontwarn com.android.**\n")  # of Android itself, inside of which tools.android was cut out
         configuration = [part for path in [*rules, extra] for part in ("--pg-conf", path)]
         mapping = ("--pg-map-output", folder / "mapping.txt", "--map-diagnostics", "warning", "info")
         run(*command("R8", "-Xmx4g", "--release", folder), *mapping, *configuration, *program, *tools.libraries)
@@ -114,9 +127,9 @@ def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: S
 def native_libraries(tools: Toolbox) -> dict[str, bytes]:
     """The APK's native libraries by their path in it, all loadable with 16 KiB pages."""
     libraries = {}
-    for abi in ABIS:
+    for abi in tools.project.app.abis:
         runtime = tools.runtime / abi / "libexecutorch.so"
-        for path in [runtime, *(so for aar in tools.aars["app"] for so in sorted((aar / "jni" / abi).glob("*.so")))]:
+        for path in [runtime, *(so for aar in tools.packed for so in sorted((aar / "jni" / abi).glob("*.so")))]:
             content = path.read_bytes()
             if page_size(content, path.name) < PAGE:
                 raise BuildError(f"{path.name} for {abi} cannot be loaded with memory pages of 16 KiB.")
@@ -124,10 +137,17 @@ def native_libraries(tools: Toolbox) -> dict[str, bytes]:
     return libraries
 
 
+def assets_of(folder: Path, bundles: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+    """The APK's assets by name: those of the app's own folder, as Gradle takes them, and bundles' files."""
+    own = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return own | {f"bundles/{bundle}/{name}": path for bundle, files in bundles.items() for name, path in files.items()}
+
+
 def make_apk(bundles: Sequence[Path], *, release: bool) -> Path:
     """Builds, signs and checks the APK, and says what is in it."""
     bundle_files = {folder.resolve().name: check_bundle(folder) for folder in bundles}
-    tools, settings = prepare(), read_settings()
+    tools = prepare()
+    settings = tools.project.app
     resources = link_resources(tools, settings, debuggable=not release)
     dex = make_dex(tools, resources, compile_app(tools, resources), settings, release)
     say("packaging and signing")
@@ -148,9 +168,8 @@ def make_apk(bundles: Sequence[Path], *, release: bool) -> Path:
                         apk.add(name, archive.read(name), stored=False)
         for name, content in libraries.items():
             apk.add(name, content, stored=True)
-        for bundle, files in bundle_files.items():
-            for name, path in files.items():
-                apk.add(f"assets/bundles/{bundle}/{name}", path.read_bytes(), stored=True)
+        for name, path in assets_of(APP / "main" / "assets", bundle_files).items():
+            apk.add(f"assets/{name}", path.read_bytes(), stored=path.suffix[1:] in settings.no_compress)
     schemes = sign(tools, settings, unsigned, signed)
     if wrong := misaligned(signed):
         raise BuildError(f"{', '.join(wrong)} in the APK lie where Android cannot map them.")
@@ -161,7 +180,7 @@ def make_apk(bundles: Sequence[Path], *, release: bool) -> Path:
         "size": f"{target.stat().st_size / 1e6:.1f} MB",
         "bundles": ", ".join(bundle_files) or "none",
         "permissions": ", ".join(permissions) or "none",
-        "ABIs": f"{', '.join(ABIS)}; {len(libraries)} native libraries, stored, for 16 KiB pages",
+        "ABIs": f"{', '.join(settings.abis)}; {len(libraries)} native libraries, stored, for 16 KiB pages",
         "signature": f"{schemes} (debug key), verified; stored entries aligned",
     }
     say(str(target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target))
@@ -170,7 +189,7 @@ def make_apk(bundles: Sequence[Path], *, release: bool) -> Path:
     return target
 
 
-def sign(tools: Toolbox, settings: Settings, unsigned: Path, signed: Path) -> str:
+def sign(tools: Toolbox, settings: AppSettings, unsigned: Path, signed: Path) -> str:
     """Signs with a debug key, which is made at the first use, and verifies; returns the signature schemes."""
     keystore = BUILD / "debug.keystore"
     if not keystore.exists():

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import ROOT, BuildError, sha256_of
+from gradle_files import JAVA
 
 BUILD = ROOT / "build"
-NO_JDK = "No JDK is installed: install a JDK 17 (on Debian: openjdk-17-jdk-headless)."
+NO_JDK = f"No JDK is installed: install a JDK {JAVA} (on Debian: openjdk-{JAVA}-jdk-headless)."
 START = time.monotonic()
 
 
@@ -46,7 +47,7 @@ def class_path(*parts: Path | Iterable[Path]) -> str:
 
 
 def jdk() -> Path:
-    """The folder of the JDK 17 in use."""
+    """The folder of the JDK in use."""
     javac = shutil.which("javac", path=os.environ.get("JAVA_HOME", "/none") + "/bin") or shutil.which("javac")
     if not javac:
         raise BuildError(NO_JDK)
@@ -54,8 +55,10 @@ def jdk() -> Path:
     version = re.search(r"^javac (\S+)", done.stdout + done.stderr, re.MULTILINE)  # Java 8 says it on stderr
     if not version:  # macOS has a javac that only says where to get one
         raise BuildError(NO_JDK)
-    if not re.match(r"17\b", version[1]):
-        raise BuildError(f"The JDK is {version[1]}, and this build was tested with 17 only: set JAVA_HOME to a JDK 17.")
+    if not re.match(rf"{JAVA}\b", version[1]):
+        raise BuildError(
+            f"The JDK is {version[1]}, and this build was tested with {JAVA} only: set JAVA_HOME to a JDK {JAVA}."
+        )
     return Path(javac).resolve().parent.parent
 
 

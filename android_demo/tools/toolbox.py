@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from artifacts import Artifact, BuildError, fetch, fetch_all, read_lock
+from gradle_files import MODULES, Project, read_project
+from lock import check_lock
 from steps import BUILD, say, step
 
-ABIS = ("arm64-v8a", "x86_64")
+API_OF_RELEASE = 20  # Android 16 has API level 36, and so on
 # What of Robolectric's build of Android is Android's API. The rest are libraries that the system uses inside.
 FRAMEWORK = (
     "android/",
@@ -28,8 +30,9 @@ FRAMEWORK = (
 
 
 class Toolbox(NamedTuple):
-    """All that was downloaded, unpacked."""
+    """What the Gradle files say, and all that was downloaded for it, unpacked."""
 
+    project: Project
     jars: dict[str, list[Path]]  # by scope; of AARs the class jars inside
     aars: dict[str, list[Path]]  # by scope; unpacked folders
     runtime: Path  # folder with classes.jar and <abi>/libexecutorch.so
@@ -41,17 +44,27 @@ class Toolbox(NamedTuple):
         (path,) = (path for path in self.jars["tool"] if path.name.startswith(name))
         return path
 
+    def jars_of(self, *scopes: str) -> list[Path]:
+        """Class jars of the libraries of some modules."""
+        return [path for scope in scopes for path in self.jars.get(scope, [])]
+
     @property
     def libraries(self) -> list[Path]:
         """Class jars of all libraries in the APK."""
-        return [*self.jars["app"], self.runtime / "classes.jar"]
+        return [*self.jars_of(*MODULES), self.runtime / "classes.jar"]
+
+    @property
+    def packed(self) -> list[Path]:
+        """Unpacked AARs of all libraries in the APK."""
+        return [path for scope in MODULES for path in self.aars.get(scope, [])]
 
 
 def prepare() -> Toolbox:
-    """Downloads and unpacks everything."""
-    lock = read_lock()
+    """Reads the Gradle files, and downloads and unpacks everything."""
+    project, lock = read_project(), read_lock()
+    check_lock(project, lock)
     say(f"{len(lock)} files of dependencies.lock: from the cache, or downloaded")
-    files = fetch_all([artifact for artifact in lock if artifact.scope != "runtime"])
+    files = fetch_all([artifact for artifact in lock if artifact.scope not in ("runtime", "platform", "gradle")])
     jars: dict[str, list[Path]] = {}
     aars: dict[str, list[Path]] = {}
     for artifact, path in files.items():
@@ -66,17 +79,20 @@ def prepare() -> Toolbox:
         aars.setdefault(artifact.scope, []).append(folder)
         inside = [folder / "classes.jar", *sorted((folder / "libs").glob("*.jar"))]
         jars.setdefault(artifact.scope, []).extend(jar for jar in inside if jar.exists())
-    runtime = unpack_runtime([artifact for artifact in lock if artifact.scope == "runtime"])
+    runtime = unpack_runtime([artifact for artifact in lock if artifact.scope == "runtime"], project.app.abis)
     (framework,) = (path for path in jars["tool"] if path.name.startswith("android-all-"))
+    level = int(framework.name.split("-")[2]) + API_OF_RELEASE
+    if str(level) != project.app.compile_sdk:
+        raise BuildError(f"compileSdk is {project.app.compile_sdk}, and lock.py names the framework of {level}.")
     android = step(
         "android", "the Android framework to compile against", [framework.name], _filter_framework(framework)
     )
     (apktool,) = (path for path in jars["tool"] if path.name.startswith("apktool-lib-"))
     aapt2 = step("aapt2", "aapt2", [apktool.name], _unpack_aapt2(apktool))
-    return Toolbox(jars, aars, runtime, android / "android.jar", aapt2 / "aapt2")
+    return Toolbox(project, jars, aars, runtime, android / "android.jar", aapt2 / "aapt2")
 
 
-def unpack_runtime(choices: Sequence[Artifact]) -> Path:
+def unpack_runtime(choices: Sequence[Artifact], abis: Sequence[str]) -> Path:
     """ExecuTorch for Android: the Maven artifact if its hash is known and a registry serves it, else npm's pieces."""
     problems = []
     for artifact in sorted(choices, key=lambda artifact: artifact.group == "npm"):
@@ -88,21 +104,22 @@ def unpack_runtime(choices: Sequence[Artifact]) -> Path:
         except BuildError as error:
             problems.append(str(error))
             continue
-        return step("runtime", f"ExecuTorch's runtime from {artifact}", [artifact.sha256], _unpack_pieces(path))
+        inputs = [artifact.sha256, *abis]
+        return step("runtime", f"ExecuTorch's runtime from {artifact}", inputs, _unpack_pieces(path, abis))
     raise BuildError("ExecuTorch's runtime cannot be had: " + "; ".join(problems))
 
 
-def _unpack_pieces(path: Path) -> Callable[[Path], None]:
+def _unpack_pieces(path: Path, abis: Sequence[str]) -> Callable[[Path], None]:
     def unpack(folder: Path) -> None:
         if path.suffix == ".aar":
             with zipfile.ZipFile(path) as archive:
                 (folder / "classes.jar").write_bytes(archive.read("classes.jar"))
-                for abi in ABIS:
+                for abi in abis:
                     (folder / abi).mkdir()
                     (folder / abi / "libexecutorch.so").write_bytes(archive.read(f"jni/{abi}/libexecutorch.so"))
             return
         wanted = {"package/android/libs/classes.jar": "classes.jar"}
-        wanted |= {f"package/third-party/android/libs/executorch/{abi}/libexecutorch.so": abi for abi in ABIS}
+        wanted |= {f"package/third-party/android/libs/executorch/{abi}/libexecutorch.so": abi for abi in abis}
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.name in wanted:

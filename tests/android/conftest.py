@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import shutil
 import sys
 
+import artifacts
+import gradle_files
 import pytest
 
 
@@ -16,3 +19,14 @@ def program():
         return path
 
     return write
+
+
+@pytest.fixture
+def gradle_project(tmp_path):
+    """A copy of the app's Gradle files, to change."""
+    project = tmp_path / "project"
+    scripts = [f"{module}/build.gradle.kts" for module in gradle_files.MODULES]
+    for name in ("settings.gradle.kts", "build.gradle.kts", "gradle.properties", gradle_files.CATALOG, *scripts):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(artifacts.ROOT / name, project / name)
+    return project

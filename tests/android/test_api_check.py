@@ -7,6 +7,7 @@ import subprocess
 import api_check
 import artifacts
 import compiling
+import gradle_files
 import pytest
 from api_check import Entry, Use, check, differences, read_listed, read_uses
 from artifacts import BuildError
@@ -53,7 +54,7 @@ def test_a_use_is_listed_once_for_each_file(tmp_path):
 
 
 def test_the_apps_own_list_names_guards_that_its_sources_have():
-    lowest = int(compiling.read_settings().min_sdk)
+    lowest = int(gradle_files.read_project().app.min_sdk)
     listed = read_listed()
     for entry in listed:
         (source,) = [
@@ -75,7 +76,7 @@ def test_no_two_source_files_have_one_name():
 
 def test_the_lock_has_the_signatures_of_the_lowest_api_and_of_a_higher_one():
     levels = {int(name.rsplit("-", 1)[1]) for name in TOOLS if name.startswith("gummy-bears-api-")}
-    lowest = int(compiling.read_settings().min_sdk)
+    lowest = int(gradle_files.read_project().app.min_sdk)
     assert lowest in levels
     assert max(levels) > lowest
     assert {TOOLS[f"gummy-bears-api-{level}"].kind for level in levels} == {"signature"}

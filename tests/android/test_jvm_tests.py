@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gradle_files
 import jvm_tests
 import pytest
 import toolbox
@@ -37,6 +38,6 @@ def test_run_tests_believes_only_a_whole_report(tmp_path, monkeypatch, capsys, w
     monkeypatch.setattr(jvm_tests, "BUILD", tmp_path / "build")
     monkeypatch.setattr(jvm_tests, "step", lambda *_: tmp_path)
     group = jvm_tests.Tests("group", ["org.x.ATest"], "some.jar", [])
-    tools = toolbox.Toolbox({"test": []}, {}, tmp_path, tmp_path, tmp_path)
+    tools = toolbox.Toolbox(gradle_files.read_project(), {}, {}, tmp_path, tmp_path, tmp_path)
     assert jvm_tests.run_tests([group], tools) == passes
     assert said in capsys.readouterr().out

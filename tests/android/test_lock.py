@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from pathlib import Path
 
 import artifacts
-import compiling
+import gradle_files
 import lock
 import pytest
 import steps
-import toolbox
 from hypothesis import given
 from hypothesis import strategies as st
 from lock import Dependency, Module
 
-CATALOG = lock.catalog()
+PROJECT = gradle_files.read_project()
+CATALOG = PROJECT.catalog
 LOCKED = artifacts.read_lock()
-APP_GRADLE = (artifacts.ROOT / "app" / "build.gradle.kts").read_text(encoding="utf-8")
-USED = sorted(
-    {
-        (alias, scopes)
-        for project in ("core", "engine", "app")
-        for configuration, scopes in (
-            ("api", ("app", "runtime")),
-            ("implementation", ("app", "runtime")),
-            ("testImplementation", ("app", "test")),
-        )
-        for alias in lock.direct_dependencies(project, [configuration])
-        if alias != "compose-bom"  # it sets versions of others and has no file
-    }
-)
-
-
-def _locked_versions(module, scopes):
-    """Versions of a module's file in the lock; a multiplatform module has its file under its platform's name."""
-    names = {module.name, f"{module.name}-android", f"{module.name}-jvm"}
-    return {a.version for a in LOCKED if a.scope in scopes and a.group == module.group and a.name in names}
-
-
-def _version(scope, name):
-    (version,) = {artifact.version for artifact in LOCKED if (artifact.scope, artifact.name) == (scope, name)}
-    return version
-
-
-def _gradle_number(key):
-    return int(re.search(rf"\b{key} = (\d+)$", APP_GRADLE, re.MULTILINE)[1])
 
 
 def test_every_locked_file_has_its_sha256():
@@ -77,76 +47,13 @@ def test_no_two_archives_are_unpacked_into_one_folder():
     assert [stem for stem, count in stems.items() if count > 1] == []
 
 
-def test_build_files_name_dependencies_that_the_lock_reads():
-    """Whatever is declared there in a way that the pattern does not see would be missing from the lock."""
-    for project in ("core", "engine", "app"):
-        text = (artifacts.ROOT / project / "build.gradle.kts").read_text(encoding="utf-8")
-        declared = re.search(r"^dependencies \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)[1].splitlines()
-        read = lock.direct_dependencies(project, ["api", "implementation", "testImplementation"])
-        assert len(read) == len([line for line in declared if "project(" not in line])
-
-
-@pytest.mark.parametrize(
-    "file", ["build.gradle.kts", "core/build.gradle.kts", "engine/build.gradle.kts", "app/build.gradle.kts"]
-)
-def test_every_accessor_of_the_build_files_is_in_the_catalog(file):
-    used = set(re.findall(r"\blibs\.([\w.]+)", (artifacts.ROOT / file).read_text(encoding="utf-8")))
-    known = {re.sub(r"[-_]", ".", alias) for alias in CATALOG["libraries"]}
-    known |= {"plugins." + re.sub(r"[-_]", ".", alias) for alias in CATALOG["plugins"]}
-    assert used
-    assert used <= known
-
-
 def test_the_catalog_has_nothing_that_is_not_used():
     entries = [*CATALOG["libraries"].values(), *CATALOG["plugins"].values()]
     named = {entry["version"]["ref"] for entry in entries if isinstance(entry.get("version"), dict)}
     assert named == set(CATALOG["versions"])
-    assert {alias for alias, _ in USED} | {"compose-bom"} == set(CATALOG["libraries"])
-
-
-@pytest.mark.parametrize(("alias", "scopes"), USED)
-def test_the_lock_has_every_dependency_at_the_version_of_the_catalog(alias, scopes):
-    module, version = lock.coordinate(alias, CATALOG["libraries"], CATALOG["versions"])
-    found = _locked_versions(module, scopes)
-    if version:
-        assert found == {version}
-    else:  # the BOM's
-        assert len(found) == 1
-
-
-def test_tools_agree_with_the_plugins_that_gradle_uses():
-    versions = CATALOG["versions"]
-    for name in ("kotlin-compose-compiler-plugin-embeddable", "kotlin-serialization-compiler-plugin-embeddable"):
-        assert _version("tool", name) == versions["kotlin"]
-    assert _version("compiler", "kotlin-compiler-embeddable") == versions["kotlin"]
-    assert _version("app", "kotlin-stdlib") == versions["kotlin"]
-    assert _version("tool", "apksig") == versions["agp"]
-    major, rest = versions["agp"].split(".", 1)
-    assert _version("merger", "manifest-merger") == f"{int(major) + 23}.{rest}"  # how Android numbers its libraries
-
-
-def test_the_framework_to_compile_against_is_that_of_compile_sdk():
-    release = int(_version("tool", "android-all").split("-")[0])
-    assert release + 20 == _gradle_number("compileSdk")  # Android 16 has API level 36, and so on
-
-
-def test_settings_are_those_of_the_gradle_file():
-    settings = compiling.read_settings()
-    assert int(settings.min_sdk) == _gradle_number("minSdk")
-    assert int(settings.target_sdk) == _gradle_number("targetSdk")
-    assert int(settings.version_code) == _gradle_number("versionCode")
-    assert f'applicationId = "{settings.application}"' in APP_GRADLE
-    assert f'versionName = "{settings.version_name}"' in APP_GRADLE
-    assert int(settings.min_sdk) <= int(settings.target_sdk) <= _gradle_number("compileSdk")
-    assert re.findall(r'"([^"]+)"', re.search(r"abiFilters \+= listOf\((.*)\)", APP_GRADLE)[1]) == list(toolbox.ABIS)
-
-
-def test_a_setting_that_is_missing_is_named(tmp_path, monkeypatch):
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "build.gradle.kts").write_text(APP_GRADLE.replace("targetSdk", "someSdk"))
-    monkeypatch.setattr(compiling, "ROOT", tmp_path)
-    with pytest.raises(artifacts.BuildError, match="does not set targetSdk"):
-        compiling.read_settings()
+    used = {alias for module in PROJECT.modules.values() for aliases in module.libraries.values() for alias in aliases}
+    used |= {alias for module in PROJECT.modules.values() for alias in module.platforms}
+    assert used == set(CATALOG["libraries"])
 
 
 def test_the_wrapper_takes_gradle_from_its_makers():
@@ -154,7 +61,7 @@ def test_the_wrapper_takes_gradle_from_its_makers():
     values = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
     url = values["distributionUrl"].replace("\\:", ":")
     assert re.fullmatch(r"https://services\.gradle\.org/distributions/gradle-[\d.]+-(bin|all)\.zip", url)
-    assert re.fullmatch(r"[0-9a-f]{64}", values.get("distributionSha256Sum", "0" * 64))
+    assert re.fullmatch(r"[0-9a-f]{64}", values["distributionSha256Sum"])
 
 
 def test_git_ignores_what_both_builds_leave():
@@ -163,13 +70,6 @@ def test_git_ignores_what_both_builds_leave():
         ignored
     )
     assert steps.BUILD == artifacts.ROOT / "build"
-
-
-def test_version_catalog_is_the_only_place_for_versions():
-    assert tomllib.loads(lock.CATALOG.read_text(encoding="utf-8")) == CATALOG
-    for file in ("build.gradle.kts", "core/build.gradle.kts", "engine/build.gradle.kts", "app/build.gradle.kts"):
-        text = (artifacts.ROOT / file).read_text(encoding="utf-8")
-        assert not re.findall(r'\("[\w.]+:[\w.-]+:[^"]+"\)', text)
 
 
 @pytest.mark.parametrize(

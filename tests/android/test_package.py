@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 
+import gradle_files
 import package
 import pytest
+import steps
+import toolbox
 from artifacts import BuildError
 
 
@@ -60,3 +64,25 @@ def test_check_bundle_refuses_files_outside_of_the_bundle(bundle, name):
     (bundle / "manifest.json").write_text(json.dumps({"files": {name: entry}}))
     with pytest.raises(BuildError, match="outside of the bundle"):
         package.check_bundle(bundle)
+
+
+def test_assets_are_the_apps_own_and_the_bundles(tmp_path, bundle):
+    own = tmp_path / "assets" / "bundles" / "mine" / "model.pte"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"")
+    made = package.assets_of(tmp_path / "assets", {"demo": package.check_bundle(bundle)})
+    names = {"manifest.json", "model.pte", "tokenizer/tokenizer.json"}
+    assert set(made) == {"bundles/mine/model.pte", *(f"bundles/demo/{name}" for name in names)}
+    assert made["bundles/mine/model.pte"] == own
+    assert package.assets_of(tmp_path / "nowhere", {}) == {}
+
+
+def test_the_default_rules_are_put_together_as_gradle_does(tmp_path, monkeypatch):
+    plugin = tmp_path / "gradle-1.0.jar"
+    with zipfile.ZipFile(plugin, "w") as archive:
+        for part in package.RULES:
+            archive.writestr(f"com/android/build/gradle/proguard-{part}.txt", f"-{part}")
+    monkeypatch.setattr(steps, "BUILD", tmp_path / "build")
+    tools = toolbox.Toolbox(gradle_files.read_project(), {"tool": [plugin]}, {}, tmp_path, tmp_path, tmp_path)
+    rules = package.default_rules(tools) / gradle_files.DEFAULT_RULES
+    assert rules.read_text(encoding="utf-8") == "-header\n-optimizations\n-common"

@@ -15,19 +15,16 @@ import org.etpipeline.core.reachOf
  *
  * @param slot of a program that takes adapters: a file of the app's own, which the engine makes, for
  *   [LlmModuleEngine.adapt].
+ * @param architecture of the processor that it runs on, of which [processors] tells as Linux does.
  * @throws BundleException [Problem.NoChatModel]: the bundle embeds texts; [EmbeddingEngine] does that.
  */
-fun openEngine(folder: File, manifest: Manifest, program: Program, slot: File? = null): LlmEngine =
-    openEngine(folder, manifest, program, slot, System.getProperty("os.arch").orEmpty(), File("/proc/cpuinfo"))
-
-/** The same on a processor that is [architecture], of which [processors] tells as Linux does. */
-internal fun openEngine(
+fun openEngine(
     folder: File,
     manifest: Manifest,
     program: Program,
     slot: File? = null,
-    architecture: String,
-    processors: File,
+    architecture: String = System.getProperty("os.arch").orEmpty(),
+    processors: File = File("/proc/cpuinfo"),
 ): LlmEngine {
     if (manifest.embedding != null) throw BundleException(Problem.NoChatModel(manifest.what.name))
     val weights = program.weights.singleOrNull()
