@@ -93,6 +93,15 @@ class ChatFormat(BaseModel):
         return self.assistant_to_user + user_text.strip() + self.user_to_assistant
 
 
+class Thinking(BaseModel):
+    """The switch that some templates have between thinking before the answer and answering at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    default: bool = Field(description="Whether the model is to think where chat.segments are used.")
+    other: ChatFormat = Field(description="What to use in place of chat.segments for it the other way round.")
+
+
 PLAIN = ChatFormat()
 
 

@@ -53,7 +53,7 @@ def find(manifest: Manifest, name: str, info: ProgramInfo) -> Adapter:
     return known[name]
 
 
-def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
+def add(folder: Path, peft: Path, name: str, base: Path | None, about: str | None = None) -> Adapter:
     """Make a peft adapter one of the bundle's, in place of an earlier one of that name, with its verdict.
 
     Args:
@@ -61,6 +61,7 @@ def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
         peft: the adapter's folder, or its GGUF file.
         name: what it is to be called.
         base: the original's checkpoint; None takes where the bundle, or the adapter, says that it is.
+        about: what it is for, in a few words.
 
     Raises:
         UserError: the bundle takes no adapters, the base is not to be had or another one, or the adapter does not fit.
@@ -94,6 +95,7 @@ def add(folder: Path, peft: Path, name: str, base: Path | None) -> Adapter:
                 source=opened.files,
                 quality=quality,
                 samples=samples,
+                about=about,
             )
             others = [each for each in manifest.adapters if each.name != name]
             changed = {"adapters": [*others, added], "files": bundle.describe_files(temporary)}

@@ -119,6 +119,7 @@ class Bundle:
         seed: int = 0,
         history: Sequence[Message] = (),
         adapter: str | None = None,
+        thinking: bool | None = None,
     ) -> ChatSession:
         """Begins a conversation: its `ask` yields an answer piece by piece and remembers what was said.
 
@@ -131,16 +132,20 @@ class Bundle:
             seed: Of the sampling.
             history: What was said before: messages of user and assistant in turn.
             adapter: Name of one of the bundle's adapters; None is the model without any.
+            thinking: Whether the model is to think before it answers. By default as its chat template has it.
 
         Raises:
-            UserError: The bundle embeds texts, or takes no system prompt, or has no such adapter.
+            UserError: The bundle embeds texts, or takes no system prompt, or has no such adapter, or no such switch.
         """
         from et_pipeline.runtime.chat import ChatSession
 
         form, name = self.manifest.chat, self.manifest.what.name
         if form is None:
             raise UserError(f"{name} embeds texts and cannot chat: use 'et-bundle embed' with it.")
-        if system and not form.segments.supports_system:
+        segments = form.segments_for(thinking)
+        if segments is None:
+            raise UserError(f"{name} has no switch for thinking in its chat template: leave it as it is.")
+        if system and not segments.supports_system:
             raise UserError(f"{name} takes no system prompt: leave it out.")
         changed = {} if temperature is None else {"temperature": temperature}
         chosen = None if adapter is None else adapters.find(self.manifest, adapter, self.info)
@@ -151,7 +156,7 @@ class Bundle:
         self._session = ChatSession.of_bundle(
             self.program,
             self.tokenizer,
-            form,
+            form.model_copy(update={"segments": segments}),
             self.manifest.tokenizer,
             self.info.max_context,
             system_prompt=system,

@@ -12,12 +12,12 @@ from pydantic import Field
 
 from et_pipeline import manifest
 from et_pipeline.architecture import HEADS, UNUSED_BY_ENCODERS, Sizes, check_answers, read_sizes
-from et_pipeline.chat_template import ChatFormat
+from et_pipeline.chat_template import ChatFormat, Thinking
 from et_pipeline.checkpoints.config import FILE as CONFIG
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import read_sampling
 from et_pipeline.checkpoints.pooling import check_case, read_max_tokens, read_pooling, read_usage
-from et_pipeline.checkpoints.template import load_chat_format
+from et_pipeline.checkpoints.template import load_chat_format, load_thinking
 from et_pipeline.checkpoints.tokenizer.file import FILE as TOKENIZER
 from et_pipeline.checkpoints.tokenizer.file import Form
 from et_pipeline.checkpoints.tokens import read_tokens
@@ -39,6 +39,7 @@ class Facts(Sizes):
         adds_bos: the tokenizer puts BOS before plain text.
         special_tokens: texts that are never shown.
         chat: the compiled chat template.
+        thinking: its switch for thinking before the answer; None if it has none.
         pooling: how an encoder makes an embedding of a text; None for a model that answers.
         prompts: what goes before a text that is embedded, by what the text is for.
         default_prompt: the one that does if nothing is said.
@@ -60,6 +61,7 @@ class Facts(Sizes):
     adds_bos: bool
     special_tokens: tuple[str, ...]
     chat: ChatFormat
+    thinking: Thinking | None = None
     pooling: Pooling | None = None
     prompts: dict[str, str] = Field(default={})
     default_prompt: str | None = None
@@ -103,6 +105,7 @@ class Facts(Sizes):
             add_bos=self.fed_bos_id is not None,
             sampling=manifest.Sampling.model_validate(self.sampling),
             system_prompt=system_prompt,
+            thinking=self.thinking,
         )
 
     @classmethod
@@ -139,6 +142,7 @@ def read_facts(folder: Folder) -> Facts:
         **tokens._asdict(),
         tied_head=not any(name.endswith(HEADS) for name in layout),
         chat=chat,
+        thinking=load_thinking(folder),
         pooling=pooling,
         **({} if usage is None else {"prompts": usage.prompts, "default_prompt": usage.default}),
         dimensions=() if usage is None else usage.dimensions,

@@ -6,15 +6,21 @@ import json
 import logging
 import subprocess
 import sys
+from datetime import datetime
 from functools import lru_cache
 from logging.handlers import BufferingHandler
 from typing import Any
 
 from et_pipeline import host
-from et_pipeline.chat_template import PLAIN, ChatFormat
+from et_pipeline.chat_template import PLAIN, ChatFormat, Thinking
 from et_pipeline.checkpoints import template_compiler
 from et_pipeline.checkpoints.folder import TOKENS, Folder
-from et_pipeline.checkpoints.template_compiler import MOST_CHARACTERS, TooMuchText, compile_template
+from et_pipeline.checkpoints.template_compiler import (
+    MOST_CHARACTERS,
+    TooMuchText,
+    compile_template,
+    compile_thinking,
+)
 from et_pipeline.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,20 +39,40 @@ def load_chat_format(folder: Folder) -> ChatFormat:
     Raises:
         UserError: a file is broken, or as `compile_template`; or the template goes beyond a limit.
     """
+    answer = _compiled(folder)
+    if answer is None:
+        return PLAIN
+    for warning in answer["warnings"]:
+        log.warning("%s", warning)
+    return ChatFormat.model_validate(answer["format"])
+
+
+def load_thinking(folder: Folder) -> Thinking | None:
+    """The switch of a checkpoint's chat template for thinking, if it has one.
+
+    Raises:
+        UserError: as `load_chat_format`.
+    """
+    answer = _compiled(folder)
+    if answer is None or answer["thinking"] is None:
+        return None
+    return Thinking.model_validate(answer["thinking"])
+
+
+def _compiled(folder: Folder) -> dict[str, Any] | None:
+    """What the child says of a checkpoint's template; None if there is none."""
     template, special_tokens = _read_template(folder)
     if template is None:
-        return PLAIN
+        return None
     if len(template) > MOST_CHARACTERS:
         raise UserError(
             f"{folder.path}: its chat template has {len(template)} characters, and {MOST_CHARACTERS} are read"
         )
     request = json.dumps({"template": template, "special_tokens": special_tokens})
     answer = _in_a_child(request, str(folder.path))
-    for warning in answer["warnings"]:
-        log.warning("%s", warning)
     if "mistake" in answer:
         raise UserError(answer["mistake"])
-    return ChatFormat.model_validate(answer["format"])
+    return answer
 
 
 @lru_cache(maxsize=64)
@@ -73,18 +99,21 @@ def _in_a_child(request: str, where: str) -> dict[str, Any]:
 
 def main() -> None:
     """The child's side: a request on standard input, the chat format or what is wrong on standard output."""
-    request = json.load(sys.stdin)
+    request, now = json.load(sys.stdin), datetime.now()
     host.limit(SECONDS, MEMORY_BYTES)
     heard = BufferingHandler(1000)
     template_compiler.log.addHandler(heard)
     answer: dict[str, Any] = {}
     try:
-        answer["format"] = compile_template(**request).model_dump()
+        usual = compile_template(**request, now=now)
+        thinking = compile_thinking(**request, usual=usual, now=now)
+        answer = {"format": usual.model_dump(), "thinking": None if thinking is None else thinking.model_dump()}
     except UserError as error:
         answer["mistake"] = str(error)
     except (MemoryError, RecursionError, TooMuchText):
         sys.exit(BEYOND)
-    json.dump({**answer, "warnings": [record.getMessage() for record in heard.buffer]}, sys.stdout)
+    warnings = list(dict.fromkeys(record.getMessage() for record in heard.buffer))
+    json.dump({**answer, "warnings": warnings}, sys.stdout)
 
 
 def _read_template(folder: Folder) -> tuple[str | None, dict[str, str]]:

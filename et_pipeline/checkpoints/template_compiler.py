@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from et_pipeline.chat_template import ChatFormat, Message
+from et_pipeline.chat_template import ChatFormat, Message, Thinking
 from et_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_CHARACTERS = 1 << 20  # of a conversation; a usual template takes a few thousand
+
+SWITCHES = ("enable_thinking", "thinking")  # variables by which templates let a model think, or not
 
 Render = Callable[[Sequence[Message]], str]
 
@@ -81,6 +84,37 @@ def compile_template(
         # Not fatal: Gemma refuses system messages, Mistral moves them from turn to turn. `render` refuses them then.
         log.warning("No system message for this model: %s", error)
     return result.model_copy(update={"frozen_date": now.date().isoformat()}) if asked_for_date else result
+
+
+def compile_thinking(
+    template: str, special_tokens: Mapping[str, str], usual: ChatFormat, now: datetime | None = None
+) -> Thinking | None:
+    """Finds a template's switch for thinking: a variable that makes another text of a chat.
+
+    Args:
+        template: The Jinja text.
+        special_tokens: As for `compile_template`.
+        usual: What that made of it without the variable.
+        now: As for `compile_template`.
+
+    Returns:
+        None if it has no switch, or one that cannot be written as fixed text, which is logged.
+    """
+    for name in SWITCHES:
+        if not re.search(rf"\b{name}\b", template):
+            continue
+        try:
+            on, off = (compile_template(template, special_tokens, {name: value}, now) for value in (True, False))
+        except UserError as error:
+            log.warning("No switch for thinking, though the chat template reads %s: %s", name, error)
+            continue
+        if on == off:
+            continue  # a word of its text
+        if usual not in (on, off):
+            log.warning("No switch for thinking: without %s the chat template gives a third text.", name)
+            continue
+        return Thinking(default=usual == on, other=off if usual == on else on)
+    return None
 
 
 def _renderer(template: str, values: Mapping[str, Any]) -> Render:

@@ -31,3 +31,4 @@ class Adapter(Model):
     source: dict[FileName, Sha256] = Field(description="SHA-256 of each file that it was made from, by name.")
     quality: AdapterQuality
     samples: list[Sample] = Field(default=[], description="Answers of the program with it.")
+    about: str | None = Field(default=None, description="What it is for, in a few words; null: nobody said.")

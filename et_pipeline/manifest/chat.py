@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from et_pipeline.chat_template import ChatFormat
+from et_pipeline.chat_template import ChatFormat, Thinking
 from et_pipeline.manifest.fields import Model
 
 
@@ -46,6 +46,21 @@ class Chat(Model):
     )
     sampling: Sampling = Field(default=Sampling(), description="Sampling to begin with; the user may change it.")
     system_prompt: str | None = Field(default=None, description="System message to begin with; null: none.")
+    thinking: Thinking | None = Field(
+        default=None, description="The template's switch for thinking before the answer; null: it has none."
+    )
+
+    def segments_for(self, thinks: bool | None) -> ChatFormat | None:
+        """The text around the messages for a model that is to think, or not; None as `thinks`: as it is by default.
+
+        Returns:
+            None where the template has no switch.
+        """
+        if thinks is None:
+            return self.segments
+        if self.thinking is None:
+            return None
+        return self.segments if thinks == self.thinking.default else self.thinking.other
 
 
 class Task(Model):

@@ -7,8 +7,9 @@ program, and models that embed texts), version 3 to version 2 (several programs,
 version 3 (quality on a text, and what is left of a source's own quantization), version 5 to version 4 (the witness of
 the original, and what was done to the tokenizer), version 6 to version 5 (white space that the caller leaves out),
 version 7 to version 6 (intervals of estimates), version 8 to version 7 (what was done to the source, adapters),
-version 9 to version 8 (states that are no keys and values, prompts and shorter lengths of embeddings), and version 10
-to version 9 (more of sampling), so bundles of all of them are read.
+version 9 to version 8 (states that are no keys and values, prompts and shorter lengths of embeddings), version 10 to
+version 9 (more of sampling), and version 11 to version 10 (the switch for thinking, what an adapter is for), so bundles
+of all of them are read.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from et_pipeline.manifest.tokenizer import Tokenizer
 from et_pipeline.manifest.what import File, What
 
 FORMAT: Final = "et_pipeline.bundle"
-VERSION: Final = 10
-READABLE: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+VERSION: Final = 11
+READABLE: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 FILE_NAME = "manifest.json"
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 
@@ -40,7 +41,7 @@ class Manifest(Model):
     """Everything an app needs to know about a bundle without opening a .pte file."""
 
     format: Literal["et_pipeline.bundle"] = Field(default=FORMAT, description="Always 'et_pipeline.bundle'.")
-    version: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10] = Field(
+    version: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] = Field(
         default=VERSION,
         description="Version of this format; refuse one that you do not know. Each only adds to the last.",
     )

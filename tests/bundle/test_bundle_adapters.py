@@ -72,7 +72,7 @@ def bundle(made, tmp_path):
 @pytest.fixture(scope="module")
 def with_adapter(made, peft, tmp_path_factory):
     folder = shutil.copytree(made, tmp_path_factory.mktemp("with") / "takes")
-    adapters.add(folder, peft, "greets", None)
+    adapters.add(folder, peft, "greets", None, about="says goodbye")
     return folder
 
 
@@ -106,7 +106,9 @@ def test_a_loaded_program_answers_with_it_and_without_it(with_adapter):
 
 
 def test_the_commands(with_adapter, peft):
-    assert "greets" in command("adapters", "list", with_adapter).stdout
+    listed = command("adapters", "list", with_adapter).stdout
+    assert "greets" in listed
+    assert "says goodbye" in listed
     said = command("chat", with_adapter, "--adapter", "greets", input="What is the capital of Italy?\n").stdout
     assert said.strip() == "The capital of Italy is Rome. Ciao!"
     assert "sample answers of adapter greets" in command("verify", with_adapter).stdout

@@ -10,6 +10,7 @@ from made_bundle import write_files as write_bundle_files
 import et_pipeline
 from et_pipeline import manifest
 from et_pipeline.bundle import write_zip
+from et_pipeline.chat_template import Thinking
 from et_pipeline.runtime import program
 
 TALK = (
@@ -47,6 +48,17 @@ def test_a_message_is_answered_with_the_bundles_own_system_prompt(bundle):
 def test_a_conversation_is_fed_as_its_template_says(bundle):
     bundle.chat(TALK)
     assert fed(bundle) == CHATML.render(TALK)
+
+
+def test_a_model_thinks_or_not_where_its_template_has_a_switch(bundle):
+    with pytest.raises(et_pipeline.UserError, match="has no switch for thinking"):
+        bundle.session(thinking=False)
+    other = CHATML.model_copy(update={"user_to_assistant": CHATML.user_to_assistant + "<think></think>"})
+    switch = bundle.manifest.chat.model_copy(update={"thinking": Thinking(default=True, other=other)})
+    bundle.manifest = bundle.manifest.model_copy(update={"chat": switch})
+    for thinks, expected in ((None, CHATML), (True, CHATML), (False, other)):
+        "".join(bundle.session(thinking=thinks, system="Be kind.").ask("Hi"))
+        assert fed(bundle) == expected.render([TALK[0], TALK[1]])
 
 
 def test_a_longest_answer_is_kept_to(bundle):

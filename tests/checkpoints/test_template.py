@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from et_pipeline.chat_template import PLAIN, stop_token
 from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.checkpoints.template import load_chat_format
-from et_pipeline.checkpoints.template_compiler import compile_template
+from et_pipeline.checkpoints.template import load_chat_format, load_thinking
+from et_pipeline.checkpoints.template_compiler import compile_template, compile_thinking
 from et_pipeline.errors import UserError
+from et_pipeline.manifest import Chat
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 NOW = datetime(2026, 2, 3, 4, 5)
@@ -127,6 +128,41 @@ QWEN3 = (  # the part that matters: thinking is cut out of past answers, and can
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
     "{%- endif %}"
 )
+SMOLLM3 = (  # likewise: the system message says which it is, and past answers have an empty thought
+    "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}"
+    "{%- set reasoning_mode = '/think' if enable_thinking else '/no_think' -%}{{- '<|im_start|>system\n' -}}"
+    "{%- if messages[0].role == 'system' -%}{%- set custom_instructions = messages[0].content.rstrip() -%}{%- endif -%}"
+    "{{- '## Metadata\n\nToday Date: ' ~ strftime_now('%d %B %Y') ~ '\nReasoning Mode: ' + reasoning_mode + '\n\n' -}}"
+    "{%- if custom_instructions -%}{{- custom_instructions + '\n\n' -}}{%- elif reasoning_mode == '/think' -%}"
+    "{{- 'You are a helpful AI assistant named SmolLM. Think first, between <think> and </think>.\n\n' -}}{%- else -%}"
+    "{{- 'You are a helpful AI assistant named SmolLM.\n\n' -}}{%- endif -%}{{- '<|im_end|>\n' -}}"
+    "{%- set thought = '' if reasoning_mode == '/think' else '<think>\n\n</think>\n' -%}{%- for message in messages -%}"
+    "{%- if message.role == 'user' -%}{{ '<|im_start|>user\n' + message.content + '<|im_end|>\n' }}"
+    "{%- elif message.role == 'assistant' -%}{% generation %}"
+    "{{ '<|im_start|>assistant\n' + thought + message.content.lstrip('\n') + '<|im_end|>\n' }}{% endgeneration %}"
+    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' + thought }}{%- endif -%}"
+)
+GLM_4_5 = (  # likewise: it is said behind each message of the user
+    "[gMASK]<sop>\n{%- macro visible_text(content) -%}{{- content }}{%- endmacro -%}{% for m in messages %}\n"
+    "{%- if m.role == 'user' -%}<|user|>\n{{ visible_text(m.content) }}"
+    "{{- '/nothink' if (enable_thinking is defined and not enable_thinking and "
+    "not visible_text(m.content).endswith('/nothink')) else '' -}}"
+    "{%- elif m.role == 'assistant' -%}<|assistant|>{{ '\n<think></think>' }}{%- if m.content.strip() -%}"
+    "{{ '\n' + m.content.strip() }}{%- endif -%}{%- elif m.role == 'system' -%}<|system|>\n{{ m.content }}"
+    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}<|assistant|>"
+    "{{- '\n<think></think>' if (enable_thinking is defined and not enable_thinking) else '' -}}{%- endif -%}"
+)
+GRANITE_3_3 = (  # likewise: the variable has another name, is off by default, and no other system message knows it
+    "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}"
+    "{%- set loop_messages = messages[1:] %}{%- else %}{%- set system_message = 'You are Granite, developed by IBM.' %}"
+    "{%- if thinking %}{%- set system_message = system_message + 'Write down your thoughts between <think></think>.' %}"
+    "{%- endif %}{%- set loop_messages = messages %}{%- endif %}"
+    "{{- '<|start_of_role|>system<|end_of_role|>' + system_message + '<|end_of_text|>\n' }}"
+    "{%- for message in loop_messages %}"
+    "{{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + '<|end_of_text|>\n' }}"
+    "{%- if loop.last and add_generation_prompt %}{{- '<|start_of_role|>assistant<|end_of_role|>' }}{%- endif %}"
+    "{%- endfor %}"
+)
 LOOP_CONTROLS = (
     "{% for message in messages %}{% if message.role == 'tool' %}{% continue %}{% endif %}"
     "{{ {'role': message.role, 'text': '<ü>'} | tojson }}{{ message.content }}\n{% endfor %}>"
@@ -144,17 +180,28 @@ TEMPLATES = {
     "smollm2": SMOLLM2,
     "zephyr": ZEPHYR,
     "qwen3": QWEN3,
+    "smollm3": SMOLLM3,
+    "glm 4.5": GLM_4_5,
+    "granite 3.3": GRANITE_3_3,
     "loop controls": LOOP_CONTROLS,
 }
 FORMATS = {name: compile_template(template, TOKENS, now=NOW) for name, template in TEMPLATES.items()}
 
 
-def by_transformers(template, messages):
+SWITCHES = {
+    "qwen3": ("enable_thinking", True),
+    "smollm3": ("enable_thinking", True),
+    "glm 4.5": ("enable_thinking", True),
+    "granite 3.3": ("thinking", False),
+}
+
+
+def by_transformers(template, messages, **variables):
     """What apply_chat_template gives, on the machine's real clock."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered, _ = render_jinja_template(
-        conversations=[messages], chat_template=template, add_generation_prompt=True, **TOKENS
+        conversations=[messages], chat_template=template, add_generation_prompt=True, **TOKENS, **variables
     )
     return rendered[0]
 
@@ -165,7 +212,8 @@ def chat(texts, system=None):
 
 
 # Qwen3's template drops what an earlier answer says before this; fixed text cannot (see `compile_template`).
-MESSAGE = st.text(max_size=40).map(str.strip).filter(lambda text: text and "</think>" not in text)
+SPECIAL = "</think>", "/nothink"
+MESSAGE = st.text(max_size=40).map(str.strip).filter(lambda text: text and not any(word in text for word in SPECIAL))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -173,7 +221,7 @@ MESSAGE = st.text(max_size=40).map(str.strip).filter(lambda text: text and "</th
 @given(texts=st.lists(MESSAGE, min_size=1, max_size=7).filter(lambda texts: len(texts) % 2), system=st.none() | MESSAGE)
 def test_equals_transformers_on_any_text(name, texts, system):
     template, chat_format = TEMPLATES[name], FORMATS[name]
-    if name == "llama 3.2":
+    if name in ("llama 3.2", "smollm3"):
         chat_format = compile_template(template, TOKENS)  # transformers cannot be given a date
     messages = chat(texts, system if chat_format.supports_system else None)
     assert chat_format.render(messages) == by_transformers(template, messages)
@@ -221,6 +269,42 @@ def test_variables_reach_the_template():
     plain, without_thinking = FORMATS["qwen3"], compile_template(QWEN3, TOKENS, {"enable_thinking": False})
     assert without_thinking.user_to_assistant == plain.user_to_assistant + "<think>\n\n</think>\n\n"
     assert without_thinking.user_to_past_assistant == plain.user_to_assistant
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(MESSAGE, min_size=1, max_size=7).filter(lambda texts: len(texts) % 2),
+    system=st.none() | MESSAGE,
+    thinks=st.booleans(),
+)
+def test_a_switch_for_thinking_equals_transformers_in_both_positions(name, texts, system, thinks):
+    template, (variable, default) = TEMPLATES[name], SWITCHES[name]
+    usual = FORMATS[name] if name != "smollm3" else compile_template(template, TOKENS)
+    found = compile_thinking(template, TOKENS, usual)
+    assert found.default is default
+    chat_format = Chat(segments=usual, thinking=found).segments_for(thinks)
+    messages = chat(texts, system)
+    assert chat_format.render(messages) == by_transformers(template, messages, **{variable: thinks})
+
+
+@pytest.mark.parametrize("name", TEMPLATES.keys() - SWITCHES.keys())
+def test_most_templates_have_no_switch_for_thinking(name):
+    assert compile_thinking(TEMPLATES[name], TOKENS, FORMATS[name], NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("read", "warning"),
+    [
+        ("{{ '/off' if thinking is false else '/on' if thinking else '' }}", "gives a third text"),
+        ("{{ raise_exception('always') if enable_thinking }}", "though the chat template reads enable_thinking"),
+        ("{{ 'thinking' }}", None),
+    ],
+)
+def test_what_is_no_such_switch_is_said(read, warning, caplog):
+    template = read + MISTRAL
+    assert compile_thinking(template, TOKENS, compile_template(template, TOKENS)) is None
+    assert (warning is None) or warning in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -278,10 +362,19 @@ def test_loads_from_a_checkpoint_folder(tmp_path, where):
         config["chat_template"] = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": MISTRAL}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert load_chat_format(Folder(tmp_path)) == FORMATS["mistral"]
+    assert load_thinking(Folder(tmp_path)) is None
 
 
 def test_a_checkpoint_without_template_is_plain(tmp_path):
     assert load_chat_format(Folder(tmp_path)) is PLAIN
+    assert load_thinking(Folder(tmp_path)) is None
+
+
+def test_a_checkpoint_has_its_templates_switch(tmp_path):
+    (tmp_path / "chat_template.jinja").write_text(QWEN3, encoding="utf-8")
+    usual, thinking = load_chat_format(Folder(tmp_path)), load_thinking(Folder(tmp_path))
+    assert thinking.default
+    assert thinking.other.user_to_assistant == usual.user_to_assistant + "<think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize("text", ["{", "[]x", "3"])

@@ -44,7 +44,7 @@ def change(folder, path, value):
     ("path", "value", "message"),
     [
         ("format", "gguf", "'format' must be 'et_pipeline.bundle', found 'gguf'"),
-        ("version", 11, "has version 11, and this et_pipeline reads versions 1 to 10"),
+        ("version", 12, "has version 12, and this et_pipeline reads versions 1 to 11"),
         ("version", True, "has version True"),
         ("version", ..., "has version None"),
         ("what", ..., "field 'what' is wrong: Field required"),
@@ -100,7 +100,7 @@ def test_version_1_is_read_and_written_as_the_last_one(folder, manifest):
     bundle.write(old, folder)
     quality = manifest.quality.model_copy(update={"text": None})
     assert bundle.read(folder) == manifest.model_copy(update={"quality": quality})
-    assert manifest.version == 10
+    assert manifest.version == 11
 
 
 def test_an_embedding_of_version_8_has_no_prompts(tmp_path):

@@ -35,6 +35,9 @@ def add(
     path: FolderArgument,
     adapter: PeftArgument,
     name: Annotated[str | None, typer.Option(help="What to call it; by default as its folder or file.")] = None,
+    about: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What it is for, which the app shows.", show_default=False)
+    ] = None,
     base: BaseOption = None,
 ) -> None:
     """Put a LoRA adapter of peft into a bundle that was made with model.adapter_rank.
@@ -45,7 +48,7 @@ def add(
     from et_pipeline.bundle.adapters import add as put
 
     called = name or re.sub(r"\.gguf$", "", adapter.absolute().name, flags=re.IGNORECASE)
-    added = put(expanded(path), expanded(adapter), called, base)
+    added = put(expanded(path), expanded(adapter), called, base, about)
     _show(added.name, added.quality)
 
 
@@ -61,9 +64,10 @@ def list_(path: PathArgument, as_json: JsonOption = False) -> None:
     def row(adapter: Adapter) -> tuple[str, ...]:
         near, verdict = adapter.quality.agreement, "passed" if adapter.quality.gate.passed else "FAILED"
         file = manifest.files[adapter.file]
-        return adapter.name, str(adapter.rank), size(file.size), f"{near.kl:.4f}", f"{near.top1:.1%}", verdict
+        figures = str(adapter.rank), size(file.size), f"{near.kl:.4f}", f"{near.top1:.1%}", verdict
+        return adapter.name, *figures, adapter.about or ""
 
-    columns = ("name", "rank", "size", "KL to peft", "top-1", "gate")
+    columns = ("name", "rank", "size", "KL to peft", "top-1", "gate", "for")
     print_table(f"{manifest.what.name}", columns, [row(adapter) for adapter in manifest.adapters])
 
 

@@ -32,6 +32,14 @@ def chat(
     adapter: Annotated[
         str | None, typer.Option(metavar="NAME", help="Talk to the model with this adapter.", show_default=False)
     ] = None,
+    thinking: Annotated[
+        bool | None,
+        typer.Option(
+            "--think/--no-think",
+            help="Whether the model thinks before it answers, where its chat template has a switch for that.",
+            show_default=False,
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     keep_packed: Annotated[
@@ -47,7 +55,7 @@ def chat(
     """
     with bundles.open_bundle(path, threads=threads, packed=cache if keep_packed else None) as bundle:
         seed = int.from_bytes(os.urandom(4))
-        session = bundle.session(system=system, temperature=temperature, seed=seed, adapter=adapter)
+        session = bundle.session(system=system, temperature=temperature, seed=seed, adapter=adapter, thinking=thinking)
         _talk(session, bundle.manifest.what.name, max_new_tokens)
 
 

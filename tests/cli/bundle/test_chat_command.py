@@ -49,6 +49,12 @@ def test_chat_keeps_the_packed_weights_of_a_large_model(run, folder, tmp_path, m
     assert asked[3] == asked[2]
 
 
+def test_chat_without_a_switch_for_thinking(run, folder):
+    code, _, err = run("chat", folder, "--no-think", stdin="hi\n")
+    assert code == 2
+    assert "has no switch for thinking" in err
+
+
 def test_chat_commands(run, folder):
     _, out, err = run("chat", folder, stdin="hi\n/reset\nhi\n/quit\nnever\n")
     first, second = out.splitlines()

@@ -21,14 +21,14 @@ private val turns: MutableMap<LlmEngine, Mutex> = Collections.synchronizedMap(We
  * Any number of sessions can share an engine; they wait for each other. To end an answer, cancel the coroutine or call
  * [LlmEngine.stop]: what was shown so far stays as the answer.
  *
- * @param chat of the bundle's manifest.
+ * @property chat of the bundle's manifest.
  * @param specialTokens of the manifest's tokenizer: texts that are never shown.
  * @param messages of a conversation to go on with, user and assistant in turn.
  * @param systemPrompt is ignored by models that take none.
  */
 class ChatSession(
     private val engine: LlmEngine,
-    private val chat: Chat,
+    val chat: Chat,
     private val specialTokens: List<String>,
     messages: List<Message> = emptyList(),
     val systemPrompt: String? = chat.systemPrompt,

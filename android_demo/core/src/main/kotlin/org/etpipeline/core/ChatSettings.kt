@@ -8,6 +8,7 @@ import kotlinx.serialization.Serializable
  *
  * @property systemPrompt empty: none, also where the model has one.
  * @property maxNewTokens longest answer in tokens.
+ * @property thinks whether the model is to think before it answers, where its template has a switch for that.
  */
 @Serializable
 data class ChatSettings(
@@ -18,6 +19,7 @@ data class ChatSettings(
     @SerialName("min_p") val minP: Float? = null,
     @SerialName("repetition_penalty") val repetitionPenalty: Float? = null,
     @SerialName("max_new_tokens") val maxNewTokens: Int? = null,
+    val thinks: Boolean? = null,
 ) {
     /** The model's own sampling, with what was set in its place; what a file says beyond all bounds comes within them. */
     fun sampling(own: Sampling): Sampling = Sampling(

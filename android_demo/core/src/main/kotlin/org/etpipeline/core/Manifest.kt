@@ -52,7 +52,7 @@ data class Manifest(
 
     companion object {
         const val FORMAT = "et_pipeline.bundle"
-        const val VERSION = 10
+        const val VERSION = 11
         const val TEXT_GENERATION = "text-generation"
         const val EMBEDDING = "embedding"
         const val FILE_NAME = "manifest.json"
@@ -148,6 +148,7 @@ data class Adapter(
     val source: Map<String, String>,
     val quality: AdapterQuality,
     val samples: List<Sample> = emptyList(),
+    val about: String? = null,
 )
 
 @Serializable
@@ -196,7 +197,18 @@ data class Chat(
     @SerialName("stop_strings") val stopStrings: List<String> = emptyList(),
     val sampling: Sampling = Sampling(),
     @SerialName("system_prompt") val systemPrompt: String? = null,
-)
+    val thinking: Thinking? = null,
+) {
+    /** This chat with a model that is to think before it answers, or not: the same where the template has no switch. */
+    fun thatThinks(wanted: Boolean?): Chat {
+        val switch = thinking ?: return this
+        return if (wanted == null || wanted == switch.default) this else copy(segments = switch.other)
+    }
+}
+
+/** The switch that some templates have between thinking before the answer and answering at once. */
+@Serializable
+data class Thinking(val default: Boolean, val other: ChatFormat)
 
 @Serializable
 data class Task(

@@ -19,6 +19,9 @@ fun Task.fill(text: String, choices: Map<String, String> = emptyMap()): String {
     return PLACEHOLDER.replace(template) { match -> values[match.groupValues[1]] ?: match.value }
 }
 
+/** How tasks are asked: at once, where the template has a switch for thinking, as their answers are short. */
+val Manifest.taskChat: Chat get() = chat.thatThinks(false)
+
 private const val BUILT_IN = "builtin:tiny_assistant"
 
 /** As the built-in model was taught to answer: what may help, and on a line of its own when a doctor is needed. */
@@ -40,7 +43,7 @@ fun Manifest.grammarOf(key: String): Grammar? {
     val isTaught = (quality.tasks[key]?.original ?: 0.0) >= TAUGHT
     return when (key) {
         "symptom_check" -> SYMPTOM_CHECK.takeIf { what.source.source == BUILT_IN }
-        "smart_reply" -> THREE_REPLIES.takeIf { !isTaught && !chat.segments.opensThought }
+        "smart_reply" -> THREE_REPLIES.takeIf { !isTaught && !taskChat.segments.opensThought }
         else -> null
     }
 }

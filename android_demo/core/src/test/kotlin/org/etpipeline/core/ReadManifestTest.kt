@@ -73,11 +73,20 @@ class ReadManifestTest {
     }
 
     @Test
+    fun `a switch for thinking, since version 11`() {
+        val other = """{"user_to_assistant": "<|end|><think></think>"}"""
+        val chat = readManifest(edited("chat.thinking", """{"default": true, "other": $other}""")).chat
+        assertEquals(Thinking(true, ChatFormat(userToAssistant = "<|end|><think></think>")), chat.thinking)
+        assertBad(edited("chat.thinking", """{"default": "true", "other": $other}"""), "chat.thinking.default")
+        assertBad(edited("chat.thinking", """{"default": true}"""), "other")
+    }
+
+    @Test
     fun `versions`() {
-        assertEquals(Problem.NewerManifest("11", 10), problemOf { readManifest(edited("version", "11")) })
+        assertEquals(Problem.NewerManifest("12", 11), problemOf { readManifest(edited("version", "12")) })
         // Whatever else has changed in it.
-        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 11, \"all\": \"new\"}"
-        assertEquals(Problem.NewerManifest("11", 10), problemOf { readManifest(other) })
+        val other = "{\"format\": \"et_pipeline.bundle\", \"version\": 12, \"all\": \"new\"}"
+        assertEquals(Problem.NewerManifest("12", 11), problemOf { readManifest(other) })
         for (version in listOf("0", "-1", "\"1\"", "1.5", "null", "[1]", "{}", "true")) {
             assertBad(edited("version", version), "version")
         }

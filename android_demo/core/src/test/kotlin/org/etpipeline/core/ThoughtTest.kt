@@ -31,6 +31,16 @@ class ThoughtTest {
     }
 
     @Test
+    fun `a switch for thinking chooses between two forms of a chat`() {
+        val quiet = format.copy(userToAssistant = "<A><think></think>")
+        val chat = Chat(format, thinking = Thinking(default = true, other = quiet))
+        assertEquals(listOf(format, format, quiet), listOf(null, true, false).map { chat.thatThinks(it).segments })
+        val silent = Chat(quiet, thinking = Thinking(default = false, other = format))
+        assertEquals(listOf(quiet, format, quiet), listOf(null, true, false).map { silent.thatThinks(it).segments })
+        assertEquals("no switch", Chat(format), Chat(format).thatThinks(false))
+    }
+
+    @Test
     fun `a thought is shown, but not fed again`() = runTest {
         val engine = FakeEngine()
         val session = session(engine)

@@ -6,17 +6,21 @@ import androidx.compose.foundation.layout.Row
 import androidx.compose.foundation.layout.fillMaxWidth
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.rememberScrollState
+import androidx.compose.foundation.selection.toggleable
 import androidx.compose.foundation.verticalScroll
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Slider
+import androidx.compose.material3.Switch
 import androidx.compose.material3.Text
 import androidx.compose.material3.TextButton
 import androidx.compose.runtime.Composable
+import androidx.compose.ui.Alignment
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.platform.LocalResources
 import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.semantics.Role
 import androidx.compose.ui.semantics.clearAndSetSemantics
 import androidx.compose.ui.semantics.contentDescription
 import androidx.compose.ui.semantics.heading
@@ -54,6 +58,9 @@ fun ChatSettingsContent(
         )
         Note(stringResource(R.string.settings_about))
         SystemPrompt(settings, own, set)
+        own.thinks?.let { default ->
+            Thinks(settings.thinks ?: default) { thinks -> set(settings.copy(thinks = thinks.takeIf { it != default })) }
+        }
         Fraction(R.string.settings_temperature, now.temperature, ChatSettings.TEMPERATURES) { value ->
             set(settings.copy(temperature = value.unless(own.sampling.temperature)))
         }
@@ -96,6 +103,21 @@ private fun SystemPrompt(settings: ChatSettings, own: OwnSettings, set: (ChatSet
         supportingText = { Text(stringResource(R.string.settings_system_about)) },
         maxLines = 6,
     )
+}
+
+@Composable
+private fun Thinks(isOn: Boolean, onChange: (Boolean) -> Unit) {
+    Row(
+        Modifier.fillMaxWidth().toggleable(isOn, role = Role.Switch, onValueChange = onChange).testTag("thinks"),
+        Arrangement.spacedBy(8.dp),
+        Alignment.CenterVertically,
+    ) {
+        Column(Modifier.weight(1f)) {
+            Text(stringResource(R.string.settings_thinks))
+            Note(stringResource(R.string.settings_thinks_about))
+        }
+        Switch(isOn, onCheckedChange = null)
+    }
 }
 
 @Composable

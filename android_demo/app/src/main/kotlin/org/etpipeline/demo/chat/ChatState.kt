@@ -55,6 +55,7 @@ data class ChatState(
  * What a model's manifest says where the user has set nothing.
  *
  * @property systemPrompt null: it has none.
+ * @property thinks whether it thinks before it answers; null: its template has no switch for that.
  * @property knowsOnlyTemperature its engine leaves the rest of [sampling] aside.
  */
 data class OwnSettings(
@@ -63,6 +64,7 @@ data class OwnSettings(
     val maxContext: Int,
     val systemPrompt: String?,
     val takesSystemPrompt: Boolean,
+    val thinks: Boolean?,
     val knowsOnlyTemperature: Boolean,
 ) {
     constructor(manifest: Manifest) : this(
@@ -71,6 +73,7 @@ data class OwnSettings(
         maxContext = manifest.programs.maxOf { it.maxContext },
         systemPrompt = manifest.chat.systemPrompt,
         takesSystemPrompt = manifest.chat.segments.supportsSystem,
+        thinks = manifest.chat.thinking?.default,
         knowsOnlyTemperature = manifest.programs.all { it.weights.isNotEmpty() },
     )
 

@@ -206,8 +206,10 @@ class ChatViewModel(
         val past = alternating(if (goesOn) asked else asked.dropLast(1)).map { Message(it.role, it.fed(task)) }
         val settings = state.value.settings
         val systemPrompt = settings.systemPrompt(manifest.chat.systemPrompt)
-        val session = session?.takeIf { sessionOn === engine && it.messages == past && it.systemPrompt == systemPrompt }
-            ?: ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, past, systemPrompt)
+        val chat = manifest.chat.thatThinks(settings.thinks)
+        val session = session?.takeIf {
+            sessionOn === engine && it.messages == past && it.systemPrompt == systemPrompt && it.chat == chat
+        } ?: ChatSession(engine, chat, manifest.tokenizer.specialTokens, past, systemPrompt)
         this.session = session
         sessionOn = engine
         val sampling = settings.sampling(manifest.chat.sampling).let { set ->

@@ -27,6 +27,7 @@ import org.etpipeline.core.Role
 import org.etpipeline.core.search.Hit
 import org.etpipeline.core.search.NotesPrompt
 import org.etpipeline.core.search.bestOfEachNote
+import org.etpipeline.core.taskChat
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
@@ -133,9 +134,9 @@ class NoteSearchViewModel(private val services: Services) : ViewModel() {
         val manifest = checkNotNull(ready.bundle.manifest)
         change { it.copy(phase = TaskRun.Phase.READING) }
         val longest = minOf(LONGEST_ANSWER, ready.program.maxContext / 4)
-        val sources = prompt.fitting(hits, room(engine, manifest.chat, ready.program) - longest, engine::countTokens)
+        val sources = prompt.fitting(hits, room(engine, manifest.taskChat, ready.program) - longest, engine::countTokens)
         _state.update { it.copy(sources = sources) }
-        val answer = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
+        val answer = ChatSession(engine, manifest.taskChat, manifest.tokenizer.specialTokens)
             .ask(prompt.with(sources.map { it.chunk.text }), longest) { piece ->
                 change { it.copy(phase = TaskRun.Phase.WRITING, answer = it.answer + piece) }
             }

@@ -23,6 +23,7 @@ import org.etpipeline.core.Task
 import org.etpipeline.core.fill
 import org.etpipeline.core.grammarOf
 import org.etpipeline.core.partsOf
+import org.etpipeline.core.taskChat
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
@@ -82,7 +83,7 @@ class TaskViewModel(private val services: Services) : ViewModel() {
                 services.models.use { engine ->
                     change { it.copy(phase = TaskRun.Phase.READING) }
                     val said = StringBuilder()
-                    val answer = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
+                    val answer = ChatSession(engine, manifest.taskChat, manifest.tokenizer.specialTokens)
                         .ask(task.fill(text, choices), task.maxNewTokens, grammar = manifest.grammarOf(key)) { piece ->
                             val soFar = partsOf(said.append(piece).toString()).answer // what it thinks is not asked for
                             change { it.copy(phase = TaskRun.Phase.WRITING, answer = soFar) }

@@ -8,6 +8,8 @@ import androidx.compose.ui.semantics.SemanticsActions
 import androidx.compose.ui.semantics.SemanticsProperties
 import androidx.compose.ui.test.assertIsDisplayed
 import androidx.compose.ui.test.assertIsNotEnabled
+import androidx.compose.ui.test.assertIsOff
+import androidx.compose.ui.test.assertIsOn
 import androidx.compose.ui.test.assertTextContains
 import androidx.compose.ui.test.assertTextEquals
 import androidx.compose.ui.test.junit4.v2.createEmptyComposeRule
@@ -23,12 +25,17 @@ import androidx.compose.ui.test.performTextReplacement
 import androidx.test.core.app.ApplicationProvider
 import java.io.ByteArrayOutputStream
 import kotlinx.serialization.json.Json
+import org.etpipeline.core.ChatFormat
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
+import org.etpipeline.core.Message
 import org.etpipeline.core.Problem
+import org.etpipeline.core.Role
+import org.etpipeline.core.readManifest
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
 import org.etpipeline.demo.install
+import org.etpipeline.demo.models.TestBundle
 import org.etpipeline.demo.showScreen
 import org.etpipeline.demo.startEmpty
 import org.etpipeline.demo.waitFor
@@ -109,6 +116,31 @@ class ChatToolsTest {
         assertTrue("fed anew, as it begins in another way", "hello" in engine.prompts.last())
         rule.waitFor { app.services.conversations.all().values.single().settings == ChatSettings() }
     }
+
+    @Test
+    fun `whether it thinks first is set where the model has a switch for that`() {
+        show()
+        choose(R.string.settings_title)
+        rule.onNodeWithTag("thinks").assertDoesNotExist()
+        val usual = readManifest(TestBundle.whole.manifest).chat.segments
+        val quiet = usual.copy(userToAssistant = usual.userToAssistant + "<think></think>")
+        val other = Json.encodeToString(ChatFormat.serializer(), quiet)
+        app.services.store.import(TestBundle.whole.edited("chat.thinking", "{\"default\": true, \"other\": $other}").source())
+            .let { app.services.models.select(it.id) }
+        rule.waitFor { viewModel.state.value.own?.thinks == true }
+        rule.onNodeWithTag("thinks").assertIsOn()
+        ask("one")
+        assertTrue(engine.prompts.last().endsWith(usual.userToAssistant))
+        rule.onNodeWithTag("thinks").performScrollTo().performClick().assertIsOff()
+        ask("two")
+        assertEquals("the chat is fed in its other form", quiet.render(talk("one", "ok", "two")), engine.prompts.last())
+        rule.waitFor { app.services.conversations.all().values.single().settings.thinks == false }
+        rule.onNodeWithTag("thinks").performClick().assertIsOn()
+        rule.waitFor { viewModel.state.value.settings == ChatSettings() }
+    }
+
+    private fun talk(vararg texts: String) =
+        texts.mapIndexed { i, text -> Message(if (i % 2 == 0) Role.USER else Role.ASSISTANT, text) }
 
     @Test
     fun `another chat has settings of its own`() {
