@@ -47,10 +47,12 @@ import androidx.compose.ui.semantics.contentDescription
 import androidx.compose.ui.semantics.heading
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.text.style.TextAlign
+import androidx.compose.ui.unit.LayoutDirection
 import androidx.compose.ui.unit.dp
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
 import java.text.NumberFormat
+import java.util.Locale
 import org.etpipeline.core.BenchmarkPlan
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.Percentiles
@@ -203,8 +205,8 @@ private fun Report(report: BenchmarkReport, isPlugged: Boolean?, actions: Benchm
             Spread(stringResource(R.string.benchmark_load), speed.loadMs)
             HorizontalDivider()
             Line(stringResource(R.string.benchmark_memory), LocalResources.current.fileSize(speed.peakRssBytes))
-            val unknown = stringResource(R.string.benchmark_unknown)
-            Line(stringResource(R.string.benchmark_thermal), "${report.thermalBefore ?: unknown} → ${report.thermalAfter ?: unknown}")
+            val heat = stringResource(R.string.benchmark_thermal_change, heatText(report.thermalBefore), heatText(report.thermalAfter))
+            Line(stringResource(R.string.benchmark_thermal), heat)
             val drain = report.batteryMahPer1000Tokens?.let { stringResource(R.string.benchmark_mah, decimal(it)) }
                 ?: stringResource(if (isPlugged == true) R.string.benchmark_battery_plugged else R.string.benchmark_battery_unknown)
             Line(stringResource(R.string.benchmark_battery), drain)
@@ -236,15 +238,16 @@ private fun Chart(report: BenchmarkReport) {
     val highest = values.max().coerceAtLeast(1e-9)
     val bar = MaterialTheme.colorScheme.primary
     val line = MaterialTheme.colorScheme.tertiary
-    val text = stringResource(R.string.benchmark_chart, values.joinToString { whole(it) })
+    val text = stringResource(R.string.benchmark_chart, values.map { whole(it) }.joinToString())
     Text(stringResource(R.string.benchmark_chart_title), style = MaterialTheme.typography.labelLarge)
     Canvas(Modifier.fillMaxWidth().height(120.dp).semantics { contentDescription = text }.testTag("benchmark-chart")) {
         val step = size.width / values.size
         values.forEachIndexed { index, value ->
             val height = (value / highest * size.height).toFloat()
+            val place = if (layoutDirection == LayoutDirection.Rtl) values.lastIndex - index else index
             drawRoundRect(
                 bar,
-                Offset(index * step + step * 0.15f, size.height - height),
+                Offset(place * step + step * 0.15f, size.height - height),
                 Size(step * 0.7f, height),
                 CornerRadius(4.dp.toPx()),
             )
@@ -255,7 +258,27 @@ private fun Chart(report: BenchmarkReport) {
     }
 }
 
-private fun whole(value: Double): String = NumberFormat.getIntegerInstance().format(value)
+/** A word for what the system calls a thermal status. */
+@Composable
+private fun heatText(status: String?): String = stringResource(
+    when (status) {
+        "none" -> R.string.heat_none
+        "light" -> R.string.heat_light
+        "moderate" -> R.string.heat_moderate
+        "severe" -> R.string.heat_severe
+        "critical" -> R.string.heat_critical
+        "emergency" -> R.string.heat_emergency
+        "shutdown" -> R.string.heat_shutdown
+        else -> R.string.benchmark_unknown
+    },
+)
 
+@Composable
+private fun locale(): Locale = LocalResources.current.configuration.locales[0]
+
+@Composable
+private fun whole(value: Double): String = NumberFormat.getIntegerInstance(locale()).format(value)
+
+@Composable
 private fun decimal(value: Double): String =
-    NumberFormat.getInstance().apply { maximumFractionDigits = if (value < 100) 1 else 0 }.format(value)
+    NumberFormat.getInstance(locale()).apply { maximumFractionDigits = if (value < 100) 1 else 0 }.format(value)

@@ -25,6 +25,7 @@ import androidx.compose.material3.FilledIconButton
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
 import androidx.compose.material3.LinearProgressIndicator
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.ModalBottomSheet
 import androidx.compose.material3.OutlinedTextField
@@ -68,6 +69,7 @@ import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.byContent
 
 /** What the user can do on the chat screen. */
 data class ChatActions(
@@ -197,6 +199,7 @@ fun ChatContent(
                     { input = it },
                     Modifier.weight(1f).testTag("chat-input"),
                     enabled = hasModel,
+                    textStyle = LocalTextStyle.current.byContent,
                     placeholder = { Text(stringResource(R.string.chat_hint)) },
                     maxLines = 6,
                     shape = MaterialTheme.shapes.extraLarge,
@@ -231,7 +234,12 @@ private fun SettingsSheet(state: ChatState, actions: ChatActions, onClose: () ->
 private fun ModelTitle(model: ModelHolder.State) {
     val name = model.bundle?.manifest?.what?.name
     Column {
-        Text(name ?: stringResource(R.string.app_name), maxLines = 1, overflow = TextOverflow.Ellipsis)
+        Text(
+            name ?: stringResource(R.string.app_name),
+            maxLines = 1,
+            overflow = TextOverflow.Ellipsis,
+            style = LocalTextStyle.current.byContent,
+        )
         val style = MaterialTheme.typography.labelMedium
         Text(
             stringResource(R.string.chat_offline),
@@ -272,7 +280,7 @@ private fun Welcome(state: ChatState, actions: ChatActions) {
     EmptyState(icon, stringResource(R.string.chat_welcome_title), stringResource(R.string.chat_welcome_text)) {
         // Asked as they stand in every language: the built-in model knows English only.
         stringArrayResource(R.array.chat_examples).forEach { example ->
-            SuggestionChip({ actions.send(example, null) }, { Text(example) }, Modifier.testTag("example"))
+            SuggestionChip({ actions.send(example, null) }, { Text(example, style = LocalTextStyle.current.byContent) }, Modifier.testTag("example"))
         }
     }
 }

@@ -8,6 +8,7 @@ import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.selection.toggleable
 import androidx.compose.foundation.verticalScroll
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Slider
@@ -32,6 +33,7 @@ import kotlin.math.abs
 import kotlin.math.roundToInt
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.demo.R
+import org.etpipeline.demo.ui.byContent
 
 private val LENGTHS = listOf(32, 64, 128, 256, 512, 1024, 2048, 4096)
 private val TOP_KS = listOf(0, 1, 5, 10, 20, 40, 64, 100, 200)
@@ -99,6 +101,7 @@ private fun SystemPrompt(settings: ChatSettings, own: OwnSettings, set: (ChatSet
         settings.systemPrompt ?: model,
         { text -> set(settings.copy(systemPrompt = text.takeIf { it != model })) },
         Modifier.fillMaxWidth().testTag("system-prompt"),
+        textStyle = LocalTextStyle.current.byContent,
         label = { Text(stringResource(R.string.settings_system)) },
         supportingText = { Text(stringResource(R.string.settings_system_about)) },
         maxLines = 6,

@@ -18,6 +18,7 @@ import androidx.compose.material3.ExperimentalMaterial3Api
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
 import androidx.compose.material3.ListItem
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Scaffold
 import androidx.compose.material3.Text
@@ -46,6 +47,7 @@ import org.etpipeline.core.SearchedText
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.byContent
 
 /** The earlier chats, the newest first. */
 @OptIn(ExperimentalMaterial3Api::class)
@@ -89,7 +91,10 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
                     }
                     items(found, key = { it.id }) { conversation ->
                         ListItem(
-                            headlineContent = { Text(conversation.title, maxLines = 2, overflow = TextOverflow.Ellipsis) },
+                            headlineContent = {
+                                val style = LocalTextStyle.current.byContent
+                                Text(conversation.title, maxLines = 2, overflow = TextOverflow.Ellipsis, style = style)
+                            },
                             supportingContent = { Text(dates.format(Date(conversation.updated))) },
                             trailingContent = {
                                 IconButton({ deleting = conversation }) {
@@ -128,6 +133,7 @@ private fun SearchField(query: String, onChange: (String) -> Unit) {
         query,
         onChange,
         Modifier.fillMaxWidth().padding(horizontal = 16.dp, vertical = 8.dp).testTag("history-search"),
+        textStyle = LocalTextStyle.current.byContent,
         label = { Text(stringResource(R.string.history_search)) },
         leadingIcon = { Icon(Icons.Default.Search, contentDescription = null) },
         trailingIcon = {

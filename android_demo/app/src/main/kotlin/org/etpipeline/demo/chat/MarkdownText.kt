@@ -12,6 +12,7 @@ import androidx.compose.foundation.text.selection.DisableSelection
 import androidx.compose.material3.HorizontalDivider
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.Surface
 import androidx.compose.material3.Text
@@ -39,19 +40,25 @@ import org.etpipeline.core.Block
 import org.etpipeline.core.Span
 import org.etpipeline.core.readMarkdown
 import org.etpipeline.demo.R
+import org.etpipeline.demo.ui.InDirectionOf
+import org.etpipeline.demo.ui.byContent
 
 /** An answer as its marks say. */
 @Composable
 internal fun MarkdownText(text: String, isGrowing: Boolean, modifier: Modifier = Modifier) {
     val blocks = remember(text, isGrowing) { readMarkdown(text, isGrowing) }
-    Column(modifier, Arrangement.spacedBy(8.dp)) {
-        for (block in blocks) {
-            when (block) {
-                is Block.Paragraph -> Text(annotated(block.text), Modifier.testTag("answer"))
-                is Block.Heading -> Heading(block)
-                is Block.Item -> Item(block)
-                is Block.Code -> Code(block)
-                Block.Rule -> HorizontalDivider()
+    InDirectionOf(text) {
+        Column(modifier, Arrangement.spacedBy(8.dp)) {
+            for (block in blocks) {
+                when (block) {
+                    is Block.Paragraph -> {
+                        Text(annotated(block.text), Modifier.testTag("answer"), style = LocalTextStyle.current.byContent)
+                    }
+                    is Block.Heading -> Heading(block)
+                    is Block.Item -> Item(block)
+                    is Block.Code -> Code(block)
+                    Block.Rule -> HorizontalDivider()
+                }
             }
         }
     }
@@ -66,7 +73,7 @@ private fun Heading(block: Block.Heading) {
             else -> titleMedium
         }
     }
-    Text(annotated(block.text), Modifier.testTag("heading").semantics { heading() }, style = style)
+    Text(annotated(block.text), Modifier.testTag("heading").semantics { heading() }, style = style.byContent)
 }
 
 @Composable
@@ -78,7 +85,7 @@ private fun Item(block: Block.Item) {
         Arrangement.spacedBy(8.dp),
     ) {
         Text(block.mark)
-        Text(annotated(block.text))
+        Text(annotated(block.text), style = LocalTextStyle.current.byContent)
     }
 }
 

@@ -22,6 +22,7 @@ import androidx.compose.material.icons.filled.Share
 import androidx.compose.material3.CircularProgressIndicator
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.Surface
 import androidx.compose.material3.Text
@@ -59,6 +60,7 @@ import org.etpipeline.core.Parts
 import org.etpipeline.core.SavedMessage
 import org.etpipeline.core.partsOf
 import org.etpipeline.demo.R
+import org.etpipeline.demo.ui.byContent
 
 private val BUBBLE_WIDTH = 560.dp
 
@@ -82,7 +84,10 @@ fun Question(turn: SavedMessage, canEdit: Boolean, onEdit: () -> Unit) {
             shape = MaterialTheme.shapes.large,
             color = MaterialTheme.colorScheme.primaryContainer,
         ) {
-            SelectionContainer { Text(turn.text, Modifier.testTag("question").padding(horizontal = 16.dp, vertical = 10.dp)) }
+            SelectionContainer {
+                val inside = Modifier.testTag("question").padding(horizontal = 16.dp, vertical = 10.dp)
+                Text(turn.text, inside, style = LocalTextStyle.current.byContent)
+            }
         }
     }
 }
@@ -172,7 +177,7 @@ private fun Thought(parts: Parts, thoughtMs: Long?, isComing: Boolean) {
                 parts.thought,
                 Modifier.padding(bottom = 8.dp).testTag("thought"),
                 color,
-                style = MaterialTheme.typography.bodyMedium,
+                style = MaterialTheme.typography.bodyMedium.byContent,
             )
         }
     }

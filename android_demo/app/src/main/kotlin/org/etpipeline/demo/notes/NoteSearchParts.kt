@@ -20,6 +20,7 @@ import androidx.compose.material3.Card
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
 import androidx.compose.material3.LinearProgressIndicator
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedCard
 import androidx.compose.material3.OutlinedTextField
@@ -45,6 +46,7 @@ import org.etpipeline.demo.tasks.Outcome
 import org.etpipeline.demo.tasks.Progress
 import org.etpipeline.demo.tasks.announcedAtEnd
 import org.etpipeline.demo.text
+import org.etpipeline.demo.ui.byContent
 
 /** Where a query is typed, and the button that asks it. */
 @Composable
@@ -54,6 +56,7 @@ internal fun SearchField(state: NoteSearchState, actions: NotesActions, modifier
             value = state.query,
             onValueChange = actions.search,
             modifier = Modifier.fillMaxWidth().testTag("search-notes"),
+            textStyle = LocalTextStyle.current.byContent,
             label = { Text(stringResource(R.string.notes_search)) },
             leadingIcon = { Icon(Icons.Default.Search, contentDescription = null) },
             trailingIcon = {
@@ -126,7 +129,8 @@ private fun LazyListScope.answer(state: NoteSearchState, notes: Set<String>, ope
             if (run.answer.isNotBlank()) {
                 Card(Modifier.fillMaxWidth()) {
                     SelectionContainer {
-                        Text(run.answer, Modifier.padding(16.dp).testTag("answer").announcedAtEnd(run))
+                        val around = Modifier.padding(16.dp).testTag("answer").announcedAtEnd(run)
+                        Text(run.answer, around, style = LocalTextStyle.current.byContent)
                     }
                 }
             }
@@ -152,7 +156,7 @@ private fun Source(number: Int, source: Hit, open: (() -> Unit)?) {
             Text("[$number]", style = MaterialTheme.typography.titleSmall, color = MaterialTheme.colorScheme.primary)
             Text(
                 source.chunk.text,
-                style = MaterialTheme.typography.bodyMedium,
+                style = MaterialTheme.typography.bodyMedium.byContent,
                 maxLines = 3,
                 overflow = TextOverflow.Ellipsis,
             )

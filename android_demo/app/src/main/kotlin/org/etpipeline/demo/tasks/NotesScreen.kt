@@ -26,6 +26,7 @@ import androidx.compose.material3.ExperimentalMaterial3Api
 import androidx.compose.material3.ExtendedFloatingActionButton
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedTextField
 import androidx.compose.material3.Scaffold
@@ -64,6 +65,7 @@ import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.byContent
 
 private const val SUMMARIZE = "summarize"
 
@@ -183,14 +185,14 @@ internal fun NoteCard(note: Note, part: String? = null, onClick: () -> Unit) {
         Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(4.dp)) {
             Text(
                 lines.firstOrNull()?.trim() ?: stringResource(R.string.notes_new),
-                style = MaterialTheme.typography.titleMedium,
+                style = MaterialTheme.typography.titleMedium.byContent,
                 maxLines = 1,
                 overflow = TextOverflow.Ellipsis,
             )
             if (body.isNotEmpty()) {
                 Text(
                     body,
-                    style = MaterialTheme.typography.bodyMedium,
+                    style = MaterialTheme.typography.bodyMedium.byContent,
                     maxLines = 2,
                     overflow = TextOverflow.Ellipsis,
                 )
@@ -285,6 +287,7 @@ fun NoteContent(text: String, run: TaskRun?, actions: NoteActions, modifier: Mod
                     value = text,
                     onValueChange = actions.text,
                     modifier = Modifier.fillMaxWidth().testTag("note-text"),
+                    textStyle = LocalTextStyle.current.byContent,
                     label = { Text(stringResource(R.string.notes_text)) },
                     minLines = 8,
                 )
@@ -330,7 +333,8 @@ private fun Summary(run: TaskRun, copy: (String) -> Unit, add: (String) -> Unit)
         Card(Modifier.fillMaxWidth()) {
             Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(8.dp)) {
                 Text(stringResource(R.string.notes_summary), style = MaterialTheme.typography.titleSmall)
-                Text(run.answer, Modifier.testTag("answer").announcedAtEnd(run))
+                val style = LocalTextStyle.current.byContent
+                Text(run.answer, Modifier.testTag("answer").announcedAtEnd(run), style = style)
                 if (!run.isRunning) {
                     Row(Modifier.fillMaxWidth(), Arrangement.End) {
                         TextButton(onClick = { copy(run.answer) }) { Text(stringResource(R.string.task_copy)) }

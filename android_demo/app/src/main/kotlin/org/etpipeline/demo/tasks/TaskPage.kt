@@ -30,6 +30,7 @@ import androidx.compose.material3.HorizontalDivider
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
 import androidx.compose.material3.LinearProgressIndicator
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedCard
 import androidx.compose.material3.OutlinedTextField
@@ -68,6 +69,7 @@ import org.etpipeline.demo.chat.figures
 import org.etpipeline.demo.chat.share
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.byContent
 
 /** More options than this go into a menu. */
 private const val MOST_CHIPS = 8
@@ -172,7 +174,7 @@ private fun Disclaimer(key: String, task: Task, modifier: Modifier) {
         ) {
             Icon(Icons.Default.Info, contentDescription = null)
             Column(verticalArrangement = Arrangement.spacedBy(8.dp)) {
-                lines.forEach { Text(it, style = MaterialTheme.typography.bodySmall) }
+                lines.forEach { Text(it, style = MaterialTheme.typography.bodySmall.byContent) }
             }
         }
     }
@@ -184,6 +186,7 @@ private fun Form(key: String, task: Task, form: TaskForm, isRunning: Boolean, ac
         value = form.text,
         onValueChange = actions.text,
         modifier = Modifier.fillMaxWidth().testTag("task-text"),
+        textStyle = LocalTextStyle.current.byContent,
         label = { Text(inputLabel(key)) },
         trailingIcon = {
             if (form.text.isNotEmpty()) {
@@ -271,7 +274,7 @@ private fun Replies(replies: List<String>, run: TaskRun, copy: (String) -> Unit)
     Column(Modifier.announcedAtEnd(run), verticalArrangement = Arrangement.spacedBy(8.dp)) {
         for (reply in replies) {
             OutlinedCard(onClick = { copy(reply) }, Modifier.fillMaxWidth().testTag("reply"), enabled = !run.isRunning) {
-                Text(reply, Modifier.padding(16.dp))
+                Text(reply, Modifier.padding(16.dp), style = LocalTextStyle.current.byContent)
             }
         }
         if (!run.isRunning) Small(stringResource(R.string.task_replies))
@@ -291,7 +294,7 @@ private fun AnswerCard(key: String, run: TaskRun, copy: (String) -> Unit) {
                 Text(
                     run.answer,
                     Modifier.testTag("answer").announcedAtEnd(run),
-                    style = MaterialTheme.typography.bodyLarge,
+                    style = MaterialTheme.typography.bodyLarge.byContent,
                 )
             }
             if (!run.isRunning) {
@@ -326,7 +329,7 @@ internal fun Outcome(run: TaskRun) {
 
 @Composable
 private fun Small(text: String) {
-    Text(text, style = MaterialTheme.typography.bodySmall, color = MaterialTheme.colorScheme.onSurfaceVariant)
+    Text(text, style = MaterialTheme.typography.bodySmall.byContent, color = MaterialTheme.colorScheme.onSurfaceVariant)
 }
 
 /** A screen reader that spoke at each word would never finish: it hears the whole answer once, when it is there. */

@@ -25,6 +25,7 @@ import androidx.compose.material3.Card
 import androidx.compose.material3.ExperimentalMaterial3Api
 import androidx.compose.material3.Icon
 import androidx.compose.material3.IconButton
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.OutlinedButton
 import androidx.compose.material3.OutlinedCard
@@ -49,6 +50,7 @@ import androidx.lifecycle.viewmodel.compose.viewModel
 import org.etpipeline.core.Task
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.EmptyState
+import org.etpipeline.demo.ui.byContent
 
 /** Where the user is among the tasks; [id] is the task's key or the note's id. */
 private data class Page(val kind: Kind, val id: String = "") : java.io.Serializable {
@@ -189,7 +191,8 @@ fun ShareContent(text: String, tasks: Map<String, Task>, actions: ShareActions, 
             EntryGrid {
                 item(key = "text", span = { GridItemSpan(maxLineSpan) }) {
                     OutlinedCard(Modifier.fillMaxWidth()) {
-                        Text(text.trim(), Modifier.padding(16.dp), maxLines = 6, overflow = TextOverflow.Ellipsis)
+                        val style = LocalTextStyle.current.byContent
+                        Text(text.trim(), Modifier.padding(16.dp), maxLines = 6, overflow = TextOverflow.Ellipsis, style = style)
                     }
                 }
                 entries(tasks, actions.task)

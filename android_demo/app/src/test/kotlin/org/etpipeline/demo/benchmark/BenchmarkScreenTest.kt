@@ -181,7 +181,7 @@ class BenchmarkScreenTest {
         line(R.string.benchmark_prefill, "2,667", "2,667") // 32 words in 12 ms
         line(R.string.benchmark_ttft, "12", "12")
         line(R.string.benchmark_load, "7", "7")
-        line(R.string.benchmark_thermal, "none → none")
+        line(R.string.benchmark_thermal, "cool → cool")
         line(R.string.benchmark_memory, "50 MB")
         val chart = rule.onNodeWithTag("benchmark-chart").performScrollTo().assertIsDisplayed()
         chart.assertContentDescriptionEquals(string(R.string.benchmark_chart, "100, 200, 300"))

@@ -1,15 +1,10 @@
 package org.etpipeline.demo.models
 
 import android.app.Application
-import android.content.Context
-import android.content.res.Configuration
-import android.content.res.Resources
-import androidx.test.core.app.ApplicationProvider
-import java.io.File
-import java.util.Locale
-import javax.xml.parsers.DocumentBuilderFactory
 import org.etpipeline.core.Problem
+import org.etpipeline.demo.LANGUAGES
 import org.etpipeline.demo.fileSize
+import org.etpipeline.demo.resourcesIn
 import org.etpipeline.demo.text
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
@@ -17,7 +12,6 @@ import org.junit.Test
 import org.junit.runner.RunWith
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.annotation.Config
-import org.w3c.dom.Element
 
 @RunWith(RobolectricTestRunner::class)
 @Config(sdk = [35], application = Application::class)
@@ -61,12 +55,13 @@ class ProblemTextTest {
     fun `every problem has its sentence in every language`() {
         assertEquals(Problem::class.java.declaredClasses.toSet(), problems.keys.map { it.javaClass }.toSet())
         for (language in LANGUAGES) {
-            val resources = resources(language)
+            val resources = resourcesIn(language)
             val sentences = problems.mapValues { (problem, mentions) ->
                 val sentence = problem.text(resources)
-                assertTrue("$language: $sentence", sentence.endsWith(".") && sentence.length > 20 && '%' !in sentence)
-                assertTrue("$language: one sentence: $sentence", !Regex("""\. \p{Lu}""").containsMatchIn(sentence))
-                for (mention in mentions) assertTrue("$language: $mention in: $sentence", mention in sentence)
+                assertTrue("$language: $sentence", sentence.last() in ".。" && sentence.length > 20 && '%' !in sentence)
+                assertTrue("$language: one sentence: $sentence", !Regex("""\. \p{L}|。.""").containsMatchIn(sentence))
+                val western = sentence.map { if (it.isDigit()) it.digitToInt().digitToChar() else it }.joinToString("")
+                for (mention in mentions) assertTrue("$language: $mention in: $sentence", mention in western)
                 sentence
             }
             assertEquals("$language: no two problems alike", sentences.size, sentences.values.toSet().size)
@@ -76,7 +71,7 @@ class ProblemTextTest {
     @Test
     fun `the languages differ`() {
         for (problem in problems.keys) {
-            assertEquals("$problem", LANGUAGES.size, LANGUAGES.map { problem.text(resources(it)) }.toSet().size)
+            assertEquals("$problem", LANGUAGES.size, LANGUAGES.map { problem.text(resourcesIn(it)) }.toSet().size)
         }
     }
 
@@ -85,42 +80,8 @@ class ProblemTextTest {
         val sizes = listOf(0L, 999, 1_000, 1_580_160, 125_214_000, 999_900_000, 7_845_000_000)
         assertEquals(
             listOf("0 byte", "999 byte", "1 kB", "1.6 MB", "125 MB", "1 GB", "7.8 GB"),
-            sizes.map { resources("en").fileSize(it).replace('\u00a0', ' ') },
+            sizes.map { resourcesIn("en").fileSize(it).replace('\u00a0', ' ') },
         )
-        assertEquals("7,8 Go", resources("fr").fileSize(7_845_000_000).replace(Regex("[\u00a0\u202f]"), " "))
-    }
-
-    @Test
-    fun `all languages have the same strings with the same arguments`() {
-        val folder = File("src/main/res")
-        val files = File(folder, "values").list().orEmpty().filter { it.startsWith("strings") }
-        assertTrue("$files", files.size >= 3)
-        for (file in files) {
-            val english = formats(File(folder, "values/$file"))
-            for (language in LANGUAGES - "en") {
-                assertEquals("$file, $language", english, formats(File(folder, "values-$language/$file")))
-            }
-        }
-    }
-
-    /** The arguments of each text, by its key. */
-    private fun formats(file: File): Map<String, Set<String>> {
-        val root = DocumentBuilderFactory.newInstance().newDocumentBuilder().parse(file).documentElement
-        val children = (0 until root.childNodes.length).mapNotNull { root.childNodes.item(it) as? Element }
-        assertEquals("$file: a key twice", children.size, children.map { it.getAttribute("name") }.toSet().size)
-        return children.filter { it.getAttribute("translatable") != "false" }.associate { element ->
-            element.getAttribute("name") to ARGUMENT.findAll(element.textContent).map { it.value }.toSet()
-        }
-    }
-
-    private fun resources(language: String): Resources {
-        val context = ApplicationProvider.getApplicationContext<Context>()
-        val configuration = Configuration(context.resources.configuration).apply { setLocale(Locale.forLanguageTag(language)) }
-        return context.createConfigurationContext(configuration).resources
-    }
-
-    private companion object {
-        val LANGUAGES = listOf("en", "fr", "de", "es")
-        val ARGUMENT = Regex("""%(\d+\$)?[-+,.\d]*[a-zA-Z%]""")
+        assertEquals("7,8 Go", resourcesIn("fr").fileSize(7_845_000_000).replace(Regex("[\u00a0\u202f]"), " "))
     }
 }

@@ -34,13 +34,26 @@ class PhoneScreenshotTest {
         rule.checkPictures("phone-german-large", "de-$PHONE", FEW)
     }
 
-    /** There is no Arabic text; this shows that everything is mirrored. */
-    @Test fun `from right to left`() = rule.checkPictures("phone-rtl", "ar-ldrtl-$PHONE", FEW)
+    @Test fun `from right to left`() = rule.checkPictures("phone-arabic", "ar-ldrtl-$PHONE")
 
     @Test fun `small, and turned`() =
         rule.checkPictures("small-landscape", "w640dp-h320dp-land-notnight-xhdpi", listOf("chat", "symptom-check", "models"))
 
+    /** As small as phones are, in letters twice as large: nothing may be out of reach. */
+    @Test
+    fun `small, in the largest letters`() {
+        RuntimeEnvironment.setFontScale(2f)
+        rule.checkPictures("small-large", SMALL)
+    }
+
+    @Test
+    fun `small, Japanese in the largest letters`() {
+        RuntimeEnvironment.setFontScale(2f)
+        rule.checkPictures("small-japanese-large", "ja-$SMALL")
+    }
+
     private companion object {
+        const val SMALL = "w320dp-h480dp-port-notnight-xhdpi"
         val FEW = listOf(
             "chat", "chat-markdown", "chat-settings", "chat-too-large", "tasks", "symptom-check", "models", "benchmark-report",
         )

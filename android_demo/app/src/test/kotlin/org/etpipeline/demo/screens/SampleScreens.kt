@@ -88,6 +88,15 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         )
         Chat(ready.copy(conversation = conversation(turns)))
     }
+    screen(Place.CHAT, "chat-mixed") {
+        val turns = listOf(
+            SavedMessage(Role.USER, "كيف أطبع «Hello» في Python؟"),
+            SavedMessage(Role.ASSISTANT, mixedAnswer, stats),
+            SavedMessage(Role.USER, "And in one line?"),
+            SavedMessage(Role.ASSISTANT, "Use `print(\"Hello\")`: it needs\n\n- no import,\n- no class.", stats),
+        )
+        Chat(ready.copy(conversation = conversation(turns)))
+    }
     screen(Place.CHAT, "chat-settings") {
         Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}) }
     }
@@ -190,6 +199,18 @@ private val markdownAnswer = """
 
     ### Then
     Look at the most
+""".trimIndent()
+
+/** Runs from right to left, but for the code and the names in it. */
+private val mixedAnswer = """
+    استخدم **print**؛ فهي دالة مضمّنة:
+
+    1. افتح المحرر،
+    2. اكتب `print`:
+
+    ```python
+    print("Hello")  # مرحبا
+    ```
 """.trimIndent()
 
 @Composable
