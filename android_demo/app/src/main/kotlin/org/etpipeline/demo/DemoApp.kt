@@ -19,6 +19,7 @@ import org.etpipeline.demo.notes.NoteIndex
 import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.AndroidPhone
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.engine.AdapterStore
 
 /** What the screens need, made once per process. */
 class Services(
@@ -28,6 +29,7 @@ class Services(
     val phone: Phone,
     val preferences: SharedPreferences,
     val models: ModelHolder,
+    val adapters: AdapterStore,
     val startup: Startup,
     val embedders: EmbedderHolder,
     val search: NoteSearch,
@@ -59,7 +61,7 @@ open class DemoApp : Application() {
         val store = BundleStore(File(filesDir, "bundles"))
         val phone = AndroidPhone(this)
         val preferences = getSharedPreferences("app", Context.MODE_PRIVATE)
-        val models = ModelHolder(store, phone, preferences)
+        val models = ModelHolder(store, phone, preferences, File(noBackupFilesDir, "adapter-slots"))
         val embedders = EmbedderHolder(store, phone)
         return Services(
             store = store,
@@ -68,6 +70,7 @@ open class DemoApp : Application() {
             phone = phone,
             preferences = preferences,
             models = models,
+            adapters = AdapterStore(File(filesDir, "adapters")),
             startup = Startup(this, store, models, preferences),
             embedders = embedders,
             search = NoteSearch(NoteIndex(this), embedders),

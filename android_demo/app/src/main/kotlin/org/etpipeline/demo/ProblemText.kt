@@ -24,6 +24,10 @@ fun Problem.text(resources: Resources): String = when (this) {
     Problem.DamagedZip -> resources.getString(R.string.problem_damaged_zip)
     is Problem.EncryptedZip -> resources.getString(R.string.problem_encrypted_zip, file)
     is Problem.ZipBomb -> resources.getString(R.string.problem_zip_bomb, file)
+    is Problem.DamagedAdapter -> resources.getString(R.string.problem_damaged_adapter, file)
+    is Problem.ForeignAdapter -> resources.getString(R.string.problem_foreign_adapter, file)
+    is Problem.DuplicateAdapter -> resources.getString(R.string.problem_duplicate_adapter, name)
+    is Problem.NoAdapter -> resources.getString(R.string.problem_no_adapter, name, model)
     is Problem.NotEnoughSpace ->
         resources.getString(R.string.problem_not_enough_space, resources.fileSize(needed), resources.fileSize(free))
     is Problem.NotEnoughMemory -> resources.getString(

@@ -25,6 +25,7 @@ import org.etpipeline.demo.notes.FakeEmbedder
 import org.etpipeline.demo.notes.NoteIndex
 import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.engine.AdapterStore
 
 /** Qualifiers of the screens that are drawn. */
 const val PHONE = "w411dp-h891dp-port-notnight-xhdpi"
@@ -59,6 +60,8 @@ class FakeEngine : LlmEngine {
     val prompts = mutableListOf<String>()
     val requests = mutableListOf<GenerationRequest>()
     val temperatures get() = requests.map { it.sampling.temperature }
+    val adapters = mutableListOf<File?>() // of each answer
+    private var adapter: File? = null
     var isPaced = false
     var problem: Problem? = null
     var droppedPrompts = 0 // how many prompts are too long
@@ -89,6 +92,7 @@ class FakeEngine : LlmEngine {
         }
         prompts += prompt
         requests += request
+        adapters += adapter
         problem?.let { throw EngineException(it) }
         isStopped = false
         val words = (answers.removeFirstOrNull() ?: "ok").split(Regex("(?<= )"))
@@ -110,6 +114,11 @@ class FakeEngine : LlmEngine {
         uses++
     }
 
+    override suspend fun adapt(adapter: File?) {
+        if (adapter != this.adapter) uses++
+        this.adapter = adapter
+    }
+
     override fun close() {
         isClosed = true
     }
@@ -128,7 +137,9 @@ open class TestApp : DemoApp() {
     public override fun createServices(): Services {
         val store = BundleStore(File(filesDir, "bundles"))
         val preferences = getSharedPreferences("app", Context.MODE_PRIVATE)
-        val models = newEngine?.let { ModelHolder(store, phone, preferences, it) } ?: ModelHolder(store, phone, preferences)
+        val slots = File(noBackupFilesDir, "adapter-slots")
+        val models = newEngine?.let { ModelHolder(store, phone, preferences, slots, it) }
+            ?: ModelHolder(store, phone, preferences, slots)
         val embedders = newEmbedder?.let { EmbedderHolder(store, phone, it) } ?: EmbedderHolder(store, phone)
         return Services(
             store = store,
@@ -137,6 +148,7 @@ open class TestApp : DemoApp() {
             phone = phone,
             preferences = preferences,
             models = models,
+            adapters = AdapterStore(File(filesDir, "adapters")),
             startup = Startup(this, store, models, preferences),
             embedders = embedders,
             search = NoteSearch(NoteIndex(this), embedders),

@@ -10,7 +10,7 @@ private val ACCENTS = Regex("""\p{Mn}+""")
 private const val LONGEST_NAME = 40
 
 /**
- * The conversation as a document for people. What a model thought is not in it.
+ * The conversation as a document for people. What a model thought is not in it; which adapter it had is.
  *
  * @param user what the user is called in it, in the user's language.
  * @param model what the model is called.
@@ -18,7 +18,9 @@ private const val LONGEST_NAME = 40
 fun Conversation.toMarkdown(user: String, model: String): String = buildString {
     append("# ").append(title.trim()).append("\n")
     for (turn in turns) {
-        append("\n## ").append(if (turn.role == Role.USER) user else model).append("\n\n")
+        append("\n## ").append(if (turn.role == Role.USER) user else model)
+        turn.adapter?.let { append(" ($it)") }
+        append("\n\n")
         append((if (turn.role == Role.USER) turn.text else partsOf(turn.text).answer).trim()).append("\n")
     }
 }

@@ -1,5 +1,6 @@
 package org.etpipeline.core
 
+import java.io.File
 import java.util.Collections
 import java.util.WeakHashMap
 import kotlinx.coroutines.CancellationException
@@ -25,6 +26,7 @@ private val turns: MutableMap<LlmEngine, Mutex> = Collections.synchronizedMap(We
  * @param specialTokens of the manifest's tokenizer: texts that are never shown.
  * @param messages of a conversation to go on with, user and assistant in turn.
  * @param systemPrompt is ignored by models that take none.
+ * @property adapter what makes another model of the engine's program for this conversation; null: nothing.
  */
 class ChatSession(
     private val engine: LlmEngine,
@@ -32,6 +34,7 @@ class ChatSession(
     private val specialTokens: List<String>,
     messages: List<Message> = emptyList(),
     val systemPrompt: String? = chat.systemPrompt,
+    val adapter: File? = null,
 ) {
     /** Everything that was said, as it was shown. It begins with the user, and user and assistant take turns. */
     @Volatile
@@ -71,25 +74,26 @@ class ChatSession(
      * Says [text] and returns the answer. If the last question has no answer, [text] takes its place.
      *
      * @param text not blank.
-     * @param maxNewTokens longest answer in tokens.
-     * @param grammar what the answer is held to, where the engine can.
+     * @param request how; its grammar counts where the engine can, and what begins a text is settled here.
      * @param onText gets the answer's text as it comes, mostly on the engine's thread: hand it over, do not wait.
      * @throws EngineException if the engine fails. An answer that had begun stays in [messages], else they are as they
      *   were before. [Problem.PromptTooLong]: not even [text] alone fits into the context.
      */
+    suspend fun ask(text: String, request: GenerationRequest, onText: (String) -> Unit = {}): Answer {
+        require(text.isNotBlank()) { "the message is blank" }
+        return inTurn(request.copy(grammar = request.grammar.takeIf { engine.takesGrammars }), onText) {
+            messages.take(messages.size / 2 * 2) + Message(Role.USER, text)
+        }
+    }
+
+    /** The same, with all else of a request as it is by default. */
     suspend fun ask(
         text: String,
         maxNewTokens: Int,
         sampling: Sampling = chat.sampling,
         grammar: Grammar? = null,
         onText: (String) -> Unit = {},
-    ): Answer {
-        require(text.isNotBlank()) { "the message is blank" }
-        val held = grammar.takeIf { engine.takesGrammars }
-        return inTurn(GenerationRequest(maxNewTokens, sampling, grammar = held), onText) {
-            messages.take(messages.size / 2 * 2) + Message(Role.USER, text)
-        }
-    }
+    ): Answer = ask(text, GenerationRequest(maxNewTokens, sampling, grammar = grammar), onText)
 
     /**
      * Answers the last question again, in place of the answer that it has. At temperature 0 the answer is the same.
@@ -115,17 +119,17 @@ class ChatSession(
      * @return the whole answer, with what the new part of it took. [Problem.PromptTooLong]: question and answer alone
      *   fill the context.
      */
-    suspend fun goOn(
-        maxNewTokens: Int,
-        sampling: Sampling = chat.sampling,
-        onText: (String) -> Unit = {},
-    ): Answer {
+    suspend fun goOn(request: GenerationRequest, onText: (String) -> Unit = {}): Answer {
         val cut = messages.lastOrNull()
         check(cut != null && cut.role == Role.ASSISTANT) { "there is no answer" }
         val begun = wholeCharacters(cut.text)
         if (begun != cut.text) cutUse = null
-        return inTurn(GenerationRequest(maxNewTokens, sampling), onText, begun) { messages.dropLast(1) }
+        return inTurn(request.copy(grammar = null), onText, begun) { messages.dropLast(1) }
     }
+
+    /** The same, with all else of a request as it is by default. */
+    suspend fun goOn(maxNewTokens: Int, sampling: Sampling = chat.sampling, onText: (String) -> Unit = {}): Answer =
+        goOn(GenerationRequest(maxNewTokens, sampling), onText)
 
     /** Forgets all but the first [count] messages. Not while an answer comes. */
     fun rewind(count: Int) {
@@ -156,6 +160,7 @@ class ChatSession(
             isAnswering = true
             try {
                 messages = asked()
+                engine.adapt(adapter)
                 answer(request, text, begun, onText, isCancelled)
             } catch (error: Throwable) {
                 ownUse = null

@@ -4,10 +4,13 @@ import kotlinx.serialization.SerialName
 import kotlinx.serialization.Serializable
 
 /**
- * What the user has set for one conversation; null where the model's own counts.
+ * What the user has set for one conversation; null where the model's own counts. There is no model's own seed or
+ * frequency or presence penalty, as no manifest has any.
  *
  * @property systemPrompt empty: none, also where the model has one.
  * @property maxNewTokens longest answer in tokens.
+ * @property adapter name of the one that answers; null: the model without any.
+ * @property seed with the same one the same answer is drawn again; null: each time another one.
  * @property thinks whether the model is to think before it answers, where its template has a switch for that.
  */
 @Serializable
@@ -20,6 +23,10 @@ data class ChatSettings(
     @SerialName("repetition_penalty") val repetitionPenalty: Float? = null,
     @SerialName("max_new_tokens") val maxNewTokens: Int? = null,
     val thinks: Boolean? = null,
+    val adapter: String? = null,
+    @SerialName("frequency_penalty") val frequencyPenalty: Float? = null,
+    @SerialName("presence_penalty") val presencePenalty: Float? = null,
+    val seed: Long? = null,
 ) {
     /** The model's own sampling, with what was set in its place; what a file says beyond all bounds comes within them. */
     fun sampling(own: Sampling): Sampling = Sampling(
@@ -28,6 +35,15 @@ data class ChatSettings(
         topK = topK?.coerceIn(TOP_KS) ?: own.topK,
         minP = minP.within(MIN_PS) ?: own.minP,
         repetitionPenalty = repetitionPenalty.within(REPETITION_PENALTIES) ?: own.repetitionPenalty,
+    )
+
+    /** What to ask an engine for, where [own] and [ownLongest] are the model's. */
+    fun request(own: Sampling, ownLongest: Int): GenerationRequest = GenerationRequest(
+        maxNewTokens = maxNewTokens(ownLongest),
+        sampling = sampling(own),
+        seed = seed,
+        frequencyPenalty = frequencyPenalty.within(ANSWER_PENALTIES) ?: 0f,
+        presencePenalty = presencePenalty.within(ANSWER_PENALTIES) ?: 0f,
     )
 
     /** The system prompt to feed, where [own] is the model's. */
@@ -42,6 +58,7 @@ data class ChatSettings(
         val TOP_KS = 0..200
         val MIN_PS = 0f..0.5f
         val REPETITION_PENALTIES = 1f..2f
+        val ANSWER_PENALTIES = 0f..2f
         val LONGEST_ANSWERS = 16..4096
     }
 }

@@ -28,6 +28,7 @@ data class Conversation(
  *
  * @property stats what the answer took; null for a question.
  * @property unfinished whether the answer was broken off: the app was killed or the engine failed while it came.
+ * @property adapter name of the adapter with which the model gave the answer.
  * @property thoughtMs milliseconds that the model thought before it said something; null if it did not come to an end.
  */
 @Serializable
@@ -37,6 +38,7 @@ data class SavedMessage(
     val stats: AnswerStats? = null,
     val unfinished: Boolean = false,
     @SerialName("thought_ms") val thoughtMs: Long? = null,
+    val adapter: String? = null,
 ) {
     /** Whether this is an answer that the model has not ended by itself, so that it can go on with it. */
     val isCut: Boolean

@@ -1,5 +1,6 @@
 package org.etpipeline.core
 
+import java.io.File
 import org.etpipeline.core.grammar.Grammar
 
 /**
@@ -48,6 +49,14 @@ interface LlmEngine : AutoCloseable {
      */
     suspend fun startOver() = reset()
 
+    /**
+     * Computes with [adapter] from the next prompt on, or without any. What the context holds is of the one before, so
+     * a change empties it; nothing is done where it is the one that counts already.
+     *
+     * @throws EngineException the file is missing, damaged or for another program; nothing was changed then.
+     */
+    suspend fun adapt(adapter: File?) = require(adapter == null) { "this engine takes no adapters" }
+
     /** Stops, then frees the model on the engine's thread; later calls throw [Problem.EngineClosed]. */
     override fun close()
 }
@@ -60,6 +69,7 @@ interface LlmEngine : AutoCloseable {
  * @property addBos whether the begin-of-text token is put before the prompt.
  * @property seed with the same one the same is drawn again; null: each time something else.
  * @property frequencyPenalty taken from a token's logit for each time that it is in the answer.
+ * @property presencePenalty taken from it once if it is in the answer.
  * @property logitBias added to the logits of tokens.
  * @property grammar what the answer is held to, by an engine that [LlmEngine.takesGrammars].
  * @property leavesRoom whether a prompt is too long that leaves no room for the answer, [maxNewTokens] or a quarter of
@@ -71,6 +81,7 @@ data class GenerationRequest(
     val addBos: Boolean = false,
     val seed: Long? = null,
     val frequencyPenalty: Float = 0f,
+    val presencePenalty: Float = 0f,
     val logitBias: Map<Int, Float> = emptyMap(),
     val grammar: Grammar? = null,
     val leavesRoom: Boolean = false,

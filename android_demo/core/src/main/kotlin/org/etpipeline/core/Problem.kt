@@ -33,6 +33,15 @@ sealed interface Problem {
     /** The zip unpacks to far more than a bundle can. */
     data class ZipBomb(val file: String) : Problem
 
+    // --- its adapters
+    /** What should be an adapter of et_pipeline (`.ptd`) is none, or not whole. */
+    data class DamagedAdapter(val file: String) : Problem
+    /** The adapter has other tensors than the program that it was meant for. */
+    data class ForeignAdapter(val file: String) : Problem
+    data class DuplicateAdapter(val name: String) : Problem
+    /** A chat is held with an adapter that the selected model does not have. */
+    data class NoAdapter(val name: String, val model: String) : Problem
+
     // --- the phone
     data class NotEnoughSpace(val needed: Long, val free: Long) : Problem
     /** Loading it would need more memory than this phone has, or has free now. Bytes. */

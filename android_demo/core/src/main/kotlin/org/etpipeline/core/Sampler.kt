@@ -7,8 +7,8 @@ import kotlin.math.ln
 
 /**
  * Chooses tokens, with the definitions of transformers' logits processors and in their order: bias, repetition penalty,
- * temperature, top-k, top-p, min-p. The frequency penalty, which transformers lacks, is that of OpenAI's interface and
- * comes before the temperature.
+ * temperature, top-k, top-p, min-p. Frequency and presence penalty, which transformers lacks, are those of OpenAI's
+ * interface and come before the temperature.
  *
  * @param request how to choose.
  */
@@ -51,8 +51,10 @@ class Sampler(private val request: GenerationRequest) {
         }
         for ((token, bias) in request.logitBias) if (token in logits.indices) logits[token] += bias
         if (sampling.repetitionPenalty != 1f) penalize(logits, context)
-        if (request.frequencyPenalty != 0f) {
-            for (at in context.size - answer until context.size) logits[context[at]] -= request.frequencyPenalty
+        val places = context.size - answer until context.size
+        if (request.frequencyPenalty != 0f) for (at in places) logits[context[at]] -= request.frequencyPenalty
+        if (request.presencePenalty != 0f) {
+            for (token in places.map { context[it] }.toSet()) logits[token] -= request.presencePenalty
         }
     }
 

@@ -41,6 +41,18 @@ class ConversationTest {
     }
 
     @Test
+    fun `what no model has of its own is off until it is set`() {
+        val own = Sampling(0.7f)
+        assertEquals(GenerationRequest(64, own), ChatSettings().request(own, 64))
+        val set = ChatSettings(maxNewTokens = 32, frequencyPenalty = 0.5f, presencePenalty = 9f, seed = 7)
+        val expected = GenerationRequest(32, own, seed = 7, frequencyPenalty = 0.5f, presencePenalty = 2f)
+        assertEquals(expected, set.request(own, 64))
+        assertEquals(0f, ChatSettings(frequencyPenalty = Float.NaN).request(own, 64).frequencyPenalty)
+        val saved = chat.copy(settings = set)
+        assertEquals(saved, Json.decodeFromString(Conversation.serializer(), saved.toJson()))
+    }
+
+    @Test
     fun `what a file says beyond all bounds is brought within them`() {
         val wild = ChatSettings(null, Float.NaN, -1f, -3, 9f, Float.POSITIVE_INFINITY, -5)
         val own = Sampling(0.7f, 0.9f, 40, 0.05f, 1.1f)
@@ -67,6 +79,13 @@ class ConversationTest {
         assertEquals("Où-est-le-Café-1-2", chat.fileName())
         assertEquals("chat", chat.copy(title = "?/..").fileName())
         assertEquals(40, chat.copy(title = "a".repeat(90)).fileName().length)
+    }
+
+    @Test
+    fun `a document says which adapter an answer had`() {
+        val adapted = chat.copy(turns = chat.turns.dropLast(1) + chat.turns.last().copy(adapter = "formal"))
+        assertTrue("## tiny (formal)" in adapted.toMarkdown("You", "tiny"))
+        assertEquals(adapted, Json.decodeFromString(Conversation.serializer(), adapted.toJson()))
     }
 
     @Test

@@ -1,5 +1,7 @@
 package org.etpipeline.core
 
+import java.io.File
+
 /**
  * An engine without a model: it keeps the context as a text, one token per character of a prompt and per piece of an
  * answer, and gives the answers that a test wrote.
@@ -24,6 +26,8 @@ internal class FakeEngine(private val capacity: Int = 1_000_000) : LlmEngine {
     var closed = false
     var loads = 0
     val context = StringBuilder()
+    var adapter: File? = null
+        private set
 
     override var uses = 0L
         private set
@@ -89,6 +93,14 @@ internal class FakeEngine(private val capacity: Int = 1_000_000) : LlmEngine {
     override suspend fun reset() {
         uses++
         resets++
+        context.clear()
+    }
+
+    /** Of another adapter it begins to answer anew. */
+    override suspend fun adapt(adapter: File?) {
+        if (adapter == this.adapter) return
+        this.adapter = adapter
+        uses++
         context.clear()
     }
 

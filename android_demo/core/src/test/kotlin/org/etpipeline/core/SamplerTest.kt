@@ -88,6 +88,15 @@ class SamplerTest {
         assertEquals(2, sampler(Sampling(), frequency = 1f).next(logits.copyOf(), context, 0))
     }
 
+    @Test fun `the presence penalty counts the answer's tokens, once each`() {
+        val context = Tokens().also { it += intArrayOf(0, 0, 0, 1, 2, 2) }
+        val penalized = Sampler(GenerationRequest(1, presencePenalty = 1f))
+        assertEquals(2, penalized.next(floatArrayOf(1.9f, 2.5f, 3f), context, 3)) // 1.9, 1.5, 2
+        assertEquals(0, penalized.next(floatArrayOf(2.1f, 2.5f, 3f), context, 3)) // 2.1, 1.5, 2
+        val both = Sampler(GenerationRequest(1, frequencyPenalty = 0.5f, presencePenalty = 1f))
+        assertEquals(0, both.next(floatArrayOf(1.1f, 2.5f, 3f), context, 3)) // 1.1, 1, 1
+    }
+
     @Test fun `only what is allowed comes`() {
         val logits = FloatArray(50) { -it.toFloat() }
         val allowed = BitSet().apply { set(40); set(45) }

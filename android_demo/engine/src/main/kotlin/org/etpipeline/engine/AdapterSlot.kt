@@ -3,6 +3,7 @@ package org.etpipeline.engine
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
+import java.nio.channels.Channels
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.Problem
 
@@ -16,11 +17,10 @@ import org.etpipeline.core.Problem
  * @param file the copy, made anew; no other engine may have it.
  */
 internal class AdapterSlot(private val empty: File, val file: File) {
-    private val index: ByteArray // all before the numbers: which tensors there are, and where
+    private var holds: File? = empty // null: what is in it is not known
 
     init {
         checkWeights(empty)
-        index = indexOf(empty)
         file.delete() // and not overwritten: an engine that is still closing may have it mapped
         empty.copyTo(file)
     }
@@ -28,24 +28,23 @@ internal class AdapterSlot(private val empty: File, val file: File) {
     /**
      * Writes [adapter] into the file, or none.
      *
-     * @throws EngineException it is missing or broken, or for another program.
+     * @return whether it was not there before.
+     * @throws EngineException it is missing, damaged or for another program.
      */
-    fun put(adapter: File?) {
+    fun put(adapter: File?): Boolean {
         val source = adapter ?: empty
-        checkWeights(source)
-        if (source.length() != file.length() || !indexOf(source).contentEquals(index)) {
-            throw EngineException(Problem.BadProgram("the adapter is for another one"))
-        }
+        if (source == holds) return false
+        checkAdapter(source, empty)
+        holds = null
         try {
             // In place and never shorter: the program has it mapped.
-            RandomAccessFile(file, "rw").use { it.write(source.readBytes()) }
+            RandomAccessFile(file, "rw").use { to ->
+                source.inputStream().use { it.copyTo(Channels.newOutputStream(to.channel)) }
+            }
         } catch (error: IOException) {
             throw EngineException(Problem.EngineFailed("the adapter cannot be written"), error)
         }
-    }
-
-    private fun indexOf(weights: File): ByteArray {
-        val numbers = checkNotNull(header(weights, WEIGHTS_HEADER_BYTES, WEIGHTS_NAMES)).getLong(NUMBERS_AT)
-        return RandomAccessFile(weights, "r").use { file -> ByteArray(numbers.toInt()).also(file::readFully) }
+        holds = source
+        return true
     }
 }

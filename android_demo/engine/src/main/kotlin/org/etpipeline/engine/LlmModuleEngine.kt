@@ -227,16 +227,13 @@ class LlmModuleEngine(
         empty()
     }
 
-    /**
-     * Goes on with [adapter], a file of the bundle's `adapters`, or without any; empties the context, for what it holds
-     * is of the one before. The program must be loaded.
-     *
-     * @throws EngineException the file is missing, broken or for another program; nothing was changed then.
-     */
-    suspend fun adapt(adapter: File?) = thread.run {
-        counter.incrementAndGet()
-        checkNotNull(adapters) { "the program takes no adapters, or is not loaded" }.put(adapter)
-        empty()
+    override suspend fun adapt(adapter: File?): Unit = thread.run {
+        if (slot == null) return@run require(adapter == null) { "without a slot it takes no adapters" }
+        if (open == null) open()
+        if (checkNotNull(adapters).put(adapter)) {
+            counter.incrementAndGet()
+            empty()
+        }
     }
 
     override fun close() {

@@ -28,7 +28,7 @@ fun openEngine(
 ): LlmEngine {
     if (manifest.embedding != null) throw BundleException(Problem.NoChatModel(manifest.what.name))
     val weights = program.weights.singleOrNull()
-    if (weights == null && moduleRuns(architecture, processors)) {
+    if (needsOnlyModule(program) && moduleRuns(architecture, processors)) {
         return ModuleEngine(folder, program, manifest.tokenizer, reachOf(program, manifest.memoryOf(program)))
     }
     return LlmModuleEngine(
@@ -44,6 +44,14 @@ fun openEngine(
         slot = slot,
     )
 }
+
+/**
+ * Whether a program goes through `LlmModule` here: then of sampling only the temperature counts, no answer is held to a
+ * grammar, and a chat is fed from its beginning when another one was fed before.
+ */
+fun goesThroughLlmModule(program: Program): Boolean = !(needsOnlyModule(program) && moduleRuns())
+
+private fun needsOnlyModule(program: Program): Boolean = program.weights.isEmpty()
 
 /**
  * Whether `Module` runs on this processor: the arm64 library of ExecuTorch 1.3 has atomics of ARMv8.1 there, at which a

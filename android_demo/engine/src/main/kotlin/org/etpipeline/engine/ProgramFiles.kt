@@ -1,9 +1,11 @@
 package org.etpipeline.engine
 
 import java.io.File
+import java.io.RandomAccessFile
 import java.io.Reader
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import java.nio.channels.FileChannel
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.Problem
 import org.pytorch.executorch.ExecuTorchRuntime
@@ -24,9 +26,9 @@ fun executorchBackends(): List<String> =
 private val DELEGATES = mapOf("XnnpackBackend" to "xnnpack", "VulkanBackend" to "vulkan", "QnnBackend" to "qnn")
 
 private const val HEADER_BYTES = 40
-internal const val WEIGHTS_HEADER_BYTES = 48
-internal const val WEIGHTS_NAMES = "FT01FH01"
-internal const val NUMBERS_AT = 32
+private const val WEIGHTS_HEADER_BYTES = 48
+private const val WEIGHTS_NAMES = "FT01FH01"
+private const val NUMBERS_AT = 32
 
 /**
  * Checks that a file is a whole ExecuTorch program. The runtime itself notices a missing end only when it comes to the
@@ -49,15 +51,51 @@ internal fun checkProgram(file: File) {
  * index begins and its size, where the weights begin and how many bytes they are.
  */
 internal fun checkWeights(file: File) {
-    val header = header(file, WEIGHTS_HEADER_BYTES, WEIGHTS_NAMES)
-        ?: throw EngineException(Problem.BadProgram("its weights do not begin as such"))
-    if (header.getLong(NUMBERS_AT) + header.getLong(NUMBERS_AT + 8) > file.length()) {
+    if (numbersOf(file).last >= file.length()) {
         throw EngineException(Problem.BadProgram("the end of its weights is missing"))
     }
 }
 
+/** Where the numbers of a file of weights lie, by its header, see [checkWeights]. */
+private fun numbersOf(file: File): LongRange {
+    val header = header(file, WEIGHTS_HEADER_BYTES, WEIGHTS_NAMES)
+        ?: throw EngineException(Problem.BadProgram("its weights do not begin as such"))
+    val (start, bytes) = header.getLong(NUMBERS_AT) to header.getLong(NUMBERS_AT + 8)
+    return start until if (start < WEIGHTS_HEADER_BYTES || bytes < 0) Long.MAX_VALUE else start + bytes
+}
+
+/**
+ * Checks that a file is an adapter for the program whose weights lie in [empty]: the same file but for its numbers.
+ *
+ * @throws EngineException [Problem.MissingFile], [Problem.DamagedAdapter] or [Problem.ForeignAdapter].
+ */
+internal fun checkAdapter(adapter: File, empty: File) {
+    val numbers = try {
+        numbersOf(adapter)
+    } catch (error: EngineException) {
+        if (error.problem is Problem.MissingFile) throw error
+        throw EngineException(Problem.DamagedAdapter(adapter.name), error)
+    }
+    if (numbers != numbersOf(empty)) throw EngineException(Problem.ForeignAdapter(adapter.name))
+    if (adapter.length() != empty.length()) throw EngineException(Problem.DamagedAdapter(adapter.name))
+    if (mapped(adapter, 0, numbers.first) != mapped(empty, 0, numbers.first)) {
+        throw EngineException(Problem.ForeignAdapter(adapter.name))
+    }
+}
+
+/** Whether each number of a file of weights in float32, as those of adapters are, is one. */
+internal fun isFinite(weights: File): Boolean {
+    val range = numbersOf(weights)
+    val numbers = mapped(weights, range.first, range.last + 1 - range.first).asFloatBuffer()
+    return (0 until numbers.limit()).all { numbers.get(it).isFinite() }
+}
+
+private fun mapped(file: File, from: Long, bytes: Long): ByteBuffer =
+    RandomAccessFile(file, "r").use { it.channel.map(FileChannel.MapMode.READ_ONLY, from, bytes) }
+        .order(ByteOrder.LITTLE_ENDIAN)
+
 /** A file's first bytes, or null if it is shorter or does not begin with the names of its format. */
-internal fun header(file: File, bytes: Int, names: String): ByteBuffer? {
+private fun header(file: File, bytes: Int, names: String): ByteBuffer? {
     if (!file.isFile) throw EngineException(Problem.MissingFile(file.name))
     val header = ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN)
     val read = file.inputStream().use { it.read(header.array()) }

@@ -154,7 +154,7 @@ fun ChatContent(
         modifier = modifier,
         topBar = {
             TopAppBar(
-                title = { ModelTitle(state.model) },
+                title = { ModelTitle(state) },
                 actions = {
                     IconButton(onHistory) {
                         Icon(painterResource(R.drawable.ic_history), stringResource(R.string.chat_history))
@@ -231,8 +231,9 @@ private fun SettingsSheet(state: ChatState, actions: ChatActions, onClose: () ->
 }
 
 @Composable
-private fun ModelTitle(model: ModelHolder.State) {
-    val name = model.bundle?.manifest?.what?.name
+private fun ModelTitle(state: ChatState) {
+    val name = state.model.bundle?.manifest?.what?.name
+    val adapter = state.settings.adapter?.let { stringResource(R.string.chat_adapter, it) }
     Column {
         Text(
             name ?: stringResource(R.string.app_name),
@@ -242,7 +243,8 @@ private fun ModelTitle(model: ModelHolder.State) {
         )
         val style = MaterialTheme.typography.labelMedium
         Text(
-            stringResource(R.string.chat_offline),
+            listOfNotNull(adapter, stringResource(R.string.chat_offline)).joinToString(" · "),
+            Modifier.testTag("chat-subtitle"),
             style = style,
             autoSize = TextAutoSize.StepBased(8.sp, style.fontSize), // all of it, in large letters, too
             color = MaterialTheme.colorScheme.onSurfaceVariant,

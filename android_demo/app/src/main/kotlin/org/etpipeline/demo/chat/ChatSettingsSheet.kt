@@ -7,6 +7,7 @@ import androidx.compose.foundation.layout.fillMaxWidth
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.selection.toggleable
+import androidx.compose.foundation.text.KeyboardOptions
 import androidx.compose.foundation.verticalScroll
 import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
@@ -27,11 +28,13 @@ import androidx.compose.ui.semantics.contentDescription
 import androidx.compose.ui.semantics.heading
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.semantics.stateDescription
+import androidx.compose.ui.text.input.KeyboardType
 import androidx.compose.ui.unit.dp
 import java.text.NumberFormat
 import kotlin.math.abs
 import kotlin.math.roundToInt
 import org.etpipeline.core.ChatSettings
+import org.etpipeline.core.GenerationRequest
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.byContent
 
@@ -47,7 +50,8 @@ fun ChatSettingsContent(
     set: (ChatSettings) -> Unit,
     modifier: Modifier = Modifier,
 ) {
-    val now = settings.sampling(own.sampling)
+    val request = settings.request(own.sampling, own.maxNewTokens)
+    val now = request.sampling
     Column(
         modifier.fillMaxWidth().verticalScroll(rememberScrollState())
             .padding(start = 24.dp, end = 24.dp, bottom = 24.dp),
@@ -59,6 +63,7 @@ fun ChatSettingsContent(
             style = MaterialTheme.typography.titleLarge,
         )
         Note(stringResource(R.string.settings_about))
+        AdapterChoice(settings.adapter, own.adapters) { set(settings.copy(adapter = it)) }
         SystemPrompt(settings, own, set)
         own.thinks?.let { default ->
             Thinks(settings.thinks ?: default) { thinks -> set(settings.copy(thinks = thinks.takeIf { it != default })) }
@@ -82,9 +87,10 @@ fun ChatSettingsContent(
             Fraction(R.string.settings_repetition, now.repetitionPenalty, ChatSettings.REPETITION_PENALTIES) { value ->
                 set(settings.copy(repetitionPenalty = value.unless(own.sampling.repetitionPenalty)))
             }
+            AnswerPenalties(settings, request, set)
+            Seed(settings.seed) { set(settings.copy(seed = it)) }
         }
-        val longest = settings.maxNewTokens(own.maxNewTokens)
-        Whole(R.string.settings_longest, longest, LENGTHS.filter { it <= own.maxContext }) { value ->
+        Whole(R.string.settings_longest, request.maxNewTokens, LENGTHS.filter { it <= own.maxContext }) { value ->
             set(settings.copy(maxNewTokens = value.takeIf { it != own.maxNewTokens }))
         }
         TextButton({ set(ChatSettings()) }, Modifier.testTag("own-settings"), enabled = settings != ChatSettings()) {
@@ -92,6 +98,29 @@ fun ChatSettingsContent(
         }
     }
 }
+
+/** Against words that come again and again in one answer. */
+@Composable
+private fun AnswerPenalties(settings: ChatSettings, now: GenerationRequest, set: (ChatSettings) -> Unit) {
+    val range = ChatSettings.ANSWER_PENALTIES
+    Fraction(R.string.settings_frequency, now.frequencyPenalty, range) { value ->
+        set(settings.copy(frequencyPenalty = value.unless(0f)))
+    }
+    Fraction(R.string.settings_presence, now.presencePenalty, range) { value ->
+        set(settings.copy(presencePenalty = value.unless(0f)))
+    }
+}
+
+@Composable
+private fun Seed(seed: Long?, set: (Long?) -> Unit) = OutlinedTextField(
+    seed?.toString().orEmpty(),
+    { text -> if (text.isEmpty()) set(null) else text.toLongOrNull()?.takeIf { it >= 0 }?.let(set) },
+    Modifier.fillMaxWidth().testTag("seed"),
+    label = { Text(stringResource(R.string.settings_seed)) },
+    supportingText = { Text(stringResource(R.string.settings_seed_about)) },
+    keyboardOptions = KeyboardOptions(keyboardType = KeyboardType.Number),
+    singleLine = true,
+)
 
 @Composable
 private fun SystemPrompt(settings: ChatSettings, own: OwnSettings, set: (ChatSettings) -> Unit) {
@@ -124,7 +153,7 @@ private fun Thinks(isOn: Boolean, onChange: (Boolean) -> Unit) {
 }
 
 @Composable
-private fun Note(text: String) =
+internal fun Note(text: String) =
     Text(text, style = MaterialTheme.typography.bodySmall, color = MaterialTheme.colorScheme.onSurfaceVariant)
 
 /** A number with two digits behind the point. */

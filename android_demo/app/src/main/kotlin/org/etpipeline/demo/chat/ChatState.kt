@@ -6,6 +6,7 @@ import org.etpipeline.core.Conversation
 import org.etpipeline.core.Generation.End
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Problem
+import org.etpipeline.core.Program
 import org.etpipeline.core.Role
 import org.etpipeline.core.Sampling
 import org.etpipeline.core.SavedMessage
@@ -14,6 +15,8 @@ import org.etpipeline.core.partsOf
 import org.etpipeline.core.wholeCharacters
 import org.etpipeline.demo.Startup
 import org.etpipeline.demo.engine.ModelHolder
+import org.etpipeline.engine.KnownAdapter
+import org.etpipeline.engine.goesThroughLlmModule
 
 /**
  * What the chat screen shows.
@@ -22,6 +25,8 @@ import org.etpipeline.demo.engine.ModelHolder
  * @property leftOut how many of the oldest messages the model no longer sees.
  * @property problem what went wrong, until it is dismissed or something is sent.
  * @property history all saved conversations, the newest first.
+ * @property program what of the selected model runs here.
+ * @property adapters what it can compute with.
  */
 data class ChatState(
     val model: ModelHolder.State = ModelHolder.State.Empty,
@@ -31,13 +36,15 @@ data class ChatState(
     val leftOut: Int = 0,
     val problem: Problem? = null,
     val history: List<Conversation> = emptyList(),
+    val program: Program? = null,
+    val adapters: List<KnownAdapter> = emptyList(),
 ) {
     val turns: List<SavedMessage> get() = conversation.turns
 
     val settings: ChatSettings get() = conversation.settings
 
     /** What of the selected model can be set. */
-    val own: OwnSettings? get() = model.bundle?.manifest?.let(::OwnSettings)
+    val own: OwnSettings? get() = model.bundle?.manifest?.let { OwnSettings(it, program, adapters) }
 
     /** Whether the model can go on with the last answer. One that fills the context by itself leaves no room. */
     val canGoOn: Boolean
@@ -57,6 +64,7 @@ data class ChatState(
  * @property systemPrompt null: it has none.
  * @property thinks whether it thinks before it answers; null: its template has no switch for that.
  * @property knowsOnlyTemperature its engine leaves the rest of [sampling] aside.
+ * @property adapters what makes other models of it.
  */
 data class OwnSettings(
     val sampling: Sampling,
@@ -66,15 +74,17 @@ data class OwnSettings(
     val takesSystemPrompt: Boolean,
     val thinks: Boolean?,
     val knowsOnlyTemperature: Boolean,
+    val adapters: List<KnownAdapter>,
 ) {
-    constructor(manifest: Manifest) : this(
+    constructor(manifest: Manifest, program: Program? = null, adapters: List<KnownAdapter> = emptyList()) : this(
         sampling = manifest.chat.sampling,
         maxNewTokens = manifest.tasks["chat"]?.maxNewTokens ?: LONGEST_ANSWER,
         maxContext = manifest.programs.maxOf { it.maxContext },
         systemPrompt = manifest.chat.systemPrompt,
         takesSystemPrompt = manifest.chat.segments.supportsSystem,
         thinks = manifest.chat.thinking?.default,
-        knowsOnlyTemperature = manifest.programs.all { it.weights.isNotEmpty() },
+        knowsOnlyTemperature = (program?.let(::listOf) ?: manifest.programs).all(::goesThroughLlmModule),
+        adapters = adapters,
     )
 
     private companion object {
@@ -100,10 +110,11 @@ internal fun newConversation() =
  *
  * @param isNew whether it is the first; then an answer that was cut may go on with it.
  * @param elapsedMs since the first.
+ * @param adapter with which the model answers.
  */
-internal fun ChatState.withPiece(piece: String, isNew: Boolean, elapsedMs: Long): ChatState {
+internal fun ChatState.withPiece(piece: String, isNew: Boolean, elapsedMs: Long, adapter: String?): ChatState {
     val isFirst = turns.last().role == Role.USER
-    val soFar = if (isFirst) SavedMessage(Role.ASSISTANT, "") else turns.last()
+    val soFar = (if (isFirst) SavedMessage(Role.ASSISTANT, "") else turns.last()).copy(adapter = adapter)
     val text = (if (isNew) wholeCharacters(soFar.text) else soFar.text) + piece
     val hasThought = partsOf(soFar.text).isThinking && !partsOf(text).isThinking
     val thoughtMs = if (hasThought) elapsedMs else soFar.thoughtMs

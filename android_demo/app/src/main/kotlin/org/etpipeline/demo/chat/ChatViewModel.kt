@@ -8,6 +8,7 @@ import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.AP
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
+import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.SupervisorJob
@@ -17,6 +18,8 @@ import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.combine
+import kotlinx.coroutines.flow.distinctUntilChanged
+import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
@@ -27,9 +30,11 @@ import org.etpipeline.core.ChatSession
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.EngineException
+import org.etpipeline.core.GenerationRequest
 import org.etpipeline.core.LlmEngine
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Message
+import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
 import org.etpipeline.core.SavedMessage
 import org.etpipeline.core.Task
@@ -37,6 +42,7 @@ import org.etpipeline.core.fill
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
+import org.etpipeline.demo.engine.ModelHolder
 import org.etpipeline.demo.writeTo
 
 private const val TITLE_LENGTH = 60
@@ -45,6 +51,10 @@ private const val SETTINGS_SAVED_AFTER_MS = 500L // of quiet: a slider says each
 
 // At temperature 0 the same question has the same answer, and somebody who asks again wants another one.
 private const val TEMPERATURE_OF_ANOTHER_ANSWER = 0.8f
+
+/** The same for an answer that is to be another one than with the seed that was set, or at temperature 0. */
+private fun GenerationRequest.another(temperature: Float): GenerationRequest =
+    copy(seed = null, sampling = sampling.copy(temperature = maxOf(temperature, sampling.temperature)))
 
 /** The conversation on the screen, and those of before. An answer goes on when the screen is turned. */
 class ChatViewModel(
@@ -66,6 +76,17 @@ class ChatViewModel(
         viewModelScope.launch {
             combine(services.models.state, services.startup.state, ::Pair).collect { (model, startup) ->
                 _state.update { it.copy(model = model, startup = startup) }
+            }
+        }
+        viewModelScope.launch {
+            val bundles = services.models.state.map { it.bundle }.distinctUntilChanged()
+            combine(bundles, services.adapters.changes) { bundle, _ -> bundle }.collect { bundle ->
+                val (program, adapters) = withContext(services.io) {
+                    val program = bundle?.let(services.models::programOf)
+                    val isPossible = bundle != null && program != null
+                    program to if (isPossible) services.adapters.list(bundle, program) else emptyList()
+                }
+                _state.update { it.copy(program = program, adapters = adapters) }
             }
         }
         viewModelScope.launch {
@@ -207,27 +228,37 @@ class ChatViewModel(
         val settings = state.value.settings
         val systemPrompt = settings.systemPrompt(manifest.chat.systemPrompt)
         val chat = manifest.chat.thatThinks(settings.thinks)
+        val adapter = adapterOf(settings)
         val session = session?.takeIf {
-            sessionOn === engine && it.messages == past && it.systemPrompt == systemPrompt && it.chat == chat
-        } ?: ChatSession(engine, chat, manifest.tokenizer.specialTokens, past, systemPrompt)
+            sessionOn === engine && it.messages == past && it.systemPrompt == systemPrompt && it.chat == chat &&
+                it.adapter == adapter
+        } ?: ChatSession(engine, chat, manifest.tokenizer.specialTokens, past, systemPrompt, adapter)
         this.session = session
         sessionOn = engine
-        val sampling = settings.sampling(manifest.chat.sampling).let { set ->
-            if (temperature == null) set else set.copy(temperature = maxOf(temperature, set.temperature))
+        val request = settings.request(manifest.chat.sampling, OwnSettings(manifest).maxNewTokens).let { set ->
+            if (temperature == null) set else set.another(temperature)
         }
-        val longest = settings.maxNewTokens(OwnSettings(manifest).maxNewTokens)
         var began = -1L
         fun show(piece: String) {
             val isNew = began < 0
             if (isNew) began = now()
             val elapsed = now() - began
-            _state.update { it.withPiece(piece, isNew, elapsed) }
+            _state.update { it.withPiece(piece, isNew, elapsed, settings.adapter) }
         }
         return if (goesOn) {
-            session.goOn(longest, sampling, onText = ::show)
+            session.goOn(request, ::show)
         } else {
-            session.ask(asked.last().fed(task), longest, sampling, onText = ::show)
+            session.ask(asked.last().fed(task), request, ::show)
         }
+    }
+
+    /** The file of the adapter that was chosen, of the model that is loaded. */
+    private suspend fun adapterOf(settings: ChatSettings): File? {
+        val name = settings.adapter ?: return null
+        val loaded = services.models.state.value as? ModelHolder.State.Ready ?: throw BundleException(Problem.NoModel)
+        val known = withContext(services.io) { services.adapters.list(loaded.bundle, loaded.program) }
+        return known.find { it.name == name }?.file
+            ?: throw BundleException(Problem.NoAdapter(name, checkNotNull(loaded.bundle.manifest).what.name))
     }
 
     /** @param before what an answer took that was cut, and has gone on. */
@@ -236,7 +267,8 @@ class ChatViewModel(
             val last = state.turns.last()
             val questions = state.turns.dropLastWhile { it.role == Role.ASSISTANT }
             val stats = answer.generation.toStats().let { it.copy(tokens = it.tokens + (before?.tokens ?: 0)) }
-            val turns = questions + SavedMessage(Role.ASSISTANT, answer.text, stats, thoughtMs = last.thoughtMs)
+            val answered = SavedMessage(Role.ASSISTANT, answer.text, stats, false, last.thoughtMs, last.adapter)
+            val turns = questions + answered
             state.copy(conversation = state.conversation.copy(turns = turns), leftOut = 2 * answer.droppedTurns)
         }
     }

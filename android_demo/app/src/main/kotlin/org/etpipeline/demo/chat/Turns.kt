@@ -101,10 +101,11 @@ fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?, o
         if (!parts.isThinking && (parts.answer.isNotBlank() || !isComing)) Bubble(parts.answer, isComing)
         if (isComing) return@Column
         AnswerActions(parts.answer, onRegenerate)
-        val about = if (turn.unfinished) stringResource(R.string.chat_unfinished) else turn.stats?.let { statsText(it) }
-        about?.let {
+        val took = if (turn.unfinished) stringResource(R.string.chat_unfinished) else turn.stats?.let { statsText(it) }
+        val about = listOfNotNull(turn.adapter?.let { stringResource(R.string.chat_adapter, it) }, took)
+        if (about.isNotEmpty()) {
             Text(
-                it,
+                about.joinToString(" · "),
                 // A screen reader says that the answer is complete, not each of its words.
                 Modifier.testTag("stats").padding(start = 16.dp, bottom = 8.dp).semantics { liveRegion = LiveRegionMode.Polite },
                 style = MaterialTheme.typography.labelMedium,

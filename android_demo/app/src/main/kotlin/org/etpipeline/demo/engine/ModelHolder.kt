@@ -3,6 +3,7 @@ package org.etpipeline.demo.engine
 import android.content.ComponentCallbacks2
 import android.content.SharedPreferences
 import androidx.core.content.edit
+import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
@@ -28,15 +29,24 @@ import org.etpipeline.engine.openEngine
  * Owns the one loaded model that answers: which it is, loading it when it is needed, freeing it when the system asks.
  *
  * Screens call [use] and need not know whether the model is loaded. One at a time answers.
+ *
+ * @param slots folder for the files from which programs read adapters; what an earlier process left there is removed.
  */
 class ModelHolder(
     private val store: BundleStore,
     private val phone: Phone,
     private val preferences: SharedPreferences,
+    private val slots: File,
     private val newEngine: (StoredBundle, Program) -> LlmEngine = { bundle, program ->
-        openEngine(bundle.folder, checkNotNull(bundle.manifest), program)
+        val slot = if (program.adapterRank > 0) File.createTempFile("adapter", ".ptd", slots) else null
+        openEngine(bundle.folder, checkNotNull(bundle.manifest), program, slot)
     },
 ) {
+    init {
+        slots.deleteRecursively()
+        slots.mkdirs()
+    }
+
     /** What is selected and whether it is loaded. */
     sealed interface State {
         /** There is no model that could be used. */
@@ -69,6 +79,13 @@ class ModelHolder(
             is State.Ready -> now.bundle
             is State.Failed -> now.bundle
         }
+
+    /** What would run of a bundle on this phone, loaded or not; null: nothing. */
+    fun programOf(bundle: StoredBundle): Program? = try {
+        bundle.manifest?.let { chooseProgram(it, phone.facts) }
+    } catch (_: BundleException) {
+        null
+    }
 
     /** Selects a bundle of the store; it is loaded at its first use. */
     fun select(id: String) {

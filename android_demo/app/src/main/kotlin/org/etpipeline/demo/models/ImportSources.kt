@@ -17,15 +17,22 @@ import org.etpipeline.core.ZipSource
 /** Deeper than any bundle; a provider can make up folders without end. */
 private const val MAX_DEPTH = 8
 
-/** The zip that the user picked. Asks its provider for name and size, so not for the main thread. */
-fun zipSource(resolver: ContentResolver, uri: Uri): BundleSource {
+/** A file that the user picked. */
+class PickedFile(val name: String, val size: Long?, val open: () -> InputStream)
+
+/** Asks the file's provider for name and size, so not for the main thread. */
+fun pickedFile(resolver: ContentResolver, uri: Uri): PickedFile {
     val columns = arrayOf(OpenableColumns.DISPLAY_NAME, OpenableColumns.SIZE)
     val (name, size) = resolver.query(uri, columns, null, null, null)?.use { cursor ->
         if (!cursor.moveToFirst()) return@use null
         cursor.getString(0) to if (cursor.isNull(1)) null else cursor.getLong(1).takeIf { it > 0 }
     } ?: (null to null)
-    return ZipSource(name ?: uri.lastPathSegment.orEmpty(), size) { resolver.open(uri) }
+    return PickedFile(name ?: uri.lastPathSegment.orEmpty(), size) { resolver.open(uri) }
 }
+
+/** The zip that the user picked. Not for the main thread. */
+fun zipSource(resolver: ContentResolver, uri: Uri): BundleSource =
+    pickedFile(resolver, uri).let { ZipSource(it.name, it.size, it.open) }
 
 /** The folder that the user picked, with its subfolders. Lists it at once, so not for the main thread. */
 fun treeSource(resolver: ContentResolver, tree: Uri): BundleSource = TreeSource(resolver, tree)

@@ -46,6 +46,7 @@ import androidx.compose.ui.unit.dp
 import java.text.NumberFormat
 import org.etpipeline.core.EmbeddingSpeed
 import org.etpipeline.core.Fit
+import org.etpipeline.core.Gate
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
@@ -54,10 +55,11 @@ import org.etpipeline.demo.R
 import org.etpipeline.demo.fileSize
 import org.etpipeline.demo.tasks.taskTitle
 import org.etpipeline.demo.text
+import org.etpipeline.engine.goesThroughLlmModule
 
 /** One model: what it is, whether it fits this phone, how good and how fast it is. */
 @Composable
-internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, modifier: Modifier = Modifier) {
+internal fun ModelCard(item: ModelItem, actions: ModelsActions, delete: () -> Unit, modifier: Modifier = Modifier) {
     var details by rememberSaveable { mutableStateOf(false) }
     val manifest = item.bundle.manifest.takeIf { item.bundle.problem == null }
     val border = BorderStroke(2.dp, MaterialTheme.colorScheme.primary).takeIf { item.selected }
@@ -69,6 +71,7 @@ internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, 
                 Fact(stringResource(R.string.models_size), LocalResources.current.fileSize(item.bundle.bytes))
             } else {
                 Facts(item, manifest)
+                AdapterFacts(item, actions)
                 if (details) Details(item, manifest)
             }
             Actions {
@@ -81,7 +84,7 @@ internal fun ModelCard(item: ModelItem, select: () -> Unit, delete: () -> Unit, 
                     if (item.selected) {
                         Sign(Icons.Default.Check, stringResource(R.string.models_selected), MaterialTheme.colorScheme.primary)
                     } else if (item.isSelectable) {
-                        Button(onClick = select) { Text(stringResource(R.string.models_use)) }
+                        Button(onClick = { actions.select(item) }) { Text(stringResource(R.string.models_use)) }
                     }
                 }
             }
@@ -121,7 +124,12 @@ private fun Facts(item: ModelItem, manifest: Manifest) {
     }
     MemoryFact(item, manifest)
     if (item.refusal != null && item.fit != Fit.TOO_LARGE) Refusal(item.refusal)
-    item.program?.let { Fact(stringResource(R.string.models_runs_on), backendTitle(it.backend)) }
+    item.program?.let {
+        Fact(stringResource(R.string.models_runs_on), backendTitle(it.backend)) {
+            val isChat = manifest.embedding == null
+            if (isChat && goesThroughLlmModule(it)) Line(stringResource(R.string.models_temperature_only))
+        }
+    }
     QualityFact(manifest.qualityOf(item.program))
     val embedding = manifest.embedding
     if (embedding == null) SpeedFact(item.measured) else EmbeddingSpeedFact(embedding.speed.firstOrNull())
@@ -162,15 +170,20 @@ private fun MemoryFact(item: ModelItem, manifest: Manifest) {
 @Composable
 private fun QualityFact(quality: Quality) {
     Fact(stringResource(R.string.models_quality)) {
-        if (quality.gate.passed) {
-            Sign(Icons.Default.CheckCircle, stringResource(R.string.models_gate_passed), MaterialTheme.colorScheme.primary)
-        } else {
-            Sign(Icons.Default.Warning, stringResource(R.string.models_gate_failed), MaterialTheme.colorScheme.error)
-        }
+        Verdict(quality.gate)
         quality.worstTask?.let { (task, change) -> Line(stringResource(R.string.models_worst_task, taskTitle(task), change)) }
         quality.embedding?.let { Line(stringResource(R.string.models_same_order, it.original.rankCorrelation * 100)) }
         quality.lowestTop1?.let { Line(stringResource(R.string.models_top1, it * 100)) }
         quality.perplexity?.let { Line(stringResource(R.string.models_perplexity, it.deployed, it.original)) }
+    }
+}
+
+@Composable
+internal fun Verdict(gate: Gate) {
+    if (gate.passed) {
+        Sign(Icons.Default.CheckCircle, stringResource(R.string.models_gate_passed), MaterialTheme.colorScheme.primary)
+    } else {
+        Sign(Icons.Default.Warning, stringResource(R.string.models_gate_failed), MaterialTheme.colorScheme.error)
     }
 }
 
@@ -285,7 +298,7 @@ private fun ProgramLines(program: Program, isChosen: Boolean, isCallable: Boolea
 
 /** A small label above what it names. */
 @Composable
-private fun Fact(label: String, value: String? = null, more: @Composable () -> Unit = {}) {
+internal fun Fact(label: String, value: String? = null, more: @Composable () -> Unit = {}) {
     Column {
         Text(
             label,
@@ -298,13 +311,13 @@ private fun Fact(label: String, value: String? = null, more: @Composable () -> U
 }
 
 @Composable
-private fun Line(text: String) {
+internal fun Line(text: String) {
     Text(text, style = MaterialTheme.typography.bodyMedium)
 }
 
 /** A verdict: never by colour alone. */
 @Composable
-private fun Sign(icon: ImageVector, text: String, color: Color) {
+internal fun Sign(icon: ImageVector, text: String, color: Color) {
     Row(verticalAlignment = Alignment.CenterVertically) {
         Icon(icon, contentDescription = null, modifier = Modifier.size(20.dp), tint = color)
         Spacer(Modifier.size(8.dp))

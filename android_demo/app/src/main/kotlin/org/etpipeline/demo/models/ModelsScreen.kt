@@ -58,6 +58,9 @@ import org.etpipeline.demo.ui.ErrorCard
 /** What a zip is called by providers; some know it only as bytes, and the store finds out what it is. */
 private val ZIP_TYPES = arrayOf("application/zip", "application/x-zip-compressed", "application/octet-stream")
 
+/** No provider knows what a .ptd is. */
+private val ADAPTER_TYPES = arrayOf("application/octet-stream", "*/*")
+
 /** The models on this phone. */
 @Composable
 fun ModelsScreen(modifier: Modifier = Modifier, viewModel: ModelsViewModel = viewModel(factory = ModelsViewModel.Factory)) {
@@ -69,6 +72,10 @@ fun ModelsScreen(modifier: Modifier = Modifier, viewModel: ModelsViewModel = vie
     val pickFolder = rememberLauncherForActivityResult(OpenDocumentTree()) { uri ->
         if (uri != null) viewModel.import { treeSource(resolver, uri) }
     }
+    var adapted by rememberSaveable { mutableStateOf("") } // id of the bundle that gets an adapter
+    val pickAdapter = rememberLauncherForActivityResult(OpenDocument()) { uri ->
+        if (uri != null) viewModel.addAdapter(adapted) { pickedFile(resolver, uri) }
+    }
     ModelsContent(
         state = state,
         actions = ModelsActions(
@@ -78,6 +85,11 @@ fun ModelsScreen(modifier: Modifier = Modifier, viewModel: ModelsViewModel = vie
             select = viewModel::select,
             delete = viewModel::delete,
             dismiss = viewModel::dismiss,
+            addAdapter = {
+                adapted = it.bundle.id
+                pickAdapter.launch(ADAPTER_TYPES)
+            },
+            removeAdapter = viewModel::removeAdapter,
         ),
         modifier = modifier,
     )
@@ -91,6 +103,8 @@ class ModelsActions(
     val select: (ModelItem) -> Unit = {},
     val delete: (ModelItem) -> Unit = {},
     val dismiss: () -> Unit = {},
+    val addAdapter: (ModelItem) -> Unit = {},
+    val removeAdapter: (ModelItem, name: String) -> Unit = { _, _ -> },
 )
 
 @OptIn(ExperimentalMaterial3Api::class)
@@ -224,7 +238,7 @@ private fun ModelList(models: List<ModelItem>, actions: ModelsActions) {
         modifier = Modifier.fillMaxSize().testTag("models"),
     ) {
         items(models, key = { it.bundle.id }) { item ->
-            ModelCard(item, select = { actions.select(item) }, delete = { asked = item.bundle.id })
+            ModelCard(item, actions, delete = { asked = item.bundle.id })
         }
     }
     models.find { it.bundle.id == asked }?.let { item ->

@@ -32,6 +32,7 @@ import org.etpipeline.core.requireMemory
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.engine.KnownAdapter
 
 /** While a model is being copied its state changes many times a second; the list need not. */
 private const val RELOAD_MS = 250L
@@ -60,6 +61,7 @@ data class Importing(val name: String? = null, val done: Long = 0, val total: Lo
  * @property refusal why it cannot be used here: unreadable, no program for this phone, or too much memory.
  * @property program what would run here; null if nothing would.
  * @property measured its speed, where there is a figure.
+ * @property adapters what the program can compute with.
  */
 data class ModelItem(
     val bundle: StoredBundle,
@@ -69,6 +71,7 @@ data class ModelItem(
     val program: Program? = null,
     val refusal: Problem? = null,
     val measured: Measured? = null,
+    val adapters: List<KnownAdapter> = emptyList(),
 ) {
     val name: String get() = bundle.manifest?.what?.name ?: bundle.id
 
@@ -88,7 +91,7 @@ class ModelsViewModel(private val services: Services) : ViewModel() {
     init {
         viewModelScope.launch {
             // A model may come or go without this screen: from a computer, or by what another screen selects.
-            merge(services.models.state, services.startup.state).conflate().collect {
+            merge(services.models.state, services.startup.state, services.adapters.changes).conflate().collect {
                 reload()
                 delay(RELOAD_MS)
             }
@@ -137,6 +140,38 @@ class ModelsViewModel(private val services: Services) : ViewModel() {
         viewModelScope.launch(services.io) { services.models.select(item.bundle.id) }
     }
 
+    /** Adds an adapter to the model of this id: the file that [open] gives, which a documents provider is asked for. */
+    fun addAdapter(id: String, open: () -> PickedFile) = change {
+        val bundle = services.store.list().find { it.id == id } ?: throw BundleException(Problem.BundleGone(id))
+        val program = chooseProgram(bundle.manifest ?: throw BundleException(Problem.NoManifest), services.phone.facts)
+        val picked = open()
+        picked.open().use { services.adapters.add(bundle, program, picked.name, it) }
+    }
+
+    /** Removes an adapter that was added. */
+    fun removeAdapter(item: ModelItem, name: String) = change {
+        services.models.unload() // the program may compute with it
+        services.adapters.delete(item.bundle, name)
+    }
+
+    /** Runs [block] off the main thread; what goes wrong in it is shown. */
+    private fun change(block: suspend () -> Unit) {
+        _state.update { it.copy(problem = null) }
+        viewModelScope.launch {
+            try {
+                withContext(services.io) { block() }
+            } catch (e: BundleException) {
+                fail(e.problem)
+            } catch (e: CancellationException) {
+                throw e
+            } catch (e: IOException) {
+                fail(e.asProblem())
+            } catch (e: RuntimeException) {
+                fail(e.asProblem()) // a documents provider is foreign code, as in [import]
+            }
+        }
+    }
+
     fun delete(item: ModelItem) {
         viewModelScope.launch {
             try {
@@ -144,6 +179,7 @@ class ModelsViewModel(private val services: Services) : ViewModel() {
                 services.embedders.unload()
                 withContext(services.io) {
                     services.store.delete(item.bundle.id)
+                    services.adapters.deleteAll(item.bundle.id)
                     services.models.refresh()
                 }
             } catch (e: BundleException) {
@@ -163,7 +199,12 @@ class ModelsViewModel(private val services: Services) : ViewModel() {
     }
 
     private suspend fun reload() {
-        val models = withContext(services.io) { services.store.list().map { it.judge(services.phone, services.models.bundle?.id) } }
+        val models = withContext(services.io) {
+            services.store.list().map { bundle ->
+                val item = bundle.judge(services.phone, services.models.bundle?.id)
+                item.copy(adapters = item.program?.let { services.adapters.list(bundle, it) }.orEmpty())
+            }
+        }
         _state.update { it.copy(models = models) }
     }
 

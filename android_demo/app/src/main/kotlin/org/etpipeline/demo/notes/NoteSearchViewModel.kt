@@ -24,6 +24,7 @@ import org.etpipeline.core.Note
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Program
 import org.etpipeline.core.Role
+import org.etpipeline.core.partsOf
 import org.etpipeline.core.search.Hit
 import org.etpipeline.core.search.NotesPrompt
 import org.etpipeline.core.search.bestOfEachNote
@@ -136,9 +137,11 @@ class NoteSearchViewModel(private val services: Services) : ViewModel() {
         val longest = minOf(LONGEST_ANSWER, ready.program.maxContext / 4)
         val sources = prompt.fitting(hits, room(engine, manifest.taskChat, ready.program) - longest, engine::countTokens)
         _state.update { it.copy(sources = sources) }
+        val said = StringBuilder()
         val answer = ChatSession(engine, manifest.taskChat, manifest.tokenizer.specialTokens)
             .ask(prompt.with(sources.map { it.chunk.text }), longest) { piece ->
-                change { it.copy(phase = TaskRun.Phase.WRITING, answer = it.answer + piece) }
+                val soFar = partsOf(said.append(piece).toString()).answer // what it thinks is not asked for
+                change { it.copy(phase = TaskRun.Phase.WRITING, answer = soFar) }
             }
         change { it.copy(phase = TaskRun.Phase.DONE, stats = answer.generation.toStats()) }
     }

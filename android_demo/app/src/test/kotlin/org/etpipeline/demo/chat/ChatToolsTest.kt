@@ -42,6 +42,7 @@ import org.etpipeline.demo.waitFor
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
 import org.junit.Assert.assertNotNull
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Before
 import org.junit.Rule
@@ -115,6 +116,26 @@ class ChatToolsTest {
         assertFalse("Be brief." in engine.prompts.last())
         assertTrue("fed anew, as it begins in another way", "hello" in engine.prompts.last())
         rule.waitFor { app.services.conversations.all().values.single().settings == ChatSettings() }
+    }
+
+    @Test
+    fun `penalties of an answer and a seed are set, and another answer is drawn without the seed`() {
+        show()
+        choose(R.string.settings_title)
+        slide(R.string.settings_frequency, 0.5f)
+        slide(R.string.settings_presence, 1.5f)
+        rule.onNodeWithTag("seed").performScrollTo().performTextReplacement("-1x")
+        assertNull("no number", viewModel.state.value.settings.seed)
+        rule.onNodeWithTag("seed").performTextReplacement("42")
+        ask("hello")
+        val request = engine.requests.last()
+        assertEquals(listOf(0.5f, 1.5f), listOf(request.frequencyPenalty, request.presencePenalty))
+        assertEquals(42L, request.seed)
+        viewModel.regenerate()
+        rule.waitFor { engine.requests.size == 2 && viewModel.state.value.phase == ChatState.Phase.IDLE }
+        assertNull(engine.requests.last().seed)
+        rule.onNodeWithTag("seed").performScrollTo().performTextReplacement("")
+        rule.waitFor { viewModel.state.value.settings.seed == null }
     }
 
     @Test

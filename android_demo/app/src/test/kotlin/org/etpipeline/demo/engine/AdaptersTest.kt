@@ -55,7 +55,10 @@ class AdaptersTest {
         val different = mutableSetOf<String>()
         for (name in listOf("model", "a", "b", "model", "b", "a", "a")) {
             for (expected in answers.getValue(name).jsonArray.map { it.jsonObject }) {
-                runBlocking { engine.adapt(adapter(name)) }
+                runBlocking {
+                    engine.adapt(adapter(name))
+                    engine.reset() // which a change does by itself
+                }
                 val answer = say(expected.getValue("prompt").jsonPrimitive.content)
                 assertEquals(name, expected.getValue("answer").jsonPrimitive.content, answer)
                 different += answer
@@ -67,9 +70,14 @@ class AdaptersTest {
     @Test fun `a change empties the context, and does not take long`() {
         val prompt = answers.getValue("model").jsonArray[0].jsonObject.getValue("prompt").jsonPrimitive.content
         val alone = say(prompt)
-        val milliseconds = List(20) { measureNanoTime { runBlocking { engine.adapt(adapter("a")) } } / 1e6 }.min()
+        val milliseconds = List(20) { turn ->
+            measureNanoTime { runBlocking { engine.adapt(adapter(if (turn % 2 == 0) "a" else "b")) } } / 1e6
+        }.min()
         runBlocking { engine.adapt(null) }
         assertEquals(alone, say(prompt))
+        val uses = engine.uses
+        runBlocking { engine.adapt(null) }
+        assertEquals("what was said stays where nothing changes", uses, engine.uses)
         assertTrue("$milliseconds ms", milliseconds < 50)
     }
 
@@ -79,9 +87,9 @@ class AdaptersTest {
         val other = temporary.newFile()
         fun problem() = assertThrows(EngineException::class.java) { runBlocking { engine.adapt(other) } }.problem
         other.writeBytes(bytes.copyOf(bytes.size - 100))
-        assertTrue("${problem()}", problem() is Problem.BadProgram)
+        assertEquals(Problem.DamagedAdapter(other.name), problem())
         other.writeBytes(bytes.also { it[200] = (it[200] + 1).toByte() })
-        assertEquals(Problem.BadProgram("the adapter is for another one"), problem())
+        assertEquals(Problem.ForeignAdapter(other.name), problem())
         other.delete()
         assertTrue("${problem()}", problem() is Problem.MissingFile)
         assertArrayEquals(before, slot.readBytes())

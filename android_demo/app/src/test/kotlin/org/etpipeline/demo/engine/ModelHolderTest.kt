@@ -5,6 +5,7 @@ import android.content.ComponentCallbacks2.TRIM_MEMORY_RUNNING_MODERATE
 import android.content.ComponentCallbacks2.TRIM_MEMORY_UI_HIDDEN
 import android.content.Context
 import androidx.test.core.app.ApplicationProvider
+import java.io.File
 import java.util.Collections
 import java.util.concurrent.atomic.AtomicInteger
 import kotlinx.coroutines.CompletableDeferred
@@ -72,7 +73,8 @@ class ModelHolderTest {
 
     private fun import(name: String) = store.import(TestBundle.whole.edited("what.name", "\"$name\"").source())
 
-    private fun newHolder() = ModelHolder(store, app.phone, preferences) { bundle, _ -> Noted(bundle) }
+    private fun newHolder() =
+        ModelHolder(store, app.phone, preferences, File(app.filesDir, "slots")) { bundle, _ -> Noted(bundle) }
 
     private fun use(block: suspend (LlmEngine) -> Unit = {}) = runBlocking { holder.use(block) }
 
@@ -249,7 +251,10 @@ class ModelHolderTest {
     fun `deleting the loaded model frees it, and another one is selected`() {
         use()
         val services = app.services.run {
-            Services(this@ModelHolderTest.store, conversations, notes, phone, preferences, holder, startup, embedders, search)
+            Services(
+                this@ModelHolderTest.store, conversations, notes, phone, preferences, holder, adapters, startup,
+                embedders, search,
+            )
         }
         ModelsViewModel(services).delete(ModelItem(first))
         waitFor { holder.bundle?.id == second.id }

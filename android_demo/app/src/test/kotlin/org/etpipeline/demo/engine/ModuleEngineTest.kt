@@ -170,6 +170,23 @@ class ModuleEngineTest : EngineContract() {
         assertEquals(alone.text, other.text)
     }
 
+    @Test fun `going from one chat to the other feeds what is behind their system prompt`() = runBlocking {
+        val system = "You are a helpful assistant who answers in one short sentence, in plain words. ".repeat(4).trim()
+        fun session() = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, systemPrompt = system)
+        val (one, other) = session() to session()
+        val first = one.ask(italy, 64).generation
+        val prompt = first.promptTokens // with the system prompt, once
+        val second = other.ask("How much is 14 plus 10?", 64).generation
+        val back = one.ask("And of Spain?", 64)
+        val again = other.ask("And 3 more?", 64)
+        val fed = listOf(second, back.generation, again.generation).map { it.promptTokens }
+        assertEquals("as the README says", 110 to 13, prompt to second.promptTokens)
+        assertTrue("$fed of $prompt", fed.all { it < prompt / 2 })
+        assertTrue(back.fedAgain && again.fedAgain)
+        val said = one.messages.dropLast(1)
+        assertEquals(open().say(manifest.chat.segments.render(said, system)).text.trim(), back.text.trim())
+    }
+
     @Test fun `an answer that was cut goes on to the very end that it would have had`() = runBlocking {
         val question = "Do you know a joke about phones?"
         fun session(engine: LlmEngine, said: List<Message> = emptyList()) =

@@ -280,12 +280,16 @@ class BadBundlesTest {
         val store = BundleStore(root) { free }
         val old = app.services
         val preferences = app.getSharedPreferences("bad bundles", 0)
+        val slots = disk.root.resolve("slots")
         val models = if (realEngine) {
-            ModelHolder(store, old.phone, preferences)
+            ModelHolder(store, old.phone, preferences, slots)
         } else {
-            ModelHolder(store, old.phone, preferences) { _, _ -> app.engine }
+            ModelHolder(store, old.phone, preferences, slots) { _, _ -> app.engine }
         }
-        return Services(store, old.conversations, old.notes, old.phone, preferences, models, old.startup, old.embedders, old.search)
+        return Services(
+            store, old.conversations, old.notes, old.phone, preferences, models, old.adapters, old.startup,
+            old.embedders, old.search,
+        )
     }
 
     private fun listing(): List<String> = disk.root.resolve("bundles").walk().map { it.path }.sorted().toList().drop(1)

@@ -65,7 +65,8 @@ class KilledImportTest {
 
     private fun start(root: File): ModelHolder {
         val store = BundleStore(root)
-        val models = ModelHolder(store, app.phone, app.getSharedPreferences(root.name, 0)) { _, _ -> app.engine }
+        val (preferences, slots) = app.getSharedPreferences(root.name, 0) to File(app.filesDir, "slots")
+        val models = ModelHolder(store, app.phone, preferences, slots) { _, _ -> app.engine }
         runBlocking { Startup(app, store, models, app.services.preferences).run() }
         return models
     }

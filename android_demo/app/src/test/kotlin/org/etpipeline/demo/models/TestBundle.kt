@@ -41,6 +41,12 @@ class TestBundle private constructor(val files: Map<String, ByteArray>) {
         return with(Manifest.FILE_NAME, tree.toString().encodeToByteArray())
     }
 
+    /** The manifest's `files` with one more. */
+    fun filesWith(name: String, info: String): String {
+        val listed = Json.parseToJsonElement(manifest).jsonObject.getValue("files").jsonObject
+        return JsonObject(listed + (name to Json.parseToJsonElement(info))).toString()
+    }
+
     fun zipped(order: List<String> = files.keys.toList()): ByteArray {
         val bytes = ByteArrayOutputStream()
         ZipOutputStream(bytes).use { zip ->
@@ -89,5 +95,5 @@ class TestBundle private constructor(val files: Map<String, ByteArray>) {
 
 fun zipSource(bytes: ByteArray): ZipSource = ZipSource("bundle.zip", bytes.size.toLong()) { ByteArrayInputStream(bytes) }
 
-private fun sha256(content: ByteArray): String =
+internal fun sha256(content: ByteArray): String =
     MessageDigest.getInstance("SHA-256").digest(content).joinToString("") { "%02x".format(it) }

@@ -103,7 +103,7 @@ class NoteSearchScreenTest {
     fun `an answer comes from the best notes, which are numbered and can be opened`() {
         app.install()
         app.installEmbedder()
-        app.engine.answers += "Dr. Sato."
+        app.engine.answers += "<think>Who was it? </think>Dr. Sato."
         show()
         ask("who is my doctor")
         rule.waitFor { exists("source-1") && exists("answer") }

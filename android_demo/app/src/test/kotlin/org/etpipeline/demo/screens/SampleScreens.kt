@@ -3,6 +3,9 @@ package org.etpipeline.demo.screens
 import androidx.compose.material3.Surface
 import androidx.compose.runtime.Composable
 import java.io.File
+import org.etpipeline.core.Adapter
+import org.etpipeline.core.AdapterQuality
+import org.etpipeline.core.Agreement
 import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.BenchmarkRound
@@ -16,6 +19,7 @@ import org.etpipeline.core.EmbeddingSpeed
 import org.etpipeline.core.FileInfo
 import org.etpipeline.core.Fit
 import org.etpipeline.core.Gate
+import org.etpipeline.core.GreedyAgreement
 import org.etpipeline.core.Manifest
 import org.etpipeline.core.Memory
 import org.etpipeline.core.Note
@@ -65,6 +69,7 @@ import org.etpipeline.demo.tasks.TaskForm
 import org.etpipeline.demo.tasks.TaskListContent
 import org.etpipeline.demo.tasks.TaskRun
 import org.etpipeline.demo.tasks.TasksState
+import org.etpipeline.engine.KnownAdapter
 
 /** A screen of the app in a state of which a picture is kept. */
 class SampleScreen(val place: Place, val content: @Composable () -> Unit)
@@ -99,6 +104,14 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
     }
     screen(Place.CHAT, "chat-settings") {
         Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}) }
+    }
+    screen(Place.CHAT, "chat-settings-adapter") {
+        val own = OwnSettings(manifest, adapters = adapters).copy(thinks = true, knowsOnlyTemperature = true)
+        Surface { ChatSettingsContent(ChatSettings(adapter = "formal"), own, {}) }
+    }
+    screen(Place.CHAT, "chat-adapter") {
+        val turns = italy.take(3) + italy.last().copy(text = "It is Rome, sir.", adapter = "formal")
+        Chat(ready.copy(conversation = conversation(turns).copy(settings = ChatSettings(adapter = "formal"))))
     }
     screen(Place.CHAT, "chat-too-large") {
         val problem = Problem.NotEnoughMemory(6_000_000_000, 3_700_000_000, 1_200_000_000)
@@ -157,6 +170,10 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         )
         val item = ModelItem(stored(minilm), totalRam = 3_700_000_000, fit = Fit.FITS, program = program.copy(maxContext = 256))
         ModelsContent(ModelsState(listOf(item)), ModelsActions())
+    }
+    screen(Place.MODELS, "models-adapters") {
+        val adaptable = program.copy(adapterRank = 8, weights = listOf("xnnpack.ptd"))
+        ModelsContent(ModelsState(listOf(models[0].copy(program = adaptable, adapters = adapters))), ModelsActions())
     }
     screen(Place.MODELS, "models-import") {
         val importing = Importing("qwen3-0.6b-8da4w-g32-xnnpack.zip", 310_000_000, 498_000_000)
@@ -279,6 +296,21 @@ private fun stored(manifest: Manifest, bytes: Long = manifest.memory.weightsByte
 
 private val tiny = stored(manifest)
 private val program = manifest.programs.first()
+
+private val adapters = listOf(
+    KnownAdapter("formal", File("formal.ptd"), 420_000, adapter("formal", "A formal tone", top1 = 0.986)),
+    KnownAdapter("italian", File("italian.ptd"), 420_000, adapter("italian", "Italian travel phrases", top1 = 0.992)),
+    KnownAdapter("my_own", File("my_own.ptd"), 420_000, said = null),
+)
+
+private fun adapter(name: String, about: String, top1: Double) = Adapter(
+    name, "$name.ptd", program.file, 8, base = null, source = emptyMap(), about = about,
+    quality = AdapterQuality(
+        Agreement(200, 0.999, 0.99, 0.5, 0.004, top1),
+        GreedyAgreement(8, 8, 90, 1.0),
+        Gate(emptyMap(), emptyList(), true),
+    ),
+)
 
 private val models = listOf(
     ModelItem(tiny, true, 3_700_000_000, Fit.FITS, program, measured = Measured(speed, here = true)),
