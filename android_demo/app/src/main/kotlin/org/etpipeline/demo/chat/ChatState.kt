@@ -1,6 +1,7 @@
 package org.etpipeline.demo.chat
 
 import java.util.UUID
+import org.etpipeline.core.BatteryUse
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.Generation.End
@@ -22,6 +23,7 @@ import org.etpipeline.demo.engine.ModelHolder
  * @property leftOut how many of the oldest messages the model no longer sees.
  * @property problem what went wrong, until it is dismissed or something is sent.
  * @property history all saved conversations, the newest first.
+ * @property battery what the answers since the app was opened took; null before the first.
  */
 data class ChatState(
     val model: ModelHolder.State = ModelHolder.State.Empty,
@@ -31,6 +33,7 @@ data class ChatState(
     val leftOut: Int = 0,
     val problem: Problem? = null,
     val history: List<Conversation> = emptyList(),
+    val battery: BatteryUse? = null,
 ) {
     val turns: List<SavedMessage> get() = conversation.turns
 

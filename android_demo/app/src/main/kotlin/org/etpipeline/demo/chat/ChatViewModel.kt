@@ -3,8 +3,10 @@ package org.etpipeline.demo.chat
 import android.content.ContentResolver
 import android.net.Uri
 import androidx.core.content.edit
+import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.createSavedStateHandle
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
@@ -20,8 +22,10 @@ import kotlinx.coroutines.flow.combine
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import kotlinx.serialization.json.Json
 import org.etpipeline.core.Answer
 import org.etpipeline.core.AnswerStats
+import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.ChatSession
 import org.etpipeline.core.ChatSettings
@@ -49,9 +53,12 @@ private const val TEMPERATURE_OF_ANOTHER_ANSWER = 0.8f
 /** The conversation on the screen, and those of before. An answer goes on when the screen is turned. */
 class ChatViewModel(
     private val services: Services,
+    private val saved: SavedStateHandle = SavedStateHandle(),
     private val now: () -> Long = System::currentTimeMillis,
 ) : ViewModel() {
-    private val _state = MutableStateFlow(ChatState(services.models.state.value, services.startup.state.value))
+    private val _state = MutableStateFlow(
+        ChatState(services.models.state.value, services.startup.state.value, newConversation().copy(settings = settingsBefore())),
+    )
     val state: StateFlow<ChatState> = _state.asStateFlow()
 
     // What was said is written even if the screen goes away meanwhile; in order, one after the other.
@@ -103,6 +110,8 @@ class ChatViewModel(
     /** Lets these count from the next answer of this conversation on. */
     fun set(settings: ChatSettings) {
         _state.update { it.copy(conversation = it.conversation.copy(settings = settings)) }
+        val isNew = state.value.turns.isEmpty() // and not written to disk
+        saved[SETTINGS] = if (isNew) Json.encodeToString(ChatSettings.serializer(), settings) else null
         settingsJob?.cancel()
         settingsJob = viewModelScope.launch {
             delay(SETTINGS_SAVED_AFTER_MS)
@@ -129,6 +138,7 @@ class ChatViewModel(
     fun open(conversation: Conversation) {
         if (settingsJob?.isActive == true) save()
         settingsJob?.cancel()
+        saved[SETTINGS] = null
         viewModelScope.launch {
             job?.cancelAndJoin()
             _state.update { it.copy(conversation = conversation, leftOut = 0, problem = null) }
@@ -169,6 +179,7 @@ class ChatViewModel(
                 )
             }
             services.preferences.edit { putString(OPEN, state.value.conversation.id) }
+            saved[SETTINGS] = null
             save()
             val saving = launch {
                 while (true) {
@@ -179,8 +190,11 @@ class ChatViewModel(
             try {
                 services.models.use { engine ->
                     answering = engine
+                    val before = battery()
                     val answer = ask(engine, checkNotNull(services.models.bundle?.manifest), asked, temperature)
                     finish(answer, asked.last().stats)
+                    services.battery.add(before, battery(), answer.generation.tokens.toLong())
+                    _state.update { it.copy(battery = services.battery.use) }
                 }
             } catch (error: EngineException) {
                 _state.update { it.copy(problem = error.problem) }
@@ -228,6 +242,11 @@ class ChatViewModel(
         }
     }
 
+    private suspend fun battery(): BatteryReading? = withContext(services.io) { services.phone.battery() }
+
+    private fun settingsBefore(): ChatSettings =
+        saved.get<String>(SETTINGS)?.let { Json.decodeFromString(ChatSettings.serializer(), it) } ?: ChatSettings()
+
     /** @param before what an answer took that was cut, and has gone on. */
     private fun finish(answer: Answer, before: AnswerStats?) {
         _state.update { state ->
@@ -260,9 +279,10 @@ class ChatViewModel(
 
     companion object {
         private const val OPEN = "open_conversation"
+        private const val SETTINGS = "settings_of_new_chat"
 
         val Factory = viewModelFactory {
-            initializer { ChatViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+            initializer { ChatViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }
         }
     }
 }
