@@ -9,6 +9,7 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
 import kotlinx.coroutines.launch
+import org.etpipeline.core.BatteryMeter
 import org.etpipeline.core.BundleStore
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.JsonFolder
@@ -33,12 +34,13 @@ class Services(
     val startup: Startup,
     val embedders: EmbedderHolder,
     val search: NoteSearch,
+    val battery: BatteryMeter = BatteryMeter(), // of all answers in chats
     val io: CoroutineDispatcher = Dispatchers.IO,
 )
 
 /** The process. Tests replace [createServices]. */
 open class DemoApp : Application() {
-    val services: Services by lazy { createServices() }
+    open val services: Services by lazy { createServices() }
     private val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default)
 
     override fun onCreate() {

@@ -20,7 +20,8 @@ class MainActivity : ComponentActivity() {
         // After a rotation the intent is still there, but its text has been dealt with.
         sharedText = if (savedInstanceState == null) intent.text() else savedInstanceState.getString(SHARED)
         setContent {
-            DemoTheme { App(sharedText, onSharedTextTaken = { sharedText = null }) }
+            val heat = (application as DemoApp).services.phone.heat
+            DemoTheme { App(sharedText, onSharedTextTaken = { sharedText = null }, heat) }
         }
     }
 

@@ -12,10 +12,12 @@ import androidx.compose.foundation.layout.WindowInsetsSides
 import androidx.compose.foundation.layout.consumeWindowInsets
 import androidx.compose.foundation.layout.fillMaxSize
 import androidx.compose.foundation.layout.fillMaxWidth
-import androidx.compose.foundation.layout.only
-import androidx.compose.foundation.layout.safeDrawing
 import androidx.compose.foundation.layout.ime
+import androidx.compose.foundation.layout.only
+import androidx.compose.foundation.layout.padding
+import androidx.compose.foundation.layout.safeDrawing
 import androidx.compose.foundation.layout.union
+import androidx.compose.foundation.layout.windowInsetsPadding
 import androidx.compose.foundation.text.TextAutoSize
 import androidx.compose.material3.Icon
 import androidx.compose.material3.LocalTextStyle
@@ -38,10 +40,14 @@ import androidx.compose.ui.res.painterResource
 import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.unit.dp
 import androidx.compose.ui.unit.sp
+import androidx.lifecycle.compose.collectAsStateWithLifecycle
+import kotlinx.coroutines.flow.Flow
+import org.etpipeline.core.isHot
 import org.etpipeline.demo.benchmark.BenchmarkScreen
 import org.etpipeline.demo.chat.ChatScreen
 import org.etpipeline.demo.models.ModelsScreen
 import org.etpipeline.demo.tasks.TasksScreen
+import org.etpipeline.demo.ui.QuietNotice
 
 /** The app's four places. */
 enum class Place(@StringRes val title: Int, @DrawableRes val icon: Int) {
@@ -53,21 +59,26 @@ enum class Place(@StringRes val title: Int, @DrawableRes val icon: Int) {
 
 private val WIDE = 600.dp // Material's border between a phone held upright and everything wider
 
-/** The whole app: one place at a time, chosen at the bottom, or at the side where there is room. */
+/**
+ * The whole app: one place at a time, chosen at the bottom, or at the side where there is room.
+ *
+ * @param heat the phone's thermal status, whenever it changes.
+ */
 @Composable
-fun App(sharedText: String?, onSharedTextTaken: () -> Unit) {
+fun App(sharedText: String?, onSharedTextTaken: () -> Unit, heat: Flow<String?>) {
+    val thermalStatus by heat.collectAsStateWithLifecycle(null)
     var place by rememberSaveable { mutableStateOf(Place.CHAT) }
     var askInChat by rememberSaveable { mutableStateOf("") }
     val kept = rememberSaveableStateHolder()
     LaunchedEffect(sharedText) { if (sharedText != null) place = Place.TASKS }
     BackHandler(enabled = place != Place.CHAT) { place = Place.CHAT }
 
-    AppScaffold(place, onPlace = { place = it }) {
+    AppScaffold(place, onPlace = { place = it }, isHot(thermalStatus)) {
         kept.SaveableStateProvider(place) {
             when (place) {
                 Place.CHAT -> ChatScreen(
                     askInChat,
-                    onDraftTaken = { askInChat = "" },
+                    onAskedTaken = { askInChat = "" },
                     onOpenModels = { place = Place.MODELS },
                 )
                 Place.TASKS -> TasksScreen(
@@ -86,9 +97,9 @@ fun App(sharedText: String?, onSharedTextTaken: () -> Unit) {
     }
 }
 
-/** Content with the places at its bottom or side. */
+/** Content with the places at its bottom or side, and with why it is slow where the phone [isHot]. */
 @Composable
-fun AppScaffold(place: Place, onPlace: (Place) -> Unit, content: @Composable () -> Unit) {
+fun AppScaffold(place: Place, onPlace: (Place) -> Unit, isHot: Boolean = false, content: @Composable () -> Unit) {
     Surface(Modifier.fillMaxSize()) {
         BoxWithConstraints {
             if (maxWidth >= WIDE) {
@@ -99,13 +110,19 @@ fun AppScaffold(place: Place, onPlace: (Place) -> Unit, content: @Composable () 
                         }
                     }
                     val taken = WindowInsets.safeDrawing.only(WindowInsetsSides.Start)
-                    Box(Modifier.weight(1f).consumeWindowInsets(taken)) { content() }
+                    Column(Modifier.weight(1f).consumeWindowInsets(taken)) {
+                        val below = WindowInsets.safeDrawing.only(WindowInsetsSides.Bottom)
+                        val above = if (isHot) Modifier.consumeWindowInsets(below) else Modifier
+                        Box(Modifier.weight(1f).then(above)) { content() }
+                        if (isHot) HotNotice(Modifier.windowInsetsPadding(below))
+                    }
                 }
             } else {
                 Column {
                     // The bar lies under the keyboard, which then takes the place of both.
                     val taken = WindowInsets.safeDrawing.only(WindowInsetsSides.Bottom)
                     Box(Modifier.weight(1f).fillMaxWidth().consumeWindowInsets(taken)) { content() }
+                    if (isHot) HotNotice()
                     NavigationBar(
                         Modifier.testTag("navigation"),
                         windowInsets = WindowInsets.safeDrawing.only(WindowInsetsSides.Horizontal + WindowInsetsSides.Bottom)
@@ -122,10 +139,20 @@ fun AppScaffold(place: Place, onPlace: (Place) -> Unit, content: @Composable () 
 }
 
 @Composable
+private fun HotNotice(modifier: Modifier = Modifier) =
+    QuietNotice(stringResource(R.string.phone_hot), modifier.testTag("hot"))
+
+@Composable
 private fun PlaceIcon(place: Place) = Icon(painterResource(place.icon), contentDescription = null)
 
 @Composable
 private fun PlaceLabel(place: Place) {
     val largest = LocalTextStyle.current.fontSize
-    Text(stringResource(place.title), autoSize = TextAutoSize.StepBased(8.sp, largest), softWrap = false, maxLines = 1)
+    Text(
+        stringResource(place.title),
+        Modifier.padding(horizontal = 4.dp), // in large letters labels would touch, and the edge of the screen
+        autoSize = TextAutoSize.StepBased(8.sp, largest),
+        softWrap = false,
+        maxLines = 1,
+    )
 }

@@ -49,6 +49,7 @@ fun Problem.text(resources: Resources): String = when (this) {
     } else {
         resources.getString(R.string.problem_qairt_too_old, needed, found)
     }
+    Problem.Interrupted -> resources.getString(R.string.problem_interrupted)
     is Problem.Storage -> resources.getString(R.string.problem_storage, detail)
     is Problem.BadProgram -> resources.getString(R.string.problem_bad_program, detail)
     is Problem.BadTokenizer -> resources.getString(R.string.problem_bad_tokenizer, detail)

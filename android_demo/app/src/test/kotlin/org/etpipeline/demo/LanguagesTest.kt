@@ -92,7 +92,7 @@ class LanguagesTest {
                 string.forms.values.any { text -> !letters.containsMatchIn(text) }
             }
             // Names, signs and units alone.
-            val names = Regex("""models_(backend|program|name|import_progress|check)\w*|settings_(top|min)_[pk]|benchmark_\w+""")
+            val names = Regex("""models_(backend|program|name|import_progress|check)\w*|settings_(top|min)_[pk]|benchmark_\w+|separator""")
             assertEquals(language, emptySet<String>(), foreign.keys.filterNot { names.matches(it) }.toSet())
         }
     }

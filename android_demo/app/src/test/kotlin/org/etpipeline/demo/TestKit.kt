@@ -4,6 +4,9 @@ import android.content.Context
 import androidx.test.core.app.ApplicationProvider
 import java.io.File
 import kotlinx.coroutines.channels.Channel
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.first
+import kotlinx.coroutines.runBlocking
 import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.BundleStore
 import org.etpipeline.core.Conversation
@@ -44,9 +47,10 @@ class TestPhone : Phone {
     override val name get() = facts.name
     override val threads = 2
     var battery: BatteryReading? = null
+    override val heat = MutableStateFlow<String?>("none")
 
     override fun pssBytes() = 50_000_000L
-    override fun thermalStatus(): String? = "none"
+    override fun thermalStatus(): String? = heat.value
     override fun battery(): BatteryReading? = battery
 }
 
@@ -130,6 +134,18 @@ open class TestApp : DemoApp() {
     var engine = FakeEngine() // a new process has a new one
 
     val embedder = FakeEmbedder()
+
+    private var ofThisProcess: Services? = null
+    override val services: Services
+        get() = synchronized(embedder) { ofThisProcess ?: createServices().also { ofThisProcess = it } }
+
+    /** As when the system has ended the app and the user comes back: what is left is on the disk. */
+    fun startAgain() {
+        synchronized(embedder) { ofThisProcess = null }
+        engine = FakeEngine()
+        takeIn()
+        runBlocking { services.startup.state.first { it.isDone } }
+    }
 
     protected open val newEngine: ((StoredBundle, Program) -> LlmEngine)? get() = { _, _ -> engine }
     protected open val newEmbedder: ((StoredBundle, Program) -> Embedder)? get() = { _, _ -> embedder }

@@ -58,6 +58,11 @@ enum class Phase {
  */
 data class BatteryReading(val chargeMicroAh: Long, val millivolts: Int, val plugged: Boolean)
 
+/** Whether a phone of this thermal status, in the system's word, slows itself down. */
+fun isHot(thermalStatus: String?): Boolean = thermalStatus in HOT
+
+private val HOT = listOf("severe", "critical", "emergency", "shutdown")
+
 /** What only the phone can tell a benchmark. */
 interface PhoneProbe {
     /** The phone's model and system, for the report. */
@@ -79,6 +84,7 @@ interface PhoneProbe {
 /**
  * Figures of one round.
  *
+ * @property thermal how hot the phone was at its end, in the system's word.
  * @property decodedTokens decode steps; the first token of an answer comes from the prompt and does not count.
  */
 @Serializable
@@ -90,6 +96,7 @@ data class BenchmarkRound(
     @SerialName("decoded_tokens") val decodedTokens: Int,
     @SerialName("decode_tok_s") val decodeTokS: Double,
     @SerialName("pss_bytes") val pssBytes: Long,
+    val thermal: String? = null,
 )
 
 /**
@@ -97,6 +104,7 @@ data class BenchmarkRound(
  *
  * @property speed the summary, as a manifest's `speed` has it.
  * @property batteryMahPer1000Tokens charge for 1000 answer tokens, loading and prompts included; null if unknown.
+ * @property battery whether that was measured, else why not: the name of a [BatteryUse].
  */
 @Serializable
 data class BenchmarkReport(
@@ -110,7 +118,11 @@ data class BenchmarkReport(
     @SerialName("thermal_before") val thermalBefore: String? = null,
     @SerialName("thermal_after") val thermalAfter: String? = null,
     @SerialName("battery_mah_per_1000_tokens") val batteryMahPer1000Tokens: Double? = null,
+    val battery: String = BatteryUse.Unknown.name,
 ) {
+    /** Whether the phone was so hot meanwhile that it slows itself down. */
+    val wasHot: Boolean get() = (rounds.map { it.thermal } + thermalBefore + thermalAfter).any(::isHot)
+
     /** The text of the report's file. */
     fun toJson(): String = REPORT_JSON.encodeToString(serializer(), this) + "\n"
 
@@ -139,7 +151,8 @@ suspend fun runBenchmark(
 ): BenchmarkReport {
     val pssBefore = probe.pssBytes()
     val thermalBefore = probe.thermalStatus()
-    val batteryBefore = probe.battery()
+    val meter = BatteryMeter()
+    var battery = probe.battery()
     val counter = TokenCounter()
     var prompt: String? = null
     val rounds = List(plan.rounds) { done ->
@@ -154,7 +167,11 @@ suspend fun runBenchmark(
                 onProgress(done, plan.rounds, Phase.WARM_UP)
                 repeat(plan.warmups) { run.fromStart(text, maxNewTokens = 2) }
                 onProgress(done, plan.rounds, Phase.MEASURE)
-                run.measure(text, plan.decodeTokens).toRound(loadMs, probe.pssBytes())
+                val round = run.measure(text, plan.decodeTokens).toRound(loadMs, probe)
+                val now = probe.battery()
+                meter.add(battery, now, counter.takeTokens())
+                battery = now
+                round
             }
         }
     }
@@ -162,7 +179,8 @@ suspend fun runBenchmark(
     if (rounds.any { it.decodedTokens == 0 }) {
         throw EngineException(Problem.EngineFailed("the model ends every answer at once"))
     }
-    val energy = energy(batteryBefore, probe.battery(), counter.answerTokens)
+    val used = meter.use
+    val measured = used as? BatteryUse.Measured
     return BenchmarkReport(
         bundle = subject.bundle,
         file = subject.file,
@@ -178,12 +196,13 @@ suspend fun runBenchmark(
             decodeTokS = percentiles(rounds.map { it.decodeTokS }),
             programRssBytes = maxOf(0, rounds.maxOf { it.pssBytes } - pssBefore),
             peakRssBytes = maxOf(pssBefore, rounds.maxOf { it.pssBytes }),
-            energy = energy?.joulesPerToken,
+            energy = measured?.joulesPerToken,
         ),
         rounds = rounds,
         thermalBefore = thermalBefore,
         thermalAfter = probe.thermalStatus(),
-        batteryMahPer1000Tokens = energy?.mahPer1000Tokens,
+        batteryMahPer1000Tokens = measured?.mahPer1000Tokens,
+        battery = used.name,
     )
 }
 
@@ -201,18 +220,28 @@ fun percentiles(values: List<Double>): Percentiles {
 }
 
 /** Answer tokens of all generations, measured or not: the battery does not know the difference. */
-private class TokenCounter(var answerTokens: Long = 0)
+private class TokenCounter {
+    private var tokens = 0L
+
+    fun add(more: Int) {
+        tokens += more
+    }
+
+    /** Those since the last time. */
+    fun takeTokens(): Long = tokens.also { tokens = 0 }
+}
 
 /** What one round measured; prompt and decode are timed apart. */
 private class Measured(val first: Generation, val decodedTokens: Int, val decodeMs: Double) {
-    fun toRound(loadMs: Double, pssBytes: Long) = BenchmarkRound(
+    fun toRound(loadMs: Double, probe: PhoneProbe) = BenchmarkRound(
         loadMs = loadMs,
         promptTokens = first.promptTokens,
         ttftMs = first.ttftMs,
         prefillTokS = first.prefillTokensPerSecond,
         decodedTokens = decodedTokens,
         decodeTokS = if (decodeMs > 0) decodedTokens * 1000 / decodeMs else 0.0,
-        pssBytes = pssBytes,
+        pssBytes = probe.pssBytes(),
+        thermal = probe.thermalStatus(),
     )
 }
 
@@ -230,7 +259,7 @@ private class Run(
     private suspend fun goOn(prompt: String, maxNewTokens: Int): Generation {
         checkCancelled()
         val generation = engine.generate(prompt, GenerationRequest(maxNewTokens)) { !isCancelled() }
-        counter.answerTokens += generation.tokens
+        counter.add(generation.tokens)
         checkCancelled()
         if (generation.end == Generation.End.STOPPED) throw CancellationException("the engine was stopped")
         return generation
@@ -280,14 +309,4 @@ private class Run(
     private fun checkCancelled() {
         if (isCancelled()) throw CancellationException("the benchmark was cancelled")
     }
-}
-
-private class Energy(val joulesPerToken: Double, val mahPer1000Tokens: Double)
-
-private fun energy(before: BatteryReading?, after: BatteryReading?, tokens: Long): Energy? {
-    if (before == null || after == null || before.plugged || after.plugged || tokens == 0L) return null
-    val mah = (before.chargeMicroAh - after.chargeMicroAh) / 1000.0
-    if (mah <= 0) return null // the counter of some phones moves too rarely
-    val volts = (before.millivolts + after.millivolts) / 2000.0
-    return Energy(joulesPerToken = mah * 3.6 * volts / tokens, mahPer1000Tokens = mah * 1000 / tokens)
 }

@@ -56,6 +56,8 @@ sealed interface Problem {
     data class RuntimeTooOld(val needed: String, val found: String) : Problem
     /** Qualcomm's libraries in the app are older than the program needs, or there are none ([found] is null). */
     data class QairtTooOld(val needed: String, val found: String?) : Problem
+    /** The system ended the app in the middle of it. */
+    data object Interrupted : Problem
     /** Reading or writing failed; [detail] is the system's word for it. */
     data class Storage(val detail: String) : Problem
 

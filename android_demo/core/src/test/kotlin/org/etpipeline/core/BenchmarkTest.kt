@@ -24,6 +24,10 @@ class BenchmarkTest {
         override fun battery() = batteries.getOrElse(reads++) { batteries.last() }
     }
 
+    /** A reading before the first of [rounds] and one behind each, with [microAh] lost in each. */
+    private fun readings(rounds: Int, microAh: Long, start: BatteryReading = BatteryReading(2_000_000, 4000, false)) =
+        List(rounds + 1) { start.copy(chargeMicroAh = start.chargeMicroAh - it * microAh) }
+
     private val engines = mutableListOf<FakeEngine>()
 
     /** Engines whose model answers with [length] tokens every time. */
@@ -33,6 +37,9 @@ class BenchmarkTest {
     }
 
     private val plan = BenchmarkPlan(promptTokens = 100, decodeTokens = 20, rounds = 3, warmups = 2)
+
+    /** Of enough tokens and rounds for a figure of the battery. */
+    private val longPlan = plan.copy(decodeTokens = 60, rounds = 5)
 
     @Test
     fun `percentiles are those of numpy`() {
@@ -79,8 +86,7 @@ class BenchmarkTest {
 
     @Test
     fun `the report is JSON whose speed a manifest can take`() = runTest {
-        val battery = listOf(BatteryReading(2_000_000, 4000, false), BatteryReading(1_990_000, 3800, false))
-        val report = runBenchmark({ engine(1000) }, plan, 4096, Probe(battery))
+        val report = runBenchmark({ engine(1000) }, longPlan, 4096, Probe(readings(5, microAh = 2_000)))
         val json = Json.parseToJsonElement(report.toJson()).jsonObject
         assertEquals("et_pipeline.benchmark", json.getValue("format").jsonPrimitive.content)
         assertEquals("1", json.getValue("version").jsonPrimitive.content)
@@ -91,15 +97,42 @@ class BenchmarkTest {
 
     @Test
     fun `energy is charge times voltage per token`() = runTest {
-        val battery = listOf(BatteryReading(2_000_000, 4000, false), BatteryReading(1_990_000, 3800, false))
-        val report = runBenchmark({ engine(1000) }, plan, 4096, Probe(battery))
-        // 10 mAh at 3.9 V are 140.4 J. Each round has two warm-ups of 2 tokens and an answer of 21; the search for the
+        val report = runBenchmark({ engine(1000) }, longPlan, 4096, Probe(readings(5, microAh = 2_000)))
+        // 10 mAh at 4 V are 144 J. Each round has two warm-ups of 2 tokens and an answer of 61; the search for the
         // prompt has one token per trial.
-        val tokens = 3 * (2 * 2 + 21) + engines.first().requests.count { it.maxNewTokens == 1 }
-        assertEquals(140.4 / tokens, report.speed.energy!!, 1e-9)
+        val tokens = 5 * (2 * 2 + 61) + engines.first().requests.count { it.maxNewTokens == 1 }
+        assertEquals(144.0 / tokens, report.speed.energy!!, 1e-9)
         assertEquals(10_000.0 / tokens, report.batteryMahPer1000Tokens!!, 1e-9)
-        assertEquals("none", report.thermalBefore)
-        assertEquals("light", report.thermalAfter)
+        assertEquals("measured", report.battery)
+    }
+
+    @Test
+    fun `what is too little for a figure has none, and says so`() = runTest {
+        val full = BatteryReading(2_000_000, 4000, false)
+        val tooLittle = mapOf(
+            "few tokens" to (longPlan.copy(decodeTokens = 20) to readings(5, microAh = 2_000)),
+            "few rounds" to (longPlan.copy(rounds = 4, decodeTokens = 100) to readings(4, microAh = 2_000)),
+            "one jump of a coarse counter" to (longPlan to listOf(full, full, full, full.copy(chargeMicroAh = 1_950_000))),
+        )
+        for ((name, case) in tooLittle) {
+            val report = runBenchmark({ engine(1000) }, case.first, 4096, Probe(case.second))
+            assertNull(name, report.batteryMahPer1000Tokens)
+            assertEquals(name, "too little", report.battery)
+        }
+    }
+
+    @Test
+    fun `each round says how hot the phone was, and the report whether it was slowed down`() = runTest {
+        val report = runBenchmark({ engine(1000) }, plan, 4096, Probe())
+        assertEquals(listOf("none", "light", "light"), report.rounds.map { it.thermal })
+        assertEquals("none" to "light", report.thermalBefore to report.thermalAfter)
+        assertEquals(false, report.wasHot)
+        val heat = listOf("none", "light", "moderate", "severe", "critical", "emergency", "shutdown", null)
+        assertEquals(
+            listOf("severe", "critical", "emergency", "shutdown"),
+            heat.filter { status -> report.copy(rounds = report.rounds.map { it.copy(thermal = status) }).wasHot },
+        )
+        assertEquals(true, report.copy(thermalAfter = "critical").wasHot)
     }
 
     @Test
@@ -111,7 +144,7 @@ class BenchmarkTest {
             listOf(full.copy(plugged = true), less), listOf(null, less), listOf(full, null),
         )
         for (readings in unknown) {
-            val report = runBenchmark({ engine(1000) }, plan, 4096, Probe(readings))
+            val report = runBenchmark({ engine(1000) }, longPlan, 4096, Probe(readings))
             assertNull("$readings", report.speed.energy)
             assertNull(report.batteryMahPer1000Tokens)
         }

@@ -53,6 +53,7 @@ import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
 import java.text.NumberFormat
 import java.util.Locale
+import org.etpipeline.core.BatteryUse
 import org.etpipeline.core.BenchmarkPlan
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.Percentiles
@@ -62,7 +63,9 @@ import org.etpipeline.demo.fileSize
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
+import org.etpipeline.demo.ui.QuietNotice
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.ScreenTitle
 
 private val LENGTHS = listOf(16, 32, 64, 128, 256, 512, 1024)
 private val ROUNDS = listOf(1, 3, 5, 10)
@@ -103,7 +106,10 @@ fun BenchmarkScreen(
 @OptIn(ExperimentalMaterial3Api::class)
 @Composable
 fun BenchmarkContent(state: BenchmarkState, actions: BenchmarkActions, modifier: Modifier = Modifier) {
-    Scaffold(modifier, topBar = { TopAppBar(title = { Text(stringResource(R.string.benchmark_title)) }) }) { insets ->
+    Scaffold(
+        modifier,
+        topBar = { TopAppBar(title = { ScreenTitle(stringResource(R.string.benchmark_title)) }) },
+    ) { insets ->
         if (state.bundle == null) {
             EmptyState(
                 ImageVector.vectorResource(R.drawable.ic_benchmark),
@@ -124,7 +130,7 @@ fun BenchmarkContent(state: BenchmarkState, actions: BenchmarkActions, modifier:
                     ErrorCard(problem.text(LocalResources.current), onDismiss = actions.dismiss, onRetry = onRetry)
                 }
                 Plan(state, actions)
-                state.report?.let { Report(it, state.isPlugged, actions) }
+                state.report?.let { Report(it, actions) }
             }
         }
     }
@@ -184,7 +190,7 @@ private fun Choice(title: String, options: List<Int>, chosen: Int, isEnabled: Bo
 }
 
 @Composable
-private fun Report(report: BenchmarkReport, isPlugged: Boolean?, actions: BenchmarkActions) {
+private fun Report(report: BenchmarkReport, actions: BenchmarkActions) {
     val speed = report.speed
     Card(Modifier.fillMaxWidth().testTag("benchmark-report")) {
         Column(Modifier.padding(16.dp), Arrangement.spacedBy(8.dp)) {
@@ -194,10 +200,12 @@ private fun Report(report: BenchmarkReport, isPlugged: Boolean?, actions: Benchm
                 style = MaterialTheme.typography.titleMedium,
             )
             Text(
-                stringResource(R.string.benchmark_lengths, speed.promptTokens, speed.decodeTokens) + " · " +
+                stringResource(R.string.benchmark_lengths, speed.promptTokens, speed.decodeTokens) +
+                    stringResource(R.string.separator) +
                     pluralStringResource(R.plurals.benchmark_threads, speed.threads, speed.threads),
                 color = MaterialTheme.colorScheme.onSurfaceVariant,
             )
+            if (report.wasHot) QuietNotice(stringResource(R.string.benchmark_hot))
             Line("", stringResource(R.string.benchmark_median), stringResource(R.string.benchmark_p90), isHead = true)
             Spread(stringResource(R.string.benchmark_prefill), speed.prefillTokS)
             Spread(stringResource(R.string.benchmark_decode), speed.decodeTokS)
@@ -205,11 +213,9 @@ private fun Report(report: BenchmarkReport, isPlugged: Boolean?, actions: Benchm
             Spread(stringResource(R.string.benchmark_load), speed.loadMs)
             HorizontalDivider()
             Line(stringResource(R.string.benchmark_memory), LocalResources.current.fileSize(speed.peakRssBytes))
-            val heat = stringResource(R.string.benchmark_thermal_change, heatText(report.thermalBefore), heatText(report.thermalAfter))
-            Line(stringResource(R.string.benchmark_thermal), heat)
-            val drain = report.batteryMahPer1000Tokens?.let { stringResource(R.string.benchmark_mah, decimal(it)) }
-                ?: stringResource(if (isPlugged == true) R.string.benchmark_battery_plugged else R.string.benchmark_battery_unknown)
-            Line(stringResource(R.string.benchmark_battery), drain)
+            val (before, after) = heatText(report.thermalBefore) to heatText(report.thermalAfter)
+            Line(stringResource(R.string.benchmark_thermal), stringResource(R.string.benchmark_thermal_change, before, after))
+            Line(stringResource(R.string.benchmark_battery), batteryText(report))
             Chart(report)
         }
     }
@@ -255,6 +261,18 @@ private fun Chart(report: BenchmarkReport) {
         val y = size.height - (report.speed.decodeTokS.p50 / highest * size.height).toFloat()
         val dashes = PathEffect.dashPathEffect(floatArrayOf(6.dp.toPx(), 4.dp.toPx()))
         drawLine(line, Offset(0f, y), Offset(size.width, y), 2.dp.toPx(), pathEffect = dashes)
+    }
+}
+
+/** What 1,000 tokens took, or why that is not known. */
+@Composable
+private fun batteryText(report: BenchmarkReport): String {
+    val measured = report.batteryMahPer1000Tokens
+    return when {
+        measured != null -> stringResource(R.string.benchmark_mah, decimal(measured))
+        report.battery == BatteryUse.Plugged.name -> stringResource(R.string.benchmark_battery_plugged)
+        report.battery == BatteryUse.TooLittle.name -> stringResource(R.string.benchmark_battery_few)
+        else -> stringResource(R.string.benchmark_battery_unknown)
     }
 }
 

@@ -2,8 +2,11 @@ package org.etpipeline.demo.benchmark
 
 import android.content.ContentResolver
 import android.net.Uri
+import android.os.Bundle
+import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.createSavedStateHandle
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
@@ -14,6 +17,7 @@ import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
+import kotlinx.serialization.json.Json
 import org.etpipeline.core.BenchmarkPlan
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.BenchmarkSubject
@@ -49,19 +53,25 @@ data class BenchmarkState(
 }
 
 /** Measures the selected model. A measurement goes on when the screen is turned. */
-class BenchmarkViewModel(private val services: Services) : ViewModel() {
-    private val _state = MutableStateFlow(BenchmarkState(services.models.bundle))
+class BenchmarkViewModel(private val services: Services, saved: SavedStateHandle = SavedStateHandle()) : ViewModel() {
+    private val before: Bundle? = saved[SAVED] // what an earlier process left
+    private val _state = MutableStateFlow(BenchmarkState(services.models.bundle).restored(before))
     val state: StateFlow<BenchmarkState> = _state.asStateFlow()
     private var job: Job? = null
 
     init {
+        saved.setSavedStateProvider(SAVED) { state.value.toBundle() }
         viewModelScope.launch {
+            var shown = before?.getString(BUNDLE) ?: state.value.bundle?.id
             services.models.state.collect {
                 val chosen = services.models.bundle
-                if (state.value.bundle?.id != chosen?.id) {
+                val isKnown = chosen != null || state.value.bundle != null // else the store is still being read
+                if (isKnown && shown != null && shown != chosen?.id) {
                     job?.cancel() // its report would be taken for that of the model that is shown now
-                    _state.update { it.copy(bundle = chosen, report = null, problem = null) }
+                    _state.update { it.copy(report = null, problem = null) }
                 }
+                shown = chosen?.id ?: shown
+                _state.update { it.copy(bundle = chosen) }
             }
         }
         viewModelScope.launch(services.io) { lookAtPlug() }
@@ -112,9 +122,32 @@ class BenchmarkViewModel(private val services: Services) : ViewModel() {
 
     companion object {
         val Factory = viewModelFactory {
-            initializer { BenchmarkViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+            initializer { BenchmarkViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }
         }
     }
+}
+
+private const val SAVED = "benchmark"
+private const val BUNDLE = "bundle"
+private const val PLAN = "plan"
+private const val REPORT = "report"
+private const val IS_RUNNING = "is_running"
+
+/** What the next process needs to know. A measurement that runs ends with this one. */
+private fun BenchmarkState.toBundle() = Bundle().apply {
+    putString(BUNDLE, bundle?.id)
+    putIntArray(PLAN, intArrayOf(plan.promptTokens, plan.decodeTokens, plan.rounds))
+    putString(REPORT, report?.toJson())
+    putBoolean(IS_RUNNING, progress != null)
+}
+
+private fun BenchmarkState.restored(saved: Bundle?): BenchmarkState {
+    val (prompt, answer, rounds) = saved?.getIntArray(PLAN) ?: return this
+    return copy(
+        plan = BenchmarkPlan(prompt, answer, rounds),
+        report = saved.getString(REPORT)?.let { Json.decodeFromString(BenchmarkReport.serializer(), it) },
+        problem = Problem.Interrupted.takeIf { saved.getBoolean(IS_RUNNING) },
+    )
 }
 
 /** Measures the selected model alone: what is loaded is freed before. */

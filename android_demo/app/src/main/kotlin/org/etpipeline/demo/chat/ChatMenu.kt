@@ -13,7 +13,7 @@ import androidx.compose.material3.Text
 import androidx.compose.runtime.Composable
 import androidx.compose.runtime.getValue
 import androidx.compose.runtime.mutableStateOf
-import androidx.compose.runtime.remember
+import androidx.compose.runtime.saveable.rememberSaveable
 import androidx.compose.runtime.setValue
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.platform.LocalContext
@@ -31,7 +31,7 @@ enum class ChatExport { SHARE, MARKDOWN, JSON }
 /** What is seldom wanted of a chat. */
 @Composable
 internal fun ChatMenu(state: ChatState, actions: ChatActions, onSettings: () -> Unit) {
-    var isOpen by remember { mutableStateOf(false) }
+    var isOpen by rememberSaveable { mutableStateOf(false) }
     Box {
         IconButton({ isOpen = true }, Modifier.testTag("chat-menu")) {
             Icon(Icons.Default.MoreVert, stringResource(R.string.chat_menu))

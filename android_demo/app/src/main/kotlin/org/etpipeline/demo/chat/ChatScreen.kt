@@ -3,19 +3,23 @@ package org.etpipeline.demo.chat
 import androidx.activity.compose.BackHandler
 import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Box
+import androidx.compose.foundation.layout.BoxWithConstraints
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.Row
 import androidx.compose.foundation.layout.fillMaxSize
 import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.heightIn
 import androidx.compose.foundation.layout.imePadding
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.layout.widthIn
 import androidx.compose.foundation.lazy.LazyColumn
 import androidx.compose.foundation.lazy.itemsIndexed
 import androidx.compose.foundation.lazy.rememberLazyListState
+import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.text.KeyboardActions
 import androidx.compose.foundation.text.KeyboardOptions
 import androidx.compose.foundation.text.TextAutoSize
+import androidx.compose.foundation.verticalScroll
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.automirrored.filled.Send
 import androidx.compose.material.icons.filled.Add
@@ -53,11 +57,11 @@ import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.res.vectorResource
 import androidx.compose.ui.text.input.ImeAction
 import androidx.compose.ui.text.input.KeyboardCapitalization
-import androidx.compose.ui.text.style.TextOverflow
 import androidx.compose.ui.unit.dp
 import androidx.compose.ui.unit.sp
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
+import java.io.Serializable
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.Problem
@@ -69,10 +73,19 @@ import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.ScreenTitle
 import org.etpipeline.demo.ui.byContent
+
+/**
+ * What is typed, and not sent yet.
+ *
+ * @property replacing place of the question that it takes the place of.
+ */
+data class Draft(val text: String = "", val replacing: Int? = null) : Serializable
 
 /** What the user can do on the chat screen. */
 data class ChatActions(
+    val write: (Draft) -> Unit = {},
     val send: (text: String, replacing: Int?) -> Unit = { _, _ -> },
     val stop: () -> Unit = {},
     val regenerate: () -> Unit = {},
@@ -89,29 +102,47 @@ data class ChatActions(
 /**
  * Talks to the selected model.
  *
- * @param draft text that another screen wants to ask here.
- * @param onDraftTaken it is in the text field now.
+ * @param asked text that another screen wants to ask here.
+ * @param onAskedTaken it is in the text field now.
  */
 @Composable
 fun ChatScreen(
-    draft: String,
-    onDraftTaken: () -> Unit,
+    asked: String,
+    onAskedTaken: () -> Unit,
     onOpenModels: () -> Unit,
     modifier: Modifier = Modifier,
     viewModel: ChatViewModel = viewModel(factory = ChatViewModel.Factory),
 ) {
     val state by viewModel.state.collectAsStateWithLifecycle()
     val exporter = rememberExporter(state.conversation, viewModel)
+    // Not by conversation: after a restart the open one is read from the disk, and what was typed belongs to it.
+    var draft by rememberSaveable { mutableStateOf(Draft()) }
+    LaunchedEffect(asked) {
+        if (asked.isNotEmpty()) {
+            draft = Draft(asked)
+            onAskedTaken()
+        }
+    }
     val actions = ChatActions(
+        write = { draft = it },
         send = viewModel::send,
         stop = viewModel::stop,
         regenerate = viewModel::regenerate,
         goOn = viewModel::goOn,
         set = viewModel::set,
         export = exporter,
-        startNew = viewModel::startNew,
-        open = viewModel::open,
-        delete = viewModel::delete,
+        startNew = {
+            draft = Draft()
+            viewModel.startNew()
+        },
+        open = {
+            draft = Draft()
+            viewModel.open(it)
+        },
+        delete = {
+            if (it.id == state.conversation.id) draft = Draft()
+            viewModel.delete(it)
+        },
         dismissProblem = viewModel::dismissProblem,
         openModels = onOpenModels,
     )
@@ -120,7 +151,7 @@ fun ChatScreen(
         BackHandler { isInHistory = false }
         HistoryContent(state.history, actions, onClose = { isInHistory = false }, modifier)
     } else {
-        ChatContent(state, actions, onHistory = { isInHistory = true }, modifier, draft, onDraftTaken)
+        ChatContent(state, actions, onHistory = { isInHistory = true }, modifier, draft)
     }
 }
 
@@ -131,24 +162,14 @@ fun ChatContent(
     actions: ChatActions,
     onHistory: () -> Unit,
     modifier: Modifier = Modifier,
-    draft: String = "",
-    onDraftTaken: () -> Unit = {},
+    draft: Draft = Draft(),
 ) {
-    var input by rememberSaveable(state.conversation.id) { mutableStateOf("") }
-    var editing by rememberSaveable(state.conversation.id) { mutableStateOf<Int?>(null) }
-    LaunchedEffect(draft) {
-        if (draft.isNotEmpty()) {
-            input = draft
-            onDraftTaken()
-        }
-    }
     var isSetting by rememberSaveable { mutableStateOf(false) }
     val hasModel = state.model != ModelHolder.State.Empty
     fun send() {
-        if (!hasModel || input.isBlank() || state.phase != ChatState.Phase.IDLE) return
-        actions.send(input, editing)
-        input = ""
-        editing = null
+        if (!hasModel || draft.text.isBlank() || state.phase != ChatState.Phase.IDLE) return
+        actions.send(draft.text, draft.replacing)
+        actions.write(Draft())
     }
     Scaffold(
         modifier = modifier,
@@ -173,30 +194,37 @@ fun ChatContent(
         ) {
             val width = Modifier.widthIn(max = READABLE_WIDTH).fillMaxWidth()
             ModelProgress(state, width)
-            Box(width.weight(1f)) {
-                if (state.turns.isEmpty()) {
-                    Welcome(state, actions)
-                } else {
-                    Turns(state, actions, onEdit = { index ->
-                        editing = index
-                        input = state.turns[index].text
-                    })
+            BoxWithConstraints(width.weight(1f)) {
+                // In large letters a sentence may fill a small screen: what is typed, and its buttons, stay in reach.
+                val most = maxHeight * 0.6f
+                AnnouncedAnswer(state)
+                Column {
+                    Box(Modifier.weight(1f)) {
+                        if (state.turns.isEmpty()) {
+                            Welcome(state, actions)
+                        } else {
+                            Turns(state, actions, onEdit = { actions.write(Draft(state.turns[it].text, replacing = it)) })
+                        }
+                    }
+                    val problem = state.problem ?: state.startup.problem
+                    problem?.let {
+                        val around = Modifier.heightIn(max = most).verticalScroll(rememberScrollState())
+                        Trouble(it, state, actions, around.padding(horizontal = 16.dp, vertical = 8.dp))
+                    }
                 }
             }
-            val problem = state.problem ?: state.startup.problem
-            problem?.let { Trouble(it, state, actions, width.padding(horizontal = 16.dp, vertical = 8.dp)) }
-            if (editing != null) {
+            if (draft.replacing != null) {
                 Row(width.padding(horizontal = 16.dp), verticalAlignment = Alignment.CenterVertically) {
                     Text(stringResource(R.string.chat_editing), Modifier.weight(1f), style = MaterialTheme.typography.labelLarge)
-                    IconButton({ editing = null; input = "" }) {
+                    IconButton({ actions.write(Draft()) }) {
                         Icon(Icons.Default.Close, stringResource(R.string.chat_edit_cancel))
                     }
                 }
             }
             Row(width.padding(start = 16.dp, end = 8.dp, top = 4.dp, bottom = 8.dp), verticalAlignment = Alignment.CenterVertically) {
                 OutlinedTextField(
-                    input,
-                    { input = it },
+                    draft.text,
+                    { actions.write(draft.copy(text = it)) },
                     Modifier.weight(1f).testTag("chat-input"),
                     enabled = hasModel,
                     textStyle = LocalTextStyle.current.byContent,
@@ -207,7 +235,7 @@ fun ChatContent(
                     keyboardActions = KeyboardActions(onSend = { send() }),
                 )
                 if (state.phase == ChatState.Phase.IDLE) {
-                    FilledIconButton(::send, Modifier.padding(8.dp).testTag("send"), enabled = hasModel && input.isNotBlank()) {
+                    FilledIconButton(::send, Modifier.padding(8.dp).testTag("send"), enabled = hasModel && draft.text.isNotBlank()) {
                         Icon(Icons.AutoMirrored.Default.Send, stringResource(R.string.chat_send))
                     }
                 } else {
@@ -226,7 +254,7 @@ fun ChatContent(
 private fun SettingsSheet(state: ChatState, actions: ChatActions, onClose: () -> Unit) {
     val own = state.own ?: return
     ModalBottomSheet(onClose, sheetState = rememberModalBottomSheetState(skipPartiallyExpanded = true)) {
-        ChatSettingsContent(state.settings, own, actions.set)
+        ChatSettingsContent(state.settings, own, actions.set, battery = state.battery)
     }
 }
 
@@ -235,12 +263,7 @@ private fun ModelTitle(state: ChatState) {
     val name = state.model.bundle?.manifest?.what?.name
     val adapter = state.settings.adapter?.let { stringResource(R.string.chat_adapter, it) }
     Column {
-        Text(
-            name ?: stringResource(R.string.app_name),
-            maxLines = 1,
-            overflow = TextOverflow.Ellipsis,
-            style = LocalTextStyle.current.byContent,
-        )
+        ScreenTitle(name ?: stringResource(R.string.app_name), style = LocalTextStyle.current.byContent)
         val style = MaterialTheme.typography.labelMedium
         Text(
             listOfNotNull(adapter, stringResource(R.string.chat_offline)).joinToString(" · "),
@@ -282,7 +305,8 @@ private fun Welcome(state: ChatState, actions: ChatActions) {
     EmptyState(icon, stringResource(R.string.chat_welcome_title), stringResource(R.string.chat_welcome_text)) {
         // Asked as they stand in every language: the built-in model knows English only.
         stringArrayResource(R.array.chat_examples).forEach { example ->
-            SuggestionChip({ actions.send(example, null) }, { Text(example, style = LocalTextStyle.current.byContent) }, Modifier.testTag("example"))
+            val label = @Composable { Text(example, style = LocalTextStyle.current.byContent) }
+            SuggestionChip({ actions.send(example, null) }, label, Modifier.testTag("example"))
         }
     }
 }

@@ -4,6 +4,7 @@ import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.Row
 import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.heightIn
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.selection.toggleable
@@ -33,6 +34,7 @@ import androidx.compose.ui.unit.dp
 import java.text.NumberFormat
 import kotlin.math.abs
 import kotlin.math.roundToInt
+import org.etpipeline.core.BatteryUse
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.GenerationRequest
 import org.etpipeline.demo.R
@@ -42,13 +44,18 @@ private val LENGTHS = listOf(32, 64, 128, 256, 512, 1024, 2048, 4096)
 private val TOP_KS = listOf(0, 1, 5, 10, 20, 40, 64, 100, 200)
 private const val STEPS = 20 // from 0 to 1
 
-/** What counts for one conversation; what is set back to the model's own is forgotten. */
+/**
+ * What counts for one conversation; what is set back to the model's own is forgotten.
+ *
+ * @param battery what the answers so far took; null: there were none.
+ */
 @Composable
 fun ChatSettingsContent(
     settings: ChatSettings,
     own: OwnSettings,
     set: (ChatSettings) -> Unit,
     modifier: Modifier = Modifier,
+    battery: BatteryUse? = null,
 ) {
     val request = settings.request(own.sampling, own.maxNewTokens)
     val now = request.sampling
@@ -96,6 +103,19 @@ fun ChatSettingsContent(
         TextButton({ set(ChatSettings()) }, Modifier.testTag("own-settings"), enabled = settings != ChatSettings()) {
             Text(stringResource(R.string.settings_own))
         }
+        battery?.let { Note(stringResource(R.string.chat_battery, batteryText(it))) }
+    }
+}
+
+@Composable
+private fun batteryText(battery: BatteryUse): String = when (battery) {
+    BatteryUse.Unknown -> stringResource(R.string.benchmark_battery_unknown)
+    BatteryUse.Plugged -> stringResource(R.string.benchmark_battery_plugged)
+    BatteryUse.TooLittle -> stringResource(R.string.chat_battery_few)
+    is BatteryUse.Measured -> {
+        val numbers = NumberFormat.getNumberInstance(LocalResources.current.configuration.locales[0])
+        numbers.maximumFractionDigits = 1
+        stringResource(R.string.benchmark_mah, numbers.format(battery.mahPer1000Tokens))
     }
 }
 
@@ -187,7 +207,7 @@ private fun Labelled(label: Int, value: String, slider: @Composable (Modifier) -
             Text(value, color = MaterialTheme.colorScheme.primary)
         }
         slider(
-            Modifier.testTag(name).semantics {
+            Modifier.heightIn(min = 48.dp).testTag(name).semantics {
                 contentDescription = name
                 stateDescription = value
             },

@@ -1,6 +1,7 @@
 package org.etpipeline.demo.chat
 
 import java.util.UUID
+import org.etpipeline.core.BatteryUse
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.Generation.End
@@ -27,6 +28,7 @@ import org.etpipeline.engine.goesThroughLlmModule
  * @property history all saved conversations, the newest first.
  * @property program what of the selected model runs here.
  * @property adapters what it can compute with.
+ * @property battery what the answers since the app was opened took; null before the first.
  */
 data class ChatState(
     val model: ModelHolder.State = ModelHolder.State.Empty,
@@ -38,6 +40,7 @@ data class ChatState(
     val history: List<Conversation> = emptyList(),
     val program: Program? = null,
     val adapters: List<KnownAdapter> = emptyList(),
+    val battery: BatteryUse? = null,
 ) {
     val turns: List<SavedMessage> get() = conversation.turns
 

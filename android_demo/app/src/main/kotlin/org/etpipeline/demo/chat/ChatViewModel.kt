@@ -3,8 +3,10 @@ package org.etpipeline.demo.chat
 import android.content.ContentResolver
 import android.net.Uri
 import androidx.core.content.edit
+import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.createSavedStateHandle
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
@@ -23,8 +25,10 @@ import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
+import kotlinx.serialization.json.Json
 import org.etpipeline.core.Answer
 import org.etpipeline.core.AnswerStats
+import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.ChatSession
 import org.etpipeline.core.ChatSettings
@@ -59,9 +63,12 @@ private fun GenerationRequest.another(temperature: Float): GenerationRequest =
 /** The conversation on the screen, and those of before. An answer goes on when the screen is turned. */
 class ChatViewModel(
     private val services: Services,
+    private val saved: SavedStateHandle = SavedStateHandle(),
     private val now: () -> Long = System::currentTimeMillis,
 ) : ViewModel() {
-    private val _state = MutableStateFlow(ChatState(services.models.state.value, services.startup.state.value))
+    private val _state = MutableStateFlow(
+        ChatState(services.models.state.value, services.startup.state.value, newConversation().copy(settings = settingsBefore())),
+    )
     val state: StateFlow<ChatState> = _state.asStateFlow()
 
     // What was said is written even if the screen goes away meanwhile; in order, one after the other.
@@ -124,6 +131,8 @@ class ChatViewModel(
     /** Lets these count from the next answer of this conversation on. */
     fun set(settings: ChatSettings) {
         _state.update { it.copy(conversation = it.conversation.copy(settings = settings)) }
+        val isNew = state.value.turns.isEmpty() // and not written to disk
+        saved[SETTINGS] = if (isNew) Json.encodeToString(ChatSettings.serializer(), settings) else null
         settingsJob?.cancel()
         settingsJob = viewModelScope.launch {
             delay(SETTINGS_SAVED_AFTER_MS)
@@ -150,6 +159,7 @@ class ChatViewModel(
     fun open(conversation: Conversation) {
         if (settingsJob?.isActive == true) save()
         settingsJob?.cancel()
+        saved[SETTINGS] = null
         viewModelScope.launch {
             job?.cancelAndJoin()
             _state.update { it.copy(conversation = conversation, leftOut = 0, problem = null) }
@@ -190,6 +200,7 @@ class ChatViewModel(
                 )
             }
             services.preferences.edit { putString(OPEN, state.value.conversation.id) }
+            saved[SETTINGS] = null
             save()
             val saving = launch {
                 while (true) {
@@ -200,8 +211,11 @@ class ChatViewModel(
             try {
                 services.models.use { engine ->
                     answering = engine
+                    val before = battery()
                     val answer = ask(engine, checkNotNull(services.models.bundle?.manifest), asked, temperature)
                     finish(answer, asked.last().stats)
+                    services.battery.add(before, battery(), answer.generation.tokens.toLong())
+                    _state.update { it.copy(battery = services.battery.use) }
                 }
             } catch (error: EngineException) {
                 _state.update { it.copy(problem = error.problem) }
@@ -261,6 +275,11 @@ class ChatViewModel(
             ?: throw BundleException(Problem.NoAdapter(name, checkNotNull(loaded.bundle.manifest).what.name))
     }
 
+    private suspend fun battery(): BatteryReading? = withContext(services.io) { services.phone.battery() }
+
+    private fun settingsBefore(): ChatSettings =
+        saved.get<String>(SETTINGS)?.let { Json.decodeFromString(ChatSettings.serializer(), it) } ?: ChatSettings()
+
     /** @param before what an answer took that was cut, and has gone on. */
     private fun finish(answer: Answer, before: AnswerStats?) {
         _state.update { state ->
@@ -294,9 +313,10 @@ class ChatViewModel(
 
     companion object {
         private const val OPEN = "open_conversation"
+        private const val SETTINGS = "settings_of_new_chat"
 
         val Factory = viewModelFactory {
-            initializer { ChatViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+            initializer { ChatViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }
         }
     }
 }

@@ -8,6 +8,8 @@ import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.layout.widthIn
 import androidx.compose.foundation.lazy.LazyColumn
 import androidx.compose.foundation.lazy.items
+import androidx.compose.foundation.rememberScrollState
+import androidx.compose.foundation.verticalScroll
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.automirrored.filled.ArrowBack
 import androidx.compose.material.icons.filled.Clear
@@ -47,6 +49,7 @@ import org.etpipeline.core.SearchedText
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.ScreenTitle
 import org.etpipeline.demo.ui.byContent
 
 /** The earlier chats, the newest first. */
@@ -59,14 +62,14 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
         val search = ChatSearch(query)
         texts.filter { (_, text) -> search.finds(text) }.map { (conversation, _) -> conversation }
     }
-    var deleting by remember { mutableStateOf<Conversation?>(null) }
+    var deleting by rememberSaveable { mutableStateOf<String?>(null) }
     val locale = LocalResources.current.configuration.locales[0]
     val dates = DateFormat.getDateTimeInstance(DateFormat.MEDIUM, DateFormat.SHORT, locale)
     Scaffold(
         modifier = modifier,
         topBar = {
             TopAppBar(
-                title = { Text(stringResource(R.string.chat_history)) },
+                title = { ScreenTitle(stringResource(R.string.chat_history)) },
                 navigationIcon = {
                     IconButton(onClose) { Icon(Icons.AutoMirrored.Default.ArrowBack, stringResource(R.string.back)) }
                 },
@@ -97,7 +100,7 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
                             },
                             supportingContent = { Text(dates.format(Date(conversation.updated))) },
                             trailingContent = {
-                                IconButton({ deleting = conversation }) {
+                                IconButton({ deleting = conversation.id }) {
                                     Icon(Icons.Default.Delete, stringResource(R.string.history_delete_this, conversation.title))
                                 }
                             },
@@ -111,11 +114,14 @@ fun HistoryContent(history: List<Conversation>, actions: ChatActions, onClose: (
             }
         }
     }
-    deleting?.let { conversation ->
+    history.find { it.id == deleting }?.let { conversation ->
         AlertDialog(
             onDismissRequest = { deleting = null },
             title = { Text(stringResource(R.string.history_delete_title)) },
-            text = { Text(stringResource(R.string.history_delete_text, conversation.title)) },
+            text = {
+                val text = stringResource(R.string.history_delete_text, conversation.title)
+                Text(text, Modifier.verticalScroll(rememberScrollState()))
+            },
             confirmButton = {
                 TextButton({
                     actions.delete(conversation)

@@ -43,19 +43,23 @@ import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.InDirectionOf
 import org.etpipeline.demo.ui.byContent
 
-/** An answer as its marks say. */
+/**
+ * An answer as its marks say.
+ *
+ * @param words of each piece of text, which a screen reader stops at.
+ */
 @Composable
-internal fun MarkdownText(text: String, isGrowing: Boolean, modifier: Modifier = Modifier) {
+internal fun MarkdownText(text: String, isGrowing: Boolean, modifier: Modifier = Modifier, words: Modifier = Modifier) {
     val blocks = remember(text, isGrowing) { readMarkdown(text, isGrowing) }
     InDirectionOf(text) {
         Column(modifier, Arrangement.spacedBy(8.dp)) {
             for (block in blocks) {
                 when (block) {
                     is Block.Paragraph -> {
-                        Text(annotated(block.text), Modifier.testTag("answer"), style = LocalTextStyle.current.byContent)
+                        Text(annotated(block.text), words.testTag("answer"), style = LocalTextStyle.current.byContent)
                     }
-                    is Block.Heading -> Heading(block)
-                    is Block.Item -> Item(block)
+                    is Block.Heading -> Heading(block, words)
+                    is Block.Item -> Item(block, words)
                     is Block.Code -> Code(block)
                     Block.Rule -> HorizontalDivider()
                 }
@@ -65,7 +69,7 @@ internal fun MarkdownText(text: String, isGrowing: Boolean, modifier: Modifier =
 }
 
 @Composable
-private fun Heading(block: Block.Heading) {
+private fun Heading(block: Block.Heading, modifier: Modifier) {
     val style = with(MaterialTheme.typography) {
         when (block.level) {
             1 -> titleLarge
@@ -73,13 +77,13 @@ private fun Heading(block: Block.Heading) {
             else -> titleMedium
         }
     }
-    Text(annotated(block.text), Modifier.testTag("heading").semantics { heading() }, style = style.byContent)
+    Text(annotated(block.text), modifier.testTag("heading").semantics { heading() }, style = style.byContent)
 }
 
 @Composable
-private fun Item(block: Block.Item) {
+private fun Item(block: Block.Item, modifier: Modifier) {
     Row(
-        Modifier.padding(start = 16.dp * block.depth.coerceAtMost(DEEPEST))
+        modifier.padding(start = 16.dp * block.depth.coerceAtMost(DEEPEST))
             .semantics(mergeDescendants = true) {}
             .testTag("item"),
         Arrangement.spacedBy(8.dp),

@@ -46,9 +46,9 @@ import androidx.compose.ui.platform.toClipEntry
 import androidx.compose.ui.res.painterResource
 import androidx.compose.ui.res.pluralStringResource
 import androidx.compose.ui.res.stringResource
-import androidx.compose.ui.semantics.LiveRegionMode
+import androidx.compose.ui.semantics.CustomAccessibilityAction
 import androidx.compose.ui.semantics.Role
-import androidx.compose.ui.semantics.liveRegion
+import androidx.compose.ui.semantics.customActions
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.unit.dp
 import java.text.NumberFormat
@@ -85,7 +85,8 @@ fun Question(turn: SavedMessage, canEdit: Boolean, onEdit: () -> Unit) {
             color = MaterialTheme.colorScheme.primaryContainer,
         ) {
             SelectionContainer {
-                val inside = Modifier.testTag("question").padding(horizontal = 16.dp, vertical = 10.dp)
+                val edit = stringResource(R.string.chat_edit) to onEdit.takeIf { canEdit }
+                val inside = Modifier.testTag("question").padding(horizontal = 16.dp, vertical = 10.dp).withActions(edit)
                 Text(turn.text, inside, style = LocalTextStyle.current.byContent)
             }
         }
@@ -96,9 +97,21 @@ fun Question(turn: SavedMessage, canEdit: Boolean, onEdit: () -> Unit) {
 @Composable
 fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?, onGoOn: (() -> Unit)?) {
     val parts = remember(turn.text) { partsOf(turn.text) }
+    val context = LocalContext.current
+    val copy = rememberCopy()
+    val words = if (isComing) {
+        Modifier
+    } else {
+        Modifier.withActions(
+            stringResource(R.string.chat_copy) to { copy(parts.answer) },
+            stringResource(R.string.chat_share) to { context.share(parts.answer) },
+            stringResource(R.string.chat_regenerate) to onRegenerate,
+            stringResource(R.string.chat_go_on) to onGoOn,
+        )
+    }
     Column(Modifier.fillMaxWidth().padding(start = 16.dp, end = 32.dp)) {
         if (parts.thought.isNotEmpty() || (parts.isThinking && isComing)) Thought(parts, turn.thoughtMs, isComing)
-        if (!parts.isThinking && (parts.answer.isNotBlank() || !isComing)) Bubble(parts.answer, isComing)
+        if (!parts.isThinking && (parts.answer.isNotBlank() || !isComing)) Bubble(parts.answer, isComing, words)
         if (isComing) return@Column
         AnswerActions(parts.answer, onRegenerate)
         val took = if (turn.unfinished) stringResource(R.string.chat_unfinished) else turn.stats?.let { statsText(it) }
@@ -106,8 +119,7 @@ fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?, o
         if (about.isNotEmpty()) {
             Text(
                 about.joinToString(" · "),
-                // A screen reader says that the answer is complete, not each of its words.
-                Modifier.testTag("stats").padding(start = 16.dp, bottom = 8.dp).semantics { liveRegion = LiveRegionMode.Polite },
+                Modifier.testTag("stats").padding(start = 16.dp, bottom = 8.dp),
                 style = MaterialTheme.typography.labelMedium,
                 color = MaterialTheme.colorScheme.onSurfaceVariant,
             )
@@ -117,7 +129,7 @@ fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?, o
 }
 
 @Composable
-private fun Bubble(answer: String, isComing: Boolean) {
+private fun Bubble(answer: String, isComing: Boolean, words: Modifier) {
     Surface(
         Modifier.widthIn(max = BUBBLE_WIDTH),
         shape = MaterialTheme.shapes.large,
@@ -128,7 +140,7 @@ private fun Bubble(answer: String, isComing: Boolean) {
             if (answer.isBlank()) {
                 Text(stringResource(R.string.chat_empty_answer), inside.testTag("answer"))
             } else {
-                MarkdownText(answer, isComing, inside)
+                MarkdownText(answer, isComing, inside, words)
             }
         }
     }
@@ -184,6 +196,18 @@ private fun Thought(parts: Parts, thoughtMs: Long?, isComing: Boolean) {
     }
 }
 
+/** What can be done with a message, also from a screen reader's menu; what has no action cannot be done now. */
+private fun Modifier.withActions(vararg actions: Pair<String, (() -> Unit)?>): Modifier = semantics {
+    customActions = actions.mapNotNull { (label, action) ->
+        action?.let {
+            CustomAccessibilityAction(label) {
+                action()
+                true
+            }
+        }
+    }
+}
+
 /** Puts a text where other apps can take it. */
 @Composable
 internal fun rememberCopy(): (String) -> Unit {
@@ -233,5 +257,5 @@ private fun statsText(stats: AnswerStats): String {
         End.STOPPED.name -> R.string.chat_end_stopped
         else -> return figures(stats)
     }
-    return figures(stats) + " · " + stringResource(end)
+    return figures(stats) + stringResource(R.string.separator) + stringResource(end)
 }

@@ -289,7 +289,7 @@ private fun ProgramLines(program: Program, isChosen: Boolean, isCallable: Boolea
             Sign(Icons.Default.Check, stringResource(R.string.models_program_chosen), MaterialTheme.colorScheme.primary)
         }
         Text(
-            facts.joinToString(" · "),
+            facts.joinToString(stringResource(R.string.separator)),
             style = MaterialTheme.typography.bodySmall,
             color = MaterialTheme.colorScheme.onSurfaceVariant,
         )

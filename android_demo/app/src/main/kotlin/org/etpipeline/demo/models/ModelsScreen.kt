@@ -5,14 +5,18 @@ import androidx.activity.result.contract.ActivityResultContracts.OpenDocument
 import androidx.activity.result.contract.ActivityResultContracts.OpenDocumentTree
 import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Box
+import androidx.compose.foundation.layout.BoxWithConstraints
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.PaddingValues
 import androidx.compose.foundation.layout.fillMaxSize
 import androidx.compose.foundation.layout.fillMaxWidth
+import androidx.compose.foundation.layout.heightIn
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.lazy.staggeredgrid.LazyVerticalStaggeredGrid
 import androidx.compose.foundation.lazy.staggeredgrid.StaggeredGridCells
 import androidx.compose.foundation.lazy.staggeredgrid.items
+import androidx.compose.foundation.rememberScrollState
+import androidx.compose.foundation.verticalScroll
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.filled.Add
 import androidx.compose.material3.AlertDialog
@@ -33,7 +37,6 @@ import androidx.compose.material3.TopAppBar
 import androidx.compose.runtime.Composable
 import androidx.compose.runtime.getValue
 import androidx.compose.runtime.mutableStateOf
-import androidx.compose.runtime.remember
 import androidx.compose.runtime.saveable.rememberSaveable
 import androidx.compose.runtime.setValue
 import androidx.compose.ui.Modifier
@@ -54,6 +57,7 @@ import org.etpipeline.demo.fileSize
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
+import org.etpipeline.demo.ui.ScreenTitle
 
 /** What a zip is called by providers; some know it only as bytes, and the store finds out what it is. */
 private val ZIP_TYPES = arrayOf("application/zip", "application/x-zip-compressed", "application/octet-stream")
@@ -112,18 +116,23 @@ class ModelsActions(
 fun ModelsContent(state: ModelsState, actions: ModelsActions, modifier: Modifier = Modifier) {
     Scaffold(
         modifier = modifier,
-        topBar = { TopAppBar(title = { Text(stringResource(R.string.models_title)) }) },
+        topBar = { TopAppBar(title = { ScreenTitle(stringResource(R.string.models_title)) }) },
         floatingActionButton = {
-            if (!state.models.isNullOrEmpty() && state.importing == null) ImportButton(actions)
+            // Not over what has to be read and dismissed first.
+            val isQuiet = state.importing == null && state.problem == null && state.imported == null
+            if (!state.models.isNullOrEmpty() && isQuiet) ImportButton(actions)
         },
     ) { insets ->
-        Column(Modifier.padding(insets).fillMaxSize()) {
-            Notices(state, actions)
-            val models = state.models
-            when {
-                models == null -> Unit
-                models.isEmpty() -> if (state.importing == null) NoModels(actions)
-                else -> ModelList(models, actions)
+        BoxWithConstraints(Modifier.padding(insets).fillMaxSize()) {
+            val most = maxHeight * 0.6f // the list stays in sight, and what does not fit is scrolled to
+            Column {
+                Column(Modifier.heightIn(max = most).verticalScroll(rememberScrollState())) { Notices(state, actions) }
+                val models = state.models
+                when {
+                    models == null -> Unit
+                    models.isEmpty() -> if (state.importing == null) NoModels(actions)
+                    else -> ModelList(models, actions)
+                }
             }
         }
     }
@@ -131,7 +140,7 @@ fun ModelsContent(state: ModelsState, actions: ModelsActions, modifier: Modifier
 
 @Composable
 private fun ImportButton(actions: ModelsActions) {
-    var open by remember { mutableStateOf(false) }
+    var open by rememberSaveable { mutableStateOf(false) }
     Box {
         ExtendedFloatingActionButton(
             text = { Text(stringResource(R.string.models_import)) },
@@ -246,7 +255,8 @@ private fun ModelList(models: List<ModelItem>, actions: ModelsActions) {
             onDismissRequest = { asked = null },
             title = { Text(stringResource(R.string.models_delete_title, item.name)) },
             text = {
-                Text(stringResource(R.string.models_delete_text, LocalResources.current.fileSize(item.bundle.bytes)))
+                val size = LocalResources.current.fileSize(item.bundle.bytes)
+                Text(stringResource(R.string.models_delete_text, size), Modifier.verticalScroll(rememberScrollState()))
             },
             confirmButton = {
                 TextButton(

@@ -1,7 +1,10 @@
 package org.etpipeline.demo.models
 
+import android.os.Bundle
+import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.createSavedStateHandle
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
@@ -83,12 +86,15 @@ data class ModelItem(
 data class Measured(val speed: Speed, val here: Boolean)
 
 /** The list of models: import, select, delete. An import goes on when the screen is turned. */
-class ModelsViewModel(private val services: Services) : ViewModel() {
-    private val _state = MutableStateFlow(ModelsState())
+class ModelsViewModel(private val services: Services, saved: SavedStateHandle = SavedStateHandle()) : ViewModel() {
+    // What was imported is gone with the process that did it, and the right to read the picked file, too.
+    private val wasImporting = saved.get<Bundle>(SAVED)?.getBoolean(SAVED) == true
+    private val _state = MutableStateFlow(ModelsState(problem = Problem.Interrupted.takeIf { wasImporting }))
     val state: StateFlow<ModelsState> = _state.asStateFlow()
     private var import: Job? = null
 
     init {
+        saved.setSavedStateProvider(SAVED) { Bundle().apply { putBoolean(SAVED, state.value.importing != null) } }
         viewModelScope.launch {
             // A model may come or go without this screen: from a computer, or by what another screen selects.
             merge(services.models.state, services.startup.state, services.adapters.changes).conflate().collect {
@@ -209,8 +215,10 @@ class ModelsViewModel(private val services: Services) : ViewModel() {
     }
 
     companion object {
+        private const val SAVED = "is_importing"
+
         val Factory = viewModelFactory {
-            initializer { ModelsViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+            initializer { ModelsViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }
         }
     }
 }

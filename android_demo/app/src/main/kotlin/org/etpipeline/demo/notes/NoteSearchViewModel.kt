@@ -1,8 +1,11 @@
 package org.etpipeline.demo.notes
 
 import android.database.sqlite.SQLiteException
+import android.os.Bundle
+import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.createSavedStateHandle
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
@@ -62,10 +65,14 @@ data class NoteSearchState(
 )
 
 /** Looks for notes while the user types, and asks the selected model about what is found. */
-class NoteSearchViewModel(private val services: Services) : ViewModel() {
-    private val _state = MutableStateFlow(NoteSearchState())
+class NoteSearchViewModel(private val services: Services, saved: SavedStateHandle = SavedStateHandle()) : ViewModel() {
+    private val _state = MutableStateFlow(saved.get<Bundle>(SAVED)?.toNoteSearchState() ?: NoteSearchState())
     val state: StateFlow<NoteSearchState> = _state.asStateFlow()
     private var job: Job? = null
+
+    init {
+        saved.setSavedStateProvider(SAVED) { state.value.toBundle() }
+    }
 
     /** Looks for [query]; what was asked before is forgotten. */
     fun search(query: String, notes: List<Note>) {
@@ -167,8 +174,10 @@ class NoteSearchViewModel(private val services: Services) : ViewModel() {
     }
 
     companion object {
+        private const val SAVED = "search"
+
         val Factory = viewModelFactory {
-            initializer { NoteSearchViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+            initializer { NoteSearchViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }
         }
     }
 }

@@ -9,6 +9,9 @@ import android.os.Build
 import android.os.Debug
 import android.os.PowerManager
 import androidx.core.content.ContextCompat
+import kotlinx.coroutines.channels.awaitClose
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.callbackFlow
 import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.PhoneFacts
 import org.etpipeline.core.PhoneProbe
@@ -27,6 +30,9 @@ interface Phone : PhoneProbe {
 
     /** What decides which program of a bundle runs here. */
     val facts: PhoneFacts
+
+    /** [thermalStatus] now, and again whenever it changes. */
+    val heat: Flow<String?>
 }
 
 /** The real one. */
@@ -47,15 +53,18 @@ class AndroidPhone(private val context: Context) : Phone {
 
     override fun thermalStatus(): String? {
         if (Build.VERSION.SDK_INT < Build.VERSION_CODES.Q) return null
-        return when (service<PowerManager>().currentThermalStatus) {
-            PowerManager.THERMAL_STATUS_NONE -> "none"
-            PowerManager.THERMAL_STATUS_LIGHT -> "light"
-            PowerManager.THERMAL_STATUS_MODERATE -> "moderate"
-            PowerManager.THERMAL_STATUS_SEVERE -> "severe"
-            PowerManager.THERMAL_STATUS_CRITICAL -> "critical"
-            PowerManager.THERMAL_STATUS_EMERGENCY -> "emergency"
-            PowerManager.THERMAL_STATUS_SHUTDOWN -> "shutdown"
-            else -> null
+        return thermalWord(service<PowerManager>().currentThermalStatus)
+    }
+
+    override val heat: Flow<String?> = callbackFlow {
+        trySend(thermalStatus())
+        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.Q) {
+            val power = service<PowerManager>()
+            val listener = PowerManager.OnThermalStatusChangedListener { trySend(thermalWord(it)) }
+            power.addThermalStatusListener(listener)
+            awaitClose { power.removeThermalStatusListener(listener) }
+        } else {
+            awaitClose()
         }
     }
 
@@ -68,6 +77,17 @@ class AndroidPhone(private val context: Context) : Phone {
         if (charge <= 0 || millivolts <= 0) return null
         val plugged = (state?.getIntExtra(BatteryManager.EXTRA_PLUGGED, 0) ?: 0) != 0
         return BatteryReading(charge.toLong(), millivolts, plugged)
+    }
+
+    private fun thermalWord(status: Int): String? = when (status) {
+        PowerManager.THERMAL_STATUS_NONE -> "none"
+        PowerManager.THERMAL_STATUS_LIGHT -> "light"
+        PowerManager.THERMAL_STATUS_MODERATE -> "moderate"
+        PowerManager.THERMAL_STATUS_SEVERE -> "severe"
+        PowerManager.THERMAL_STATUS_CRITICAL -> "critical"
+        PowerManager.THERMAL_STATUS_EMERGENCY -> "emergency"
+        PowerManager.THERMAL_STATUS_SHUTDOWN -> "shutdown"
+        else -> null
     }
 
     private fun memory() = ActivityManager.MemoryInfo().also { service<ActivityManager>().getMemoryInfo(it) }

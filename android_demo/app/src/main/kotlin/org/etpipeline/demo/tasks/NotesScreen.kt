@@ -47,6 +47,8 @@ import androidx.compose.ui.Modifier
 import androidx.compose.ui.platform.LocalResources
 import androidx.compose.ui.platform.testTag
 import androidx.compose.ui.res.stringResource
+import androidx.compose.ui.semantics.heading
+import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.text.style.TextOverflow
 import androidx.compose.ui.unit.dp
 import androidx.lifecycle.Lifecycle
@@ -65,7 +67,9 @@ import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.ScreenTitle
 import org.etpipeline.demo.ui.byContent
+import org.etpipeline.demo.ui.roomForLabel
 
 private const val SUMMARIZE = "summarize"
 
@@ -83,7 +87,7 @@ internal fun NotesPage(
     val notes = state.notes.orEmpty()
     val template = stringResource(R.string.notes_ask_prompt)
     // When the page is opened again: a note or the model may be another one.
-    LaunchedEffect(Unit) { if (searchState.run == null) search.search(searchState.query, notes) }
+    LaunchedEffect(state.notes != null) { if (searchState.run == null) search.search(searchState.query, notes) }
     NotesContent(
         state = state,
         actions = NotesActions(
@@ -125,7 +129,7 @@ fun NotesContent(
         modifier = modifier,
         topBar = {
             TopAppBar(
-                title = { Text(stringResource(R.string.tasks_notes)) },
+                title = { ScreenTitle(stringResource(R.string.tasks_notes)) },
                 navigationIcon = { BackButton(actions.back) },
             )
         },
@@ -148,10 +152,11 @@ fun NotesContent(
                     icon = Icons.Default.Edit,
                     title = stringResource(R.string.notes_empty_title),
                     text = stringResource(R.string.notes_empty_text),
+                    modifier = Modifier.padding(bottom = 72.dp), // room for the button
                 )
                 else -> {
                     val readable = Modifier.widthIn(max = READABLE_WIDTH)
-                    SearchField(search, actions, readable.padding(horizontal = 16.dp))
+                    SearchField(search, actions, readable.padding(horizontal = 16.dp).roomForLabel())
                     if (search.query.isBlank()) {
                         NoteList(state.notes, actions.open)
                     } else {
@@ -267,7 +272,7 @@ fun NoteContent(text: String, run: TaskRun?, actions: NoteActions, modifier: Mod
         modifier = modifier,
         topBar = {
             TopAppBar(
-                title = { Text(stringResource(R.string.notes_note)) },
+                title = { ScreenTitle(stringResource(R.string.notes_note)) },
                 navigationIcon = { BackButton(actions.back) },
                 actions = {
                     IconButton(onClick = { deleting = true }) {
@@ -332,7 +337,7 @@ private fun Summary(run: TaskRun, copy: (String) -> Unit, add: (String) -> Unit)
     if (run.answer.isNotBlank()) {
         Card(Modifier.fillMaxWidth()) {
             Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(8.dp)) {
-                Text(stringResource(R.string.notes_summary), style = MaterialTheme.typography.titleSmall)
+                Text(stringResource(R.string.notes_summary), Modifier.semantics { heading() }, style = MaterialTheme.typography.titleSmall)
                 val style = LocalTextStyle.current.byContent
                 Text(run.answer, Modifier.testTag("answer").announcedAtEnd(run), style = style)
                 if (!run.isRunning) {

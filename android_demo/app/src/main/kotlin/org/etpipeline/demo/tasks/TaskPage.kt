@@ -61,6 +61,7 @@ import androidx.compose.ui.semantics.LiveRegionMode
 import androidx.compose.ui.semantics.liveRegion
 import androidx.compose.ui.semantics.semantics
 import androidx.compose.ui.unit.dp
+import java.util.Locale
 import kotlinx.coroutines.launch
 import org.etpipeline.core.Task
 import org.etpipeline.core.splitReplies
@@ -69,6 +70,7 @@ import org.etpipeline.demo.chat.figures
 import org.etpipeline.demo.chat.share
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.READABLE_WIDTH
+import org.etpipeline.demo.ui.ScreenTitle
 import org.etpipeline.demo.ui.byContent
 
 /** More options than this go into a menu. */
@@ -133,7 +135,7 @@ fun TaskContent(
         modifier = modifier,
         topBar = {
             TopAppBar(
-                title = { Text(taskTitle(key, task.title)) },
+                title = { ScreenTitle(taskTitle(key, task.title)) },
                 navigationIcon = { BackButton(actions.back) },
             )
         },
@@ -198,7 +200,8 @@ private fun Form(key: String, task: Task, form: TaskForm, isRunning: Boolean, ac
         minLines = 3,
     )
     for ((name, options) in task.choices) {
-        Choice(choiceLabel(name), options, form.choices[name] ?: options.firstOrNull().orEmpty()) { actions.choose(name, it) }
+        val chosen = form.choices[name] ?: options.firstOrNull().orEmpty()
+        Choice(choiceLabel(name), options.associateWith { optionLabel(name, it) }, chosen) { actions.choose(name, it) }
     }
     Row(Modifier.fillMaxWidth(), Arrangement.End) {
         if (isRunning) {
@@ -211,23 +214,24 @@ private fun Form(key: String, task: Task, form: TaskForm, isRunning: Boolean, ac
     }
 }
 
+/** @param options what is said to the model, with what is shown for it. */
 @OptIn(ExperimentalMaterial3Api::class)
 @Composable
-private fun Choice(label: String, options: List<String>, chosen: String, choose: (String) -> Unit) {
+private fun Choice(label: String, options: Map<String, String>, chosen: String, choose: (String) -> Unit) {
     if (options.size <= MOST_CHIPS) {
         Column {
             Text(label, style = MaterialTheme.typography.labelMedium, color = MaterialTheme.colorScheme.onSurfaceVariant)
             FlowRow(horizontalArrangement = Arrangement.spacedBy(8.dp)) {
-                for (option in options) {
-                    FilterChip(selected = option == chosen, onClick = { choose(option) }, label = { Text(option) })
+                for ((option, shown) in options) {
+                    FilterChip(selected = option == chosen, onClick = { choose(option) }, label = { Text(shown) })
                 }
             }
         }
     } else {
-        var open by remember { mutableStateOf(false) }
+        var open by rememberSaveable { mutableStateOf(false) }
         ExposedDropdownMenuBox(expanded = open, onExpandedChange = { open = it }) {
             OutlinedTextField(
-                value = chosen,
+                value = options[chosen] ?: chosen,
                 onValueChange = {},
                 modifier = Modifier.fillMaxWidth().menuAnchor(ExposedDropdownMenuAnchorType.PrimaryNotEditable),
                 readOnly = true,
@@ -235,8 +239,8 @@ private fun Choice(label: String, options: List<String>, chosen: String, choose:
                 trailingIcon = { ExposedDropdownMenuDefaults.TrailingIcon(open) },
             )
             ExposedDropdownMenu(expanded = open, onDismissRequest = { open = false }) {
-                for (option in options) {
-                    DropdownMenuItem(text = { Text(option) }, onClick = { choose(option); open = false })
+                for ((option, shown) in options) {
+                    DropdownMenuItem(text = { Text(shown) }, onClick = { choose(option); open = false })
                 }
             }
         }
@@ -357,6 +361,17 @@ private fun inputLabel(key: String): String = when (key) {
     "summarize" -> stringResource(R.string.task_summarize_input)
     "symptom_check" -> stringResource(R.string.task_symptom_check_input)
     else -> stringResource(R.string.task_input)
+}
+
+/** A bundle names languages in English, as its prompts do; they are shown in the app's. */
+@Composable
+private fun optionLabel(name: String, option: String): String {
+    if (name != "language") return option
+    val locale = LocalResources.current.configuration.locales[0]
+    return remember(option, locale) {
+        val all = Locale.getISOLanguages().map(Locale::forLanguageTag)
+        all.find { it.getDisplayLanguage(Locale.ENGLISH) == option }?.getDisplayLanguage(locale) ?: option
+    }
 }
 
 @Composable

@@ -1,7 +1,10 @@
 package org.etpipeline.demo.tasks
 
+import android.os.Bundle
+import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
+import androidx.lifecycle.createSavedStateHandle
 import androidx.lifecycle.viewModelScope
 import androidx.lifecycle.viewmodel.initializer
 import androidx.lifecycle.viewmodel.viewModelFactory
@@ -60,12 +63,13 @@ data class TaskRun(
 }
 
 /** Runs one task at a time with the selected model. A run goes on when the screen is turned. */
-class TaskViewModel(private val services: Services) : ViewModel() {
-    private val _state = MutableStateFlow(TasksState(services.models.bundle))
+class TaskViewModel(private val services: Services, saved: SavedStateHandle = SavedStateHandle()) : ViewModel() {
+    private val _state = MutableStateFlow(TasksState(services.models.bundle, saved.get<Bundle>(SAVED)?.toTaskRun()))
     val state: StateFlow<TasksState> = _state.asStateFlow()
     private var job: Job? = null
 
     init {
+        saved.setSavedStateProvider(SAVED) { state.value.run?.takeIf { it.problem == null }?.toBundle() ?: Bundle.EMPTY }
         viewModelScope.launch {
             services.models.state.collect { _state.update { it.copy(bundle = services.models.bundle) } }
         }
@@ -116,8 +120,10 @@ class TaskViewModel(private val services: Services) : ViewModel() {
     }
 
     companion object {
+        private const val SAVED = "run"
+
         val Factory = viewModelFactory {
-            initializer { TaskViewModel((this[APPLICATION_KEY] as DemoApp).services) }
+            initializer { TaskViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }
         }
     }
 }

@@ -50,6 +50,7 @@ import androidx.lifecycle.viewmodel.compose.viewModel
 import org.etpipeline.core.Task
 import org.etpipeline.demo.R
 import org.etpipeline.demo.ui.EmptyState
+import org.etpipeline.demo.ui.ScreenTitle
 import org.etpipeline.demo.ui.byContent
 
 /** Where the user is among the tasks; [id] is the task's key or the note's id. */
@@ -137,7 +138,7 @@ fun TaskListContent(
 ) {
     Scaffold(
         modifier = modifier,
-        topBar = { TopAppBar(title = { Text(stringResource(R.string.tasks_title)) }) },
+        topBar = { TopAppBar(title = { ScreenTitle(stringResource(R.string.tasks_title)) }) },
     ) { insets ->
         Column(Modifier.padding(insets).fillMaxSize()) {
             if (state.bundle == null) {
@@ -182,7 +183,7 @@ fun ShareContent(text: String, tasks: Map<String, Task>, actions: ShareActions, 
         modifier = modifier,
         topBar = {
             TopAppBar(
-                title = { Text(stringResource(R.string.share_title)) },
+                title = { ScreenTitle(stringResource(R.string.share_title)) },
                 navigationIcon = { BackButton(actions.back) },
             )
         },

@@ -10,30 +10,52 @@ import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.layout.size
 import androidx.compose.foundation.layout.widthIn
 import androidx.compose.foundation.rememberScrollState
+import androidx.compose.foundation.text.TextAutoSize
 import androidx.compose.foundation.verticalScroll
 import androidx.compose.material3.ButtonDefaults
 import androidx.compose.material3.Card
 import androidx.compose.material3.CardDefaults
 import androidx.compose.material3.Icon
 import androidx.compose.material3.LocalContentColor
+import androidx.compose.material3.LocalTextStyle
 import androidx.compose.material3.MaterialTheme
+import androidx.compose.material3.Surface
 import androidx.compose.material3.Text
 import androidx.compose.material3.TextButton
 import androidx.compose.runtime.Composable
 import androidx.compose.ui.Alignment
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.graphics.vector.ImageVector
+import androidx.compose.ui.platform.LocalDensity
 import androidx.compose.ui.res.stringResource
 import androidx.compose.ui.semantics.LiveRegionMode
 import androidx.compose.ui.semantics.heading
 import androidx.compose.ui.semantics.liveRegion
 import androidx.compose.ui.semantics.semantics
+import androidx.compose.ui.text.TextStyle
 import androidx.compose.ui.text.style.TextAlign
+import androidx.compose.ui.text.style.TextOverflow
 import androidx.compose.ui.unit.dp
+import androidx.compose.ui.unit.sp
 import org.etpipeline.demo.R
 
 /** Text is not drawn wider than this, however wide the screen is: long lines are hard to read. */
 val READABLE_WIDTH = 720.dp
+
+/** The title of a screen, which screen readers can jump to; on one line, in large letters, too. */
+@Composable
+fun ScreenTitle(text: String, modifier: Modifier = Modifier, style: TextStyle = LocalTextStyle.current) = Text(
+    text,
+    modifier.semantics { heading() },
+    autoSize = TextAutoSize.StepBased(12.sp, style.fontSize),
+    maxLines = 1,
+    overflow = TextOverflow.Ellipsis,
+    style = style,
+)
+
+/** Space above a text field for a label of two lines, which large letters make of one. */
+@Composable
+fun Modifier.roomForLabel(): Modifier = padding(top = with(LocalDensity.current) { 8.sp.toDp() })
 
 /** A screen without content: what it is for, and what to do. */
 @Composable
@@ -63,6 +85,18 @@ fun EmptyState(
             textAlign = TextAlign.Center,
         )
         actions()
+    }
+}
+
+/** What is worth knowing and asks for nothing. Screen readers say it when they have said the rest. */
+@Composable
+fun QuietNotice(text: String, modifier: Modifier = Modifier) {
+    Surface(modifier.fillMaxWidth(), color = MaterialTheme.colorScheme.tertiaryContainer) {
+        Text(
+            text,
+            Modifier.padding(horizontal = 16.dp, vertical = 8.dp).semantics { liveRegion = LiveRegionMode.Polite },
+            style = MaterialTheme.typography.bodySmall,
+        )
     }
 }
 

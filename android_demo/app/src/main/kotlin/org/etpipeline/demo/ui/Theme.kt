@@ -11,7 +11,7 @@ import androidx.compose.runtime.Composable
 import androidx.compose.ui.graphics.Color
 import androidx.compose.ui.platform.LocalContext
 
-private val LIGHT = lightColorScheme(
+internal val LIGHT = lightColorScheme(
     primary = Color(0xFF2B6A4F),
     onPrimary = Color.White,
     primaryContainer = Color(0xFFB0F1CF),
@@ -38,7 +38,7 @@ private val LIGHT = lightColorScheme(
     outlineVariant = Color(0xFFBFC9C1),
 )
 
-private val DARK = darkColorScheme(
+internal val DARK = darkColorScheme(
     primary = Color(0xFF95D5B4),
     onPrimary = Color(0xFF003826),
     primaryContainer = Color(0xFF0C5139),

@@ -236,10 +236,29 @@ class BenchmarkScreenTest {
     fun `what the battery lost is reported for 1,000 tokens`() {
         app.phone.battery = BatteryReading(3_000_000, 4_000, plugged = false)
         show()
+        measure(LONG)
+        // 2 mAh in each round and 1 for the search of the prompt, and 66 tokens in each and 1 for that.
+        line(R.string.benchmark_battery, string(R.string.benchmark_mah, "33.2"))
+        assertEquals(11_000.0 / 331, state.report!!.batteryMahPer1000Tokens!!, 1e-9)
+    }
+
+    @Test
+    fun `what is too little for a figure of the battery has none, and says what would be enough`() {
+        app.phone.battery = BatteryReading(3_000_000, 4_000, plugged = false)
+        show()
         measure(BenchmarkPlan(promptTokens = 32, decodeTokens = 16, rounds = 1))
-        // 3 mAh for 20 tokens: 1 of the search for the prompt, 2 of warming up, and 17.
-        line(R.string.benchmark_battery, string(R.string.benchmark_mah, "150"))
-        assertEquals(150.0, state.report!!.batteryMahPer1000Tokens!!, 1e-9)
+        line(R.string.benchmark_battery, string(R.string.benchmark_battery_few))
+        assertNull(state.report?.batteryMahPer1000Tokens)
+    }
+
+    @Test
+    fun `a report of a hot phone says so`() {
+        app.phone.heat.value = "severe"
+        show()
+        measure(BenchmarkPlan(promptTokens = 32, decodeTokens = 16, rounds = 1))
+        line(R.string.benchmark_thermal, "hot → hot")
+        text(R.string.benchmark_hot).assertExists()
+        assertEquals(listOf("severe"), state.report!!.rounds.map { it.thermal })
     }
 
     @Test
@@ -258,8 +277,8 @@ class BenchmarkScreenTest {
         show()
         rule.waitFor { count(string(R.string.benchmark_plugged)) == 1 }
         app.phone.battery = BatteryReading(3_000_000, 4_000, plugged = false)
-        measure(BenchmarkPlan(promptTokens = 32, decodeTokens = 16, rounds = 1))
-        line(R.string.benchmark_battery, string(R.string.benchmark_mah, "150"))
+        measure(LONG)
+        line(R.string.benchmark_battery, string(R.string.benchmark_mah, "33.2"))
         assertEquals(0, count(string(R.string.benchmark_plugged)))
     }
 
@@ -373,5 +392,10 @@ class BenchmarkScreenTest {
             var file: File? = null
             var problem: RuntimeException? = null
         }
+    }
+
+    private companion object {
+        /** Long enough for a figure of the battery. */
+        val LONG = BenchmarkPlan(promptTokens = 32, decodeTokens = 63, rounds = 5)
     }
 }

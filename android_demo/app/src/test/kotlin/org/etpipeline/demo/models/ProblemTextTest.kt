@@ -46,6 +46,7 @@ class ProblemTextTest {
             listOf("a.pte, b.pte", "tokens_cache", "xnnpack"),
         Problem.QairtTooOld("v2.49.40", "v2.31.0") to listOf("v2.49.40", "v2.31.0", "xnnpack"),
         Problem.QairtTooOld("v2.49.40", null) to listOf("v2.49.40", "xnnpack"),
+        Problem.Interrupted to emptyList(),
         Problem.Storage("EIO") to listOf("EIO"),
         Problem.BadProgram("its end is missing") to listOf("its end is missing"),
         Problem.BadTokenizer("tokenizer.json") to listOf("tokenizer.json"),

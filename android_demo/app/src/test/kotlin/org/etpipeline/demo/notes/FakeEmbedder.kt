@@ -9,6 +9,8 @@ import org.etpipeline.core.TextUse
 class FakeEmbedder : Embedder {
     val embedded = mutableListOf<String>()
 
+    @Volatile var closes = 0
+
     /** Called before each text is embedded. */
     var onEmbed: suspend (String) -> Unit = {}
 
@@ -25,7 +27,9 @@ class FakeEmbedder : Embedder {
         return FloatArray(DIMENSION) { if (length > 0) vector[it] / length else 0f }
     }
 
-    override fun close() = Unit
+    override fun close() {
+        closes++
+    }
 
     private fun words(text: String) = text.lowercase().split(Regex("\\W+")).filter { it.isNotEmpty() }
 

@@ -1,9 +1,12 @@
 package org.etpipeline.demo.notes
 
+import android.content.ComponentCallbacks2.TRIM_MEMORY_BACKGROUND
 import androidx.test.core.app.ApplicationProvider
 import java.io.File
 import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.delay
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withTimeout
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.Note
 import org.etpipeline.core.Problem
@@ -90,6 +93,27 @@ class NoteSearchTest {
         runBlocking { newSearch().find("doctor", notes) { done, total -> progress += done to total } }
         assertEquals(4, embedder.embedded.size)
         assertEquals(listOf(0 to 2, 1 to 2), progress)
+    }
+
+    @Test
+    fun `memory pressure frees the model once it has embedded, and the next search loads it again`() {
+        app.installEmbedder()
+        var loads = 0
+        val holder = EmbedderHolder(app.services.store, app.phone, { _, _ -> embedder.also { loads++ } })
+        val search = NoteSearch(NoteIndex(app, disk.root), holder)
+        var closedMeanwhile = -1
+        embedder.onEmbed = { text ->
+            if (text == "doctor") {
+                holder.onTrimMemory(TRIM_MEMORY_BACKGROUND)
+                delay(50)
+                closedMeanwhile = embedder.closes
+            }
+        }
+        assertEquals("a", search.found("doctor").first())
+        assertEquals(0, closedMeanwhile)
+        runBlocking { withTimeout(10_000) { while (embedder.closes == 0) delay(5) } }
+        assertEquals("b", search.found("car").first())
+        assertEquals(2 to 1, loads to embedder.closes)
     }
 
     @Test

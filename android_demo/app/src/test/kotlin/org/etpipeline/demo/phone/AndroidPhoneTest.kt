@@ -4,8 +4,12 @@ import android.app.ActivityManager
 import android.app.Application
 import android.content.Intent
 import android.os.BatteryManager
+import android.os.Looper
 import android.os.PowerManager
 import androidx.test.core.app.ApplicationProvider
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.launch
+import kotlinx.coroutines.runBlocking
 import org.etpipeline.core.BatteryReading
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
@@ -70,6 +74,22 @@ class AndroidPhoneTest {
             phone.thermalStatus()
         }
         assertEquals(words, found)
+    }
+
+    @Test
+    fun `who listens hears of each change, and no longer than it listens`() = runBlocking {
+        val power = shadowOf(service<PowerManager>())
+        val heard = mutableListOf<String?>()
+        val listening = launch(Dispatchers.Unconfined) { phone.heat.collect { heard += it } }
+        for (status in listOf(PowerManager.THERMAL_STATUS_SEVERE, PowerManager.THERMAL_STATUS_LIGHT)) {
+            power.setCurrentThermalStatus(status)
+            shadowOf(Looper.getMainLooper()).idle()
+        }
+        assertEquals(listOf("none", "severe", "light"), heard.distinct())
+        listening.cancel()
+        power.setCurrentThermalStatus(PowerManager.THERMAL_STATUS_CRITICAL)
+        shadowOf(Looper.getMainLooper()).idle()
+        assertEquals("light", heard.last())
     }
 
     @Test

@@ -53,7 +53,6 @@ class PhoneScreenshotTest {
     }
 
     private companion object {
-        const val SMALL = "w320dp-h480dp-port-notnight-xhdpi"
         val FEW = listOf(
             "chat", "chat-markdown", "chat-settings", "chat-too-large", "tasks", "symptom-check", "models", "benchmark-report",
         )

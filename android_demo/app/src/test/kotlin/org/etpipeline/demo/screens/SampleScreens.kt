@@ -7,6 +7,7 @@ import org.etpipeline.core.Adapter
 import org.etpipeline.core.AdapterQuality
 import org.etpipeline.core.Agreement
 import org.etpipeline.core.AnswerStats
+import org.etpipeline.core.BatteryUse
 import org.etpipeline.core.BenchmarkReport
 import org.etpipeline.core.BenchmarkRound
 import org.etpipeline.core.ChatSettings
@@ -36,6 +37,7 @@ import org.etpipeline.core.percentiles
 import org.etpipeline.core.readManifest
 import org.etpipeline.core.search.Chunk
 import org.etpipeline.core.search.Hit
+import org.etpipeline.demo.AppScaffold
 import org.etpipeline.demo.Place
 import org.etpipeline.demo.Startup
 import org.etpipeline.demo.benchmark.BenchmarkActions
@@ -71,16 +73,22 @@ import org.etpipeline.demo.tasks.TaskRun
 import org.etpipeline.demo.tasks.TasksState
 import org.etpipeline.engine.KnownAdapter
 
-/** A screen of the app in a state of which a picture is kept. */
-class SampleScreen(val place: Place, val content: @Composable () -> Unit)
+/** A screen of the app in a state of which a picture is kept; perhaps on a hot phone. */
+class SampleScreen(private val place: Place, private val isHot: Boolean, private val content: @Composable () -> Unit) {
+    /** The screen among the app's places. */
+    @Composable
+    fun Content() = AppScaffold(place, onPlace = {}, isHot) { content() }
+}
 
 /** Every screen, by the name of its picture. The figures on them are made up: measured ones would differ each time. */
 val sampleScreens: Map<String, SampleScreen> = buildMap {
-    fun screen(place: Place, name: String, content: @Composable () -> Unit) = put(name, SampleScreen(place, content))
+    fun screen(place: Place, name: String, isHot: Boolean = false, content: @Composable () -> Unit) =
+        put(name, SampleScreen(place, isHot, content))
 
     screen(Place.CHAT, "chat-welcome") { Chat(ready) }
     screen(Place.CHAT, "chat-no-model") { Chat(ChatState(startup = Startup.State(isDone = true))) }
     screen(Place.CHAT, "chat") { Chat(ready.copy(conversation = conversation(italy))) }
+    screen(Place.CHAT, "chat-hot", isHot = true) { Chat(ready.copy(conversation = conversation(italy))) }
     screen(Place.CHAT, "chat-writing") {
         val coming = SavedMessage(Role.ASSISTANT, "The capital of", unfinished = true)
         val turns = italy + SavedMessage(Role.USER, "And of Spain?") + coming
@@ -103,7 +111,7 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         Chat(ready.copy(conversation = conversation(turns)))
     }
     screen(Place.CHAT, "chat-settings") {
-        Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}) }
+        Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}, battery = used) }
     }
     screen(Place.CHAT, "chat-settings-adapter") {
         val own = OwnSettings(manifest, adapters = adapters).copy(thinks = true, knowsOnlyTemperature = true)
@@ -340,6 +348,8 @@ private val ready = ChatState(
     startup = Startup.State(isDone = true),
 )
 
+private val used = BatteryUse.Measured(mahPer1000Tokens = 2.4, joulesPerToken = 0.033)
+
 private val report = listOf(43.0, 42.1, 41.3, 36.4, 33.0).let { rates ->
     BenchmarkReport(
         bundle = "tiny_assistant",
@@ -348,7 +358,7 @@ private val report = listOf(43.0, 42.1, 41.3, 36.4, 33.0).let { rates ->
         speed = speed.copy(decodeTokS = percentiles(rates)),
         rounds = rates.map { BenchmarkRound(210.0, 128, 340.0, 376.0, 64, it, 690_000_000) },
         thermalBefore = "none",
-        thermalAfter = "light",
-        batteryMahPer1000Tokens = 2.4,
+        thermalAfter = "severe",
+        batteryMahPer1000Tokens = used.mahPer1000Tokens,
     )
 }

@@ -5,7 +5,6 @@ import androidx.compose.ui.test.onRoot
 import com.github.takahirom.roborazzi.RoborazziOptions
 import com.github.takahirom.roborazzi.captureRoboImage
 import java.util.TimeZone
-import org.etpipeline.demo.AppScaffold
 import org.etpipeline.demo.showScreen
 import org.junit.Assert.assertEquals
 
@@ -16,8 +15,7 @@ import org.junit.Assert.assertEquals
 fun ComposeTestRule.checkPictures(folder: String, device: String, names: Collection<String> = sampleScreens.keys) {
     TimeZone.setDefault(TimeZone.getTimeZone("UTC"))
     val different = names.filterNot { name ->
-        val (place, content) = sampleScreens.getValue(name).run { place to content }
-        val activity = showScreen(device) { AppScaffold(place, onPlace = {}) { content() } }
+        val activity = showScreen(device) { sampleScreens.getValue(name).Content() }
         try {
             onRoot().captureRoboImage("src/test/screenshots/$folder/$name.png", OPTIONS)
             true
