@@ -274,5 +274,6 @@ def _check_sources(root: Path, module: str) -> None:
     folder = root / module / "src"
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not re.fullmatch(f"{SOURCES[module]}|{TEST_DATA}", name):
+        known = re.fullmatch(f"{SOURCES[module]}|{TEST_DATA}", name) or path.name.startswith(".")
+        if path.is_file() and not known:
             raise BuildError(f"{module}/src/{name} is in no folder that both builds read: move it.")

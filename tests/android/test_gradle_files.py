@@ -136,7 +136,9 @@ def test_a_file_that_only_gradle_would_build_is_refused(gradle_project, path):
         read_project(gradle_project)
 
 
-@pytest.mark.parametrize("path", ["core/src/main/kotlin/a/A.kt", "app/src/main/assets/a", "app/src/test/notes.tsv"])
+@pytest.mark.parametrize(
+    "path", ["core/src/main/kotlin/a/A.kt", "app/src/main/assets/a", "app/src/test/notes.tsv", "app/src/main/.DS_Store"]
+)
 def test_a_file_that_both_builds_read_is_welcome(gradle_project, path):
     (gradle_project / path).parent.mkdir(parents=True)
     (gradle_project / path).write_text("")
