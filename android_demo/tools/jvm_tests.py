@@ -1,4 +1,4 @@
-"""Compiles and runs the tests of core and app in JVMs of this machine."""
+"""Compiles and runs the tests of core, of the app and of the second app in JVMs of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import host
 from artifacts import ROOT, BuildError
 from compiling import APP, CORE, Resources, Settings, compile_app, compile_kotlin, link_resources, read_settings
-from library import check_library
+from library import SAMPLE, check_library, compile_sample
 from package import check_bundle
 from steps import BUILD, class_path, run, say, step
 from toolbox import Toolbox, prepare
@@ -121,8 +121,22 @@ def _make_host(tools: Toolbox) -> Path:
     )
 
 
+def _android_options(tools: Toolbox, place: Path, *, record: bool) -> list[str]:
+    """What a JVM with Robolectric's Android and the native libraries in `place` is started with."""
+    return [
+        f"-agentpath:{place}/libandroidhost.so",
+        f"-Djava.library.path={place}",
+        "--add-opens=java.base/java.io=ALL-UNNAMED",  # for Robolectric's ParcelFileDescriptor
+        # A native library belongs to one class loader, and Robolectric has one for each sandbox.
+        "-Dorg.robolectric.packagesToNotAcquire=org.pytorch.,com.facebook.",
+        "-Drobolectric.offline=true",
+        f"-Drobolectric.dependency.dir={_link_frameworks(tools)}",
+        f"-Droborazzi.test.{'record' if record else 'verify'}=true",
+    ]
+
+
 def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[str], *, record: bool) -> bool:
-    """Compiles and runs the tests of core and app; returns whether all passed."""
+    """Compiles and runs the tests; returns whether all passed."""
     tools, settings = prepare(), read_settings()
     resources = link_resources(tools, settings, debuggable=True)
     classes = compile_app(tools, resources)
@@ -141,30 +155,25 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
     options = [f"-D{key}={value}" for key, value in properties.items()]
 
     groups = []
-    place = _make_host(tools)
     if names := test_classes(CORE / "test", filters):
         path = class_path(core, tools.jars["test"], tools.jars["app"])
         compiled = compile_kotlin(tools, "core-test", CORE / "test", path, f"-Xfriend-paths={core}")
         groups.append(Tests("core", names, class_path(compiled) + os.pathsep + path, options))
+    place = _make_host(tools)
+    config = _write_config(settings, resources, installed)
+    path = class_path(app, engine, core, resources.classes, tools.jars["test"], tools.libraries, config)
+    (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
+    compiling, running = path + os.pathsep + str(tools.android), path + os.pathsep + str(android)
+    options = [*options, *_android_options(tools, place, record=record)]
     if names := test_classes(APP / "test", filters):
-        config = _write_config(settings, resources, installed)
-        path = class_path(app, engine, core, resources.classes, tools.jars["test"], tools.libraries, config)
-        compiling = path + os.pathsep + str(tools.android)
         compiled = compile_kotlin(tools, "app-test", APP / "test", compiling, f"-Xfriend-paths={app},{engine}")
-        (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
-        options += [
-            f"-agentpath:{place}/libandroidhost.so",
-            f"-Djava.library.path={place}",
-            "--add-opens=java.base/java.io=ALL-UNNAMED",  # for Robolectric's ParcelFileDescriptor
-            # A native library belongs to one class loader, and Robolectric has one for each sandbox.
-            "-Dorg.robolectric.packagesToNotAcquire=org.pytorch.,com.facebook.",
-            "-Drobolectric.offline=true",
-            f"-Drobolectric.dependency.dir={_link_frameworks(tools)}",
-            f"-Droborazzi.test.{'record' if record else 'verify'}=true",
-        ]
-        running = class_path(compiled) + os.pathsep + path + os.pathsep + str(android)
         shares = min(len(names), 2 if (os.cpu_count() or 1) > 1 else 1)
-        groups += [Tests(f"app-{index + 1}", names[index::shares], running, options) for index in range(shares)]
+        own = class_path(compiled) + os.pathsep + running
+        groups += [Tests(f"app-{index + 1}", names[index::shares], own, options) for index in range(shares)]
+    if names := test_classes(SAMPLE / "test", filters):
+        sample = compile_sample(tools, classes) + os.pathsep
+        compiled = compile_kotlin(tools, "sample-test", SAMPLE / "test", sample + compiling)
+        groups.append(Tests("sample", names, class_path(compiled) + os.pathsep + sample + running, options))
     if not groups:
         raise BuildError(f"No test class has {' or '.join(filters)} in its name.")
     passed = run_tests(groups, tools)

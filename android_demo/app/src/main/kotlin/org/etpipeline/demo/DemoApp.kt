@@ -19,6 +19,7 @@ import org.etpipeline.demo.notes.NoteIndex
 import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.AndroidPhone
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.demo.sharing.OtherApps
 
 /** What the screens need, made once per process. */
 class Services(
@@ -31,6 +32,7 @@ class Services(
     val startup: Startup,
     val embedders: EmbedderHolder,
     val search: NoteSearch,
+    val otherApps: OtherApps = OtherApps(preferences, models),
     val io: CoroutineDispatcher = Dispatchers.IO,
 )
 

@@ -25,6 +25,7 @@ import org.etpipeline.demo.notes.FakeEmbedder
 import org.etpipeline.demo.notes.NoteIndex
 import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.demo.sharing.OtherApps
 
 /** Qualifiers of the screens that are drawn. */
 const val PHONE = "w411dp-h891dp-port-notnight-xhdpi"
@@ -140,6 +141,7 @@ open class TestApp : DemoApp() {
             startup = Startup(this, store, models, preferences),
             embedders = embedders,
             search = NoteSearch(NoteIndex(this), embedders),
+            otherApps = OtherApps(preferences, models, freedAfterMs = 300),
         )
     }
 }

@@ -12,6 +12,7 @@ import androidx.compose.foundation.layout.fillMaxWidth
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.lazy.staggeredgrid.LazyVerticalStaggeredGrid
 import androidx.compose.foundation.lazy.staggeredgrid.StaggeredGridCells
+import androidx.compose.foundation.lazy.staggeredgrid.StaggeredGridItemSpan
 import androidx.compose.foundation.lazy.staggeredgrid.items
 import androidx.compose.material.icons.Icons
 import androidx.compose.material.icons.filled.Add
@@ -51,6 +52,7 @@ import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
 import org.etpipeline.demo.R
 import org.etpipeline.demo.fileSize
+import org.etpipeline.demo.sharing.OtherAppsSwitch
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
@@ -78,6 +80,7 @@ fun ModelsScreen(modifier: Modifier = Modifier, viewModel: ModelsViewModel = vie
             select = viewModel::select,
             delete = viewModel::delete,
             dismiss = viewModel::dismiss,
+            letOthersAsk = viewModel::letOthersAsk,
         ),
         modifier = modifier,
     )
@@ -91,6 +94,7 @@ class ModelsActions(
     val select: (ModelItem) -> Unit = {},
     val delete: (ModelItem) -> Unit = {},
     val dismiss: () -> Unit = {},
+    val letOthersAsk: (Boolean) -> Unit = {},
 )
 
 @OptIn(ExperimentalMaterial3Api::class)
@@ -109,7 +113,7 @@ fun ModelsContent(state: ModelsState, actions: ModelsActions, modifier: Modifier
             when {
                 models == null -> Unit
                 models.isEmpty() -> if (state.importing == null) NoModels(actions)
-                else -> ModelList(models, actions)
+                else -> ModelList(models, state.othersMayAsk, actions)
             }
         }
     }
@@ -214,7 +218,7 @@ private fun ImportCard(importing: Importing, cancel: () -> Unit, modifier: Modif
 }
 
 @Composable
-private fun ModelList(models: List<ModelItem>, actions: ModelsActions) {
+private fun ModelList(models: List<ModelItem>, othersMayAsk: Boolean, actions: ModelsActions) {
     var asked by rememberSaveable { mutableStateOf<String?>(null) }
     LazyVerticalStaggeredGrid(
         columns = StaggeredGridCells.Adaptive(minSize = 360.dp),
@@ -226,6 +230,7 @@ private fun ModelList(models: List<ModelItem>, actions: ModelsActions) {
         items(models, key = { it.bundle.id }) { item ->
             ModelCard(item, select = { actions.select(item) }, delete = { asked = item.bundle.id })
         }
+        item(span = StaggeredGridItemSpan.FullLine) { OtherAppsSwitch(othersMayAsk, actions.letOthersAsk) }
     }
     models.find { it.bundle.id == asked }?.let { item ->
         AlertDialog(
