@@ -40,7 +40,8 @@ class Artifact:
     """One file of a registry.
 
     Attributes:
-        scope: What it is for: 'app' (in the APK), 'test', 'compiler', 'merger', 'tool', 'robolectric', 'runtime'.
+        scope: What it is for: 'app' (in the APK), 'test', 'compiler', 'dokka', 'merger', 'tool', 'robolectric',
+            'runtime'.
         group: Maven's group, or 'npm'.
         name: Maven's artifact, or the npm package.
         version: Its version.

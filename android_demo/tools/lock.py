@@ -24,11 +24,13 @@ CATALOG = ROOT / "gradle" / "libs.versions.toml"
 RUNTIME = "executorch"  # its alias; resolved by hand, see RUNTIME_NPM
 # The same native library and classes as an npm package ships them, for registries without org.pytorch.
 RUNTIME_NPM = ("npm", "react-native-executorch", "0.9.3", "tgz")
-# What only this build needs; Gradle brings its own. (scope, coordinate): with all that it depends on.
-TOOL_CLOSURES = [
-    ("compiler", "org.jetbrains.kotlin:kotlin-compiler-embeddable:{kotlin}"),
-    ("merger", "com.android.tools.build:manifest-merger:32.5.0"),
-]
+# What only this build needs; Gradle brings its own. By scope, with all that they depend on.
+TOOL_CLOSURES = {
+    "compiler": ["org.jetbrains.kotlin:kotlin-compiler-embeddable:{kotlin}"],
+    # Its command line is not in every registry: Kdoc.java is what it does.
+    "dokka": [f"org.jetbrains.dokka:{part}:2.2.0" for part in ("dokka-core", "dokka-base", "analysis-kotlin-symbols")],
+    "merger": ["com.android.tools.build:manifest-merger:32.5.0"],
+}
 TOOLS = [
     ("tool", "com.android.tools.build:apksig:9.5.0"),
     ("tool", "com.android.tools:r8:9.5.28"),
@@ -269,9 +271,9 @@ def make_lock() -> list[Artifact]:
         sys.stdout.write("Tests alone would raise these; they run with the app's versions: " + ", ".join(raised) + "\n")
     wanted_files = [("app", m, v) for m, v in with_files(app).items()]
     wanted_files += [("test", m, v) for m, v in with_files(tests).items() if m not in app]
-    for scope, text in TOOL_CLOSURES:
-        group, name, version = text.format(**versions).split(":")
-        closure = resolve([Dependency(Module(group, name), version)], {})
+    for scope, texts in TOOL_CLOSURES.items():
+        parts = [text.format(**versions).split(":") for text in texts]
+        closure = resolve([Dependency(Module(group, name), version) for group, name, version in parts], {})
         wanted_files += [(scope, m, v) for m, v in with_files(closure).items()]
     for scope, text in TOOLS:
         group, name, version = text.format(**versions).split(":")

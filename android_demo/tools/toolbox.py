@@ -49,7 +49,7 @@ class Toolbox(NamedTuple):
 
 def prepare() -> Toolbox:
     """Downloads and unpacks everything."""
-    lock = read_lock()
+    lock = [artifact for artifact in read_lock() if artifact.scope != "dokka"]  # 100 MB that only `kdoc` needs
     say(f"{len(lock)} files of dependencies.lock: from the cache, or downloaded")
     files = fetch_all([artifact for artifact in lock if artifact.scope != "runtime"])
     jars: dict[str, list[Path]] = {}
