@@ -28,7 +28,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 .DEFAULT_GOAL := help
 .PHONY: help setup demo plan recipes compare chat train-tiny train-writer test test-all coverage test-arm test-browser test-eval test-sweeps \
         test-kill test-wheel lint format package constraints docs families docs-site bench-7b bench-arm bench-host bench-quality clean \
-        aar apk test-android check-gradle screenshots install push device-bench android-lock
+        aar apk kdoc test-android check-gradle screenshots install push device-bench android-lock
 
 help: ## Show this list
 	@printf 'et_pipeline puts a language model on a phone. On a fresh machine, begin with: make demo\n\n'
@@ -88,6 +88,9 @@ screenshots: $(DEMO)/manifest.json ## Draw the app's reference screenshots again
 
 aar: ## Build the app's engine as a library for other apps: an AAR in a folder that is a Maven repository
 	$(PYTHON) $(ANDROID)/tools/build.py library
+
+kdoc: ## The library's API as pages, in android_demo/build/kdoc; ends where something public has no word beside it
+	$(PYTHON) $(ANDROID)/tools/build.py kdoc
 
 install: $(READY) ## Install the app on the connected phone (after make apk)
 	$(BIN)/python -m et_pipeline.runtime.phone $(APK)

@@ -41,7 +41,8 @@ class Artifact:
 
     Attributes:
         scope: What it is for: 'core', 'engine' and 'app' (in the APK, for that module), 'core-test', 'test',
-            'platform' (only sets versions of others), 'compiler', 'merger', 'tool', 'gradle', 'robolectric', 'runtime'.
+            'platform' (only sets versions of others), 'compiler', 'dokka', 'merger', 'tool', 'gradle', 'robolectric',
+            'runtime'.
         group: Maven's group, or 'npm'.
         name: Maven's artifact, or the npm package.
         version: Its version.

@@ -6,6 +6,7 @@ those of the Gradle files. A step whose inputs have not changed is not repeated.
 
     python3 tools/build.py apk [--release] [--bundle FOLDER ...]
     python3 tools/build.py library
+    python3 tools/build.py kdoc
     python3 tools/build.py test [--bundle FOLDER] [--references FILE] [--filter TEXT ...] [--record-screenshots]
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from artifacts import BuildError
 from compiling import compile_library
 from jvm_tests import make_tests
+from kdoc import make_kdoc
 from library import make_library
 from package import make_apk
 from steps import jdk
@@ -33,6 +35,7 @@ def main() -> None:
     apk.add_argument("--release", action="store_true", help="shrink with R8")
     apk.add_argument("--bundle", type=Path, action="append", default=[], help="a bundle's folder to put inside")
     commands.add_parser("library", help="build the library for other apps, as a Maven repository")
+    commands.add_parser("kdoc", help="make the pages of the library's API, which must all be documented")
     test = commands.add_parser("test", help="run the tests")
     test.add_argument("--bundle", type=Path, help="a bundle's folder for the tests with a real model")
     test.add_argument("--references", type=Path, help="answers of the Python runner, from tools/references.py")
@@ -47,6 +50,8 @@ def main() -> None:
         elif arguments.command == "library":
             tools = prepare()
             make_library(tools.project, *compile_library(tools))
+        elif arguments.command == "kdoc":
+            make_kdoc()
         elif not make_tests(
             arguments.bundle, arguments.references, arguments.filter, record=arguments.record_screenshots
         ):

@@ -1,4 +1,4 @@
-"""Compiles and runs the tests of core and app in JVMs of this machine."""
+"""Compiles and runs the tests of core, of the app and of the second app in JVMs of this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import host
 from artifacts import ROOT, BuildError
 from compiling import APP, CORE, Resources, compile_app, compile_kotlin, link_resources
 from gradle_files import AppSettings
-from library import check_library
+from library import SAMPLE, check_library, compile_sample
 from package import check_bundle
 from steps import BUILD, class_path, run, say, step
 from toolbox import Toolbox, prepare
@@ -122,8 +122,22 @@ def _make_host(tools: Toolbox) -> Path:
     )
 
 
+def _android_options(tools: Toolbox, place: Path, *, record: bool) -> list[str]:
+    """What a JVM with Robolectric's Android and the native libraries in `place` is started with."""
+    return [
+        f"-agentpath:{place}/libandroidhost.so",
+        f"-Djava.library.path={place}",
+        "--add-opens=java.base/java.io=ALL-UNNAMED",  # for Robolectric's ParcelFileDescriptor
+        # A native library belongs to one class loader, and Robolectric has one for each sandbox.
+        "-Dorg.robolectric.packagesToNotAcquire=org.pytorch.,com.facebook.",
+        "-Drobolectric.offline=true",
+        f"-Drobolectric.dependency.dir={_link_frameworks(tools)}",
+        f"-Droborazzi.test.{'record' if record else 'verify'}=true",
+    ]
+
+
 def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[str], *, record: bool) -> bool:
-    """Compiles and runs the tests of core and app; returns whether all passed."""
+    """Compiles and runs the tests; returns whether all passed."""
     tools = prepare()
     settings = tools.project.app
     resources = link_resources(tools, settings, debuggable=True)
@@ -143,31 +157,26 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
     options = [f"-D{key}={value}" for key, value in properties.items()]
 
     groups = []
-    place = _make_host(tools)
     if names := test_classes(CORE / "test", filters):
         path = class_path(core, tools.jars_of("core-test", "core"))
         compiled = compile_kotlin(tools, "core-test", CORE / "test", path, f"-Xfriend-paths={core}", module="core")
         groups.append(Tests("core", names, class_path(compiled) + os.pathsep + path, options))
+    place = _make_host(tools)
+    made = (app, engine, core, resources.classes)
+    seen = class_path(made, tools.jars_of("core-test", "test", "core", "app"), tools.android)
+    (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
+    config = _write_config(settings, resources, installed)
+    running = class_path(made, tools.jars_of("core-test", "test"), tools.libraries, config, android)
+    options = [*options, *_android_options(tools, place, record=record)]
     if names := test_classes(APP / "test", filters):
-        config = _write_config(settings, resources, installed)
-        made = (app, engine, core, resources.classes)
-        seen = class_path(made, tools.jars_of("core-test", "test", "core", "app"), tools.android)
         compiled = compile_kotlin(tools, "app-test", APP / "test", seen, f"-Xfriend-paths={app}", module="app")
-        path = class_path(made, tools.jars_of("core-test", "test"), tools.libraries, config)
-        (android,) = (file for file in tools.jars["robolectric"] if file.name.startswith(f"android-all-{SDK_OF_TESTS}"))
-        options += [
-            f"-agentpath:{place}/libandroidhost.so",
-            f"-Djava.library.path={place}",
-            "--add-opens=java.base/java.io=ALL-UNNAMED",  # for Robolectric's ParcelFileDescriptor
-            # A native library belongs to one class loader, and Robolectric has one for each sandbox.
-            "-Dorg.robolectric.packagesToNotAcquire=org.pytorch.,com.facebook.",
-            "-Drobolectric.offline=true",
-            f"-Drobolectric.dependency.dir={_link_frameworks(tools)}",
-            f"-Droborazzi.test.{'record' if record else 'verify'}=true",
-        ]
-        running = class_path(compiled) + os.pathsep + path + os.pathsep + str(android)
         shares = min(len(names), 2 if (os.cpu_count() or 1) > 1 else 1)
-        groups += [Tests(f"app-{index + 1}", names[index::shares], running, options) for index in range(shares)]
+        own = class_path(compiled) + os.pathsep + running
+        groups += [Tests(f"app-{index + 1}", names[index::shares], own, options) for index in range(shares)]
+    if names := test_classes(SAMPLE / "test", filters):
+        sample = compile_sample(tools, classes) + os.pathsep
+        compiled = compile_kotlin(tools, "sample-test", SAMPLE / "test", sample + seen)
+        groups.append(Tests("sample", names, class_path(compiled) + os.pathsep + sample + running, options))
     if not groups:
         raise BuildError(f"No test class has {' or '.join(filters)} in its name.")
     passed = run_tests(groups, tools)

@@ -16,7 +16,7 @@ from package import jar
 from steps import BUILD, class_path, run, say
 from toolbox import Toolbox
 
-SAMPLE = ROOT / "sample" / "src" / "main"
+SAMPLE = ROOT / "sample" / "src"
 QUESTION = "What is the capital of Italy?"
 ANSWERS = ["The capital of Italy is Rome.", "The capital of Italy is Rome.", "The capital of Spain is Madrid."]
 ANSWERS += ANSWERS[:1]  # from Java
@@ -79,15 +79,8 @@ def _pom(project: Project, name: str, kind: str) -> str:
     return POM.format(group=group, name=name, version=version, kind=kind, dependencies="".join(lines))
 
 
-def check_library(tools: Toolbox, classes: Classes, place: Path, bundle: Path) -> bool:
-    """Whether a second app, compiled against the published library alone, gets the bundle's answers.
-
-    Args:
-        tools: All that was downloaded.
-        classes: What was compiled.
-        place: Android's native libraries for this JVM.
-        bundle: The built-in model's folder.
-    """
+def compile_sample(tools: Toolbox, classes: Classes) -> str:
+    """A class path of the second app, compiled against the published library alone, and of what it needs."""
     repository = make_library(tools.project, classes.core, classes.engine)
     unpacked = BUILD / "sample-library"
     unpacked.mkdir(exist_ok=True)
@@ -96,11 +89,25 @@ def check_library(tools: Toolbox, classes: Classes, place: Path, bundle: Path) -
         archive.extract("classes.jar", unpacked)
     (core,) = (path for path in repository.rglob("core-*.jar") if not path.name.endswith("-sources.jar"))
     path = class_path(core, unpacked / "classes.jar", tools.libraries)
-    kotlin = compile_kotlin(tools, "sample", SAMPLE, path, str(SAMPLE / "java"))
+    compiling = path + os.pathsep + str(tools.android)
+    kotlin = compile_kotlin(tools, "sample", SAMPLE / "main", compiling, str(SAMPLE / "main" / "java"))
     java = BUILD / "sample-java"
-    run("javac", "-d", java, "-cp", class_path(kotlin) + os.pathsep + path, *(SAMPLE / "java").glob("*.java"))
+    sources = (SAMPLE / "main" / "java").glob("*.java")
+    run("javac", "-d", java, "-cp", class_path(kotlin) + os.pathsep + path, *sources)
+    return class_path(kotlin, java) + os.pathsep + path
+
+
+def check_library(tools: Toolbox, classes: Classes, place: Path, bundle: Path) -> bool:
+    """Whether the second app gets the bundle's answers from a model of its own.
+
+    Args:
+        tools: All that was downloaded.
+        classes: What was compiled.
+        place: Android's native libraries for this JVM.
+        bundle: The built-in model's folder.
+    """
     command = ["java", f"-agentpath:{place}/libandroidhost.so", f"-Djava.library.path={place}"]
-    command += ["-cp", class_path(kotlin, java) + os.pathsep + path, "SampleKt", str(bundle), QUESTION]
+    command += ["-cp", compile_sample(tools, classes), "SampleKt", str(bundle), QUESTION]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     found = [line for line in done.stdout.splitlines() if line in ANSWERS]
     passed = not done.returncode and found == ANSWERS

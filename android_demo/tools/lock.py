@@ -23,9 +23,13 @@ from gradle_files import Project, read_project
 RUNTIME = "executorch"  # its alias; resolved by hand, see RUNTIME_NPM
 # The same native library and classes as an npm package ships them, for registries without org.pytorch.
 RUNTIME_NPM = ("npm", "react-native-executorch", "0.9.3", "tgz")
-# What only this build needs; Gradle brings its own. (scope, coordinate): with all that it depends on.
+# What only this build needs; Gradle brings its own. (scope, coordinate): with all that those of a scope depend on.
 TOOL_CLOSURES = [
     ("compiler", "org.jetbrains.kotlin:kotlin-compiler-embeddable:{kotlin}"),
+    # Dokka's command line is not in every registry: Kdoc.java is what it does.
+    ("dokka", "org.jetbrains.dokka:dokka-core:2.2.0"),
+    ("dokka", "org.jetbrains.dokka:dokka-base:2.2.0"),
+    ("dokka", "org.jetbrains.dokka:analysis-kotlin-symbols:2.2.0"),
     ("merger", "com.android.tools.build:manifest-merger:{android-tools}"),
 ]
 TOOLS = [
@@ -305,8 +309,11 @@ def make_lock() -> list[Artifact]:
     """Resolves everything anew."""
     project = read_project()
     wanted_files = list(dict.fromkeys(_libraries(project)))
+    closures: dict[str, list[Dependency]] = {}
     for scope, root in tool_coordinates(project, TOOL_CLOSURES):
-        wanted_files += [(scope, m, v) for m, v in with_files(resolve([root], {})).items()]
+        closures.setdefault(scope, []).append(root)
+    for scope, roots in closures.items():
+        wanted_files += [(scope, m, v) for m, v in with_files(resolve(roots, {})).items()]
     wanted_files += [(scope, *root) for scope, root in tool_coordinates(project, TOOLS)]
     with ThreadPoolExecutor(8) as executor:
         entries = list(executor.map(lambda item: lock_entry(*item), wanted_files))

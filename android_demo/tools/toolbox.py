@@ -63,8 +63,9 @@ def prepare() -> Toolbox:
     """Reads the Gradle files, and downloads and unpacks everything."""
     project, lock = read_project(), read_lock()
     check_lock(project, lock)
+    lock = [artifact for artifact in lock if artifact.scope not in ("platform", "gradle", "dokka")]  # of other commands
     say(f"{len(lock)} files of dependencies.lock: from the cache, or downloaded")
-    files = fetch_all([artifact for artifact in lock if artifact.scope not in ("runtime", "platform", "gradle")])
+    files = fetch_all([artifact for artifact in lock if artifact.scope != "runtime"])
     jars: dict[str, list[Path]] = {}
     aars: dict[str, list[Path]] = {}
     for artifact, path in files.items():

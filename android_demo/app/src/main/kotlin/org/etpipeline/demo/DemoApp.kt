@@ -20,6 +20,7 @@ import org.etpipeline.demo.notes.NoteIndex
 import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.AndroidPhone
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.demo.sharing.OtherApps
 import org.etpipeline.engine.AdapterStore
 
 /** What the screens need, made once per process. */
@@ -35,6 +36,7 @@ class Services(
     val embedders: EmbedderHolder,
     val search: NoteSearch,
     val battery: BatteryMeter = BatteryMeter(), // of all answers in chats
+    val otherApps: OtherApps = OtherApps(preferences, models),
     val io: CoroutineDispatcher = Dispatchers.IO,
 )
 

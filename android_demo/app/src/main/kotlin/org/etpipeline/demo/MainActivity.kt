@@ -31,6 +31,16 @@ class MainActivity : ComponentActivity() {
         (application as DemoApp).takeIn() // a computer that has pushed a model opens the app
     }
 
+    override fun onStart() {
+        super.onStart()
+        (application as DemoApp).services.otherApps.isShown = true
+    }
+
+    override fun onStop() {
+        (application as DemoApp).services.otherApps.isShown = false
+        super.onStop()
+    }
+
     override fun onSaveInstanceState(outState: Bundle) {
         super.onSaveInstanceState(outState)
         outState.putString(SHARED, sharedText)

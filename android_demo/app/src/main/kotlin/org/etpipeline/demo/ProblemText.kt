@@ -57,6 +57,19 @@ fun Problem.text(resources: Resources): String = when (this) {
     is Problem.EngineFailed -> resources.getString(R.string.problem_engine_failed, detail)
     Problem.EngineClosed -> resources.getString(R.string.problem_engine_closed)
     Problem.BrokenText -> resources.getString(R.string.problem_broken_text)
+    // These are read in another app, so they say whose model it is.
+    Problem.AskingIsOff -> resources.getString(
+        R.string.problem_asking_is_off,
+        resources.getString(R.string.sharing_switch),
+        resources.getString(R.string.app_name),
+    )
+    Problem.AskingNotAllowed ->
+        resources.getString(R.string.problem_asking_not_allowed, resources.getString(R.string.app_name))
+    is Problem.TooManyQuestions -> resources.getString(R.string.problem_too_many_questions, waiting)
+    is Problem.QuestionTooLong -> resources.getString(R.string.problem_question_too_long, found, limit)
+    is Problem.BadQuestion -> resources.getString(R.string.problem_bad_question, detail)
+    is Problem.NewerQuestion ->
+        resources.getString(R.string.problem_newer_question, found, resources.getString(R.string.app_name), supported)
 }
 
 /**

@@ -2,6 +2,7 @@ package org.etpipeline.demo
 
 import java.io.File
 import javax.xml.parsers.DocumentBuilderFactory
+import org.etpipeline.engine.AskContract
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNotNull
 import org.junit.Test
@@ -22,17 +23,31 @@ class ManifestTest {
         val own = "$APP.DYNAMIC_RECEIVER_NOT_EXPORTED_PERMISSION" // the app grants it to itself
         val kinds = listOf("uses-permission", "uses-permission-sdk-23", "uses-permission-sdk-m")
         assertEquals(listOf(own), kinds.flatMap { merged.all(it) }.map { it["name"] })
-        val defined = merged.all("permission").single()
-        assertEquals(own to "signature", defined["name"] to defined["protectionLevel"])
     }
 
     @Test
-    fun `other apps reach the one activity and nothing else`() {
+    fun `the user is asked before another app may ask the model`() {
+        val levels = merged.all("permission").associate { it["name"] to it["protectionLevel"] }
+        val own = "$APP.DYNAMIC_RECEIVER_NOT_EXPORTED_PERMISSION"
+        assertEquals(mapOf(AskContract.permissionOf(APP) to "dangerous", own to "signature"), levels)
+        val permission = merged.all("permission").single { it["protectionLevel"] == "dangerous" }
+        assertEquals("@string/sharing_permission", permission["label"])
+        assertEquals("@string/sharing_permission_about", permission["description"])
+        val service = merged.all("service").single { it["exported"] == "true" }
+        assertEquals(AskContract.ACTION, service.all("action").single()["name"])
+    }
+
+    @Test
+    fun `other apps reach the one activity, with a permission the model, and nothing else`() {
         // Until Android 12 a component with a filter was exported unless it said otherwise.
         val exported = components.filter { it["exported"] != "false" }
         val profiles = "androidx.profileinstaller.ProfileInstallReceiver"
         assertEquals(
-            mapOf("$APP.MainActivity" to "", profiles to "android.permission.DUMP"), // only the shell has it
+            mapOf(
+                "$APP.MainActivity" to "",
+                "$APP.sharing.AskService" to AskContract.permissionOf(APP),
+                profiles to "android.permission.DUMP", // only the shell has it
+            ),
             exported.associate { it["name"] to it["permission"] },
         )
     }

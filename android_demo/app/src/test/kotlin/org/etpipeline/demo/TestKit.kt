@@ -28,6 +28,7 @@ import org.etpipeline.demo.notes.FakeEmbedder
 import org.etpipeline.demo.notes.NoteIndex
 import org.etpipeline.demo.notes.NoteSearch
 import org.etpipeline.demo.phone.Phone
+import org.etpipeline.demo.sharing.OtherApps
 import org.etpipeline.engine.AdapterStore
 
 /** Qualifiers of the screens that are drawn. */
@@ -168,6 +169,7 @@ open class TestApp : DemoApp() {
             startup = Startup(this, store, models, preferences),
             embedders = embedders,
             search = NoteSearch(NoteIndex(this), embedders),
+            otherApps = OtherApps(preferences, models, freedAfterMs = 300),
         )
     }
 }

@@ -70,6 +70,20 @@ sealed interface Problem {
     data object EngineClosed : Problem
     /** The model gave bytes that are no text, and the runtime delivers nothing after such bytes. */
     data object BrokenText : Problem
+
+    // --- other apps that ask
+    /** The user lets no other app ask. */
+    data object AskingIsOff : Problem
+    /** The app that asks was not granted the permission. */
+    data object AskingNotAllowed : Problem
+    /** As many as [waiting] questions wait already. */
+    data class TooManyQuestions(val waiting: Int) : Problem
+    /** What another app sent has [found] characters, and at most [limit] are taken. */
+    data class QuestionTooLong(val found: Int, val limit: Int) : Problem
+    /** What another app sent is no conversation; [detail] is for who made that app. */
+    data class BadQuestion(val detail: String) : Problem
+    /** Another app speaks version [found] of the contract, and this one up to [supported]. */
+    data class NewerQuestion(val found: Int, val supported: Int) : Problem
 }
 
 /** A bundle that cannot be taken or used. */

@@ -30,6 +30,7 @@ import org.etpipeline.core.readManifest
  * @throws BundleException no bundle lies there, or none of its programs runs here.
  */
 class LocalModel @JvmOverloads constructor(folder: File, soc: String = "") : AutoCloseable {
+    /** What the bundle says of itself. */
     val manifest: Manifest = readManifest(folder.resolve(Manifest.FILE_NAME).let { file ->
         if (file.isFile) file.readText() else throw BundleException(Problem.NoManifest)
     })
@@ -52,10 +53,13 @@ class LocalModel @JvmOverloads constructor(folder: File, soc: String = "") : Aut
 
     /** What a Java caller is told, on a thread of ours. */
     interface Listener {
+        /** More of the answer has come. */
         fun onText(piece: String)
 
+        /** The answer is at its end; nothing more is told. */
         fun onDone(answer: Answer)
 
+        /** It went wrong; nothing more is told. */
         fun onProblem(problem: Problem)
     }
 
@@ -71,6 +75,7 @@ class LocalModel @JvmOverloads constructor(folder: File, soc: String = "") : Aut
         return AutoCloseable { job.cancel() }
     }
 
+    /** Ends what is being answered, and frees the model. */
     override fun close() {
         scope.cancel()
         engine.close()

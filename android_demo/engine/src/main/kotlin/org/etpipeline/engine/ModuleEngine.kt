@@ -31,7 +31,7 @@ import org.etpipeline.core.tokenizer.Tokenizer
  * @param folder where the bundle's files are.
  * @param program of the bundle's manifest.
  * @param tokenizer of the bundle's manifest.
- * @param reach how many tokens a context can go back: [reachOf].
+ * @param reach how many tokens a context can go back: [org.etpipeline.core.reachOf].
  * @param threads that the runtime computes with.
  */
 class ModuleEngine(

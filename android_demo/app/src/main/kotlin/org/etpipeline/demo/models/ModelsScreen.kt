@@ -14,6 +14,7 @@ import androidx.compose.foundation.layout.heightIn
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.lazy.staggeredgrid.LazyVerticalStaggeredGrid
 import androidx.compose.foundation.lazy.staggeredgrid.StaggeredGridCells
+import androidx.compose.foundation.lazy.staggeredgrid.StaggeredGridItemSpan
 import androidx.compose.foundation.lazy.staggeredgrid.items
 import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.verticalScroll
@@ -54,6 +55,7 @@ import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
 import org.etpipeline.demo.R
 import org.etpipeline.demo.fileSize
+import org.etpipeline.demo.sharing.OtherAppsSwitch
 import org.etpipeline.demo.text
 import org.etpipeline.demo.ui.EmptyState
 import org.etpipeline.demo.ui.ErrorCard
@@ -94,6 +96,7 @@ fun ModelsScreen(modifier: Modifier = Modifier, viewModel: ModelsViewModel = vie
                 pickAdapter.launch(ADAPTER_TYPES)
             },
             removeAdapter = viewModel::removeAdapter,
+            letOthersAsk = viewModel::letOthersAsk,
         ),
         modifier = modifier,
     )
@@ -109,6 +112,7 @@ class ModelsActions(
     val dismiss: () -> Unit = {},
     val addAdapter: (ModelItem) -> Unit = {},
     val removeAdapter: (ModelItem, name: String) -> Unit = { _, _ -> },
+    val letOthersAsk: (Boolean) -> Unit = {},
 )
 
 @OptIn(ExperimentalMaterial3Api::class)
@@ -131,7 +135,7 @@ fun ModelsContent(state: ModelsState, actions: ModelsActions, modifier: Modifier
                 when {
                     models == null -> Unit
                     models.isEmpty() -> if (state.importing == null) NoModels(actions)
-                    else -> ModelList(models, actions)
+                    else -> ModelList(models, state.othersMayAsk, actions)
                 }
             }
         }
@@ -237,7 +241,7 @@ private fun ImportCard(importing: Importing, cancel: () -> Unit, modifier: Modif
 }
 
 @Composable
-private fun ModelList(models: List<ModelItem>, actions: ModelsActions) {
+private fun ModelList(models: List<ModelItem>, othersMayAsk: Boolean, actions: ModelsActions) {
     var asked by rememberSaveable { mutableStateOf<String?>(null) }
     LazyVerticalStaggeredGrid(
         columns = StaggeredGridCells.Adaptive(minSize = 360.dp),
@@ -249,6 +253,7 @@ private fun ModelList(models: List<ModelItem>, actions: ModelsActions) {
         items(models, key = { it.bundle.id }) { item ->
             ModelCard(item, actions, delete = { asked = item.bundle.id })
         }
+        item(span = StaggeredGridItemSpan.FullLine) { OtherAppsSwitch(othersMayAsk, actions.letOthersAsk) }
     }
     models.find { it.bundle.id == asked }?.let { item ->
         AlertDialog(

@@ -47,12 +47,14 @@ private const val RELOAD_MS = 250L
  * @property importing the import that runs, if any.
  * @property problem the last thing that went wrong, until it is dismissed.
  * @property imported the model that was imported last, until it is dismissed or another import begins.
+ * @property othersMayAsk whether other apps may ask the selected model.
  */
 data class ModelsState(
     val models: List<ModelItem>? = null,
     val importing: Importing? = null,
     val problem: Problem? = null,
     val imported: ModelItem? = null,
+    val othersMayAsk: Boolean = false,
 )
 
 /** Bytes of an import; [name] is null while the source is still being opened, [total] if nobody knows it. */
@@ -101,6 +103,9 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
                 reload()
                 delay(RELOAD_MS)
             }
+        }
+        viewModelScope.launch {
+            services.otherApps.mayAsk.collect { may -> _state.update { it.copy(othersMayAsk = may) } }
         }
     }
 
@@ -195,6 +200,9 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
             reload()
         }
     }
+
+    /** Whether other apps may ask the selected model. */
+    fun letOthersAsk(may: Boolean) = services.otherApps.letAsk(may)
 
     fun dismiss() {
         _state.update { it.copy(problem = null, imported = null) }

@@ -54,6 +54,12 @@ class ProblemTextTest {
         Problem.EngineFailed("error 1") to listOf("error 1"),
         Problem.EngineClosed to emptyList(),
         Problem.BrokenText to emptyList(),
+        Problem.AskingIsOff to emptyList(),
+        Problem.AskingNotAllowed to emptyList(),
+        Problem.TooManyQuestions(4) to listOf("4"),
+        Problem.QuestionTooLong(917, 800) to listOf("917", "800"),
+        Problem.BadQuestion("a message is blank") to listOf("a message is blank"),
+        Problem.NewerQuestion(3, 1) to listOf("3", "1"),
     )
 
     @Test

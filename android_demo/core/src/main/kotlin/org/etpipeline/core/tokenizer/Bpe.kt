@@ -80,7 +80,7 @@ internal class Bpe(
         return start + word.substring(at, next) + if (next == word.length) rules.suffix else ""
     }
 
-    /** Works on [ids] as a chain whose parts are cut out: [left] and [right] of each are its neighbours. */
+    /** Works on [ids] as a chain whose parts are cut out: `left` and `right` of each are its neighbours. */
     private fun merged(ids: IntArray): IntArray {
         val left = IntArray(ids.size) { it - 1 }
         val right = IntArray(ids.size) { if (it + 1 < ids.size) it + 1 else GONE }
