@@ -66,11 +66,6 @@ def _settings(tools: Toolbox, target: Path) -> dict[str, Any]:
         "failOnWarning": True,
         "sourceSets": [
             source_set("core", CORE, tools.jars_of("core"), []),
-            source_set(
-                "engine",
-                ENGINE,
-                [*tools.jars_of("core", "engine"), tools.runtime / "classes.jar", tools.android],
-                ["core"],
-            ),
+            source_set("engine", ENGINE, [*tools.jars_of("core", "engine"), *beside_engine], ["core"]),
         ],
     }

@@ -24,6 +24,8 @@ private val NOT_FOR_NAMES = Regex("[^A-Za-z0-9._-]+")
 /**
  * An adapter that a program can compute with.
  *
+ * @property name how it is chosen and shown.
+ * @property file its weights.
  * @property bytes that it takes on disk.
  * @property said what the bundle's manifest says of it; null: the user has added it, and nobody has measured it.
  */
