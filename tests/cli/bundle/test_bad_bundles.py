@@ -55,7 +55,7 @@ BAD = {
     "extra file": (lambda f: (f / "extra").write_text("x"), "'extra' is not listed", None),
     "link": (lambda f: (f / "link").symlink_to("/etc/passwd"), "'link' is a link", None),
     "broken json": (lambda f: (f / "manifest.json").write_text("{"), "no valid JSON", None),
-    "unknown version": (lambda f: rewrite(f, version=11), "has version 11", None),
+    "unknown version": (lambda f: rewrite(f, version=12), "has version 12", None),
     "wrong type": (lambda f: rewrite(f, speed="fast"), "field 'speed' is wrong", None),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "it has no manifest.json", None),
     "missing bundle": (lambda f: f / "nowhere", "does not exist", ["inspect", "verify", "chat", "bench"]),
