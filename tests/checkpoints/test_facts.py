@@ -5,7 +5,7 @@ import pytest
 
 from et_pipeline import tiny_assistant
 from et_pipeline.architecture import read_architecture
-from et_pipeline.checkpoints.facts import read_facts
+from et_pipeline.checkpoints.facts import Facts, read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.checkpoints.generation import read_sampling
 from et_pipeline.errors import UserError
@@ -28,6 +28,18 @@ def test_facts_of_the_built_in_model():
     assert facts.chat.supports_system
     assert facts.manifest_chat("Be brief.").system_prompt == "Be brief."
     assert facts.manifest_tokenizer().eos_ids == list(facts.eos_ids)
+
+
+def test_a_switch_for_thinking_is_in_the_manifest_of_a_chat(folder):
+    assert read_facts(Folder(folder)).manifest_chat(None).thinking is None
+    switch = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    (folder / "chat_template.jinja").write_text(CHATML + switch, encoding="utf-8")
+    facts = read_facts(Folder(folder))
+    facts.write(folder)
+    chat = Facts.read(folder).manifest_chat(None)
+    assert chat.thinking.default
+    assert chat.segments_for(False).user_to_assistant == chat.segments.user_to_assistant + "<think></think>"
+    assert chat.segments_for(True) == chat.segments
 
 
 def test_the_templates_end_token_ends_answers_even_if_no_list_names_it(folder):
