@@ -7,7 +7,7 @@ import pytest
 
 from et_pipeline import host, tiny_assistant
 from et_pipeline.checkpoints.folder import Folder
-from et_pipeline.checkpoints.template import SECONDS, load_chat_format
+from et_pipeline.checkpoints.template import WAIT_SECONDS, load_chat_format
 from et_pipeline.checkpoints.template_compiler import compile_template
 from et_pipeline.errors import UserError
 
@@ -41,7 +41,7 @@ def test_a_greedy_template_is_refused(name, tmp_path):
     before, started = host.peak_bytes(), time.monotonic()
     with pytest.raises(UserError) as caught:
         load_chat_format(Folder(write(tmp_path / "model", GREEDY[name] + CHATML)))
-    assert time.monotonic() - started < SECONDS + 10
+    assert time.monotonic() - started < WAIT_SECONDS
     assert host.peak_bytes() - before < 200e6  # of this process
     assert "chat template" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -49,9 +49,7 @@ def test_a_greedy_template_is_refused(name, tmp_path):
 
 def test_a_usual_template_gives_what_it_gives_in_this_process(tmp_path):
     folder = write(tmp_path / "model", CHATML)
-    started = time.monotonic()
     assert load_chat_format(Folder(folder)) == compile_template(CHATML, {"bos_token": "<s>"})
-    assert time.monotonic() - started < 10
     tokens = json.loads((tiny_assistant.CHECKPOINT / "tokenizer_config.json").read_text())
     assert load_chat_format(Folder(tiny_assistant.CHECKPOINT)).user_to_assistant
     assert tokens
