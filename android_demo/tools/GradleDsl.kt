@@ -15,7 +15,7 @@ import org.gradle.api.provider.Provider
 import org.gradle.plugin.use.PluginDependenciesSpec
 import org.gradle.plugin.use.PluginDependencySpec
 
-// What Gradle's Kotlin DSL adds to its API, as far as the scripts use it: that jar is in no package registry. Only its
+// What Gradle's Kotlin DSL adds to its API, as far as the scripts use it: no package registry has that jar. Only its
 // types matter, as nothing here is run.
 
 fun <T : Any> Property<T>.assign(value: T?): Unit = TODO()

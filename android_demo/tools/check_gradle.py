@@ -1,8 +1,9 @@
 """Checks the Gradle files by compiling them: what a script names has to be in Gradle's API and in that of its plugins.
 
-Gradle itself is in no package registry; its API is, and so are those of Android's and Kotlin's plugins, which are taken
-at the catalog's versions. A script is the body of a function here, as it is for Gradle, beside what Gradle generates
-for it: accessors of the plugins that it applies, and of the catalog. What shows only when a build runs is not seen.
+Gradle itself was found in no package registry; its API was, if an older one, and those of Android's and Kotlin's
+plugins at the catalog's versions. A script is the body of a function here, as it is for Gradle, beside what Gradle
+generates for it: accessors of the plugins that it applies, and of the catalog. What shows only when a build runs is not
+seen.
 
     python3 tools/check_gradle.py
 """

@@ -45,7 +45,7 @@ TOOLS = [
     ("tool", "org.codehaus.mojo:animal-sniffer:1.27"),
     ("tool", "org.ow2.asm:asm:9.10.1"),
     ("tool", "org.robolectric:android-all:17-robolectric-16653203"),  # to compile against
-    # For check_gradle.py: Gradle's API, which nobody publishes of a later Gradle, and that of its plugins.
+    # For check_gradle.py: Gradle's API, the newest that was found, and that of its plugins.
     ("gradle", "dev.gradleplugins:gradle-api:8.11.1"),
     ("gradle", "com.android.tools.build:gradle-api:{agp}"),
     ("gradle", "org.jetbrains.kotlin:kotlin-assignment-compiler-plugin-embeddable:{kotlin}"),
