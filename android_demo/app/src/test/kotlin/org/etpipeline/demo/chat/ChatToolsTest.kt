@@ -23,6 +23,7 @@ import androidx.compose.ui.test.performTextReplacement
 import androidx.test.core.app.ApplicationProvider
 import java.io.ByteArrayOutputStream
 import kotlinx.serialization.json.Json
+import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.Problem
@@ -108,6 +109,22 @@ class ChatToolsTest {
         assertFalse("Be brief." in engine.prompts.last())
         assertTrue("fed anew, as it begins in another way", "hello" in engine.prompts.last())
         rule.waitFor { app.services.conversations.all().values.single().settings == ChatSettings() }
+    }
+
+    @Test
+    fun `what answers took from the battery is told with the settings, once it means something`() {
+        app.phone.battery = BatteryReading(3_000_000, 4_000, plugged = false)
+        app.phone.lostMicroAh = 600
+        show()
+        choose(R.string.settings_title)
+        fun battery(text: String) = rule.onNodeWithText(app.getString(R.string.chat_battery, text))
+        battery(string(R.string.chat_battery_few)).assertDoesNotExist() // nothing was said
+        repeat(4) { ask("and on", List(60) { "word" }.joinToString(" ")) }
+        rule.waitForIdle()
+        battery(string(R.string.chat_battery_few)).assertExists()
+        ask("and on", List(60) { "word" }.joinToString(" "))
+        rule.waitForIdle()
+        battery(app.getString(R.string.benchmark_mah, "10")).assertExists()
     }
 
     @Test

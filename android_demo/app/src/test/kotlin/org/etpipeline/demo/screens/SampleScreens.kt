@@ -106,7 +106,8 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         Chat(ready.copy(conversation = conversation(turns)))
     }
     screen(Place.CHAT, "chat-settings") {
-        Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}, battery = used) }
+        val settings = ChatSettings("Be brief.", temperature = 0.7f)
+        Surface { ChatSettingsContent(settings, OwnSettings(manifest), {}, battery = used) }
     }
     screen(Place.CHAT, "chat-too-large") {
         val problem = Problem.NotEnoughMemory(6_000_000_000, 3_700_000_000, 1_200_000_000)
