@@ -102,38 +102,38 @@ fun App(sharedText: String?, onSharedTextTaken: () -> Unit, heat: Flow<String?>)
 fun AppScaffold(place: Place, onPlace: (Place) -> Unit, isHot: Boolean = false, content: @Composable () -> Unit) {
     Surface(Modifier.fillMaxSize()) {
         BoxWithConstraints {
-            if (maxWidth >= WIDE) {
-                Row {
+            val isWide = maxWidth >= WIDE
+            val below = WindowInsets.safeDrawing.only(WindowInsetsSides.Bottom)
+            val beside = WindowInsets.safeDrawing.only(WindowInsetsSides.Start)
+            // Compose saves what the content remembers by where it is called: here alone, or turning would lose it.
+            Row {
+                if (isWide) {
                     NavigationRail(Modifier.testTag("navigation")) {
                         Place.entries.forEach {
-                            NavigationRailItem(it == place, { onPlace(it) }, { PlaceIcon(it) }, label = { PlaceLabel(it) })
+                            val label = @Composable { PlaceLabel(it) }
+                            NavigationRailItem(it == place, { onPlace(it) }, { PlaceIcon(it) }, label = label)
                         }
-                    }
-                    val taken = WindowInsets.safeDrawing.only(WindowInsetsSides.Start)
-                    Column(Modifier.weight(1f).consumeWindowInsets(taken)) {
-                        val below = WindowInsets.safeDrawing.only(WindowInsetsSides.Bottom)
-                        val above = if (isHot) Modifier.consumeWindowInsets(below) else Modifier
-                        Box(Modifier.weight(1f).then(above)) { content() }
-                        if (isHot) HotNotice(Modifier.windowInsetsPadding(below))
                     }
                 }
-            } else {
-                Column {
-                    // The bar lies under the keyboard, which then takes the place of both.
-                    val taken = WindowInsets.safeDrawing.only(WindowInsetsSides.Bottom)
+                Column(Modifier.weight(1f)) {
+                    val taken = if (!isWide) below else if (isHot) beside.union(below) else beside
                     Box(Modifier.weight(1f).fillMaxWidth().consumeWindowInsets(taken)) { content() }
-                    if (isHot) HotNotice()
-                    NavigationBar(
-                        Modifier.testTag("navigation"),
-                        windowInsets = WindowInsets.safeDrawing.only(WindowInsetsSides.Horizontal + WindowInsetsSides.Bottom)
-                            .union(WindowInsets.ime.only(WindowInsetsSides.Bottom)),
-                    ) {
-                        Place.entries.forEach {
-                            NavigationBarItem(it == place, { onPlace(it) }, { PlaceIcon(it) }, label = { PlaceLabel(it) })
-                        }
-                    }
+                    if (isHot) HotNotice(if (isWide) Modifier.windowInsetsPadding(below) else Modifier)
+                    if (!isWide) PlaceBar(place, onPlace)
                 }
             }
+        }
+    }
+}
+
+@Composable
+private fun PlaceBar(place: Place, onPlace: (Place) -> Unit) {
+    // The bar lies under the keyboard, which then takes the place of both.
+    val around = WindowInsets.safeDrawing.only(WindowInsetsSides.Horizontal + WindowInsetsSides.Bottom)
+        .union(WindowInsets.ime.only(WindowInsetsSides.Bottom))
+    NavigationBar(Modifier.testTag("navigation"), windowInsets = around) {
+        Place.entries.forEach {
+            NavigationBarItem(it == place, { onPlace(it) }, { PlaceIcon(it) }, label = { PlaceLabel(it) })
         }
     }
 }

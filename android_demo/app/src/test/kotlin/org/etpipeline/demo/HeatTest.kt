@@ -33,7 +33,8 @@ class HeatTest {
     private fun check(device: String) {
         RuntimeEnvironment.setQualifiers(device)
         Robolectric.buildActivity(MainActivity::class.java).setup().use {
-            val shown = listOf("none", "light", "moderate", "severe", "critical", "emergency", "shutdown", null).associateWith {
+            val all = listOf("none", "light", "moderate", "severe", "critical", "emergency", "shutdown", null)
+            val shown = all.associateWith {
                 testApp.phone.heat.value = it
                 rule.waitForIdle()
                 isShown()

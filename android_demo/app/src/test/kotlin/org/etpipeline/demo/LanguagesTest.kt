@@ -26,7 +26,8 @@ val LANGUAGES: List<String> by lazy {
 /** The app's resources in one of [LANGUAGES]. */
 fun resourcesIn(language: String): Resources {
     val context = ApplicationProvider.getApplicationContext<Context>()
-    val configuration = Configuration(context.resources.configuration).apply { setLocale(Locale.forLanguageTag(language)) }
+    val configuration = Configuration(context.resources.configuration)
+    configuration.setLocale(Locale.forLanguageTag(language))
     return context.createConfigurationContext(configuration).resources
 }
 
@@ -80,30 +81,35 @@ class LanguagesTest {
                 for (text in listOf(seconds, stats)) assertTrue("$language $text", '%' !in text && text.isNotBlank())
             }
         }
-        val arabic = listOf(0, 1, 2, 3, 11, 100).map { resourcesIn("ar").getQuantityString(R.plurals.models_tokens, it, it) }
+        val numbers = listOf(0, 1, 2, 3, 11, 100)
+        val arabic = numbers.map { resourcesIn("ar").getQuantityString(R.plurals.models_tokens, it, it) }
         assertEquals(listOf("بلا رموز", "رمز واحد", "رمزان", "٣ رموز", "١١ رمزًا", "١٠٠ رمز"), arabic)
     }
 
     @Test
     fun `Arabic and Japanese are written in their own letters`() {
-        val scripts = mapOf("ar" to Regex("""\p{IsArabic}"""), "ja" to Regex("""[\p{IsHiragana}\p{IsKatakana}\p{IsHan}]"""))
+        val japanese = Regex("""[\p{IsHiragana}\p{IsKatakana}\p{IsHan}]""")
+        val scripts = mapOf("ar" to Regex("""\p{IsArabic}"""), "ja" to japanese)
         for ((language, letters) in scripts) {
             val foreign = stringsIn(language).filterValues { string ->
                 string.forms.values.any { text -> !letters.containsMatchIn(text) }
             }
             // Names, signs and units alone.
-            val names = Regex("""models_(backend|program|name|import_progress|check)\w*|settings_(top|min)_[pk]|benchmark_\w+|separator""")
+            val models = """models_(backend|program|name|import_progress|check)\w*"""
+            val names = Regex("""$models|settings_(top|min)_[pk]|benchmark_\w+|separator""")
             assertEquals(language, emptySet<String>(), foreign.keys.filterNot { names.matches(it) }.toSet())
         }
     }
 
     @Test
     fun `what an Arabic sentence names keeps its own direction`() {
+        val argument = Regex("""(\\u2068)?%\d[$]s(\\u2069)?""")
         val named = stringsIn("ar").filterKeys { it.startsWith("problem_") }.flatMap { (name, string) ->
-            string.forms.values.flatMap { text -> Regex("""(\\u2068)?%\d[$]s(\\u2069)?""").findAll(text).map { name to it.value } }
+            string.forms.values.flatMap { text -> argument.findAll(text).map { name to it.value } }
         }
         assertTrue("$named", named.size > 30)
-        assertEquals(emptyList<Pair<String, String>>(), named.filterNot { (_, text) -> text.startsWith("\\u2068") && text.endsWith("\\u2069") })
+        val loose = named.filterNot { (_, text) -> text.startsWith("\\u2068") && text.endsWith("\\u2069") }
+        assertEquals(emptyList<Pair<String, String>>(), loose)
     }
 
     private fun inEachLanguage(check: (language: String, strings: Map<String, Translated>) -> Unit) =
@@ -133,6 +139,8 @@ private fun stringsIn(language: String): Map<String, Translated> {
     return all.toMap()
 }
 
-private fun read(file: File): Element = DocumentBuilderFactory.newInstance().newDocumentBuilder().parse(file).documentElement
+private fun read(file: File): Element =
+    DocumentBuilderFactory.newInstance().newDocumentBuilder().parse(file).documentElement
 
-private fun Element.elements(): List<Element> = List(childNodes.length) { childNodes.item(it) }.filterIsInstance<Element>()
+private fun Element.elements(): List<Element> =
+    List(childNodes.length) { childNodes.item(it) }.filterIsInstance<Element>()

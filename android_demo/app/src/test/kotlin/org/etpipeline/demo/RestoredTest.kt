@@ -201,7 +201,7 @@ class RestoredTest {
     @Test
     fun `settings of a chat in which nothing was said yet, and their sheet`() {
         icon(R.string.chat_menu).performClick()
-        isThereAgain { rule.onNodeWithText(string(R.string.export_share)).assertIsDisplayed() }
+        isThereAgain { rule.waitFor { shows(string(R.string.export_share)) } }
         rule.onNodeWithText(string(R.string.settings_title)).performClick()
         tag("system-prompt").performTextReplacement("Be brief.")
         isThereAgain {
@@ -304,7 +304,8 @@ class RestoredTest {
 
     @Test
     fun `a text that another app shared, until it is known what for`() {
-        activity.newIntent(Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, "See you at eight."))
+        val share = Intent(Intent.ACTION_SEND).setType("text/plain")
+        activity.newIntent(share.putExtra(Intent.EXTRA_TEXT, "See you at eight."))
         isThereAgain {
             rule.waitFor { exists("share") }
             rule.onNodeWithText("See you at eight.").assertIsDisplayed()

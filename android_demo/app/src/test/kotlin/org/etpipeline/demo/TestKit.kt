@@ -48,11 +48,13 @@ class TestPhone : Phone {
     override val name get() = facts.name
     override val threads = 2
     var battery: BatteryReading? = null
+    var lostMicroAh = 0L // from one look at the battery to the next
     override val heat = MutableStateFlow<String?>("none")
 
     override fun pssBytes() = 50_000_000L
     override fun thermalStatus(): String? = heat.value
-    override fun battery(): BatteryReading? = battery
+    override fun battery(): BatteryReading? =
+        battery?.also { battery = it.copy(chargeMicroAh = it.chargeMicroAh - lostMicroAh) }
 }
 
 /**

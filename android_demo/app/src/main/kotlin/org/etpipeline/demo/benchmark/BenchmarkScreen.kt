@@ -214,7 +214,8 @@ private fun Report(report: BenchmarkReport, actions: BenchmarkActions) {
             HorizontalDivider()
             Line(stringResource(R.string.benchmark_memory), LocalResources.current.fileSize(speed.peakRssBytes))
             val (before, after) = heatText(report.thermalBefore) to heatText(report.thermalAfter)
-            Line(stringResource(R.string.benchmark_thermal), stringResource(R.string.benchmark_thermal_change, before, after))
+            val change = stringResource(R.string.benchmark_thermal_change, before, after)
+            Line(stringResource(R.string.benchmark_thermal), change)
             Line(stringResource(R.string.benchmark_battery), batteryText(report))
             Chart(report)
         }

@@ -203,7 +203,9 @@ fun ChatContent(
                         if (state.turns.isEmpty()) {
                             Welcome(state, actions)
                         } else {
-                            Turns(state, actions, onEdit = { actions.write(Draft(state.turns[it].text, replacing = it)) })
+                            Turns(state, actions, onEdit = { index ->
+                                actions.write(Draft(state.turns[index].text, replacing = index))
+                            })
                         }
                     }
                     val problem = state.problem ?: state.startup.problem
@@ -235,7 +237,8 @@ fun ChatContent(
                     keyboardActions = KeyboardActions(onSend = { send() }),
                 )
                 if (state.phase == ChatState.Phase.IDLE) {
-                    FilledIconButton(::send, Modifier.padding(8.dp).testTag("send"), enabled = hasModel && draft.text.isNotBlank()) {
+                    val canSend = hasModel && draft.text.isNotBlank()
+                    FilledIconButton(::send, Modifier.padding(8.dp).testTag("send"), enabled = canSend) {
                         Icon(Icons.AutoMirrored.Default.Send, stringResource(R.string.chat_send))
                     }
                 } else {

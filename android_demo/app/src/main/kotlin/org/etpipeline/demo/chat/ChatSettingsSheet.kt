@@ -4,7 +4,6 @@ import androidx.compose.foundation.layout.Arrangement
 import androidx.compose.foundation.layout.Column
 import androidx.compose.foundation.layout.Row
 import androidx.compose.foundation.layout.fillMaxWidth
-import androidx.compose.foundation.layout.heightIn
 import androidx.compose.foundation.layout.padding
 import androidx.compose.foundation.rememberScrollState
 import androidx.compose.foundation.selection.toggleable
@@ -207,7 +206,7 @@ private fun Labelled(label: Int, value: String, slider: @Composable (Modifier) -
             Text(value, color = MaterialTheme.colorScheme.primary)
         }
         slider(
-            Modifier.heightIn(min = 48.dp).testTag(name).semantics {
+            Modifier.testTag(name).semantics {
                 contentDescription = name
                 stateDescription = value
             },

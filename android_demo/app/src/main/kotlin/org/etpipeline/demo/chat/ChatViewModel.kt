@@ -67,7 +67,11 @@ class ChatViewModel(
     private val now: () -> Long = System::currentTimeMillis,
 ) : ViewModel() {
     private val _state = MutableStateFlow(
-        ChatState(services.models.state.value, services.startup.state.value, newConversation().copy(settings = settingsBefore())),
+        ChatState(
+            model = services.models.state.value,
+            startup = services.startup.state.value,
+            conversation = newConversation().copy(settings = settingsBefore()),
+        ),
     )
     val state: StateFlow<ChatState> = _state.asStateFlow()
 

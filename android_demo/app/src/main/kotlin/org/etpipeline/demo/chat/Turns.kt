@@ -86,8 +86,11 @@ fun Question(turn: SavedMessage, canEdit: Boolean, onEdit: () -> Unit) {
         ) {
             SelectionContainer {
                 val edit = stringResource(R.string.chat_edit) to onEdit.takeIf { canEdit }
-                val inside = Modifier.testTag("question").padding(horizontal = 16.dp, vertical = 10.dp).withActions(edit)
-                Text(turn.text, inside, style = LocalTextStyle.current.byContent)
+                Text(
+                    turn.text,
+                    Modifier.testTag("question").withActions(edit).padding(horizontal = 16.dp, vertical = 10.dp),
+                    style = LocalTextStyle.current.byContent,
+                )
             }
         }
     }

@@ -337,7 +337,11 @@ private fun Summary(run: TaskRun, copy: (String) -> Unit, add: (String) -> Unit)
     if (run.answer.isNotBlank()) {
         Card(Modifier.fillMaxWidth()) {
             Column(Modifier.padding(16.dp), verticalArrangement = Arrangement.spacedBy(8.dp)) {
-                Text(stringResource(R.string.notes_summary), Modifier.semantics { heading() }, style = MaterialTheme.typography.titleSmall)
+                Text(
+                    stringResource(R.string.notes_summary),
+                    Modifier.semantics { heading() },
+                    style = MaterialTheme.typography.titleSmall,
+                )
                 val style = LocalTextStyle.current.byContent
                 Text(run.answer, Modifier.testTag("answer").announcedAtEnd(run), style = style)
                 if (!run.isRunning) {

@@ -69,7 +69,9 @@ class TaskViewModel(private val services: Services, saved: SavedStateHandle = Sa
     private var job: Job? = null
 
     init {
-        saved.setSavedStateProvider(SAVED) { state.value.run?.takeIf { it.problem == null }?.toBundle() ?: Bundle.EMPTY }
+        saved.setSavedStateProvider(SAVED) {
+            state.value.run?.takeIf { it.problem == null }?.toBundle() ?: Bundle.EMPTY
+        }
         viewModelScope.launch {
             services.models.state.collect { _state.update { it.copy(bundle = services.models.bundle) } }
         }

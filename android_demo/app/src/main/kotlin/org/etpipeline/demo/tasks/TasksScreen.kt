@@ -193,7 +193,8 @@ fun ShareContent(text: String, tasks: Map<String, Task>, actions: ShareActions, 
                 item(key = "text", span = { GridItemSpan(maxLineSpan) }) {
                     OutlinedCard(Modifier.fillMaxWidth()) {
                         val style = LocalTextStyle.current.byContent
-                        Text(text.trim(), Modifier.padding(16.dp), maxLines = 6, overflow = TextOverflow.Ellipsis, style = style)
+                        val around = Modifier.padding(16.dp)
+                        Text(text.trim(), around, maxLines = 6, overflow = TextOverflow.Ellipsis, style = style)
                     }
                 }
                 entries(tasks, actions.task)

@@ -18,8 +18,9 @@ val TextStyle.byContent: TextStyle get() = copy(textDirection = TextDirection.Co
 fun InDirectionOf(text: String, content: @Composable () -> Unit) {
     val around = LocalLayoutDirection.current
     val direction = remember(text, around) {
-        val isRtl = if (around == LayoutDirection.Rtl) FIRSTSTRONG_RTL else FIRSTSTRONG_LTR // and without a letter, as around
-        if (isRtl.isRtl(text, 0, text.length)) LayoutDirection.Rtl else LayoutDirection.Ltr
+        // Without any letter it is as around it.
+        val first = if (around == LayoutDirection.Rtl) FIRSTSTRONG_RTL else FIRSTSTRONG_LTR
+        if (first.isRtl(text, 0, text.length)) LayoutDirection.Rtl else LayoutDirection.Ltr
     }
     CompositionLocalProvider(LocalLayoutDirection provides direction, content)
 }

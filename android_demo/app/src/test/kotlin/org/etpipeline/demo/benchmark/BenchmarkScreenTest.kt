@@ -237,7 +237,7 @@ class BenchmarkScreenTest {
         app.phone.battery = BatteryReading(3_000_000, 4_000, plugged = false)
         show()
         measure(LONG)
-        // 2 mAh in each round and 1 for the search of the prompt, and 66 tokens in each and 1 for that.
+        // In each round 2 mAh and 66 tokens, and 1 of each for the search of the prompt.
         line(R.string.benchmark_battery, string(R.string.benchmark_mah, "33.2"))
         assertEquals(11_000.0 / 331, state.report!!.batteryMahPer1000Tokens!!, 1e-9)
     }
@@ -395,7 +395,6 @@ class BenchmarkScreenTest {
     }
 
     private companion object {
-        /** Long enough for a figure of the battery. */
         val LONG = BenchmarkPlan(promptTokens = 32, decodeTokens = 63, rounds = 5)
     }
 }

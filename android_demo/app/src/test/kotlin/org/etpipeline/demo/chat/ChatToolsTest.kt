@@ -25,6 +25,7 @@ import androidx.compose.ui.test.performTextReplacement
 import androidx.test.core.app.ApplicationProvider
 import java.io.ByteArrayOutputStream
 import kotlinx.serialization.json.Json
+import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.ChatFormat
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
@@ -162,6 +163,22 @@ class ChatToolsTest {
 
     private fun talk(vararg texts: String) =
         texts.mapIndexed { i, text -> Message(if (i % 2 == 0) Role.USER else Role.ASSISTANT, text) }
+
+    @Test
+    fun `what answers took from the battery is told with the settings, once it means something`() {
+        app.phone.battery = BatteryReading(3_000_000, 4_000, plugged = false)
+        app.phone.lostMicroAh = 600
+        show()
+        choose(R.string.settings_title)
+        fun battery(text: String) = rule.onNodeWithText(app.getString(R.string.chat_battery, text))
+        battery(string(R.string.chat_battery_few)).assertDoesNotExist() // nothing was said
+        repeat(4) { ask("and on", List(60) { "word" }.joinToString(" ")) }
+        rule.waitForIdle()
+        battery(string(R.string.chat_battery_few)).assertExists()
+        ask("and on", List(60) { "word" }.joinToString(" "))
+        rule.waitForIdle()
+        battery(app.getString(R.string.benchmark_mah, "10")).assertExists()
+    }
 
     @Test
     fun `another chat has settings of its own`() {

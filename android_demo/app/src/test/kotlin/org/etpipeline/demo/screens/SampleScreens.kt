@@ -111,7 +111,8 @@ val sampleScreens: Map<String, SampleScreen> = buildMap {
         Chat(ready.copy(conversation = conversation(turns)))
     }
     screen(Place.CHAT, "chat-settings") {
-        Surface { ChatSettingsContent(ChatSettings("Be brief.", temperature = 0.7f), OwnSettings(manifest), {}, battery = used) }
+        val settings = ChatSettings("Be brief.", temperature = 0.7f)
+        Surface { ChatSettingsContent(settings, OwnSettings(manifest), {}, battery = used) }
     }
     screen(Place.CHAT, "chat-settings-adapter") {
         val own = OwnSettings(manifest, adapters = adapters).copy(thinks = true, knowsOnlyTemperature = true)
