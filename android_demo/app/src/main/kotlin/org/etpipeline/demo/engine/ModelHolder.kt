@@ -66,7 +66,8 @@ class ModelHolder(
 
     private val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default)
     private val turn = Mutex()
-    private var loaded: Pair<String, LlmEngine>? = null // id of the bundle; guarded by turn
+    private var loaded: LlmEngine? = null // guarded by turn
+    private var ready: State.Ready? = null // what is loaded; null while it loads; guarded by turn
 
     @Volatile private var freeAfterAnswer = false
 
@@ -142,7 +143,13 @@ class ModelHolder(
     private suspend fun engine(): LlmEngine {
         while (true) {
             val chosen = bundle ?: throw BundleException(Problem.NoModel)
-            loaded?.let { (id, engine) -> if (id == chosen.id) return engine }
+            val engineBefore = loaded
+            val before = ready
+            if (engineBefore != null && before?.bundle?.id == chosen.id) {
+                // Another model may have been selected meanwhile, and then this one again, before anybody asked.
+                if (_state.compareAndSet(State.Selected(chosen), before) || state.value == before) return engineBefore
+                continue
+            }
             free()
             val loading = State.Loading(chosen)
             _state.value = loading
@@ -150,10 +157,9 @@ class ModelHolder(
             fun become(next: State): Boolean = _state.compareAndSet(loading, next)
             try {
                 val program = check(chosen)
-                val engine = newEngine(chosen, program)
-                loaded = chosen.id to engine
-                val loadMs = engine.load()
-                if (become(State.Ready(chosen, program, loadMs))) return engine
+                val engine = newEngine(chosen, program).also { loaded = it }
+                val made = State.Ready(chosen, program, engine.load()).also { ready = it }
+                if (become(made)) return engine
             } catch (error: Exception) {
                 free()
                 val next = when (error) {
@@ -177,9 +183,10 @@ class ModelHolder(
 
     private fun free() {
         freeAfterAnswer = false
-        loaded?.second?.close()
+        loaded?.close()
         loaded = null
-        (_state.value as? State.Ready)?.let { _state.value = State.Selected(it.bundle) }
+        ready = null
+        (_state.value as? State.Ready)?.let { _state.compareAndSet(it, State.Selected(it.bundle)) }
     }
 
     private companion object {

@@ -133,6 +133,28 @@ class ModelHolderTest {
     }
 
     @Test
+    fun `a model that is selected again before another one was used is ready`() {
+        use()
+        val ready = holder.state.value as ModelHolder.State.Ready
+        holder.select(second.id)
+        holder.select(first.id)
+        use { assertEquals(ready, holder.state.value) }
+        assertEquals(listOf("load first"), events)
+    }
+
+    @Test
+    fun `one that is selected again while it is loaded is ready`() {
+        gate = CompletableDeferred()
+        val answer = useMeanwhile { assertEquals(first.id, (holder.state.value as ModelHolder.State.Ready).bundle.id) }
+        waitFor { "load first" in events }
+        holder.select(second.id)
+        holder.select(first.id)
+        gate!!.complete(Unit)
+        runBlocking { answer.await() }
+        assertEquals(listOf("load first"), events)
+    }
+
+    @Test
     fun `another model waits for the end of the answer`() {
         val answered = CompletableDeferred<Unit>()
         val answer = useMeanwhile { answered.await() }
