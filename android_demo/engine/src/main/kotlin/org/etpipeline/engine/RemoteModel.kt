@@ -17,6 +17,7 @@ import kotlinx.coroutines.flow.filterIsInstance
 import kotlinx.coroutines.flow.filterNotNull
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.map
+import kotlinx.coroutines.flow.update
 import org.etpipeline.core.AnswerEnd
 import org.etpipeline.core.AskRequest
 import org.etpipeline.core.ChatSettings
@@ -35,47 +36,49 @@ import org.etpipeline.core.Role
  * @throws RefusedException [Refusal.Reason.NOT_THERE] or [Refusal.Reason.NOT_ALLOWED].
  */
 class RemoteModel(private val context: Context, private val packageName: String) : AutoCloseable {
-    private val service = MutableStateFlow<IBinder?>(null)
+    private val service = MutableStateFlow<Result<IBinder>?>(null) // null: it comes; a failure: nothing is bound
     private val closed = Job()
+    private val binding = Any() // guards binding, unbinding and closing
 
     private val connection = object : ServiceConnection {
         override fun onServiceConnected(name: ComponentName, binder: IBinder) {
-            service.value = binder
+            service.update { if (it?.isFailure == true) it else Result.success(binder) }
         }
 
         override fun onServiceDisconnected(name: ComponentName) { // the system starts it again
-            service.value = null
+            service.update { if (it?.isFailure == true) it else null }
         }
 
-        override fun onBindingDied(name: ComponentName) { // it was updated, and the system does not bind it again
-            service.value = null
-            context.unbindService(this)
-            context.bindService(intent(), this, Context.BIND_AUTO_CREATE)
+        // It was updated or has gone, and the system does not bind it again.
+        override fun onBindingDied(name: ComponentName) = synchronized(binding) {
+            if (closed.isActive) {
+                context.unbindService(this)
+                bind()
+            }
         }
     }
 
     init {
-        val isThere = try {
-            context.bindService(intent(), connection, Context.BIND_AUTO_CREATE)
-        } catch (error: SecurityException) {
-            throw refused(Refusal.Reason.NOT_ALLOWED, "$packageName lets only apps with its permission ask.", error)
-        }
-        if (!isThere) {
-            context.unbindService(connection) // Android wants it even so
-            throw refused(Refusal.Reason.NOT_THERE, "$packageName is not installed, or has no model to ask.")
-        }
+        synchronized(binding) { bind() }
+        service.value?.getOrThrow()
     }
 
-    /** The answer to one question, piece by piece; who stops collecting stops the model. It throws what [ask] throws. */
+    /**
+     * The answer to one question, piece by piece, as [ask] has it; who stops collecting stops the model. It throws what
+     * [ask] throws.
+     */
     fun answer(question: String, settings: ChatSettings = ChatSettings()): Flow<String> =
         said(AskRequest(listOf(Message(Role.USER, question)), settings)).filterIsInstance<Said.Text>().map { it.piece }
 
     /**
-     * The answer to a conversation.
+     * The answer to a conversation. What a model thinks comes first, between `<think>` and `</think>`; it may stay in
+     * what is sent with the next question. `thinks = false` turns it off where the model has a switch for that.
      *
      * @param messages user and assistant in turn; the last one is the question.
+     * @param settings what counts instead of the model's own. An adapter that it does not have is refused.
      * @param onText gets the answer's text as it comes.
-     * @throws RefusedException it was refused, or the other app has ended.
+     * @throws RefusedException it was refused, or the other app has ended or is not there any more. Later questions
+     *   look for it again.
      */
     suspend fun ask(
         messages: List<Message>,
@@ -98,7 +101,30 @@ class RemoteModel(private val context: Context, private val packageName: String)
 
     /** Lets the other app free the model, if nobody else asks it. What is being answered ends. */
     override fun close() {
-        if (closed.complete()) context.unbindService(connection)
+        synchronized(binding) {
+            if (!closed.complete()) return
+            if (service.value?.isFailure != true) context.unbindService(connection)
+            service.value = Result.failure(refused(Refusal.Reason.FAILED, "The model was closed."))
+        }
+    }
+
+    /** Binds, or says in [service] why it cannot; under [binding]. */
+    private fun bind() {
+        service.value = null
+        val why = try {
+            if (context.bindService(intent(), connection, Context.BIND_AUTO_CREATE)) return
+            refused(Refusal.Reason.NOT_THERE, "$packageName is not installed, or has no model to ask.")
+        } catch (error: SecurityException) {
+            refused(Refusal.Reason.NOT_ALLOWED, "$packageName lets only apps with its permission ask.", error)
+        }
+        context.unbindService(connection) // Android wants it even so
+        service.value = Result.failure(why)
+    }
+
+    /** The other app as soon as it is there; one that had gone may have come back. */
+    private suspend fun there(): IBinder {
+        synchronized(binding) { if (closed.isActive && service.value?.isFailure == true) bind() }
+        return service.filterNotNull().first().getOrThrow()
     }
 
     private fun said(request: AskRequest): Flow<Said> = callbackFlow {
@@ -108,6 +134,7 @@ class RemoteModel(private val context: Context, private val packageName: String)
             val sentence = "The conversation has ${json.length} characters, and at most $most can be sent."
             throw refused(Refusal.Reason.TOO_LONG, sentence)
         }
+        val binder = there()
         val onClose = closed.invokeOnCompletion { close(refused(Refusal.Reason.FAILED, "The model was closed.")) }
         val onDeath = IBinder.DeathRecipient { close(gone()) }
         val listener = object : AskListener() {
@@ -124,16 +151,17 @@ class RemoteModel(private val context: Context, private val packageName: String)
                 close(RefusedException(refusal))
             }
         }
-        val binder = service.filterNotNull().first()
+        var isLinked = false
         try {
             binder.linkToDeath(onDeath, 0)
+            isLinked = true
             binder.say(AskContract.ASK, listener, json)
         } catch (error: RemoteException) {
             close(gone(error))
         }
         awaitClose {
             onClose.dispose()
-            binder.unlinkToDeath(onDeath, 0)
+            if (isLinked) binder.unlinkToDeath(onDeath, 0) // of no link it throws
             try {
                 binder.say(AskContract.CANCEL, listener) // of a question that has its answer it means nothing
             } catch (_: RemoteException) {

@@ -32,11 +32,11 @@ class OtherProcess(private val target: IBinder) : IBinder by target {
 
     @Volatile private var thrown: RuntimeException? = null
 
-    val isWatched: Boolean get() = synchronized(recipients) { recipients.isNotEmpty() }
+    val isWatched: Boolean get() = !isDead && synchronized(recipients) { recipients.isNotEmpty() }
 
     fun die() {
         isDead = true
-        synchronized(recipients) { recipients.toList().also { recipients.clear() } }.forEach { it.binderDied() }
+        synchronized(recipients) { recipients.toList() }.forEach { it.binderDied() }
     }
 
     /** Waits until all has arrived that was sent, and throws what that has thrown. */
@@ -69,9 +69,11 @@ class OtherProcess(private val target: IBinder) : IBinder by target {
     }
 
     override fun unlinkToDeath(recipient: IBinder.DeathRecipient, flags: Int): Boolean {
-        if (isDead) return false
-        if (!synchronized(recipients) { recipients.remove(recipient) }) throw NoSuchElementException()
-        return true
+        // Whether it is dead or not, which Android's documentation does not say.
+        if (!synchronized(recipients) { recipients.remove(recipient) }) {
+            throw NoSuchElementException("Death link does not exist")
+        }
+        return !isDead
     }
 
     override fun pingBinder() = !isDead

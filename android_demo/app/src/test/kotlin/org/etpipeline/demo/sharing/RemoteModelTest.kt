@@ -92,6 +92,12 @@ class RemoteModelTest {
         }
     }
 
+    /** The system says that what was bound is not there any more. */
+    private fun bindingDied() {
+        val name = ComponentName(PACKAGE, "Service")
+        shadowOf(app).boundServiceConnections.single().onBindingDied(name)
+    }
+
     private fun refusal(of: Deferred<*>): Refusal =
         assertThrows(RefusedException::class.java) { runBlocking { of.await() } }.refusal
 
@@ -192,6 +198,63 @@ class RemoteModelTest {
         shadowOf(app).setThrowInBindService(SecurityException("Not allowed to bind to service"))
         val error = assertThrows(RefusedException::class.java) { RemoteModel(app, PACKAGE) }
         assertEquals(Refusal.Reason.NOT_ALLOWED, error.refusal.reason)
+        assertEquals(1, shadowOf(app).unboundServiceConnections.size)
+    }
+
+    @Test
+    fun `an app that was updated is bound again`() {
+        val model = connect()
+        process.die()
+        val updated = Asked()
+        val name = ComponentName(PACKAGE, "Service")
+        shadowOf(app).setComponentNameAndServiceForBindService(name, OtherProcess(updated))
+        bindingDied()
+        ShadowLooper.idleMainLooper()
+        val answer = collect(model.answer("Italy?"))
+        waitFor("the question") { updated.listener != null }
+        updated.say(AskContract.DONE, end.toJson())
+        assertEquals(emptyList<String>(), runBlocking { answer.await() })
+    }
+
+    @Test
+    fun `an app that has gone is said to be so, and nothing stays bound`() {
+        val model = connect()
+        shadowOf(app).declareActionUnbindable(AskContract.ACTION)
+        bindingDied()
+        repeat(2) {
+            assertEquals(Refusal.Reason.NOT_THERE, refusal(collect(model.answer("Italy?"))).reason)
+            assertEquals(emptyList<Any>(), shadowOf(app).boundServiceConnections)
+        }
+        val unbound = shadowOf(app).unboundServiceConnections.size
+        model.close()
+        assertEquals(unbound, shadowOf(app).unboundServiceConnections.size)
+        assertEquals(Refusal.Reason.FAILED, refusal(collect(model.answer("Italy?"))).reason)
+    }
+
+    @Test
+    fun `an app that lets nobody in for a while is asked again with the next question`() {
+        val model = connect()
+        shadowOf(app).setThrowInBindService(SecurityException("Not allowed to bind to service"))
+        bindingDied()
+        assertEquals(Refusal.Reason.NOT_ALLOWED, refusal(collect(model.answer("Italy?"))).reason)
+        shadowOf(app).setThrowInBindService(null)
+        val answer = collect(model.answer("Italy?"))
+        waitFor("the question") {
+            ShadowLooper.idleMainLooper()
+            asked.listener != null
+        }
+        asked.say(AskContract.DONE, end.toJson())
+        assertEquals(emptyList<String>(), runBlocking { answer.await() })
+    }
+
+    @Test
+    fun `one that was closed is not bound again`() {
+        val model = connect()
+        val connection = shadowOf(app).boundServiceConnections.single()
+        model.close()
+        connection.onBindingDied(ComponentName(PACKAGE, "Service"))
+        assertEquals(emptyList<Any>(), shadowOf(app).boundServiceConnections)
+        assertEquals(1, shadowOf(app).unboundServiceConnections.size)
     }
 
     @Test
