@@ -74,6 +74,7 @@ class FakeEngine : LlmEngine {
     var droppedPrompts = 0 // how many prompts are too long
     override var uses = 0L
     var loads = 0
+    var resets = 0
     var isClosed = false
 
     private val steps = Channel<Unit>(Channel.UNLIMITED)
@@ -118,6 +119,11 @@ class FakeEngine : LlmEngine {
     }
 
     override suspend fun reset() {
+        resets++
+        uses++
+    }
+
+    override suspend fun startOver() {
         uses++
     }
 

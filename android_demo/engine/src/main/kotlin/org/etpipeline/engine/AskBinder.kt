@@ -4,16 +4,20 @@ import android.os.Binder
 import android.os.IBinder
 import android.os.Parcel
 import android.os.RemoteException
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
+import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.SupervisorJob
 import kotlinx.coroutines.cancel
+import kotlinx.coroutines.delay
 import kotlinx.coroutines.isActive
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
+import kotlinx.coroutines.withContext
 import org.etpipeline.core.Answer
 import org.etpipeline.core.AnswerEnd
 import org.etpipeline.core.AskRequest
@@ -21,6 +25,10 @@ import org.etpipeline.core.BundleException
 import org.etpipeline.core.EngineException
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Refusal
+
+/** How often an end is said once more that found no room, and how long after the first time; then twice that. */
+private const val RETRIES = 6
+private const val FIRST_RETRY_MS = 100L
 
 /**
  * What a bound `Service` returns to let other apps ask a model, as [AskContract] says.
@@ -35,13 +43,13 @@ import org.etpipeline.core.Refusal
  * @param mayAsk whether an app, by its uid, was granted the permission. It is asked at every call: a Binder can be
  *   handed on by an app that has it.
  * @param sentence what is said to the user of the other app.
- * @param answer has the model answer, and ends soon when it is cancelled. What it throws of [EngineException] and
- *   [BundleException] is a refusal.
+ * @param answer has the model answer the app with that uid, and ends soon when it is cancelled. What it throws is a
+ *   refusal.
  */
 class AskBinder(
     private val mayAsk: (uid: Int) -> Boolean,
     private val sentence: (Problem) -> String,
-    private val answer: suspend (request: AskRequest, onText: (String) -> Unit) -> Answer,
+    private val answer: suspend (uid: Int, request: AskRequest, onText: (String) -> Unit) -> Answer,
 ) : Binder(), AutoCloseable {
     private val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default.limitedParallelism(1)) // so in order
     private val turn = Mutex()
@@ -56,13 +64,14 @@ class AskBinder(
         data.enforceInterface(AskContract.SERVICE)
         val version = data.readInt()
         val listener = data.readStrongBinder() ?: return true // there is nobody to tell
+        if (listener === this) return true // nor is this one who listens
         if (code == AskContract.CANCEL) {
             synchronized(asking) { asking[listener] }?.end()
             return true
         }
-        val question = Question(listener)
+        val question = Question(listener, getCallingUid())
         try {
-            if (!mayAsk(getCallingUid())) throw EngineException(Problem.AskingNotAllowed)
+            if (!mayAsk(question.uid)) throw EngineException(Problem.AskingNotAllowed)
             if (version > AskContract.VERSION) {
                 throw EngineException(Problem.NewerQuestion(version, AskContract.VERSION))
             }
@@ -95,8 +104,7 @@ class AskBinder(
                     throw EngineException(Problem.TooManyQuestions(AskContract.MOST_WAITING))
                 }
                 asking[question.listener] = question
-                scope.launch(start = CoroutineStart.LAZY) { turn.withLock { answer(question, request) } }
-                    .also { question.job = it }
+                scope.launch(start = CoroutineStart.LAZY) { answerInTurn(question, request) }.also { question.job = it }
             } else {
                 null
             }
@@ -113,34 +121,63 @@ class AskBinder(
         job.start()
     }
 
+    private suspend fun answerInTurn(question: Question, request: AskRequest) = try {
+        turn.withLock { answer(question, request) }
+    } finally {
+        withContext(NonCancellable) { question.tellEnd() }
+    }
+
     private suspend fun answer(question: Question, request: AskRequest) = try {
-        val answer = answer(request) { piece -> question.say(AskContract.TEXT, piece) }
-        question.say(AskContract.DONE, AnswerEnd(answer).toJson())
+        val answer = answer(question.uid, request, question::say)
+        question.finish(AskContract.DONE, AnswerEnd(answer).toJson())
+    } catch (cancelled: CancellationException) {
+        throw cancelled
     } catch (error: EngineException) {
         question.refuse(error.problem)
     } catch (error: BundleException) {
         question.refuse(error.problem)
+    } catch (error: Exception) { // of whoever answers; no question may end the app
+        question.refuse(Problem.EngineFailed(error.toString()))
     }
 
     /** One question, of which nothing is said after its end. */
-    private inner class Question(val listener: IBinder) : IBinder.DeathRecipient {
+    private inner class Question(val listener: IBinder, val uid: Int) : IBinder.DeathRecipient {
         @Volatile var job: Job? = null
         private var isOver = false
+        private var untold: Pair<Int, String>? = null // the end, when it found no room
         private var isWatched = false
 
-        /** Sends a piece of the answer, or its end. */
-        fun say(code: Int, text: String) {
-            if (!isSent(code, text)) job?.cancel()
+        /** Sends a piece of the answer. Without room for it there is no whole answer, and the question ends so. */
+        fun say(piece: String) {
+            val isSent = synchronized(this) { !isOver && isSent(AskContract.TEXT, piece) }
+            if (!isSent) refuse(Problem.EngineFailed("what it said was not taken"))
         }
 
         fun refuse(problem: Problem) {
-            say(AskContract.REFUSED, Refusal.of(problem, sentence(problem)).toJson())
+            finish(AskContract.REFUSED, Refusal.of(problem, sentence(problem)).toJson())
             job?.cancel()
+        }
+
+        /** Sends the end of the answer. */
+        @Synchronized
+        fun finish(code: Int, text: String) {
+            if (isOver) return
+            isOver = true
+            if (!isSent(code, text)) untold = code to text
+        }
+
+        /** Tries again, a few times, to say the end where it found no room: whoever asked would wait for ever. */
+        suspend fun tellEnd() {
+            var tries = 0
+            while (!isTold() && tries < RETRIES) delay(FIRST_RETRY_MS shl tries++)
         }
 
         /** Nobody wants the answer any more. */
         fun end() {
-            synchronized(this) { isOver = true }
+            synchronized(this) {
+                isOver = true
+                untold = null
+            }
             job?.cancel()
         }
 
@@ -156,17 +193,23 @@ class AskBinder(
         }
 
         @Synchronized
-        private fun isSent(code: Int, text: String): Boolean {
-            if (isOver) return false
-            isOver = code != AskContract.TEXT
-            return reaches { listener.send(code, AskContract.LISTENER) { writeString(text) } }
+        private fun isTold(): Boolean {
+            val (code, text) = untold ?: return true
+            if (listener.isBinderAlive && !isSent(code, text)) return false
+            untold = null
+            return true
         }
+
+        private fun isSent(code: Int, text: String): Boolean =
+            reaches { listener.send(code, AskContract.LISTENER) { writeString(text) } }
 
         /** Whether the other process is there; it may also be frozen, and what is sent to it has no more room. */
         private inline fun reaches(call: () -> Unit): Boolean = try {
             call()
             true
         } catch (_: RemoteException) {
+            false
+        } catch (_: RuntimeException) { // it named a Binder of this process, which throws right here
             false
         }
     }

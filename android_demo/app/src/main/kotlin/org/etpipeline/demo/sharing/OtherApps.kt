@@ -17,7 +17,8 @@ import org.etpipeline.demo.engine.ModelHolder
  * What other apps may do here, beside the permission that the user grants to each of them; and how long the model stays
  * loaded for them.
  *
- * @param freedAfterMs how long the model stays when the last app has gone: one that is turned round comes back at once.
+ * @param freedAfterMs how long the model stays when nobody uses it any more: an app that is turned round comes back at
+ *   once.
  */
 class OtherApps(
     private val preferences: SharedPreferences,
@@ -26,10 +27,15 @@ class OtherApps(
 ) {
     private val scope = CoroutineScope(SupervisorJob() + Dispatchers.Default)
     private var freeing: Job? = null // main thread
+    @Volatile private var isBound = false
     private val _mayAsk = MutableStateFlow(preferences.getBoolean(MAY_ASK, false))
 
     /** Whether this app is on the screen, and may be asking the model itself; the activity says so. */
     @Volatile var isShown = false
+        set(value) {
+            field = value
+            if (!value && isBound) freeIfUnused()
+        }
 
     /** Whether the model answers them; not before the user says so. */
     val mayAsk: StateFlow<Boolean> = _mayAsk.asStateFlow()
@@ -38,18 +44,25 @@ class OtherApps(
     fun letAsk(may: Boolean) {
         preferences.edit { putBoolean(MAY_ASK, may) }
         _mayAsk.value = may
+        if (!may && isBound) freeIfUnused()
     }
 
-    /** The first one has come: the model stays, unless the phone is short of memory. */
+    /** The first one has come: the model stays while it may be asked, unless the phone is short of memory. */
     fun onBound() {
-        freeing?.cancel()
+        isBound = true
     }
 
     /** The last one has gone: the model goes, unless it is used here. */
     fun onUnbound() {
+        isBound = false
+        freeIfUnused()
+    }
+
+    private fun freeIfUnused() {
+        freeing?.cancel()
         freeing = scope.launch {
             delay(freedAfterMs)
-            if (!isShown) models.unload()
+            if (!isShown && !(isBound && mayAsk.value)) models.unload()
         }
     }
 

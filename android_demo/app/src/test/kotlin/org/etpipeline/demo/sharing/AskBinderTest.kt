@@ -1,6 +1,8 @@
 package org.etpipeline.demo.sharing
 
 import android.app.Application
+import android.os.Binder
+import android.os.IBinder
 import android.os.Parcel
 import java.util.concurrent.ConcurrentLinkedQueue
 import kotlinx.coroutines.CancellationException
@@ -37,7 +39,7 @@ class AskBinderTest {
     private val words = Channel<String>(Channel.UNLIMITED) // what the model says next; "" ends the answer
     private var permitted = setOf(PERMITTED)
 
-    private val service = AskBinder({ it in permitted }, { "No: $it" }) { request, onText ->
+    private val service = AskBinder({ it in permitted }, { "No: $it" }) { _, request, onText ->
         val question = request.messages.last().text
         begun += question
         var text = ""
@@ -47,6 +49,7 @@ class AskBinderTest {
                 when (word) {
                     "" -> break
                     "broken" -> throw EngineException(Problem.BrokenText)
+                    "odd" -> throw IllegalStateException("odd")
                     "gone" -> throw BundleException(Problem.NoModel)
                 }
                 text += word
@@ -69,6 +72,12 @@ class AskBinderTest {
     private fun say(vararg said: String) = said.forEach { words.trySend(it) }
 
     private fun json(question: String) = AskRequest(listOf(Message(Role.USER, question))).toJson()
+
+    private fun askAs(listener: IBinder, question: String) = binder.call(AskContract.ASK, AskContract.SERVICE) {
+        writeInt(AskContract.VERSION)
+        writeStrongBinder(listener)
+        writeString(json(question))
+    }
 
     private fun ask(question: String) = Asker().apply { call(this@AskBinderTest.binder, json = json(question)) }
 
@@ -153,12 +162,71 @@ class AskBinderTest {
     }
 
     @Test
-    fun `an app that takes nothing any more is not answered further`() {
+    fun `an app that takes nothing any more is not answered further, and hears so when it has room again`() {
         val asker = ask("Italy?")
         waitFor("its turn") { "Italy?" in begun }
         asker.binder.isFull = true
         say("Ro")
         waitFor("the end") { "Italy?" in cancelled }
+        val next = ask("Spain?") // does not wait for that
+        say("Madrid", "")
+        assertEquals("Madrid", next.told().text)
+        asker.binder.isFull = false
+        assertEquals(Refusal.Reason.FAILED, asker.told().refusal?.reason)
+    }
+
+    @Test
+    fun `an end that found no room is said when there is some`() {
+        val asker = ask("Italy?")
+        say("Rome")
+        waitFor("the answer") { asker.text == "Rome" }
+        asker.binder.isFull = true
+        say("")
+        val next = ask("Spain?")
+        waitFor("the next one's turn") { "Spain?" in begun }
+        asker.binder.isFull = false
+        assertEquals(2, asker.told().end?.stats?.tokens)
+        say("")
+        next.told()
+    }
+
+    @Test
+    fun `who cancels a question whose end found no room hears nothing more of it`() {
+        val asker = ask("Italy?")
+        waitFor("its turn") { "Italy?" in begun }
+        asker.binder.isFull = true
+        say("Ro")
+        waitFor("the end") { "Italy?" in cancelled }
+        asker.call(binder, AskContract.CANCEL)
+        binder.settle()
+        asker.binder.isFull = false
+        waitFor("its death is of no interest any more") { !asker.binder.isWatched }
+        asker.binder.settle()
+        assertFalse(asker.isTold)
+    }
+
+    @Test
+    fun `who names the service itself as the one that listens is not answered`() {
+        askAs(service, "Italy?")
+        binder.settle()
+        val next = ask("Spain?")
+        say("Madrid", "")
+        assertEquals("Madrid", next.told().text)
+        assertEquals(listOf("Spain?"), begun.toList())
+    }
+
+    @Test
+    fun `a Binder of the service's own process that throws ends the question, and nothing else`() {
+        val throwing = object : IBinder by Binder() { // Robolectric's own Binder would say nothing
+            override fun transact(code: Int, data: Parcel, reply: Parcel?, flags: Int): Boolean =
+                throw SecurityException("Binder invocation to an incorrect interface")
+        }
+        askAs(throwing, "Italy?")
+        say("Ro")
+        waitFor("the end") { "Italy?" in cancelled }
+        val next = ask("Spain?")
+        say("Madrid", "")
+        assertEquals("Madrid", next.told().text)
     }
 
     @Test
@@ -238,6 +306,10 @@ class AskBinderTest {
         val next = ask("Spain?")
         say("gone")
         assertEquals(Refusal.Reason.NO_MODEL, next.told().refusal?.reason)
+        val last = ask("France?")
+        say("odd")
+        val odd = Problem.EngineFailed("java.lang.IllegalStateException: odd")
+        assertEquals(Refusal(Refusal.Reason.FAILED, "No: $odd"), last.told().refusal)
     }
 
     @Test

@@ -8,17 +8,24 @@ import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.serialization.json.Json
 import org.etpipeline.core.AskRequest
+import org.etpipeline.core.ChatFormat
 import org.etpipeline.core.ChatSettings
+import org.etpipeline.core.GenerationRequest
 import org.etpipeline.core.Message
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Refusal
 import org.etpipeline.core.Role
+import org.etpipeline.core.StoredBundle
+import org.etpipeline.core.readManifest
 import org.etpipeline.demo.MainActivity
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
 import org.etpipeline.demo.engine.ModelHolder
 import org.etpipeline.demo.install
+import org.etpipeline.demo.models.TestBundle
+import org.etpipeline.demo.models.adapterBundle
 import org.etpipeline.demo.startEmpty
 import org.etpipeline.demo.testApp
 import org.etpipeline.engine.AskContract
@@ -123,10 +130,70 @@ class AskServiceTest {
         letAsk()
         ask("Hi").told()
         ask("Hi", settings = ChatSettings(temperature = 1.5f, maxNewTokens = 77)).told()
-        val (own, set) = app.engine.requests
+        val set = ChatSettings(seed = 42, frequencyPenalty = 0.5f, presencePenalty = 0.25f)
+        ask("Hi", settings = set).told()
+        val (own, hot, seeded) = app.engine.requests
         assertTrue("$own", own.sampling.temperature < 1.5f)
-        assertEquals(1.5f, set.sampling.temperature)
-        assertEquals(77, set.maxNewTokens)
+        assertEquals(1.5f, hot.sampling.temperature)
+        assertEquals(77, hot.maxNewTokens)
+        assertEquals(own.copy(seed = 42, frequencyPenalty = 0.5f, presencePenalty = 0.25f), seeded)
+    }
+
+    private fun select(bundle: TestBundle): StoredBundle =
+        app.services.store.import(bundle.source()).also { app.services.models.select(it.id) }
+
+    @Test
+    fun `another app says whether the model thinks, and its thought comes within the text`() {
+        letAsk()
+        val usual = readManifest(TestBundle.whole.manifest).chat.segments
+        val quiet = usual.copy(userToAssistant = usual.userToAssistant + "<think></think>")
+        val other = Json.encodeToString(ChatFormat.serializer(), quiet)
+        select(TestBundle.whole.edited("chat.thinking", "{\"default\": true, \"other\": $other}"))
+        app.engine.answers += "<think>Well.</think>Rome."
+        assertEquals("<think>Well.</think>Rome.", ask("Italy?").told().text)
+        ask("Italy?", settings = ChatSettings(thinks = false)).told()
+        assertEquals(listOf(false, true), app.engine.prompts.map { it.endsWith("<think></think>") })
+    }
+
+    @Test
+    fun `the adapter that another app names answers, and one that is not there is refused`() {
+        letAsk()
+        val bundle = select(adapterBundle)
+        ask("Hi", settings = ChatSettings(adapter = "b")).told()
+        ask("Hi").told()
+        assertEquals(listOf(bundle.folder.resolve("b.ptd"), null), app.engine.adapters)
+        val refusal = ask("Hi", settings = ChatSettings(adapter = "c")).told().refusal
+        val sentence = app.getString(R.string.problem_no_adapter, "c", "adaptable")
+        assertEquals(Refusal(Refusal.Reason.FAILED, sentence), refusal)
+        assertEquals(2, app.engine.prompts.size)
+    }
+
+    @Test
+    fun `a model that was selected again answers`() {
+        letAsk()
+        val first = checkNotNull(app.services.models.bundle)
+        ask("Hi").told()
+        select(adapterBundle)
+        app.services.models.select(first.id)
+        assertEquals("ok", ask("Hi").told().text)
+        assertEquals(1, app.engine.loads)
+    }
+
+    @Test
+    fun `what it took tells nothing of what others have asked`() {
+        letAsk()
+        fun asks(uid: Int): Int {
+            app.grant(uid)
+            ask("Hi").told()
+            return app.engine.resets
+        }
+        runBlocking { app.services.models.use {} } // this app's own screens have used it
+        assertEquals(1, asks(OTHER_APP))
+        assertEquals(1, asks(OTHER_APP)) // it goes on with its own
+        assertEquals(2, asks(OTHER_APP + 1))
+        assertEquals(3, asks(OTHER_APP))
+        runBlocking { app.services.models.use { it.generate("mine", GenerationRequest(8)) { true } } }
+        assertEquals(4, asks(OTHER_APP))
     }
 
     @Test
@@ -231,6 +298,23 @@ class AskServiceTest {
         controller = null
         Thread.sleep(600)
         assertFalse(app.engine.isClosed)
+    }
+
+    @Test
+    fun `whoever switches it off has the model freed, though an app stays bound`() {
+        letAsk()
+        val otherApps = app.services.otherApps
+        otherApps.isShown = true
+        ask("Hi").told()
+        otherApps.isShown = false
+        Thread.sleep(600)
+        assertFalse(app.engine.isClosed) // others may ask it
+        otherApps.isShown = true
+        otherApps.letAsk(false)
+        Thread.sleep(600)
+        assertFalse(app.engine.isClosed) // it is used here
+        otherApps.isShown = false
+        waitFor("the model is freed") { app.engine.isClosed }
     }
 
     @Test
