@@ -25,6 +25,7 @@ MAVEN = ("https://repo.maven.apache.org/maven2", "https://maven.google.com")
 NPM = "https://registry.npmjs.org"
 ATTEMPTS = 4
 TIMEOUT_S = 60
+_fetched: dict[Path, str] = {}  # SHA-256 of the files that this process has compared with the lock
 
 
 class BuildError(Exception):
@@ -107,7 +108,11 @@ def write_lock(artifacts: Iterable[Artifact], path: Path = LOCK) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """SHA-256 of a file's content; known of what `fetch` gave, which is large and an input of many steps."""
+    return _fetched.get(path) or _sha256_of(path)
+
+
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -153,7 +158,8 @@ def fetch(artifact: Artifact) -> Path:
         BuildError: It cannot be had, or what came is not what the lock names.
     """
     target = cache_folder() / artifact.path
-    if target.is_file() and sha256_of(target) == artifact.sha256:
+    if target.is_file() and _sha256_of(target) == artifact.sha256:
+        _fetched[target] = artifact.sha256
         return target
     problem: BuildError = NotServedError(f"{artifact} is in no repository.")
     for repository in artifact.repositories:
@@ -172,6 +178,7 @@ def fetch(artifact: Artifact) -> Path:
             )
             continue
         keep(content, target)
+        _fetched[target] = found
         return target
     raise problem
 
