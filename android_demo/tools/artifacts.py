@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "dependencies.lock"
+ROOTS = "# Of the dependencies, platforms and tools that were resolved: "  # a SHA-256 follows
 MAVEN = ("https://repo.maven.apache.org/maven2", "https://maven.google.com")
 NPM = "https://registry.npmjs.org"
 ATTEMPTS = 4
@@ -98,10 +100,22 @@ def read_lock(path: Path = LOCK) -> list[Artifact]:
     return artifacts
 
 
-def write_lock(artifacts: Iterable[Artifact], path: Path = LOCK) -> None:
-    """Writes the lock file, sorted."""
-    lines = ["# Made by tools/lock.py (make android-lock): scope, group:name:version, type, SHA-256."]
-    lines += [f"{a.scope} {a} {a.kind} {a.sha256}" for a in sorted(artifacts)]
+def read_roots(path: Path = LOCK) -> str | None:
+    """The hash of what the lock file was made from; None where it says none."""
+    found = re.search(rf"^{re.escape(ROOTS)}(\w+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def write_lock(artifacts: Iterable[Artifact], roots: str, path: Path = LOCK) -> None:
+    """Writes the lock file, sorted.
+
+    Args:
+        artifacts: Its files.
+        roots: The hash of what they were resolved from.
+        path: Where to.
+    """
+    lines = ["# Made by tools/lock.py (make android-lock): scope, group:name:version, type, SHA-256.", ROOTS + roots]
+    lines += sorted(f"{a.scope} {a} {a.kind} {a.sha256}" for a in artifacts)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(path)

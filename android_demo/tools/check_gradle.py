@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from artifacts import ROOT, BuildError, fetch_all, read_lock
-from gradle_files import CATALOG, JAVA, MODULES, read_project
+from catalog import CATALOG, read_catalog
+from gradle_files import JAVA, MODULES, read_project
 from lock import check_lock, version_key
 from steps import class_path, run, say, step, use_jdk
 
@@ -120,7 +120,7 @@ def compile_scripts(project: Path, folder: Path, jars: Sequence[Path], compiler:
         text = archive.read("default-imports.txt").decode()
     imports = [name for name in re.findall(r"^import (.*)\.\*$", text, re.MULTILINE) if name in packages]
     written: list[Path] = []
-    catalog = tomllib.loads((project / CATALOG).read_text(encoding="utf-8"))
+    catalog = read_catalog(project)
     for name, content in sources(project, catalog, imports).items():
         written.append(folder / name)
         written[-1].write_text(content, encoding="utf-8")
