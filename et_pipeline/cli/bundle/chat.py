@@ -56,6 +56,12 @@ def chat(
     with bundles.open_bundle(path, threads=threads, packed=cache if keep_packed else None) as bundle:
         seed = int.from_bytes(os.urandom(4))
         session = bundle.session(system=system, temperature=temperature, seed=seed, adapter=adapter, thinking=thinking)
+        form = bundle.manifest.chat
+        prompted = bool(form and form.system_prompt if system is None else system)
+        if form and thinking is not None and not form.thinking_changes_text(system=prompted):
+            note(
+                "--think and --no-think change nothing here: this model's chat template drops them for a system prompt."
+            )
         _talk(session, bundle.manifest.what.name, max_new_tokens)
 
 
