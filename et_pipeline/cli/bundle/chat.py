@@ -59,9 +59,8 @@ def chat(
         form = bundle.manifest.chat
         prompted = bool(form and form.system_prompt if system is None else system)
         if form and thinking is not None and not form.thinking_changes_text(system=prompted):
-            note(
-                "--think and --no-think change nothing here: this model's chat template drops them for a system prompt."
-            )
+            here = f"with{'' if prompted else 'out'} a system prompt this model's chat template gives one text for both"
+            note(f"--think and --no-think change nothing here: {here}.")
         _talk(session, bundle.manifest.what.name, max_new_tokens)
 
 

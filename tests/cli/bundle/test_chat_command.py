@@ -11,7 +11,10 @@ from et_pipeline import manifest as bundle
 from et_pipeline.chat_template import Thinking
 from et_pipeline.runtime import packed_weights, program
 
-NO_CHANGE = "--think and --no-think change nothing here: this model's chat template drops them for a system prompt.\n"
+NO_CHANGE = (
+    "--think and --no-think change nothing here: with a system prompt this model's chat template gives one text for "
+    "both.\n"
+)
 
 
 def feeds(run, tmp_path, monkeypatch, other, *options, default=True):
