@@ -223,7 +223,7 @@ def _classes(toolbox: Toolbox) -> str:
     def compile_it(folder: Path) -> None:
         run(jdk() / "bin" / "javac", "-cp", jars, "-d", folder, source)
 
-    return class_path(step("arm-run", "what runs there", [source], compile_it)) + os.pathsep + jars
+    return class_path(step("arm-run", "what runs there", [source, *toolbox.libraries], compile_it)) + os.pathsep + jars
 
 
 def engine_path() -> str:

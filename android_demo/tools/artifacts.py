@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import sys
 import threading
 import time
@@ -21,10 +22,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "dependencies.lock"
+ROOTS = "# Of the dependencies, platforms and tools that were resolved: "  # a SHA-256 follows
 MAVEN = ("https://repo.maven.apache.org/maven2", "https://maven.google.com")
 NPM = "https://registry.npmjs.org"
 ATTEMPTS = 4
 TIMEOUT_S = 60
+_fetched: dict[Path, str] = {}  # SHA-256 of the files that this process has compared with the lock
 
 
 class BuildError(Exception):
@@ -97,17 +100,33 @@ def read_lock(path: Path = LOCK) -> list[Artifact]:
     return artifacts
 
 
-def write_lock(artifacts: Iterable[Artifact], path: Path = LOCK) -> None:
-    """Writes the lock file, sorted."""
-    lines = ["# Made by tools/lock.py (make android-lock): scope, group:name:version, type, SHA-256."]
-    lines += [f"{a.scope} {a} {a.kind} {a.sha256}" for a in sorted(artifacts)]
+def read_roots(path: Path = LOCK) -> str | None:
+    """The hash of what the lock file was made from; None where it says none."""
+    found = re.search(rf"^{re.escape(ROOTS)}(\w+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+def write_lock(artifacts: Iterable[Artifact], roots: str, path: Path = LOCK) -> None:
+    """Writes the lock file, sorted.
+
+    Args:
+        artifacts: Its files.
+        roots: The hash of what they were resolved from.
+        path: Where to.
+    """
+    lines = ["# Made by tools/lock.py (make android-lock): scope, group:name:version, type, SHA-256.", ROOTS + roots]
+    lines += sorted(f"{a.scope} {a} {a.kind} {a.sha256}" for a in artifacts)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """SHA-256 of a file's content; known of what `fetch` gave, which is large and an input of many steps."""
+    return _fetched.get(path) or _sha256_of(path)
+
+
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -153,7 +172,8 @@ def fetch(artifact: Artifact) -> Path:
         BuildError: It cannot be had, or what came is not what the lock names.
     """
     target = cache_folder() / artifact.path
-    if target.is_file() and sha256_of(target) == artifact.sha256:
+    if target.is_file() and _sha256_of(target) == artifact.sha256:
+        _fetched[target] = artifact.sha256
         return target
     problem: BuildError = NotServedError(f"{artifact} is in no repository.")
     for repository in artifact.repositories:
@@ -172,6 +192,7 @@ def fetch(artifact: Artifact) -> Path:
             )
             continue
         keep(content, target)
+        _fetched[target] = found
         return target
     raise problem
 

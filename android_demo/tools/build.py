@@ -13,7 +13,6 @@ those of the Gradle files. A step whose inputs have not changed is not repeated.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from jvm_tests import make_tests
 from kdoc import make_kdoc
 from library import make_library
 from package import make_apk
-from steps import jdk
+from steps import use_jdk
 from toolbox import prepare
 
 
@@ -43,8 +42,7 @@ def main() -> None:
     test.add_argument("--record-screenshots", action="store_true", help="draw them anew instead of comparing")
     arguments = parser.parse_args()
     try:
-        # The rest of it comes from the same JDK, whatever java the PATH has.
-        os.environ["PATH"] = os.pathsep.join([str(jdk() / "bin"), os.environ.get("PATH", "")])
+        use_jdk()
         if arguments.command == "apk":
             make_apk(arguments.bundle, release=arguments.release)
         elif arguments.command == "library":

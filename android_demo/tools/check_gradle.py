@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from artifacts import ROOT, BuildError, fetch_all, read_lock
-from gradle_files import CATALOG, JAVA, MODULES, read_project
+from catalog import CATALOG, read_catalog
+from gradle_files import JAVA, MODULES, read_project
 from lock import check_lock, version_key
-from steps import class_path, jdk, run, say, step
+from steps import class_path, run, say, step, use_jdk
 
 DSL = Path(__file__).with_name("GradleDsl.kt")
 WRAPPER = Path("gradle", "wrapper", "gradle-wrapper.properties")
@@ -120,7 +120,7 @@ def compile_scripts(project: Path, folder: Path, jars: Sequence[Path], compiler:
         text = archive.read("default-imports.txt").decode()
     imports = [name for name in re.findall(r"^import (.*)\.\*$", text, re.MULTILINE) if name in packages]
     written: list[Path] = []
-    catalog = tomllib.loads((project / CATALOG).read_text(encoding="utf-8"))
+    catalog = read_catalog(project)
     for name, content in sources(project, catalog, imports).items():
         written.append(folder / name)
         written[-1].write_text(content, encoding="utf-8")
@@ -150,7 +150,7 @@ def check_wrapper(project: Path, common: Path) -> None:
 def main() -> None:
     """The command line."""
     try:
-        jdk()
+        use_jdk()
         lock = read_lock()
         check_lock(read_project(), lock)
         files = fetch_all([artifact for artifact in lock if artifact.scope in ("gradle", "compiler", "merger")])
@@ -161,8 +161,7 @@ def main() -> None:
         def make(folder: Path) -> None:
             compile_scripts(ROOT, folder, jars["gradle"], jars["compiler"])
 
-        names = [path.name for path in files.values()]
-        inputs = [*(ROOT / script for script in SCRIPTS), ROOT / CATALOG, DSL, *names]
+        inputs = [*(ROOT / script for script in SCRIPTS), ROOT / CATALOG, DSL, *files.values()]
         step("gradle", f"compiling {len(SCRIPTS)} Gradle files", inputs, make)
         say("the Gradle files are what this build, Gradle's API and the plugins take them for")
     except BuildError as error:

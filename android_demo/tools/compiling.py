@@ -12,7 +12,7 @@ from typing import NamedTuple
 import api_check
 from artifacts import ROOT, BuildError
 from gradle_files import JAVA, MODULES, AppSettings
-from steps import BUILD, class_path, jdk, run, say, step
+from steps import class_path, jdk, run, say, step
 from toolbox import Toolbox
 
 CORE, ENGINE, APP = (ROOT / project / "src" for project in ("core", "engine", "app"))
@@ -30,20 +30,19 @@ def compile_kotlin(
     """Compiles a Kotlin source folder to build/<name>, with the module's plugins; warnings are errors."""
     files = sorted(str(file) for file in sources.rglob("*.kt"))
     aliases = tools.project.modules[module].compiler_plugins if module else []
-    plugins = [f"-Xplugin={tools.tool(COMPILER_PLUGINS[alias])}" for alias in aliases]
+    compiler, plugins = tools.jars["compiler"], [tools.tool(COMPILER_PLUGINS[alias]) for alias in aliases]
 
     def make(folder: Path) -> None:
         arguments = folder.with_suffix(".arguments")
-        lines = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", str(JAVA), "-jdk-home", str(jdk()), *plugins]
+        lines = ["-no-stdlib", "-no-reflect", "-Werror", "-jvm-target", str(JAVA), "-jdk-home", str(jdk())]
+        lines += [f"-Xplugin={plugin}" for plugin in plugins]
         lines += ["-d", str(folder), "-classpath", path, *options, *files]
         arguments.write_text("\n".join(json.dumps(line) for line in lines))
-        compiler = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
-        run("java", "-Xmx2g", "-cp", class_path(tools.jars["compiler"]), compiler, f"@{arguments}")
+        main = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+        run("java", "-Xmx2g", "-cp", class_path(compiler), main, f"@{arguments}")
 
-    depends = [Path(part) for part in path.split(os.pathsep)]
-    own = [part for part in depends if part.is_relative_to(BUILD) and not part.is_relative_to(BUILD / "aar")]
-    others = [part.name for part in depends if part not in own]
-    return step(name, f"compiling {name}: {len(files)} files", [sources, *own, *others, options, *aliases], make)
+    inputs = [sources, *map(Path, path.split(os.pathsep)), *compiler, *plugins, options]
+    return step(name, f"compiling {name}: {len(files)} files", inputs, make)
 
 
 class Resources(NamedTuple):
@@ -108,7 +107,8 @@ def link_resources(tools: Toolbox, settings: AppSettings, *, debuggable: bool) -
         sources = sorted((folder / "java").rglob("*.java"))
         run("javac", "-nowarn", "--release", "11", "-d", folder / "classes", *sources)
 
-    inputs = [main / "AndroidManifest.xml", main / "res", settings, *(aar.name for aar in aars)]
+    used = [*tools.jars["merger"], tools.aapt2, tools.android, *aars, *tools.aars["test"]]
+    inputs = [main / "AndroidManifest.xml", main / "res", settings, *used]
     folder = step(f"resources-{kind}", "manifest and resources", inputs, make)
     return Resources(folder / "AndroidManifest.xml", folder / "resources.apk", folder / "classes", folder / "aapt.pro")
 
@@ -168,5 +168,5 @@ def check_apis(tools: Toolbox, classes: Sequence[Path], libraries: Sequence[Path
         say(f"no hidden API; {count} uses newer than API {lowest}, all listed with their guards")
 
     scripts = [Path(api_check.__file__), api_check.CHECKER, api_check.LISTED]
-    names = [path.name for path in (*files, *libraries)]
-    step("api-check", "which Android APIs are used", [*classes, *sources, *scripts, *names], make)
+    inputs = [*classes, *sources, *scripts, *files, *libraries]
+    step("api-check", "which Android APIs are used", inputs, make)

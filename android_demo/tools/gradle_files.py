@@ -8,18 +8,23 @@ is refused, as the APK would not be the one that Gradle makes of it.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from artifacts import ROOT, BuildError
+from catalog import CATALOG, read_catalog
 
-CATALOG = Path("gradle", "libs.versions.toml")
 MODULES = ("core", "engine", "app")
 CONFIGURATIONS = ("api", "implementation", "testImplementation")
 JAVA = 17  # the JDK, and the bytecode
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/|\s+|[^\s"{}()/;]+|.', re.DOTALL)
+PAIRS = {")": "(", "}": "{"}
+KINDS = {
+    "plain text in quotes": r'"([^"$\\]+)"',
+    "a number": r"(\d+)",
+    "a list of plain texts": r'listOf\(("[\w.-]+"(?:, "[\w.-]+")*)\)',
+}
 # Android's plugin has this file inside.
 DEFAULT_RULES = "proguard-android-optimize.txt"
 
@@ -127,16 +132,25 @@ class Project(NamedTuple):
     catalog: Mapping[str, Any]
 
 
-def statements(text: str) -> list[str]:
-    """A script's statements, each with the blocks around it: 'android.defaultConfig.minSdk = 26'."""
+def statements(text: str, name: str) -> list[str]:
+    """A script's statements, each with the blocks around it: 'android.defaultConfig.minSdk = 26'.
+
+    Raises:
+        BuildError: A brace or parenthesis has no other; `name` is the script's.
+    """
     blocks: list[str] = []
     found: list[str] = []
-    current, depth = "", 0  # of parentheses
+    current, inside = "", ""  # the parentheses around it, and the braces in them
     for token in [*TOKEN.findall(text), ";"]:
         if token.startswith(("//", "/*")):
             continue
-        if depth or not (token in ("{", "}", ";") or "\n" in token):
-            depth += {"(": 1, ")": -1}.get(token, 0)
+        if token in (")", "}") and not (inside.endswith(PAIRS[token]) or (token == "}" and blocks and not inside)):
+            raise BuildError(f"{name} has a '{token}' without its '{PAIRS[token]}': add or remove one.")
+        if inside or not (token in ("{", "}", ";") or "\n" in token):
+            if token == "(" or (inside and token == "{"):
+                inside += token
+            elif token in PAIRS:
+                inside = inside[:-1]
             current += " " if token.isspace() else token
             continue
         if token == "{":
@@ -146,6 +160,8 @@ def statements(text: str) -> list[str]:
         if token == "}":
             blocks.pop()
         current = ""
+    if inside or blocks:
+        raise BuildError(f"{name} has a '{inside[-1:] or '{'}' without its other half: add or remove one.")
     return found
 
 
@@ -155,7 +171,9 @@ class _Script:
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         text = (root / name).read_text(encoding="utf-8")
-        self.left = statements(text) if name.endswith(".kts") else re.findall(r"^(?!\s*#)\s*(\S.*?)\s*$", text, re.M)
+        self.left = (
+            statements(text, name) if name.endswith(".kts") else re.findall(r"^(?!\s*#)\s*(\S.*?)\s*$", text, re.M)
+        )
 
     def calls(self, pattern: str) -> list[re.Match[str]]:
         """The statements that are like the pattern."""
@@ -163,16 +181,20 @@ class _Script:
         self.left = [text for text in self.left if not re.fullmatch(pattern, text)]
         return found
 
-    def value(self, key: str, pattern: str = r'"([^"$\\]+)"|(\d+)', sign: str = "=") -> str:
+    def value(self, key: str, kind: str = "plain text in quotes", sign: str = "=") -> str:
         """What is assigned to a key."""
-        found = self.calls(rf"{re.escape(key)} {re.escape(sign)} (?:{pattern})")
+        found = self.calls(rf"{re.escape(key)} {re.escape(sign)} {KINDS[kind]}")
         if len(found) != 1:
-            raise BuildError(f"{self.name} has to set {key} once, to a plain value; it does {len(found)} times.")
-        return next(group for group in found[0].groups() if group)
+            raise BuildError(f"{self.name} has to set {key} once, to {kind}; it does {len(found)} times.")
+        return found[0][1]
+
+    def number(self, key: str) -> str:
+        """The number that is assigned to a key; in quotes it would be none for Gradle."""
+        return self.value(key, "a number")
 
     def values(self, key: str) -> list[str]:
         """The list that is added to a key."""
-        return re.findall(r'"([^"]+)"', self.value(key, r'listOf\(("[\w.-]+"(?:, "[\w.-]+")*)\)', "+="))
+        return re.findall(r'"([^"]+)"', self.value(key, "a list of plain texts", "+="))
 
     def done(self, *texts: str) -> None:
         """Takes what this build does in any case."""
@@ -196,7 +218,7 @@ def read_project(root: Path = ROOT) -> Project:
     Raises:
         BuildError: They say something that this build does not do.
     """
-    catalog = tomllib.loads((root / CATALOG).read_text(encoding="utf-8"))
+    catalog = read_catalog(root)
     plugins = {alias: (entry["id"], entry["version"]["ref"]) for alias, entry in catalog["plugins"].items()}
     if plugins != PLUGINS:
         wrong = sorted(set(plugins.items()) ^ set(PLUGINS.items()))[0][0]
@@ -249,8 +271,8 @@ def _read_engine(root: Path, script: _Script) -> LibrarySettings:
         raise BuildError(f"{script.name} has to name one file with consumerProguardFiles.")
     return LibrarySettings(
         namespace=script.value("android.namespace"),
-        compile_sdk=script.value("android.compileSdk"),
-        min_sdk=script.value("android.defaultConfig.minSdk"),
+        compile_sdk=script.number("android.compileSdk"),
+        min_sdk=script.number("android.defaultConfig.minSdk"),
         rules=root / "engine" / rules[0][1],
     )
 
@@ -260,10 +282,10 @@ def _read_app(script: _Script) -> AppSettings:
     return AppSettings(
         application=script.value(f"{defaults}.applicationId"),
         namespace=script.value("android.namespace"),
-        compile_sdk=script.value("android.compileSdk"),
-        min_sdk=script.value(f"{defaults}.minSdk"),
-        target_sdk=script.value(f"{defaults}.targetSdk"),
-        version_code=script.value(f"{defaults}.versionCode"),
+        compile_sdk=script.number("android.compileSdk"),
+        min_sdk=script.number(f"{defaults}.minSdk"),
+        target_sdk=script.number(f"{defaults}.targetSdk"),
+        version_code=script.number(f"{defaults}.versionCode"),
         version_name=script.value(f"{defaults}.versionName"),
         abis=script.values(f"{defaults}.ndk.abiFilters"),
         no_compress=script.values("android.androidResources.noCompress"),

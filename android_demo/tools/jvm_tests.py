@@ -42,12 +42,12 @@ class Tests(NamedTuple):
 
 def run_tests(groups: Sequence[Tests], tools: Toolbox) -> bool:
     """Runs groups of tests side by side, one JVM each; says what failed."""
-    source = Path(__file__).with_name("RunTests.java")
+    source, junit = Path(__file__).with_name("RunTests.java"), tools.jars_of("core-test")
 
     def compile_runner(folder: Path) -> None:
-        run("javac", "-cp", class_path(tools.jars_of("core-test")), "-d", folder, source)
+        run("javac", "-cp", class_path(junit), "-d", folder, source)
 
-    runner = step("runner", "the test runner", [source], compile_runner)
+    runner = step("runner", "the test runner", [source, *junit], compile_runner)
     results = BUILD / "test-results"
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
@@ -173,13 +173,15 @@ def make_tests(bundle: Path | None, references: Path | None, filters: Sequence[s
         shares = min(len(names), 2 if (os.cpu_count() or 1) > 1 else 1)
         own = class_path(compiled) + os.pathsep + running
         groups += [Tests(f"app-{index + 1}", names[index::shares], own, options) for index in range(shares)]
-    if names := test_classes(SAMPLE / "test", filters):
-        sample = compile_sample(tools, classes) + os.pathsep
-        compiled = compile_kotlin(tools, "sample-test", SAMPLE / "test", sample + seen)
-        groups.append(Tests("sample", names, class_path(compiled) + os.pathsep + sample + running, options))
+    whole, names = bool(bundle and not filters), test_classes(SAMPLE / "test", filters)
+    sample = compile_sample(tools, classes) if whole or names else ""
+    if names:
+        compiled = compile_kotlin(tools, "sample-test", SAMPLE / "test", sample + os.pathsep + seen)
+        path = os.pathsep.join([str(compiled), sample, running])
+        groups.append(Tests("sample", names, path, options))
     if not groups:
         raise BuildError(f"No test class has {' or '.join(filters)} in its name.")
     passed = run_tests(groups, tools)
-    if bundle and not filters:
-        passed = check_library(tools, classes, place, bundle) and passed
+    if bundle and whole:
+        passed = check_library(sample, place, bundle) and passed
     return passed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from artifacts import BuildError, fetch_all, read_lock
 from compiling import CORE, ENGINE
-from steps import BUILD, class_path, say
+from steps import BUILD, class_path, say, step
 from toolbox import Toolbox, prepare
 
 LAUNCHER = Path(__file__).with_name("Kdoc.java")
@@ -25,20 +24,29 @@ def make_kdoc() -> Path:
     """
     tools = prepare()
     dokka = fetch_all([artifact for artifact in read_lock() if artifact.scope == "dokka"]).values()
-    target, settings = BUILD / "kdoc", BUILD / "kdoc.json"
-    settings.write_text(json.dumps(_settings(tools, target)), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)  # pages of what is gone
-    say("Dokka: core and engine")
-    command = ["java", "-Xmx2g", "-cp", class_path(dokka), str(LAUNCHER), str(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        faults = [line for line in done.stdout.splitlines() if line.startswith(("WARN", "ERROR"))]
-        sys.stdout.write("\n".join(faults or [done.stdout, done.stderr]) + "\n")
-        if not faults:
-            raise BuildError("Dokka failed, see above.")
-        raise BuildError(f"Dokka found {len(faults)} faults, see above: what is public needs its word beside the code.")
+
+    def make(folder: Path) -> None:
+        settings = folder.with_suffix(".json")
+        settings.write_text(json.dumps(_settings(tools, folder)), encoding="utf-8")
+        command = ["java", "-Xmx2g", "-cp", class_path(dokka), str(LAUNCHER), str(settings)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+        if done.returncode:
+            faults = [line for line in done.stdout.splitlines() if line.startswith(("WARN", "ERROR"))]
+            sys.stdout.write("\n".join(faults or [done.stdout, done.stderr]) + "\n")
+            if not faults:
+                raise BuildError("Dokka failed, see above.")
+            raise BuildError(
+                f"Dokka found {len(faults)} faults, see above: what is public needs its word beside the code."
+            )
+
+    sources, path = [CORE / "main", ENGINE / "main"], _class_path_of_engine(tools)
+    target = step("kdoc", "Dokka: core and engine", [*sources, LAUNCHER, *dokka, *path, tools.project.version], make)
     say(f"{target.relative_to(BUILD.parent)}/index.html")
     return target
+
+
+def _class_path_of_engine(tools: Toolbox) -> list[Path]:
+    return [*tools.jars_of("core", "engine"), tools.runtime / "classes.jar", tools.android]
 
 
 def _settings(tools: Toolbox, target: Path) -> dict[str, Any]:
@@ -57,7 +65,6 @@ def _settings(tools: Toolbox, target: Path) -> dict[str, Any]:
             "noJdkLink": True,
         }
 
-    beside_engine = [tools.runtime / "classes.jar", tools.android]
     return {
         "moduleName": "The engine in your own app",
         "moduleVersion": tools.project.version,
@@ -66,6 +73,6 @@ def _settings(tools: Toolbox, target: Path) -> dict[str, Any]:
         "failOnWarning": True,
         "sourceSets": [
             source_set("core", CORE, tools.jars_of("core"), []),
-            source_set("engine", ENGINE, [*tools.jars_of("core", "engine"), *beside_engine], ["core"]),
+            source_set("engine", ENGINE, _class_path_of_engine(tools), ["core"]),
         ],
     }

@@ -13,7 +13,7 @@ from compiling import CORE, ENGINE, Classes, compile_kotlin
 from gradle_files import LibrarySettings, Project
 from lock import coordinate
 from package import jar
-from steps import BUILD, class_path, run, say
+from steps import BUILD, class_path, run, say, step
 from toolbox import Toolbox
 
 SAMPLE = ROOT / "sample" / "src"
@@ -38,21 +38,24 @@ DEPENDENCY = (
 )
 
 
-def make_library(project: Project, core: Path, engine: Path) -> Path:
+def published(project: Project, name: str, kind: str) -> Path:
+    """Where a file of the library lies: its kind is what is behind name and version, '.aar' or '-sources.jar'."""
+    folder = BUILD / "maven" / project.group.replace(".", "/") / name / project.version
+    return folder / f"{name}-{project.version}{kind}"
+
+
+def make_library(project: Project, core: Path, engine: Path) -> None:
     """`core` as a jar and `engine` as an AAR, each with its sources and a POM, as Gradle publishes them."""
-    group, version, repository = project.group, project.version, BUILD / "maven"
     for name, kind, made, sources in (("core", "jar", core, CORE), ("engine", "aar", engine, ENGINE)):
-        folder = repository / group.replace(".", "/") / name / version
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{name}-{version}.{kind}"
+        target = published(project, name, f".{kind}")
+        target.parent.mkdir(parents=True, exist_ok=True)
         if kind == "jar":
             jar(made, target)
         else:
             _write_aar(project.engine, made, target)
-        jar(sources / "main" / "kotlin", folder / f"{name}-{version}-sources.jar")
-        (folder / f"{name}-{version}.pom").write_text(_pom(project, name, kind), encoding="utf-8")
+        jar(sources / "main" / "kotlin", published(project, name, "-sources.jar"))
+        published(project, name, ".pom").write_text(_pom(project, name, kind), encoding="utf-8")
         say(f"{target.relative_to(BUILD)}: {target.stat().st_size / 1e3:.0f} kB")
-    return repository
 
 
 def _write_aar(settings: LibrarySettings, classes: Path, target: Path) -> None:
@@ -81,33 +84,32 @@ def _pom(project: Project, name: str, kind: str) -> str:
 
 def compile_sample(tools: Toolbox, classes: Classes) -> str:
     """A class path of the second app, compiled against the published library alone, and of what it needs."""
-    repository = make_library(tools.project, classes.core, classes.engine)
+    make_library(tools.project, classes.core, classes.engine)
     unpacked = BUILD / "sample-library"
-    unpacked.mkdir(exist_ok=True)
-    (aar,) = repository.rglob("*.aar")
-    with zipfile.ZipFile(aar) as archive:
+    with zipfile.ZipFile(published(tools.project, "engine", ".aar")) as archive:
         archive.extract("classes.jar", unpacked)
-    (core,) = (path for path in repository.rglob("core-*.jar") if not path.name.endswith("-sources.jar"))
-    path = class_path(core, unpacked / "classes.jar", tools.libraries)
+    path = class_path(published(tools.project, "core", ".jar"), unpacked / "classes.jar", tools.libraries)
     compiling = path + os.pathsep + str(tools.android)
     kotlin = compile_kotlin(tools, "sample", SAMPLE / "main", compiling, str(SAMPLE / "main" / "java"))
-    java = BUILD / "sample-java"
-    sources = (SAMPLE / "main" / "java").glob("*.java")
-    run("javac", "-d", java, "-cp", class_path(kotlin) + os.pathsep + path, *sources)
-    return class_path(kotlin, java) + os.pathsep + path
+    sources, beside = SAMPLE / "main" / "java", class_path(kotlin) + os.pathsep + path
+
+    def make(folder: Path) -> None:
+        run("javac", "-d", folder, "-cp", beside, *sorted(sources.glob("*.java")))
+
+    java = step("sample-java", "compiling the Java beside it", [sources, *map(Path, beside.split(os.pathsep))], make)
+    return class_path(java) + os.pathsep + beside
 
 
-def check_library(tools: Toolbox, classes: Classes, place: Path, bundle: Path) -> bool:
+def check_library(sample: str, place: Path, bundle: Path) -> bool:
     """Whether the second app gets the bundle's answers from a model of its own.
 
     Args:
-        tools: All that was downloaded.
-        classes: What was compiled.
+        sample: The second app's class path.
         place: Android's native libraries for this JVM.
         bundle: The built-in model's folder.
     """
     command = ["java", f"-agentpath:{place}/libandroidhost.so", f"-Djava.library.path={place}"]
-    command += ["-cp", compile_sample(tools, classes), "SampleKt", str(bundle), QUESTION]
+    command += ["-cp", sample, "SampleKt", str(bundle), QUESTION]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     found = [line for line in done.stdout.splitlines() if line in ANSWERS]
     passed = not done.returncode and found == ANSWERS

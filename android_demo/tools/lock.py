@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
 
-from artifacts import LOCK, Artifact, BuildError, NotServedError, cache_folder, download, keep, write_lock
+from artifacts import LOCK, Artifact, BuildError, NotServedError, cache_folder, download, keep, read_roots, write_lock
+from catalog import CATALOG, RUNTIME
 from gradle_files import Project, read_project
 
-RUNTIME = "executorch"  # its alias; resolved by hand, see RUNTIME_NPM
-# The same native library and classes as an npm package ships them, for registries without org.pytorch.
+# The native library and classes of RUNTIME as an npm package ships them, for registries without org.pytorch.
 RUNTIME_NPM = ("npm", "react-native-executorch", "0.9.3", "tgz")
 # What only this build needs; Gradle brings its own. (scope, coordinate): with all that those of a scope depend on.
 TOOL_CLOSURES = [
@@ -76,18 +76,17 @@ def coordinate(alias: str, project: Project) -> Dependency:
     entry = project.catalog["libraries"][alias]
     version = entry.get("version", "")
     if isinstance(version, dict):
-        named = version["ref"]
-        if named not in project.catalog["versions"]:
-            raise BuildError(f"The version catalog has no version {named}, which {alias} takes.")
-        version = project.catalog["versions"][named]
+        version = project.catalog["versions"][version["ref"]]
     return Dependency(Module(*entry["module"].split(":")), version)
 
 
 def tool_coordinates(project: Project, tools: Sequence[tuple[str, str]]) -> list[tuple[str, Dependency]]:
     """Tools with their scopes, at the versions of the catalog."""
     versions = dict(project.catalog["versions"])
-    major, rest = versions["agp"].split(".", 1)
-    versions["android-tools"] = f"{int(major) + 23}.{rest}"  # how Android numbers its libraries
+    found = re.fullmatch(r"(\d+)(\..+)", versions["agp"])
+    if not found:
+        raise BuildError(f"{CATALOG} has in [versions] agp = {versions['agp']!r}; it has to be like 9.5.0.")
+    versions["android-tools"] = f"{int(found[1]) + 23}{found[2]}"  # how Android numbers its libraries
     parts = [(scope, text.format(**versions).split(":")) for scope, text in tools]
     return [(scope, Dependency(Module(group, name), version)) for scope, (group, name, version) in parts]
 
@@ -305,9 +304,21 @@ def _libraries(project: Project) -> list[tuple[str, Module, str]]:
     ]
 
 
-def make_lock() -> list[Artifact]:
+def roots_of(project: Project) -> str:
+    """A hash of all that a lock is resolved from: each module's dependencies and platforms, and the tools."""
+    named = [
+        (f"{name} {configuration} {alias}", coordinate(alias, project))
+        for name, module in project.modules.items()
+        for configuration, aliases in [*module.libraries.items(), ("platform", module.platforms)]
+        for alias in aliases
+    ]
+    named += tool_coordinates(project, [*TOOL_CLOSURES, *TOOLS])
+    lines = sorted(f"{use} {need.module.group}:{need.module.name}:{need.version}" for use, need in named)
+    return hashlib.sha256("\n".join([*lines, *RUNTIME_NPM]).encode()).hexdigest()
+
+
+def make_lock(project: Project) -> list[Artifact]:
     """Resolves everything anew."""
-    project = read_project()
     wanted_files = list(dict.fromkeys(_libraries(project)))
     closures: dict[str, list[Dependency]] = {}
     for scope, root in tool_coordinates(project, TOOL_CLOSURES):
@@ -364,12 +375,16 @@ def check_lock(project: Project, lock: Iterable[Artifact]) -> None:
         check("libs.versions.toml", need, {"platform"})
     for scope, need in tool_coordinates(project, [*TOOL_CLOSURES, *TOOLS]):
         check("lock.py", need, {scope})
+    # The lock may have what nobody wants any more, or for a class path that does not see it now.
+    if read_roots() != roots_of(project):
+        raise BuildError(f"{LOCK.name} was made from other dependencies than the build has: run make android-lock.")
 
 
 if __name__ == "__main__":
     try:
-        locked = make_lock()
+        project = read_project()
+        locked = make_lock(project)
     except BuildError as error:
         sys.exit(str(error))
-    write_lock(locked)
+    write_lock(locked, roots_of(project))
     sys.stdout.write(f"{LOCK.name}: {len(locked)} files\n")

@@ -74,7 +74,7 @@ def default_rules(tools: Toolbox) -> Path:
             parts = [archive.read(f"com/android/build/gradle/proguard-{part}.txt") for part in RULES]
         (folder / DEFAULT_RULES).write_bytes(b"\n".join(parts))
 
-    return step("rules", "the default rules for R8", [plugin.name], extract)
+    return step("rules", "the default rules for R8", [plugin], extract)
 
 
 def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: AppSettings, release: bool) -> Path:
@@ -110,12 +110,12 @@ def make_dex(tools: Toolbox, resources: Resources, classes: Classes, settings: A
         beside = [part for library in tools.libraries for part in ("--classpath", library)]
         run(*command("D8", "-Xmx2g", "--debug", folder), *beside, *program)
 
-    names = [library.parent.name + library.name for library in tools.libraries]
+    inputs = [r8, tools.android, settings.min_sdk, *tools.libraries]
     if release:
-        inputs = [*classes, resources.classes, *rules, *names]
+        inputs += [*classes, resources.classes, *rules]
         return step("dex-release", "shrinking and dexing with R8", inputs, shrink)
-    libraries = step("dex-libraries", "dexing the libraries", [*names, settings.min_sdk], dex_libraries)
-    mine = step("dex-own", "dexing the app", [*classes, resources.classes, *names], dex_own)
+    libraries = step("dex-libraries", "dexing the libraries", inputs, dex_libraries)
+    mine = step("dex-own", "dexing the app", [*inputs, *classes, resources.classes], dex_own)
 
     def join(folder: Path) -> None:
         for index, dex in enumerate([*sorted(mine.glob("*.dex")), *sorted(libraries.glob("*.dex"))], 1):

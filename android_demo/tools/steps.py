@@ -62,6 +62,11 @@ def jdk() -> Path:
     return Path(javac).resolve().parent.parent
 
 
+def use_jdk() -> None:
+    """Has all that is run come from the same JDK, whatever java the PATH has."""
+    os.environ["PATH"] = os.pathsep.join([str(jdk() / "bin"), os.environ.get("PATH", "")])
+
+
 def fingerprint(inputs: Iterable[Any]) -> str:
     """A hash of everything a step depends on: files and folders by content, the rest by its text.
 
@@ -82,7 +87,15 @@ def fingerprint(inputs: Iterable[Any]) -> str:
 
 
 def step(name: str, text: str, inputs: Iterable[Any], make: Callable[[Path], None]) -> Path:
-    """Makes the folder build/<name> unless it was made from the same inputs already."""
+    """Makes the folder build/<name> unless it was made from the same inputs already.
+
+    Args:
+        name: Of the folder.
+        text: What to say when it is made.
+        inputs: All that the result depends on: files and folders as paths, for a name alone does not change with what
+            is in a file.
+        make: Fills the folder, which is empty.
+    """
     folder, stamp = BUILD / name, BUILD / f"{name}.stamp"
     key = fingerprint([Path(__file__), Path(inspect.getfile(make)), *inputs])  # the script's own code is an input too
     if folder.is_dir() and stamp.is_file() and stamp.read_text() == key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from gradle_files import MODULES, Project, read_project
 from lock import check_lock
 from steps import BUILD, say, step
 
+ABIS_OF_TESTS = ("arm64-v8a", "x86_64")  # a JVM here runs the latter's library, an emulator the former's
 API_OF_RELEASE = 20  # Android 16 has API level 36, and so on
 # What of Robolectric's build of Android is Android's API. The rest are libraries that the system uses inside.
 FRAMEWORK = (
@@ -85,17 +86,18 @@ def prepare() -> Toolbox:
     level = int(framework.name.split("-")[2]) + API_OF_RELEASE
     if str(level) != project.app.compile_sdk:
         raise BuildError(f"compileSdk is {project.app.compile_sdk}, and lock.py names the framework of {level}.")
-    android = step(
-        "android", "the Android framework to compile against", [framework.name], _filter_framework(framework)
-    )
+    android = step("android", "the Android framework to compile against", [framework], _filter_framework(framework))
     (apktool,) = (path for path in jars["tool"] if path.name.startswith("apktool-lib-"))
-    aapt2 = step("aapt2", "aapt2", [apktool.name], _unpack_aapt2(apktool))
+    aapt2 = step("aapt2", "aapt2", [apktool], _unpack_aapt2(apktool))
     return Toolbox(project, jars, aars, runtime, android / "android.jar", aapt2 / "aapt2")
 
 
 def unpack_runtime(choices: Sequence[Artifact], abis: Sequence[str]) -> Path:
-    """ExecuTorch for Android: the Maven artifact if its hash is known and a registry serves it, else npm's pieces."""
-    problems = []
+    """ExecuTorch for Android: the Maven artifact if its hash is known and a registry serves it, else npm's pieces.
+
+    It is unpacked for the ABIs that an APK has and for those of the tests, which are no matter of the APK.
+    """
+    problems, abis = [], sorted({*abis, *ABIS_OF_TESTS})
     for artifact in sorted(choices, key=lambda artifact: artifact.group == "npm"):
         if artifact.sha256 == "-":
             problems.append(f"{artifact} has no known hash")
@@ -111,30 +113,34 @@ def unpack_runtime(choices: Sequence[Artifact], abis: Sequence[str]) -> Path:
 
 
 def _unpack_pieces(path: Path, abis: Sequence[str]) -> Callable[[Path], None]:
+    maven = path.suffix == ".aar"
+    jar = "classes.jar" if maven else "package/android/libs/classes.jar"
+    native = "jni" if maven else "package/third-party/android/libs/executorch"
+    wanted = {jar: "classes.jar"} | {f"{native}/{abi}/libexecutorch.so": f"{abi}/libexecutorch.so" for abi in abis}
+
     def unpack(folder: Path) -> None:
-        if path.suffix == ".aar":
-            with zipfile.ZipFile(path) as archive:
-                (folder / "classes.jar").write_bytes(archive.read("classes.jar"))
-                for abi in abis:
-                    (folder / abi).mkdir()
-                    (folder / abi / "libexecutorch.so").write_bytes(archive.read(f"jni/{abi}/libexecutorch.so"))
-            return
-        wanted = {"package/android/libs/classes.jar": "classes.jar"}
-        wanted |= {f"package/third-party/android/libs/executorch/{abi}/libexecutorch.so": abi for abi in abis}
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.name in wanted:
-                    target = folder / wanted.pop(member.name)
-                    if target.suffix != ".jar":
-                        target.mkdir()
-                        target /= "libexecutorch.so"
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    target.write_bytes(stream.read())
-        if wanted:
-            raise BuildError(f"{path.name} lacks {', '.join(wanted)}.")
+        for abi in abis:
+            (folder / abi).mkdir()
+        left = set(wanted)
+        for name, content in _members(path, wanted):
+            (folder / wanted[name]).write_bytes(content)
+            left.discard(name)
+        if left:
+            raise BuildError(f"{path.name} lacks {', '.join(sorted(left))}.")
 
     return unpack
+
+
+def _members(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Files of an AAR, or of an npm package, with their content."""
+    if path.suffix == ".aar":
+        with zipfile.ZipFile(path) as archive:
+            yield from [(name, archive.read(name)) for name in archive.namelist() if name in names]
+        return
+    with tarfile.open(path) as packed:
+        for member in packed:
+            if member.name in names and (stream := packed.extractfile(member)):
+                yield member.name, stream.read()
 
 
 def _filter_framework(source: Path) -> Callable[[Path], None]:

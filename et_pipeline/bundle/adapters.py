@@ -61,16 +61,19 @@ def add(folder: Path, peft: Path, name: str, base: Path | None, about: str | Non
         peft: the adapter's folder, or its GGUF file.
         name: what it is to be called.
         base: the original's checkpoint; None takes where the bundle, or the adapter, says that it is.
-        about: what it is for, in a few words.
+        about: what it is for, in a few words; None keeps what was said of an earlier one of that name.
 
     Raises:
-        UserError: the bundle takes no adapters, the base is not to be had or another one, or the adapter does not fit.
+        UserError: name or text cannot be written, the bundle takes no adapters, the base is not to be had or another
+            one, or the adapter does not fit.
     """
     from et_pipeline.checkpoints.swappable import fit
     from et_pipeline.upstream.tensor_file import tensor_shapes, with_tensors
 
     if not NAME.fullmatch(name):  # it becomes a file's
         raise UserError(f"{name} cannot be an adapter's name, which has letters, digits, dots, - and _: give --name")
+    if about is not None and any("\ud800" <= letter <= "\udfff" for letter in about):  # of bytes that are no UTF-8
+        raise UserError("--about has half a character in it, which no manifest can hold: give it as text in UTF-8")
     with cache.locked(folder), _opened(manifest := bundle.read(folder), peft, base) as opened:
         bundle.check_files(folder, manifest)
         info = first_runnable(manifest)
@@ -86,6 +89,7 @@ def add(folder: Path, peft: Path, name: str, base: Path | None, about: str | Non
             file.write_bytes(data)
             quality, samples = _tried(temporary, manifest, info, file, opened)
             trained_on = opened.lora.base
+            earlier = next((each.about for each in manifest.adapters if each.name == name), None)
             added = Adapter(
                 name=name,
                 file=file.relative_to(temporary).as_posix(),
@@ -95,7 +99,7 @@ def add(folder: Path, peft: Path, name: str, base: Path | None, about: str | Non
                 source=opened.files,
                 quality=quality,
                 samples=samples,
-                about=about,
+                about=earlier if about is None else about,
             )
             others = [each for each in manifest.adapters if each.name != name]
             changed = {"adapters": [*others, added], "files": bundle.describe_files(temporary)}

@@ -80,16 +80,20 @@ def _compiled(folder: Folder) -> dict[str, Any] | None:
 def _in_a_child(request: str, where: str) -> dict[str, Any]:
     """Compile a template in another process, which ends at a limit of time or memory."""
     command = [sys.executable, "-m", __name__]
+    plain = "give the checkpoint a plain one in chat_template.jinja"
     beyond = (
         f"{where}: its chat template takes more than {SECONDS} s of a processor, {MEMORY_BYTES >> 20} MiB or "
-        f"{MOST_CHARACTERS} characters for a short conversation; give the checkpoint a plain one in chat_template.jinja"
+        f"{MOST_CHARACTERS} characters for a short conversation; {plain}"
     )
     try:
         done = subprocess.run(
             command, input=request, capture_output=True, text=True, encoding="utf-8", timeout=WAIT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(beyond) from error
+        raise UserError(
+            f"{where}: its chat template was not done with a short conversation in {WAIT_SECONDS} s by the clock; try "
+            f"again when this computer is less busy, or {plain}"
+        ) from error
     if done.returncode < 0 or done.returncode == BEYOND:  # by a signal: the limit of processor time, or a crash
         raise UserError(beyond)
     if done.returncode != 0:

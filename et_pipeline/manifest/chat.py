@@ -62,6 +62,20 @@ class Chat(Model):
             return None
         return self.segments if thinks == self.thinking.default else self.thinking.other
 
+    def thinking_changes_text(self, *, system: bool) -> bool:
+        """Whether the switch for thinking makes another text of a chat.
+
+        Some templates say it in a system message of their own, which is not there where another one is given.
+
+        Args:
+            system: Whether the chat has a system message.
+        """
+        if self.thinking is None:
+            return False
+        beginning = {"start_to_user"} if system else {"system_prefix", "system_to_user"}
+        unused = {*beginning, "supports_system", "frozen_date"}
+        return self.segments.model_dump(exclude=unused) != self.thinking.other.model_dump(exclude=unused)
+
 
 class Task(Model):
     """One thing that the bundle is made for: a form that the app shows."""

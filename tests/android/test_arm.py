@@ -41,3 +41,13 @@ def test_the_command_emulates_the_core_with_our_files(monkeypatch, tmp_path):
     assert command[-3:] == ["Run", "forward", "x.pte"]
     assert str(java) in command
     assert "tools" in options["env"]["LD_LIBRARY_PATH"]
+
+
+def test_what_runs_there_is_compiled_anew_with_another_library(made_tools, tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(arm, "run", lambda *command: ran.append(command))
+    monkeypatch.setattr(arm, "jdk", lambda: tmp_path)
+    for content, count in ((b"1", 1), (b"1", 1), (b"2", 2)):
+        (made_tools.runtime / "classes.jar").write_bytes(content)
+        arm._classes(made_tools)
+        assert len(ran) == count

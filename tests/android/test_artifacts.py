@@ -157,9 +157,15 @@ def test_a_write_that_fails_leaves_nothing_in_the_cache(registry, monkeypatch, t
 
 def test_the_lock_is_read_as_it_was_written(tmp_path):
     wanted = [_artifact(), _artifact(scope="runtime", group="npm", kind="tgz", sha256="-")]
-    artifacts.write_lock(reversed(wanted), tmp_path / "some.lock")
+    artifacts.write_lock(reversed(wanted), "12ab", tmp_path / "some.lock")
+    assert artifacts.read_roots(tmp_path / "some.lock") == "12ab"
     assert artifacts.read_lock(tmp_path / "some.lock") == sorted(wanted)
     assert [path.name for path in tmp_path.iterdir()] == ["some.lock"]
+
+
+def test_a_lock_need_not_say_what_it_was_made_from(tmp_path):
+    (tmp_path / "some.lock").write_text("# Made by hand.\napp a:b:1 jar 00\n")
+    assert artifacts.read_roots(tmp_path / "some.lock") is None
 
 
 @pytest.mark.parametrize("line", ["app a:b:1 jar", "app a:b jar 00", "app a:b:1 jar 00 more", "app a:b:c:1 jar 00"])

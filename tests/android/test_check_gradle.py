@@ -56,6 +56,22 @@ def test_lines_keep_their_numbers(gradle_project):
     assert texts["app_build_gradle_kts.kt"].splitlines()[1 : len(script)] == script[1:]
 
 
+def test_all_that_runs_comes_from_the_jdk_that_is_named(tmp_path, monkeypatch, program, capsys):
+    """Not every PATH has its javap."""
+    program(tmp_path / "jdk" / "bin" / "javac", "print('javac 17.0.9')")
+    program(tmp_path / "jdk" / "bin" / "javap", "")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
+    monkeypatch.setenv("PATH", "/none")
+
+    def read_lock():
+        raise BuildError(f"javap is {shutil.which('javap')}")
+
+    monkeypatch.setattr(check_gradle, "read_lock", read_lock)
+    with pytest.raises(SystemExit):
+        check_gradle.main()
+    assert capsys.readouterr().err == f"javap is {tmp_path / 'jdk' / 'bin' / 'javap'}\n"
+
+
 @pytest.fixture(scope="module")
 def apis():
     """The APIs and the compiler, by scope."""

@@ -36,3 +36,47 @@ def test_the_apps_own_manifest_asks_for_nothing():
     manifest = compiling.APP / "main" / "AndroidManifest.xml"
     assert "<application" in manifest.read_text(encoding="utf-8")
     assert compiling.permissions_of(manifest) == []
+
+
+def test_kotlin_is_compiled_anew_after_a_change_of_a_library_or_of_the_compiler(made_tools, tmp_path, monkeypatch):
+    """The classes of an AAR are 'classes.jar' in every one."""
+    ran = []
+    monkeypatch.setattr(compiling, "run", lambda *command: ran.append(command))
+    monkeypatch.setattr(compiling, "jdk", lambda: tmp_path)
+    (tmp_path / "sources").mkdir()
+    path = compiling.class_path(made_tools.jars_of("app"))
+
+    def repeated():
+        ran.clear()
+        compiling.compile_kotlin(made_tools, "core", tmp_path / "sources", path, module="core")
+        return len(ran)
+
+    assert [repeated(), repeated()] == [1, 0]
+    plugin = made_tools.tool("kotlin-serialization-")
+    for changed in [*made_tools.jars["app"], *made_tools.jars["compiler"], plugin]:
+        changed.write_bytes(b"another")
+        assert repeated() == 1, changed
+
+
+def test_resources_are_linked_anew_after_a_change_of_whatever_makes_them(made_tools, monkeypatch):
+    merged = []
+
+    def run(*command):
+        if "com.android.manifmerger.Merger" in command:
+            merged.append(command)
+            _manifest(command[command.index("--out") + 1], "<application />")
+
+    monkeypatch.setattr(compiling, "run", run)
+
+    def repeated():
+        merged.clear()
+        compiling.link_resources(made_tools, made_tools.project.app, debuggable=True)
+        return len(merged)
+
+    assert [repeated(), repeated()] == [1, 0]
+    for path in [*made_tools.jars["merger"], made_tools.aapt2, made_tools.android]:
+        path.write_bytes(b"another")
+        assert repeated() == 1, path
+    manifest = made_tools.aars["app"][0] / "AndroidManifest.xml"
+    manifest.write_text('<manifest package="org.other" />')
+    assert repeated() == 1

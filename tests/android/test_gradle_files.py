@@ -104,12 +104,44 @@ def test_statements_stand_in_their_blocks():
             project(":a { b }")
         )
     }"""
-    assert statements(text) == [
+    assert statements(text, "some.kts") == [
         'android.namespace = "org.x"',
         "android.defaultConfig.minSdk = 26",
         'android.defaultConfig.ndk.abiFilters += listOf("a",  "b")',
         'dependencies.implementation( project(":a { b }") )',
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a { b = 1 }\n}", "has a '}' without its '{'"),
+        ("a { b = 1", "has a '{' without its other half"),
+        ("a(1))", "has a ')' without its '('"),
+        ("a(1\nb = 2", "has a '(' without its other half"),
+        ("a { b(1 }\n c = 2", "has a '}' without its '{'"),
+        ("a(b { c )", "has a ')' without its '('"),
+        (")", "has a ')' without its '('"),
+    ],
+)
+def test_a_script_with_half_a_pair_is_refused(text, said):
+    with pytest.raises(BuildError) as caught:
+        statements(text, "some.kts")
+    assert str(caught.value) == f"some.kts {said}: add or remove one."
+
+
+@pytest.mark.parametrize("module", ["engine", "app"])
+@pytest.mark.parametrize("setting", ["compileSdk", "minSdk"])
+@pytest.mark.parametrize("value", ['"37"', '"x"', "x"])
+def test_a_level_that_is_no_number_is_refused(gradle_project, module, setting, value):
+    path = gradle_project / module / "build.gradle.kts"
+    text = re.sub(rf"{setting} = \d+", f"{setting} = {value}", path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        BuildError,
+        match=rf"^{module}/build\.gradle\.kts has to set [\w.]+{setting} once, to a number; it does 0 times\.$",
+    ):
+        read_project(gradle_project)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gradle_files
 import jvm_tests
 import pytest
+import steps
 import toolbox
 
 
@@ -16,6 +17,16 @@ def test_test_classes_are_the_longest_first_and_filtered_by_parts_of_their_names
     assert jvm_tests.test_classes(tmp_path, []) == ["org.x.chat.LongTest", "org.x.chat.MiddleTest", "org.x.ShortTest"]
     assert jvm_tests.test_classes(tmp_path, ["Short", "Mid"]) == ["org.x.chat.MiddleTest", "org.x.ShortTest"]
     assert jvm_tests.test_classes(tmp_path, ["Helper"]) == []
+
+
+def test_the_test_runner_is_compiled_anew_with_another_junit(made_tools, monkeypatch):
+    ran = []
+    monkeypatch.setattr(jvm_tests, "run", lambda *command: ran.append(command))
+    monkeypatch.setattr(jvm_tests, "BUILD", steps.BUILD)
+    for content, count in ((b"4", 1), (b"4", 1), (b"5", 2)):
+        made_tools.jars["core-test"][0].write_bytes(content)
+        jvm_tests.run_tests([], made_tools)
+        assert len(ran) == count
 
 
 @pytest.mark.parametrize(

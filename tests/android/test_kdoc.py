@@ -5,23 +5,22 @@ import os
 
 import kdoc
 import pytest
+import steps
 from artifacts import ROOT, BuildError
-from gradle_files import read_project
-from toolbox import Toolbox
 
 
 @pytest.fixture
-def dokka(tmp_path, monkeypatch, program):
+def dokka(tmp_path, monkeypatch, program, made_tools):
     """A stand-in for Dokka that says and does what a test wants, and its settings when it has run."""
-    monkeypatch.setattr(kdoc, "BUILD", tmp_path)
-    monkeypatch.setattr(kdoc, "prepare", lambda: Toolbox(read_project(), {}, {}, tmp_path, tmp_path, tmp_path))
+    monkeypatch.setattr(kdoc, "BUILD", steps.BUILD)
+    monkeypatch.setattr(kdoc, "prepare", lambda: made_tools)
     monkeypatch.setattr(kdoc, "fetch_all", lambda artifacts: {each: tmp_path / each.name for each in artifacts})
 
     def run(says="", code=0):
         program(tmp_path / "bin" / "java", f"print({says!r})\nsys.exit({code})")
         monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
         kdoc.make_kdoc()
-        return json.loads((tmp_path / "kdoc.json").read_text(encoding="utf-8"))
+        return json.loads((steps.BUILD / "kdoc.json").read_text(encoding="utf-8"))
 
     return run
 
@@ -32,6 +31,14 @@ def test_both_projects_have_pages_and_engine_must_be_documented(dokka):
     assert roots == {name: [str(ROOT / name / "src" / "main" / "kotlin")] for name in ("core", "engine")}
     assert settings["failOnWarning"]
     assert [each["displayName"] for each in settings["sourceSets"] if each["reportUndocumented"]] == ["engine"]
+
+
+def test_pages_are_made_once_until_something_changes(dokka, made_tools):
+    dokka()
+    dokka(code=1)  # is not run
+    (made_tools.runtime / "classes.jar").write_bytes(b"another")
+    with pytest.raises(BuildError, match="Dokka failed"):
+        dokka(code=1)
 
 
 def test_what_has_no_word_beside_it_is_shown_and_ends_the_build(dokka, capsys):

@@ -27,6 +27,31 @@ def test_every_locked_file_has_its_sha256():
     assert unknown == allowed
 
 
+def test_the_lock_is_written_as_make_android_lock_writes_it(tmp_path):
+    artifacts.write_lock(LOCKED, lock.roots_of(PROJECT), tmp_path / "again.lock")
+    assert (tmp_path / "again.lock").read_text(encoding="utf-8") == artifacts.LOCK.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("core/build.gradle.kts", "    testImplementation(libs.coroutines.test)\n", ""),
+        ("core/build.gradle.kts", "    api(libs.coroutines.core)", "    implementation(libs.coroutines.core)"),
+        ("engine/build.gradle.kts", "    implementation(libs.fbjni)", "    api(libs.fbjni)"),
+        ("app/build.gradle.kts", "    implementation(libs.activity.compose)\n", ""),
+    ],
+)
+def test_a_lock_that_has_more_than_is_wanted_is_refused(gradle_project, file, old, new):
+    path = gradle_project / file
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(
+        artifacts.BuildError, match=r"^dependencies\.lock was made from other .*: run make android-lock\.$"
+    ):
+        lock.check_lock(gradle_files.read_project(gradle_project), LOCKED)
+
+
 def test_no_file_is_locked_twice_for_one_purpose():
     counts = Counter((a.scope, a.group, a.name) for a in LOCKED)
     assert [

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 
+import compiling
 import gradle_files
 import package
 import pytest
-import steps
-import toolbox
 from artifacts import BuildError
 
 
@@ -77,12 +75,42 @@ def test_assets_are_the_apps_own_and_the_bundles(tmp_path, bundle):
     assert package.assets_of(tmp_path / "nowhere", {}) == {}
 
 
-def test_the_default_rules_are_put_together_as_gradle_does(tmp_path, monkeypatch):
-    plugin = tmp_path / "gradle-1.0.jar"
-    with zipfile.ZipFile(plugin, "w") as archive:
-        for part in package.RULES:
-            archive.writestr(f"com/android/build/gradle/proguard-{part}.txt", f"-{part}")
-    monkeypatch.setattr(steps, "BUILD", tmp_path / "build")
-    tools = toolbox.Toolbox(gradle_files.read_project(), {"tool": [plugin]}, {}, tmp_path, tmp_path, tmp_path)
-    rules = package.default_rules(tools) / gradle_files.DEFAULT_RULES
+def test_the_default_rules_are_put_together_as_gradle_does(made_tools):
+    rules = package.default_rules(made_tools) / gradle_files.DEFAULT_RULES
     assert rules.read_text(encoding="utf-8") == "-header\n-optimizations\n-common"
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_classes_are_dexed_anew_after_a_change_of_whatever_is_in_them_or_makes_them(
+    release, made_tools, made_classes, tmp_path, monkeypatch
+):
+    """A file's name may stay: the runtime's classes are 'classes.jar' of whichever version."""
+    (tmp_path / "R").mkdir()
+    (tmp_path / "aapt.pro").write_text("-keep")
+    resources = compiling.Resources(tmp_path, tmp_path, tmp_path / "R", tmp_path / "aapt.pro")
+    ran = []
+    monkeypatch.setattr(package, "run", lambda *command: ran.append(command))
+    monkeypatch.setattr(package, "jdk", lambda: tmp_path)
+
+    def repeated(settings):
+        ran.clear()
+        package.make_dex(made_tools, resources, made_classes, settings, release)
+        return len(ran)
+
+    settings, steps_of_it = made_tools.project.app, 1 if release else 2
+    assert [repeated(settings), repeated(settings)] == [steps_of_it, 0]
+    changed = [made_tools.runtime / "classes.jar", made_tools.tool("r8-"), made_tools.android, *made_tools.jars["app"]]
+    for path in changed:
+        path.write_bytes(b"another")
+        assert repeated(settings) == steps_of_it, path
+    assert repeated(settings._replace(min_sdk="27")) == steps_of_it
+
+
+def test_an_apk_has_the_libraries_of_its_own_abis_alone(made_tools, monkeypatch):
+    monkeypatch.setattr(package, "page_size", lambda *_: package.PAGE)
+    for abi in ("arm64-v8a", "x86_64"):
+        (made_tools.runtime / abi).mkdir()
+        (made_tools.runtime / abi / "libexecutorch.so").write_bytes(b"")
+    app = made_tools.project.app._replace(abis=["arm64-v8a"])
+    tools = made_tools._replace(project=made_tools.project._replace(app=app))
+    assert set(package.native_libraries(tools)) == {"lib/arm64-v8a/libexecutorch.so"}

@@ -128,14 +128,19 @@ QWEN3 = (  # the part that matters: thinking is cut out of past answers, and can
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
     "{%- endif %}"
 )
-SMOLLM3 = (  # likewise: the system message says which it is, and past answers have an empty thought
+SMOLLM3 = (  # likewise: the system message says which it is, and is searched for it; past answers have an empty thought
     "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}"
     "{%- set reasoning_mode = '/think' if enable_thinking else '/no_think' -%}{{- '<|im_start|>system\n' -}}"
-    "{%- if messages[0].role == 'system' -%}{%- set custom_instructions = messages[0].content.rstrip() -%}{%- endif -%}"
+    "{%- if messages[0].role == 'system' -%}{%- set system_message = messages[0].content -%}"
+    "{%- if '/no_think' in system_message -%}{%- set reasoning_mode = '/no_think' -%}"
+    "{%- elif '/think' in system_message -%}{%- set reasoning_mode = '/think' -%}{%- endif -%}"
+    "{%- set custom_instructions = system_message.replace('/no_think', '').replace('/think', '').rstrip() -%}"
+    "{%- endif -%}{%- if '/system_override' in system_message -%}"
+    "{{- custom_instructions.replace('/system_override', '').rstrip() -}}{%- else -%}"
     "{{- '## Metadata\n\nToday Date: ' ~ strftime_now('%d %B %Y') ~ '\nReasoning Mode: ' + reasoning_mode + '\n\n' -}}"
     "{%- if custom_instructions -%}{{- custom_instructions + '\n\n' -}}{%- elif reasoning_mode == '/think' -%}"
     "{{- 'You are a helpful AI assistant named SmolLM. Think first, between <think> and </think>.\n\n' -}}{%- else -%}"
-    "{{- 'You are a helpful AI assistant named SmolLM.\n\n' -}}{%- endif -%}{{- '<|im_end|>\n' -}}"
+    "{{- 'You are a helpful AI assistant named SmolLM.\n\n' -}}{%- endif -%}{%- endif -%}{{- '<|im_end|>\n' -}}"
     "{%- set thought = '' if reasoning_mode == '/think' else '<think>\n\n</think>\n' -%}{%- for message in messages -%}"
     "{%- if message.role == 'user' -%}{{ '<|im_start|>user\n' + message.content + '<|im_end|>\n' }}"
     "{%- elif message.role == 'assistant' -%}{% generation %}"
@@ -250,7 +255,14 @@ def test_default_system_prompt_is_used_without_a_system_message_only():
 
 @pytest.mark.parametrize(
     ("name", "supported"),
-    [("gemma", False), ("mistral", False), ("mistral v3", False), ("gemma 3", True), ("llama 2", True)],
+    [
+        ("gemma", False),
+        ("mistral", False),
+        ("mistral v3", False),
+        ("gemma 3", True),
+        ("llama 2", True),
+        ("smollm3", False),
+    ],
 )
 def test_system_message_is_supported_where_it_is_fixed_text(name, supported):
     assert FORMATS[name].supports_system is supported
@@ -284,8 +296,20 @@ def test_a_switch_for_thinking_equals_transformers_in_both_positions(name, texts
     found = compile_thinking(template, TOKENS, usual)
     assert found.default is default
     chat_format = Chat(segments=usual, thinking=found).segments_for(thinks)
-    messages = chat(texts, system)
+    messages = chat(texts, system if chat_format.supports_system else None)
     assert chat_format.render(messages) == by_transformers(template, messages, **{variable: thinks})
+
+
+@pytest.mark.parametrize(
+    ("name", "with_system"), [("qwen3", True), ("glm 4.5", True), ("granite 3.3", False), ("smollm3", False)]
+)
+def test_where_a_system_prompt_leaves_a_switch_for_thinking_without_effect(name, with_system):
+    usual = FORMATS[name]
+    form = Chat(segments=usual, thinking=compile_thinking(TEMPLATES[name], TOKENS, usual, NOW))
+    assert form.thinking_changes_text(system=False)
+    if usual.supports_system:
+        assert form.thinking_changes_text(system=True) is with_system
+    assert not Chat(segments=usual).thinking_changes_text(system=False)
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in SWITCHES])

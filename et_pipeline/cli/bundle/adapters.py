@@ -36,7 +36,12 @@ def add(
     adapter: PeftArgument,
     name: Annotated[str | None, typer.Option(help="What to call it; by default as its folder or file.")] = None,
     about: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What it is for, which the app shows.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What it is for, which the app shows. Default: what was said before.",
+            show_default=False,
+        ),
     ] = None,
     base: BaseOption = None,
 ) -> None:

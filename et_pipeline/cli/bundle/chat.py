@@ -56,6 +56,11 @@ def chat(
     with bundles.open_bundle(path, threads=threads, packed=cache if keep_packed else None) as bundle:
         seed = int.from_bytes(os.urandom(4))
         session = bundle.session(system=system, temperature=temperature, seed=seed, adapter=adapter, thinking=thinking)
+        form = bundle.manifest.chat
+        prompted = bool(form and form.system_prompt if system is None else system)
+        if form and thinking is not None and not form.thinking_changes_text(system=prompted):
+            here = f"with{'' if prompted else 'out'} a system prompt this model's chat template gives one text for both"
+            note(f"--think and --no-think change nothing here: {here}.")
         _talk(session, bundle.manifest.what.name, max_new_tokens)
 
 

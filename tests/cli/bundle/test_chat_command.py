@@ -5,10 +5,32 @@ from __future__ import annotations
 import platform
 
 import pytest
-from made_bundle import EOS, PTE, EchoProgram, byte_tokenizer, make_bundle, make_manifest
+from made_bundle import CHATML, EOS, PTE, EchoProgram, byte_tokenizer, make_bundle, make_manifest
 
 from et_pipeline import manifest as bundle
+from et_pipeline.chat_template import Thinking
 from et_pipeline.runtime import packed_weights, program
+
+NO_CHANGE = (
+    "--think and --no-think change nothing here: with a system prompt this model's chat template gives one text for "
+    "both.\n"
+)
+
+
+def feeds(run, tmp_path, monkeypatch, other, *options, default=True):
+    """What the model of a bundle with a switch for thinking is fed, and what is said on stderr."""
+    fed = []
+
+    class Listening(EchoProgram):
+        def prefill(self, tokens, start=0, chunk=None):
+            fed.append(byte_tokenizer().decode(tokens[0].tolist(), skip_special_tokens=False))
+            return super().prefill(tokens, start)
+
+    monkeypatch.setattr(program, "Program", Listening)
+    chat = bundle.Chat(segments=CHATML, system_prompt="Be brief.", thinking=Thinking(default=default, other=other))
+    code, _, err = run("chat", make_bundle(tmp_path / "thinks", chat=chat), *options, stdin="Hi\n")
+    assert code == 0, err
+    return "".join(fed), err
 
 
 def test_chat_with_piped_input_answers_each_line(run, packed, temporary):
@@ -53,6 +75,40 @@ def test_chat_without_a_switch_for_thinking(run, folder):
     code, _, err = run("chat", folder, "--no-think", stdin="hi\n")
     assert code == 2
     assert "has no switch for thinking" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "closing"),
+    [
+        ((), ""),
+        (("--think",), ""),
+        (("--no-think",), "<think></think>"),
+        (("--no-think", "--system", "Be kind."), "<think></think>"),
+    ],
+)
+def test_chat_with_a_switch_for_thinking(run, tmp_path, monkeypatch, options, closing):
+    other = CHATML.model_copy(update={"user_to_assistant": CHATML.user_to_assistant + "<think></think>"})
+    fed, err = feeds(run, tmp_path, monkeypatch, other, *options)
+    assert fed.endswith(f"Hi<|im_end|>\n<|im_start|>assistant\n{closing}")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "beginning", "changes"),
+    [
+        (("--think", "--system", ""), "<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\n", True),
+        (("--no-think", "--system", ""), "<|im_start|>user\n", True),
+        (("--think",), "<|im_start|>system\nBe brief.", False),  # the bundle's own
+        (("--think", "--system", "Be kind."), "<|im_start|>system\nBe kind.", False),
+        (("--system", "Be kind."), "<|im_start|>system\nBe kind.", True),  # nobody asked
+    ],
+)
+def test_chat_says_where_a_switch_for_thinking_changes_nothing(run, tmp_path, monkeypatch, options, beginning, changes):
+    """As Granite has it: the template's own system message says it, and no other."""
+    other = CHATML.model_copy(update={"start_to_user": "<|im_start|>system\nThink.<|im_end|>\n" + CHATML.start_to_user})
+    fed, err = feeds(run, tmp_path, monkeypatch, other, *options, default=False)
+    assert fed.startswith(beginning)
+    assert err == ("" if changes else NO_CHANGE)
 
 
 def test_chat_commands(run, folder):
