@@ -98,9 +98,13 @@ class AnnouncedAnswerTest {
         answer("In Rome. On")
         pass(seconds = 3)
         isShown = false
+        rule.waitForIdle() // it is known now, and drawn when time goes by
         rule.mainClock.advanceTimeBy(5_000)
+        rule.onNodeWithTag("announced").assertDoesNotExist()
         answer("In Rome. On the Tiber. In")
         isShown = true
+        rule.waitForIdle()
+        rule.mainClock.advanceTimeBy(100)
         pass(seconds = 3)
         answer("In Rome. On the Tiber. In Italy.", ChatState.Phase.IDLE)
         pass(seconds = 1)

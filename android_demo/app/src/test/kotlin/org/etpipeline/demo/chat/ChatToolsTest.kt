@@ -269,10 +269,10 @@ class ChatToolsTest {
         rule.onNodeWithTag("go-on").performScrollTo().performClick()
         rule.waitFor { texts("answer") == listOf("uno dos") }
         assertEquals("uno ".length, viewModel.state.value.asked.kept)
+        assertTrue(engine.prompts.last(), "count" in engine.prompts.last() && engine.prompts.last().endsWith("uno "))
         viewModel.regenerate()
         rule.waitFor { turns.last().text == "ok" }
         assertEquals(0, viewModel.state.value.asked.kept)
-        assertTrue(engine.prompts.last(), "count" in engine.prompts.last() && engine.prompts.last().endsWith("uno "))
     }
 
     @Test
