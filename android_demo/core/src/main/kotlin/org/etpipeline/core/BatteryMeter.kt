@@ -20,8 +20,8 @@ sealed class BatteryUse(val name: String) {
  * Adds up what the battery lost while tokens were generated.
  *
  * Charge counters move in steps, of a thousandth of a milliampere hour on some phones and of a hundredth of the battery
- * on others. The smallest move that was seen stands for the step, and the figure counts once the sum is [LEAST_STEPS] of
- * it: then a step more or less changes it by a fifth at most.
+ * on others. The smallest move that was seen stands for the step, and the figure counts once the sum is [LEAST_STEPS]
+ * of it: then a step more or less changes it by a fifth at most.
  */
 class BatteryMeter {
     private var tokens = 0L

@@ -3,10 +3,17 @@ package org.etpipeline.core
 import java.text.BreakIterator
 import java.util.Locale
 
-/** Divides an answer, while it comes, into what can be read aloud: whole sentences, each once, and without marks. */
-class Sentences(locale: Locale) {
+/**
+ * Divides an answer, while it comes, into what can be read aloud: whole sentences, each once, and without marks.
+ *
+ * @param done characters of it that are not to be read: they were there before, or have been read already.
+ */
+class Sentences(locale: Locale, done: Int = 0) {
     private val boundaries = BreakIterator.getSentenceInstance(locale)
-    private var done = 0
+
+    /** Characters of the answer that are read. */
+    var done: Int = done
+        private set
 
     /** The sentences of [answer] that have ended since the last call; empty if none has. */
     fun ended(answer: String): String {

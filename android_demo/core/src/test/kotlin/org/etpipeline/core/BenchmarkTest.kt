@@ -112,7 +112,8 @@ class BenchmarkTest {
         val tooLittle = mapOf(
             "few tokens" to (longPlan.copy(decodeTokens = 20) to readings(5, microAh = 2_000)),
             "few rounds" to (longPlan.copy(rounds = 4, decodeTokens = 100) to readings(4, microAh = 2_000)),
-            "one jump of a coarse counter" to (longPlan to listOf(full, full, full, full.copy(chargeMicroAh = 1_950_000))),
+            "one jump of a coarse counter" to
+                (longPlan to listOf(full, full, full, full.copy(chargeMicroAh = 1_950_000))),
         )
         for ((name, case) in tooLittle) {
             val report = runBenchmark({ engine(1000) }, case.first, 4096, Probe(case.second))

@@ -37,7 +37,16 @@ class SentencesTest {
     fun `nothing is read twice, and nothing left out`() {
         val text = "One. Two and a half. Three"
         val sentences = Sentences(Locale.ENGLISH)
-        val said = listOf(7, 7, 22, 26).map { sentences.ended(text.take(it)) } + sentences.rest(text) + sentences.rest(text)
-        assertEquals(listOf("One.", "", "Two and a half.", "", "Three", ""), said)
+        val coming = listOf(7, 7, 22, 26).map { sentences.ended(text.take(it)) }
+        assertEquals(listOf("One.", "", "Two and a half.", ""), coming)
+        assertEquals(listOf("Three", ""), listOf(sentences.rest(text), sentences.rest(text)))
+    }
+
+    @Test
+    fun `what was there before is not read`() {
+        val text = "One. Two and a half. Three"
+        val sentences = Sentences(Locale.ENGLISH, done = 5)
+        assertEquals(listOf("", "Two and a half."), listOf(7, 22).map { sentences.ended(text.take(it)) })
+        assertEquals("Three", Sentences(Locale.ENGLISH, sentences.done).rest(text))
     }
 }

@@ -15,6 +15,7 @@ import org.etpipeline.core.Problem
  *
  * @param empty the weights' file of the bundle: an adapter of zeros, which is none.
  * @param file the copy, made anew; no other engine may have it.
+ * @throws EngineException it cannot be written: the storage is full.
  */
 internal class AdapterSlot(private val empty: File, val file: File) {
     private var holds: File? = empty // null: what is in it is not known
@@ -22,7 +23,12 @@ internal class AdapterSlot(private val empty: File, val file: File) {
     init {
         checkWeights(empty)
         file.delete() // and not overwritten: an engine that is still closing may have it mapped
-        empty.copyTo(file)
+        try {
+            empty.copyTo(file)
+        } catch (error: IOException) {
+            file.delete() // a part of it would only take room
+            throw EngineException(Problem.Storage(error.message ?: "the adapter's place cannot be made"), error)
+        }
     }
 
     /**

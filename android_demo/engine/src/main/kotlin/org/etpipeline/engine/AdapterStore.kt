@@ -5,6 +5,7 @@ import java.io.IOException
 import java.io.InputStream
 import java.nio.file.Files
 import java.nio.file.StandardCopyOption.ATOMIC_MOVE
+import java.text.Normalizer
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
@@ -18,8 +19,8 @@ import org.etpipeline.core.StoredBundle
 
 private const val ENDING = ".ptd"
 private const val ADDING = ".adding"
-private const val LONGEST_NAME = 60
-private val NOT_FOR_NAMES = Regex("[^A-Za-z0-9._-]+")
+private const val LONGEST_NAME = 120 // bytes in UTF-8; a file's name may have 255
+private val NOT_FOR_NAMES = Regex("""[^\p{L}\p{M}\p{N}._-]+""")
 
 /**
  * An adapter that a program can compute with.
@@ -35,9 +36,14 @@ data class KnownAdapter(val name: String, val file: File, val bytes: Long, val s
  * The adapters of bundles: those inside, and those that the user has added, which lie in a folder of their own, as a
  * bundle stays as it was made. All calls block; make them on a thread for it.
  *
- * @param root folder for them only, in the app's own storage.
+ * @param root folder for them only, in the app's own storage; there must be only one `AdapterStore` for it.
  */
 class AdapterStore(private val root: File) {
+    init {
+        // The app was killed while it added them.
+        root.walk().maxDepth(2).filter { it.name.startsWith(ADDING) }.forEach { it.delete() }
+    }
+
     private val _changes = MutableStateFlow(0)
 
     /** Grows whenever an adapter comes or goes. */
@@ -61,25 +67,32 @@ class AdapterStore(private val root: File) {
      * @throws BundleException it is damaged or for another program, there is one of its name, or it cannot be written.
      */
     fun add(bundle: StoredBundle, program: Program, fileName: String, content: InputStream): KnownAdapter {
-        val name = fileName.removeSuffix(ENDING).replace(NOT_FOR_NAMES, "_").trimStart('.', '-', '_').take(LONGEST_NAME)
-            .ifEmpty { "adapter" }
-        if (list(bundle, program).any { it.name == name }) throw BundleException(Problem.DuplicateAdapter(name))
+        val name = nameFor(fileName)
+        requireNew(name, bundle, program)
         val empty = File(bundle.folder, program.weights.single())
         val folder = folderOf(bundle.id)
-        val temporary = File(folder, ADDING)
+        var temporary: File? = null
         try {
             Files.createDirectories(folder.toPath())
+            temporary = File.createTempFile(ADDING, null, folder) // another one may be added at the same time
             copy(content, temporary, empty.length())
             check(temporary, empty, fileName)
             val file = File(folder, name + ENDING)
-            Files.move(temporary.toPath(), file.toPath(), ATOMIC_MOVE)
+            synchronized(this) {
+                requireNew(name, bundle, program) // while this one was read
+                Files.move(temporary.toPath(), file.toPath(), ATOMIC_MOVE)
+            }
             _changes.update { it + 1 }
             return known(name, file, said = null)
         } catch (error: IOException) {
             throw BundleException(Problem.Storage(error.message ?: "the adapter cannot be written"), error)
         } finally {
-            temporary.delete()
+            temporary?.delete()
         }
+    }
+
+    private fun requireNew(name: String, bundle: StoredBundle, program: Program) {
+        if (list(bundle, program).any { it.name == name }) throw BundleException(Problem.DuplicateAdapter(name))
     }
 
     /** Removes an adapter that was added. Nobody may compute with it. */
@@ -91,6 +104,14 @@ class AdapterStore(private val root: File) {
     /** Removes all that was added to a bundle. */
     fun deleteAll(bundleId: String) {
         if (folderOf(bundleId).deleteRecursively()) _changes.update { it + 1 }
+    }
+
+    /** A name of any script that can be a file's. */
+    private fun nameFor(fileName: String): String {
+        val whole = Normalizer.normalize(fileName.removeSuffix(ENDING), Normalizer.Form.NFC)
+        var name = whole.replace(NOT_FOR_NAMES, "_").trimStart('.', '-', '_').take(LONGEST_NAME + 1)
+        while (name.toByteArray().size > LONGEST_NAME) name = name.take(name.offsetByCodePoints(name.length, -1))
+        return name.ifEmpty { "adapter" }
     }
 
     private fun known(name: String, file: File, said: Adapter?) = KnownAdapter(name, file, file.length(), said)

@@ -1,8 +1,10 @@
 package org.etpipeline.demo.benchmark
 
 import android.content.ContentResolver
+import android.content.SharedPreferences
 import android.net.Uri
 import android.os.Bundle
+import androidx.core.content.edit
 import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
@@ -16,6 +18,7 @@ import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.isActive
 import kotlinx.coroutines.launch
 import kotlinx.serialization.json.Json
 import org.etpipeline.core.BenchmarkPlan
@@ -55,7 +58,7 @@ data class BenchmarkState(
 /** Measures the selected model. A measurement goes on when the screen is turned. */
 class BenchmarkViewModel(private val services: Services, saved: SavedStateHandle = SavedStateHandle()) : ViewModel() {
     private val before: Bundle? = saved[SAVED] // what an earlier process left
-    private val _state = MutableStateFlow(BenchmarkState(services.models.bundle).restored(before))
+    private val _state = MutableStateFlow(BenchmarkState(services.models.bundle).restored(before, services.preferences))
     val state: StateFlow<BenchmarkState> = _state.asStateFlow()
     private var job: Job? = null
 
@@ -87,7 +90,9 @@ class BenchmarkViewModel(private val services: Services, saved: SavedStateHandle
     fun start() {
         if (job?.isActive == true) return
         val plan = state.value.plan
-        _state.update { it.copy(progress = BenchmarkState.Progress(0, plan.rounds, Phase.LOAD), report = null, problem = null) }
+        val progress = BenchmarkState.Progress(0, plan.rounds, Phase.LOAD)
+        _state.update { it.copy(progress = progress, report = null, problem = null) }
+        services.preferences.edit { putBoolean(MEASURING, true).remove(MEASURED) }
         job = viewModelScope.launch(Dispatchers.Default) {
             try {
                 lookAtPlug()
@@ -95,11 +100,14 @@ class BenchmarkViewModel(private val services: Services, saved: SavedStateHandle
                     _state.update { it.copy(progress = BenchmarkState.Progress(done, of, phase)) }
                 }
                 _state.update { it.copy(report = report) }
+                services.preferences.edit { putString(MEASURED, report.toJson()) }
             } catch (error: EngineException) {
                 _state.update { it.copy(problem = error.problem) }
             } catch (error: BundleException) {
                 _state.update { it.copy(problem = error.problem) }
             } finally {
+                // Else the system has taken this screen away, and the measurement with it: that is to be said.
+                if (viewModelScope.isActive) services.preferences.edit { remove(MEASURING) }
                 _state.update { it.copy(progress = null) }
             }
         }
@@ -133,6 +141,10 @@ private const val PLAN = "plan"
 private const val REPORT = "report"
 private const val IS_RUNNING = "is_running"
 
+// Of the preferences, which also know what is done in the background after the state was saved.
+private const val MEASURING = "measuring"
+private const val MEASURED = "measured"
+
 /** What the next process needs to know. A measurement that runs ends with this one. */
 private fun BenchmarkState.toBundle() = Bundle().apply {
     putString(BUNDLE, bundle?.id)
@@ -141,12 +153,14 @@ private fun BenchmarkState.toBundle() = Bundle().apply {
     putBoolean(IS_RUNNING, progress != null)
 }
 
-private fun BenchmarkState.restored(saved: Bundle?): BenchmarkState {
+private fun BenchmarkState.restored(saved: Bundle?, preferences: SharedPreferences): BenchmarkState {
     val (prompt, answer, rounds) = saved?.getIntArray(PLAN) ?: return this
+    val wasRunning = saved.getBoolean(IS_RUNNING)
+    val report = if (wasRunning) preferences.getString(MEASURED, null) else saved.getString(REPORT)
     return copy(
         plan = BenchmarkPlan(prompt, answer, rounds),
-        report = saved.getString(REPORT)?.let { Json.decodeFromString(BenchmarkReport.serializer(), it) },
-        problem = Problem.Interrupted.takeIf { saved.getBoolean(IS_RUNNING) },
+        report = report?.let { Json.decodeFromString(BenchmarkReport.serializer(), it) },
+        problem = Problem.Interrupted.takeIf { wasRunning && preferences.getBoolean(MEASURING, false) },
     )
 }
 

@@ -8,6 +8,7 @@ import androidx.compose.runtime.getValue
 import androidx.compose.runtime.mutableStateOf
 import androidx.compose.runtime.remember
 import androidx.compose.runtime.rememberUpdatedState
+import androidx.compose.runtime.saveable.rememberSaveable
 import androidx.compose.runtime.setValue
 import androidx.compose.ui.Modifier
 import androidx.compose.ui.platform.LocalResources
@@ -35,12 +36,16 @@ internal fun AnnouncedAnswer(state: ChatState) {
     val locale = LocalResources.current.configuration.locales[0]
     var sentences by remember { mutableStateOf<Sentences?>(null) }
     var said by remember { mutableStateOf("") }
+    // Who leaves the screen while it comes, and returns, is not read all of it again.
+    var read by rememberSaveable { mutableStateOf(state.asked.at to state.asked.kept) }
     LaunchedEffect(isComing) {
         if (isComing) {
-            val coming = Sentences(locale).also { sentences = it }
+            val (at, kept) = state.asked
+            val coming = Sentences(locale, if (read.first == at) read.second else kept).also { sentences = it }
             while (true) {
                 delay(EVERY_MS)
                 coming.ended(answer).let { if (it.isNotEmpty()) said = it }
+                read = at to coming.done
             }
         }
         said = sentences?.rest(answer).orEmpty()

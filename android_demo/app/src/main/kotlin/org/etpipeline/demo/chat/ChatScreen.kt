@@ -269,7 +269,8 @@ private fun ModelTitle(state: ChatState) {
         ScreenTitle(name ?: stringResource(R.string.app_name), style = LocalTextStyle.current.byContent)
         val style = MaterialTheme.typography.labelMedium
         Text(
-            listOfNotNull(adapter, stringResource(R.string.chat_offline)).joinToString(" · "),
+            listOfNotNull(adapter, stringResource(R.string.chat_offline))
+                .joinToString(stringResource(R.string.separator)),
             Modifier.testTag("chat-subtitle"),
             style = style,
             autoSize = TextAutoSize.StepBased(8.sp, style.fontSize), // all of it, in large letters, too

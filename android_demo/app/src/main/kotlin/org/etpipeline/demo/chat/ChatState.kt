@@ -23,6 +23,7 @@ import org.etpipeline.engine.goesThroughLlmModule
  * What the chat screen shows.
  *
  * @property conversation the open one; its last turn is the answer that comes, if [phase] says so.
+ * @property asked which answer comes, or came last.
  * @property leftOut how many of the oldest messages the model no longer sees.
  * @property problem what went wrong, until it is dismissed or something is sent.
  * @property history all saved conversations, the newest first.
@@ -35,6 +36,7 @@ data class ChatState(
     val startup: Startup.State = Startup.State(),
     val conversation: Conversation = newConversation(),
     val phase: Phase = Phase.IDLE,
+    val asked: Asked = Asked(),
     val leftOut: Int = 0,
     val problem: Problem? = null,
     val history: List<Conversation> = emptyList(),
@@ -60,6 +62,14 @@ data class ChatState(
     /** IDLE: the user may write. WAITING: the model is loaded, or reads. WRITING: the answer comes. */
     enum class Phase { IDLE, WAITING, WRITING }
 }
+
+/**
+ * An answer that the model was asked for.
+ *
+ * @property at milliseconds since 1970, which tells it from others.
+ * @property kept characters of it that were there before, as the model goes on with it; without its thoughts.
+ */
+data class Asked(val at: Long = 0, val kept: Int = 0)
 
 /**
  * What a model's manifest says where the user has set nothing.

@@ -43,7 +43,9 @@ import org.etpipeline.core.Role
 import org.etpipeline.core.SavedMessage
 import org.etpipeline.core.Task
 import org.etpipeline.core.fill
+import org.etpipeline.core.partsOf
 import org.etpipeline.core.toStats
+import org.etpipeline.core.wholeCharacters
 import org.etpipeline.demo.DemoApp
 import org.etpipeline.demo.Services
 import org.etpipeline.demo.engine.ModelHolder
@@ -77,6 +79,7 @@ class ChatViewModel(
 
     // What was said is written even if the screen goes away meanwhile; in order, one after the other.
     private val disk = CoroutineScope(SupervisorJob() + services.io.limitedParallelism(1))
+    private val deleted = mutableSetOf<String>() // an answer that still comes must not write it again
     private var job: Job? = null
     private var settingsJob: Job? = null
     private var answering: LlmEngine? = null
@@ -172,10 +175,10 @@ class ChatViewModel(
     }
 
     fun delete(conversation: Conversation) {
+        deleted += conversation.id
         _state.update { state -> state.copy(history = state.history.filterNot { it.id == conversation.id }) }
         disk.launch { services.conversations.delete(conversation.id) }
         if (state.value.conversation.id == conversation.id) {
-            settingsJob?.cancel() // it would write it again
             startNew()
         }
     }
@@ -200,6 +203,7 @@ class ChatViewModel(
                 state.copy(
                     conversation = state.conversation.copy(bundle = bundle?.id.orEmpty(), title = title, turns = asked),
                     phase = ChatState.Phase.WAITING,
+                    asked = Asked(now(), kept(asked.last())),
                     problem = null,
                 )
             }
@@ -296,6 +300,9 @@ class ChatViewModel(
         }
     }
 
+    private fun kept(last: SavedMessage): Int =
+        if (last.role == Role.ASSISTANT) partsOf(wholeCharacters(last.text)).answer.length else 0
+
     /** A question that was never answered is not fed: two in a row are no chat. */
     private fun alternating(turns: List<SavedMessage>): List<SavedMessage> =
         turns.filterIndexed { index, turn -> turn.role != Role.USER || turns.getOrNull(index + 1)?.role == Role.ASSISTANT }
@@ -304,7 +311,7 @@ class ChatViewModel(
 
     private fun save() {
         val conversation = state.value.conversation.copy(updated = now())
-        if (conversation.turns.isEmpty()) return
+        if (conversation.turns.isEmpty() || conversation.id in deleted) return
         _state.update { state -> state.copy(history = listOf(conversation) + state.history.filterNot { it.id == conversation.id }) }
         disk.launch {
             try {

@@ -121,7 +121,7 @@ fun Answer(turn: SavedMessage, isComing: Boolean, onRegenerate: (() -> Unit)?, o
         val about = listOfNotNull(turn.adapter?.let { stringResource(R.string.chat_adapter, it) }, took)
         if (about.isNotEmpty()) {
             Text(
-                about.joinToString(" · "),
+                about.joinToString(stringResource(R.string.separator)),
                 Modifier.testTag("stats").padding(start = 16.dp, bottom = 8.dp),
                 style = MaterialTheme.typography.labelMedium,
                 color = MaterialTheme.colorScheme.onSurfaceVariant,

@@ -4,6 +4,7 @@ import android.content.ComponentCallbacks2
 import android.content.SharedPreferences
 import androidx.core.content.edit
 import java.io.File
+import java.util.UUID
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.SupervisorJob
@@ -38,7 +39,7 @@ class ModelHolder(
     private val preferences: SharedPreferences,
     private val slots: File,
     private val newEngine: (StoredBundle, Program) -> LlmEngine = { bundle, program ->
-        val slot = if (program.adapterRank > 0) File.createTempFile("adapter", ".ptd", slots) else null
+        val slot = if (program.adapterRank > 0) File(slots, "${UUID.randomUUID()}.ptd") else null
         openEngine(bundle.folder, checkNotNull(bundle.manifest), program, slot)
     },
 ) {

@@ -1,6 +1,7 @@
 package org.etpipeline.demo.models
 
 import android.os.Bundle
+import androidx.core.content.edit
 import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
@@ -90,7 +91,9 @@ data class Measured(val speed: Speed, val here: Boolean)
 /** The list of models: import, select, delete. An import goes on when the screen is turned. */
 class ModelsViewModel(private val services: Services, saved: SavedStateHandle = SavedStateHandle()) : ViewModel() {
     // What was imported is gone with the process that did it, and the right to read the picked file, too.
-    private val wasImporting = saved.get<Bundle>(SAVED)?.getBoolean(SAVED) == true
+    // Not if it was done in the background, after the state had been saved.
+    private val wasImporting =
+        saved.get<Bundle>(SAVED)?.getBoolean(SAVED) == true && services.preferences.getBoolean(IMPORTING, false)
     private val _state = MutableStateFlow(ModelsState(problem = Problem.Interrupted.takeIf { wasImporting }))
     val state: StateFlow<ModelsState> = _state.asStateFlow()
     private var import: Job? = null
@@ -113,6 +116,7 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
     fun import(open: () -> BundleSource) {
         if (import?.isActive == true) return
         _state.update { it.copy(importing = Importing(), problem = null, imported = null) }
+        services.preferences.edit { putBoolean(IMPORTING, true) }
         import = viewModelScope.launch {
             try {
                 val bundle = withContext(services.io) {
@@ -135,6 +139,8 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
             } catch (e: RuntimeException) {
                 fail(e.asProblem()) // a documents provider is foreign code: whatever it throws arrives here
             } finally {
+                // Else the system has taken this screen away, and the import with it: that is to be said.
+                if (viewModelScope.isActive) services.preferences.edit { remove(IMPORTING) }
                 _state.update { it.copy(importing = null) }
             }
         }
@@ -224,6 +230,7 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
 
     companion object {
         private const val SAVED = "is_importing"
+        private const val IMPORTING = "importing" // until it is done, also when the process ends
 
         val Factory = viewModelFactory {
             initializer { ModelsViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }

@@ -86,8 +86,11 @@ internal fun NotesPage(
     val searchState by search.state.collectAsStateWithLifecycle()
     val notes = state.notes.orEmpty()
     val template = stringResource(R.string.notes_ask_prompt)
-    // When the page is opened again: a note or the model may be another one.
-    LaunchedEffect(state.notes != null) { if (searchState.run == null) search.search(searchState.query, notes) }
+    // When the page is opened again: a note or the model may be another one. Not before the notes are read: the index
+    // forgets those that are not there.
+    LaunchedEffect(state.notes != null) {
+        if (state.notes != null && searchState.run == null) search.search(searchState.query, notes)
+    }
     NotesContent(
         state = state,
         actions = NotesActions(
@@ -226,7 +229,7 @@ internal fun NotePage(
         if (state.notes != null) LaunchedEffect(id) { back() } // gone: an empty note is not kept when the app is killed
         return
     }
-    var text by rememberSaveable(id) { mutableStateOf(note.text) }
+    var text by remember(id) { mutableStateOf(note.text) } // not saved: it may be long, and is on the disk
     fun edit(new: String) {
         text = new
         notes.edit(id, new)

@@ -11,10 +11,16 @@ private const val PHASE = "phase"
 private const val ANSWER = "answer"
 private const val STATS = "stats"
 
+/**
+ * Characters of a text that are kept for the next process. What an app has the system save passes through a buffer of a
+ * megabyte, and more ends the app; a text that another app has shared may be as long.
+ */
+internal const val MOST_SAVED = 20_000
+
 /** What the next process shows of this run; a problem is not worth keeping. */
 internal fun TaskRun.toBundle() = Bundle().apply {
     putString(TASK, task)
-    putString(INPUT, input)
+    putString(INPUT, input.take(MOST_SAVED))
     putBundle(CHOICES, Bundle().apply { choices.forEach { (name, option) -> putString(name, option) } })
     putString(PHASE, phase.name)
     putString(ANSWER, answer)

@@ -81,25 +81,23 @@ internal fun TaskPage(
     key: String,
     task: Task,
     run: TaskRun?,
-    draft: String,
     viewModel: TaskViewModel,
     back: () -> Unit,
     modifier: Modifier = Modifier,
 ) {
-    var text by rememberSaveable { mutableStateOf(draft) }
     var choices by rememberSaveable { mutableStateOf(HashMap<String, String>()) } // Serializable, so it can be saved
     val focus = LocalFocusManager.current
     TaskContent(
         key = key,
         task = task,
-        form = TaskForm(text, choices),
+        form = TaskForm(viewModel.draft, choices),
         run = run?.takeIf { it.task == key },
         actions = TaskActions(
-            text = { text = it },
+            text = { viewModel.draft = it },
             choose = { name, option -> choices = HashMap(choices + (name to option)) },
             run = {
                 focus.clearFocus() // the keyboard would cover the answer
-                viewModel.run(key, text, choices)
+                viewModel.run(key, viewModel.draft, choices)
             },
             stop = viewModel::stop,
             back = back,

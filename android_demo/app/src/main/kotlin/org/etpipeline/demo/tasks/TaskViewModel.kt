@@ -1,6 +1,9 @@
 package org.etpipeline.demo.tasks
 
 import android.os.Bundle
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.setValue
 import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.ViewModelProvider.AndroidViewModelFactory.Companion.APPLICATION_KEY
@@ -68,9 +71,13 @@ class TaskViewModel(private val services: Services, saved: SavedStateHandle = Sa
     val state: StateFlow<TasksState> = _state.asStateFlow()
     private var job: Job? = null
 
+    /** What is typed into a task's form. */
+    var draft by mutableStateOf(saved.get<Bundle>(SAVED)?.getString(DRAFT).orEmpty())
+
     init {
         saved.setSavedStateProvider(SAVED) {
-            state.value.run?.takeIf { it.problem == null }?.toBundle() ?: Bundle.EMPTY
+            val run = state.value.run?.takeIf { it.problem == null }?.toBundle() ?: Bundle()
+            run.apply { putString(DRAFT, draft.take(MOST_SAVED)) }
         }
         viewModelScope.launch {
             services.models.state.collect { _state.update { it.copy(bundle = services.models.bundle) } }
@@ -123,6 +130,7 @@ class TaskViewModel(private val services: Services, saved: SavedStateHandle = Sa
 
     companion object {
         private const val SAVED = "run"
+        private const val DRAFT = "draft"
 
         val Factory = viewModelFactory {
             initializer { TaskViewModel((this[APPLICATION_KEY] as DemoApp).services, createSavedStateHandle()) }

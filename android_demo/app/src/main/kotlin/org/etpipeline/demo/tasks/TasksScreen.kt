@@ -76,10 +76,9 @@ fun TasksScreen(
 ) {
     val state by tasks.state.collectAsStateWithLifecycle()
     var page by rememberSaveable { mutableStateOf(Page(Page.Kind.LIST)) }
-    var draft by rememberSaveable { mutableStateOf("") }
     fun open(next: Page, text: String = "") {
         tasks.clear()
-        draft = text
+        tasks.draft = text
         page = next
     }
 
@@ -102,7 +101,7 @@ fun TasksScreen(
     when {
         page.kind == Page.Kind.TASK && task != null -> {
             BackHandler { open(Page(Page.Kind.LIST)) }
-            TaskPage(page.id, task, state.run, draft, tasks, back = { open(Page(Page.Kind.LIST)) }, modifier)
+            TaskPage(page.id, task, state.run, tasks, back = { open(Page(Page.Kind.LIST)) }, modifier)
         }
         page.kind == Page.Kind.NOTES -> {
             BackHandler { open(Page(Page.Kind.LIST)) }

@@ -2,6 +2,7 @@ package org.etpipeline.demo.chat
 
 import androidx.compose.runtime.getValue
 import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.saveable.rememberSaveableStateHolder
 import androidx.compose.runtime.setValue
 import androidx.compose.ui.semantics.LiveRegionMode
 import androidx.compose.ui.semantics.SemanticsProperties
@@ -28,12 +29,16 @@ class AnnouncedAnswerTest {
     @get:Rule val rule = createEmptyComposeRule()
 
     private var state by mutableStateOf(ChatState())
+    private var isShown by mutableStateOf(true) // or another place of the app
     private val said = mutableListOf<String>()
 
     @Before
     fun show() {
         rule.mainClock.autoAdvance = false
-        showScreen { AnnouncedAnswer(state) }
+        showScreen {
+            val kept = rememberSaveableStateHolder()
+            if (isShown) kept.SaveableStateProvider("chat") { AnnouncedAnswer(state) }
+        }
         pass(0)
     }
 
@@ -73,6 +78,41 @@ class AnnouncedAnswerTest {
         answer("In Rome. On the Tiber.", ChatState.Phase.IDLE)
         pass(seconds = 1)
         assertEquals(listOf("", "In Rome. On the Tiber."), said)
+    }
+
+    @Test
+    fun `an answer that goes on is said from where it was cut`() {
+        answer("In Rome. On", ChatState.Phase.IDLE)
+        pass(seconds = 3)
+        state = state.copy(asked = Asked(at = 1, kept = "In Rome. On".length))
+        answer("In Rome. On the Tiber. In")
+        pass(seconds = 3)
+        answer("In Rome. On the Tiber. In Italy.", ChatState.Phase.IDLE)
+        pass(seconds = 1)
+        assertEquals(listOf("", "the Tiber.", "In Italy."), said)
+    }
+
+    @Test
+    fun `who comes back to an answer that comes hears what was not said yet, and of the next one all`() {
+        state = state.copy(asked = Asked(at = 1))
+        answer("In Rome. On")
+        pass(seconds = 3)
+        isShown = false
+        rule.waitForIdle() // it is known now, and drawn when time goes by
+        rule.mainClock.advanceTimeBy(5_000)
+        rule.onNodeWithTag("announced").assertDoesNotExist()
+        answer("In Rome. On the Tiber. In")
+        isShown = true
+        rule.waitForIdle()
+        rule.mainClock.advanceTimeBy(100)
+        pass(seconds = 3)
+        answer("In Rome. On the Tiber. In Italy.", ChatState.Phase.IDLE)
+        pass(seconds = 1)
+        assertEquals(listOf("", "In Rome.", "", "On the Tiber.", "In Italy."), said)
+        state = state.copy(asked = Asked(at = 2))
+        answer("In Spain. No")
+        pass(seconds = 3)
+        assertEquals("In Spain.", said.last())
     }
 
     @Test

@@ -25,13 +25,16 @@ import androidx.compose.ui.test.performTextReplacement
 import androidx.test.core.app.ApplicationProvider
 import java.io.ByteArrayOutputStream
 import kotlinx.serialization.json.Json
+import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.BatteryReading
 import org.etpipeline.core.ChatFormat
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
+import org.etpipeline.core.Generation.End
 import org.etpipeline.core.Message
 import org.etpipeline.core.Problem
 import org.etpipeline.core.Role
+import org.etpipeline.core.SavedMessage
 import org.etpipeline.core.readManifest
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
@@ -265,7 +268,41 @@ class ChatToolsTest {
         engine.answers += "dos"
         rule.onNodeWithTag("go-on").performScrollTo().performClick()
         rule.waitFor { texts("answer") == listOf("uno dos") }
+        assertEquals("uno ".length, viewModel.state.value.asked.kept)
         assertTrue(engine.prompts.last(), "count" in engine.prompts.last() && engine.prompts.last().endsWith("uno "))
+        viewModel.regenerate()
+        rule.waitFor { turns.last().text == "ok" }
+        assertEquals(0, viewModel.state.value.asked.kept)
+    }
+
+    @Test
+    fun `a chat that is deleted while it is answered does not come back`() {
+        show()
+        engine.isPaced = true
+        engine.answers += "one two three"
+        viewModel.send("a secret")
+        rule.waitFor { texts("answer") == listOf("one ") && app.services.conversations.all().size == 1 }
+        viewModel.set(ChatSettings(temperature = 1f)) // which is saved a moment later
+        viewModel.delete(viewModel.state.value.conversation)
+        rule.waitFor { turns.isEmpty() }
+        engine.isPaced = false
+        ask("something else", "yes") // what is written is written in order
+        rule.waitFor { app.services.conversations.all().values.any { it.turns.lastOrNull()?.text == "yes" } }
+        assertEquals(listOf("something else"), app.services.conversations.all().values.map { it.title })
+        assertEquals(listOf("something else"), viewModel.state.value.history.map { it.title })
+    }
+
+    @Test
+    fun `what stands side by side is parted as the language does`() {
+        val stats = AnswerStats(1, 2, 3.0, 4.0, End.MODEL.name)
+        val turn = SavedMessage(Role.ASSISTANT, "مرحبا", stats, adapter = "b")
+        showScreen("ar-ldrtl-w411dp-h891dp") { Answer(turn, isComing = false, onRegenerate = null, onGoOn = null) }
+        val adapter = app.getString(R.string.chat_adapter, "b")
+        rule.onNodeWithTag("stats").assertTextContains("$adapter، ", substring = true)
+        val state = ChatState(conversation = newConversation().copy(settings = ChatSettings(adapter = "b")))
+        showScreen("ar-ldrtl-w411dp-h891dp") { ChatContent(state, ChatActions(), onHistory = {}) }
+        rule.onNodeWithTag("chat-subtitle", useUnmergedTree = true)
+            .assertTextEquals("$adapter، ${app.getString(R.string.chat_offline)}")
     }
 
     @Test

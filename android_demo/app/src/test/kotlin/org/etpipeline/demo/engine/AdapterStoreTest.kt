@@ -2,15 +2,18 @@ package org.etpipeline.demo.engine
 
 import java.io.ByteArrayInputStream
 import java.io.File
+import java.io.FilterInputStream
 import java.io.InputStream
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import java.text.Normalizer
 import org.etpipeline.core.BundleException
 import org.etpipeline.core.BundleStore
 import org.etpipeline.core.Problem
 import org.etpipeline.demo.models.adapterBundle
 import org.etpipeline.demo.models.adaptersFolder
 import org.etpipeline.engine.AdapterStore
+import org.etpipeline.engine.KnownAdapter
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
@@ -65,6 +68,45 @@ class AdapterStoreTest {
         assertEquals(Problem.DuplicateAdapter("a"), assertThrows(BundleException::class.java) { add(good) }.problem)
         assertEquals("adapter", add(good, "../.ptd").name)
         assertEquals("no file outside", setOf("a.ptd", "adapter.ptd"), File(root, bundle.id).list().orEmpty().toSet())
+    }
+
+    @Test fun `two that are added at once do not get into each other`() {
+        val other = File(adaptersFolder, "b.ptd").readBytes()
+        fun addDuring(first: String, second: String): KnownAdapter {
+            var isAsked = false
+            val slow = object : FilterInputStream(ByteArrayInputStream(good)) {
+                override fun read(block: ByteArray, start: Int, count: Int): Int {
+                    if (!isAsked) add(other, second).also { isAsked = true }
+                    return super.read(block, start, minOf(count, 1000))
+                }
+            }
+            return store.add(bundle, program, first, slow)
+        }
+        assertArrayEquals(good, addDuring("one", "two").file.readBytes())
+        assertArrayEquals(other, store.list(bundle, program).single { it.name == "two" }.file.readBytes())
+
+        val problem = assertThrows(BundleException::class.java) { addDuring("same", "same") }.problem
+        assertEquals(Problem.DuplicateAdapter("same"), problem)
+        assertArrayEquals(other, store.list(bundle, program).single { it.name == "same" }.file.readBytes())
+        assertEquals(setOf("one.ptd", "same.ptd", "two.ptd"), File(root, bundle.id).list().orEmpty().toSet())
+    }
+
+    @Test fun `what a killed app has left is cleaned away`() {
+        val left = File(File(root, bundle.id).also { it.mkdirs() }, ".adding").also { it.writeBytes(good) }
+        val kept = add(good).file
+        AdapterStore(root)
+        assertEquals(listOf(false, true), listOf(left, kept).map { it.exists() })
+    }
+
+    @Test fun `names of any script stay, within what a file's may have`() {
+        val names = listOf("رسمي", "気軽な話し方", "बोलचाल", "Ünïcode-2.1")
+        assertEquals(names, names.map { add(good, "$it.ptd").name })
+        val apart = Normalizer.normalize("Ünïcode-2.1", Normalizer.Form.NFD)
+        val problem = assertThrows(BundleException::class.java) { add(good, apart) }.problem
+        assertEquals("the same, however it is written", Problem.DuplicateAdapter("Ünïcode-2.1"), problem)
+        assertEquals("a_b_c", add(good, "./a/b\u0000\n\\c.ptd").name)
+        assertEquals("話".repeat(40), add(good, "話".repeat(90)).name)
+        assertEquals("no half of a character", "a".repeat(119), add(good, "a".repeat(119) + "𠮷".repeat(3)).name)
     }
 
     @Test fun `what is damaged is refused`() {

@@ -95,6 +95,16 @@ class AdaptersTest {
         assertArrayEquals(before, slot.readBytes())
     }
 
+    @Test fun `where its place cannot be made, it is said`() {
+        val full = File(temporary.newFile("no-folder"), "slot.ptd")
+        val program = File(folder, "model.pte")
+        val weights = File(folder, "model.ptd")
+        LlmModuleEngine(program, File(folder, "tokenizer.json"), 256, weights = weights, slot = full).use { other ->
+            val problem = assertThrows(EngineException::class.java) { runBlocking { other.load() } }.problem
+            assertTrue("$problem", problem is Problem.Storage)
+        }
+    }
+
     @Test fun `the bundle's own file stays as it is`() {
         val before = File(folder, "model.ptd").readBytes()
         runBlocking { engine.adapt(adapter("b")) }

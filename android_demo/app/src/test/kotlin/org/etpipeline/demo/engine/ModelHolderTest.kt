@@ -31,6 +31,7 @@ import org.etpipeline.demo.models.ModelItem
 import org.etpipeline.demo.models.ModelsViewModel
 import org.etpipeline.demo.models.PROGRAM
 import org.etpipeline.demo.models.TestBundle
+import org.etpipeline.demo.models.adapterBundle
 import org.etpipeline.demo.startEmpty
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
@@ -72,6 +73,17 @@ class ModelHolderTest {
     }
 
     private fun import(name: String) = store.import(TestBundle.whole.edited("what.name", "\"$name\"").source())
+
+    @Test
+    fun `where there is no room for adapters, it is said, and the app goes on`() {
+        val chosen = store.import(adapterBundle.source())
+        val noFolder = File(disk.newFile(), "slots")
+        val holder = ModelHolder(store, app.phone, preferences, noFolder)
+        holder.select(chosen.id)
+        val thrown = assertThrows(EngineException::class.java) { runBlocking { holder.use {} } }
+        assertTrue("${thrown.problem}", thrown.problem is Problem.Storage)
+        assertEquals(ModelHolder.State.Failed(chosen, thrown.problem), holder.state.value)
+    }
 
     private fun newHolder() =
         ModelHolder(store, app.phone, preferences, File(app.filesDir, "slots")) { bundle, _ -> Noted(bundle) }

@@ -15,6 +15,7 @@ import androidx.compose.ui.test.performScrollToNode
 import androidx.compose.ui.test.performTextInput
 import androidx.compose.ui.test.performTextReplacement
 import androidx.test.core.app.ApplicationProvider
+import java.util.concurrent.TimeUnit
 import org.etpipeline.core.Note
 import org.etpipeline.demo.R
 import org.etpipeline.demo.TestApp
@@ -22,6 +23,8 @@ import org.etpipeline.demo.install
 import org.etpipeline.demo.installEmbedder
 import org.etpipeline.demo.showScreen
 import org.etpipeline.demo.startEmpty
+import org.etpipeline.demo.tasks.NotesPage
+import org.etpipeline.demo.tasks.NotesViewModel
 import org.etpipeline.demo.tasks.TasksScreen
 import org.etpipeline.demo.waitFor
 import org.junit.Assert.assertEquals
@@ -33,6 +36,7 @@ import org.junit.runner.RunWith
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
+import org.robolectric.shadows.ShadowLooper
 
 @RunWith(RobolectricTestRunner::class)
 @GraphicsMode(GraphicsMode.Mode.NATIVE)
@@ -97,6 +101,26 @@ class NoteSearchScreenTest {
         rule.onNodeWithTag("note-text").assertTextContains("My physician is Dr. Sato")
         rule.onNodeWithContentDescription(app.getString(R.string.task_back)).performClick()
         rule.waitFor { exists("note-a") } // the query is still there
+    }
+
+    @Test
+    fun `a query that is there before the notes are read does not empty the index`() {
+        app.installEmbedder()
+        val notes = app.services.notes
+        val search = NoteSearchViewModel(app.services)
+        search.search("who is my doctor", notes.all().values.toList())
+        rule.waitFor { search.state.value.found != null }
+        val embedded = app.embedder.embedded.toList()
+        synchronized(notes) { // they cannot be read meanwhile
+            showScreen { NotesPage(NotesViewModel(app.services), {}, {}, {}, search = search) }
+            repeat(10) { // what happens in a second, as nothing shall
+                Thread.sleep(30)
+                ShadowLooper.idleMainLooper(100, TimeUnit.MILLISECONDS)
+                rule.waitForIdle()
+            }
+        }
+        rule.waitFor { app.embedder.embedded.size > embedded.size && exists("note-a") }
+        assertEquals("no note anew", listOf("who is my doctor"), app.embedder.embedded.drop(embedded.size))
     }
 
     @Test
