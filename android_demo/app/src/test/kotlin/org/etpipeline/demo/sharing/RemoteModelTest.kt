@@ -15,6 +15,7 @@ import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.flow.toList
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withTimeout
 import org.etpipeline.core.AnswerEnd
 import org.etpipeline.core.AnswerStats
 import org.etpipeline.core.AskRequest
@@ -99,7 +100,7 @@ class RemoteModelTest {
     }
 
     private fun refusal(of: Deferred<*>): Refusal =
-        assertThrows(RefusedException::class.java) { runBlocking { of.await() } }.refusal
+        assertThrows(RefusedException::class.java) { runBlocking { withTimeout(30_000) { of.await() } } }.refusal
 
     @Test
     fun `a question is sent, and the answer comes piece by piece`() {
