@@ -60,6 +60,15 @@ class AdapterStore(private val root: File) {
     }
 
     /**
+     * The file of the adapter [name].
+     *
+     * @throws BundleException [Problem.NoAdapter]: none of those that [program] can compute with is called so.
+     */
+    fun find(name: String, bundle: StoredBundle, program: Program): File =
+        list(bundle, program).find { it.name == name }?.file
+            ?: throw BundleException(Problem.NoAdapter(name, checkNotNull(bundle.manifest).what.name))
+
+    /**
      * Adds an adapter for [program], after it was checked. What it does not tell is for which weights it was trained:
      * one of a model with the same shapes is taken.
      *

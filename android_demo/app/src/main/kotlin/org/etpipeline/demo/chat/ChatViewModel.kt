@@ -278,9 +278,7 @@ class ChatViewModel(
     private suspend fun adapterOf(settings: ChatSettings): File? {
         val name = settings.adapter ?: return null
         val loaded = services.models.state.value as? ModelHolder.State.Ready ?: throw BundleException(Problem.NoModel)
-        val known = withContext(services.io) { services.adapters.list(loaded.bundle, loaded.program) }
-        return known.find { it.name == name }?.file
-            ?: throw BundleException(Problem.NoAdapter(name, checkNotNull(loaded.bundle.manifest).what.name))
+        return withContext(services.io) { services.adapters.find(name, loaded.bundle, loaded.program) }
     }
 
     private suspend fun battery(): BatteryReading? = withContext(services.io) { services.phone.battery() }

@@ -4,7 +4,6 @@ import android.app.Service
 import android.content.Intent
 import android.content.pm.PackageManager
 import android.os.IBinder
-import java.io.File
 import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.cancel
@@ -81,7 +80,9 @@ class AskService : Service() {
             val task = manifest.tasks["chat"]
             val fed = request.messages.map { if (it.role == Role.USER && task != null) it.filledInto(task) else it }
             val systemPrompt = settings.systemPrompt(chat.systemPrompt)
-            val adapter = settings.adapter?.let { adapterOf(it, ready) }
+            val adapter = settings.adapter?.let {
+                withContext(services.io) { services.adapters.find(it, ready.bundle, ready.program) }
+            }
             val session =
                 ChatSession(engine, chat, manifest.tokenizer.specialTokens, fed.dropLast(1), systemPrompt, adapter)
             // What an answer took would tell how its question begins like one of somebody else.
@@ -93,12 +94,6 @@ class AskService : Service() {
                 asked = Triple(uid, engine, engine.uses)
             }
         }
-    }
-
-    private suspend fun adapterOf(name: String, ready: ModelHolder.State.Ready): File {
-        val known = withContext(services.io) { services.adapters.list(ready.bundle, ready.program) }
-        return known.find { it.name == name }?.file
-            ?: throw EngineException(Problem.NoAdapter(name, checkNotNull(ready.bundle.manifest).what.name))
     }
 }
 
