@@ -119,25 +119,19 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
         services.preferences.edit { putBoolean(IMPORTING, true) }
         import = viewModelScope.launch {
             try {
-                val bundle = withContext(services.io) {
-                    val source = open()
-                    _state.update { it.copy(importing = Importing(source.name, 0, source.totalBytes)) }
-                    services.store.import(
-                        source,
-                        progress = { done, total -> _state.update { it.copy(importing = Importing(source.name, done, total)) } },
-                        isCancelled = { !isActive },
-                    ).also { services.models.refresh() }
+                reporting {
+                    val bundle = withContext(services.io) {
+                        val source = open()
+                        _state.update { it.copy(importing = Importing(source.name, 0, source.totalBytes)) }
+                        services.store.import(
+                            source,
+                            progress = { done, total -> _state.update { it.copy(importing = Importing(source.name, done, total)) } },
+                            isCancelled = { !isActive },
+                        ).also { services.models.refresh() }
+                    }
+                    reload()
+                    _state.update { state -> state.copy(imported = state.models?.find { it.bundle.id == bundle.id }) }
                 }
-                reload()
-                _state.update { state -> state.copy(imported = state.models?.find { it.bundle.id == bundle.id }) }
-            } catch (e: BundleException) {
-                fail(e.problem)
-            } catch (e: CancellationException) {
-                throw e
-            } catch (e: IOException) {
-                fail(e.asProblem())
-            } catch (e: RuntimeException) {
-                fail(e.asProblem()) // a documents provider is foreign code: whatever it throws arrives here
             } finally {
                 // Else the system has taken this screen away, and the import with it: that is to be said.
                 if (viewModelScope.isActive) services.preferences.edit { remove(IMPORTING) }
@@ -174,18 +168,21 @@ class ModelsViewModel(private val services: Services, saved: SavedStateHandle = 
     /** Runs [block] off the main thread; what goes wrong in it is shown. */
     private fun change(block: suspend () -> Unit) {
         _state.update { it.copy(problem = null) }
-        viewModelScope.launch {
-            try {
-                withContext(services.io) { block() }
-            } catch (e: BundleException) {
-                fail(e.problem)
-            } catch (e: CancellationException) {
-                throw e
-            } catch (e: IOException) {
-                fail(e.asProblem())
-            } catch (e: RuntimeException) {
-                fail(e.asProblem()) // a documents provider is foreign code, as in [import]
-            }
+        viewModelScope.launch { reporting { withContext(services.io) { block() } } }
+    }
+
+    /** Runs [block], and shows what goes wrong in it. */
+    private suspend fun reporting(block: suspend () -> Unit) {
+        try {
+            block()
+        } catch (e: BundleException) {
+            fail(e.problem)
+        } catch (e: CancellationException) {
+            throw e
+        } catch (e: IOException) {
+            fail(e.asProblem())
+        } catch (e: RuntimeException) {
+            fail(e.asProblem()) // a documents provider is foreign code: whatever it throws arrives here
         }
     }
 

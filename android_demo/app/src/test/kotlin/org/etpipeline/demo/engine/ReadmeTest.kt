@@ -57,7 +57,7 @@ suspend fun ask(folder: File, question: String): String {
 suspend fun askWith(name: String, bundle: StoredBundle, adapters: AdapterStore, question: String): String {
     val manifest = checkNotNull(bundle.manifest)
     val program = manifest.programs.first { it.adapterRank > 0 }
-    val adapter = adapters.list(bundle, program).first { it.name == name }.file
+    val adapter = adapters.find(name, bundle, program)
     val slot = File.createTempFile("adapter", ".ptd") // for this engine alone
     openEngine(bundle.folder, manifest, program, slot).use { engine ->
         val chat = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens, adapter = adapter)
