@@ -111,8 +111,9 @@ train-writer: $(READY) ## Train tiny-writer again, which recipes are measured on
 	$(BIN)/python -m et_pipeline.tiny_writer.text build/tiny_writer
 	$(BIN)/python -m et_pipeline.tiny_writer.train build/tiny_writer
 
+# Property tests try the same examples each time here, so that what lands is not up to chance; test-all tries others.
 test: $(READY) ## Fast tests and one end-to-end run, two at a time: make test [JOBS=4]
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal --hypothesis-profile=ci
 
 coverage: $(READY) ## The same tests, and what of the package they run
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal --cov --cov-report=term
@@ -149,7 +150,7 @@ test-wheel: package ## The demo from the wheel alone and unit tests, on the newe
 	$(subst $(BIN),build/wheel/venv/bin,$(INSTALL)) -c constraints.txt dist/*.whl
 	cd build/wheel && venv/bin/et-pipeline experiment=demo
 	$(subst $(BIN),build/wheel/venv/bin,$(INSTALL)) -c constraints.txt "$$(ls dist/*.whl)[dev]"
-	OMP_NUM_THREADS=1 build/wheel/venv/bin/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal $(UNITS)
+	OMP_NUM_THREADS=1 build/wheel/venv/bin/python -m pytest -m 'not slow' -n $(JOBS) --dist worksteal --hypothesis-profile=ci $(UNITS)
 
 lint: $(READY) ## ruff, mypy, and import-linter for who may know whom
 	$(BIN)/ruff check .
