@@ -6,6 +6,7 @@ Peers' files are made in a process each, from the checkpoint that ours was made 
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from et_pipeline.bench import export_llm, peer_files
 from et_pipeline.bench.engines import PACKAGES
 from et_pipeline.bench.host_tables import EXPORT_LLM, GENAI, LLAMA_CPP, PEERS
 from et_pipeline.bench.peer_files import Shape
+from et_pipeline.bench.processor import newer
 from et_pipeline.cache import build
 from et_pipeline.errors import UserError
 from et_pipeline.host import children_cpu_seconds
@@ -33,6 +35,28 @@ def missing(kind: str) -> str | None:
     """Why a peer cannot take part, or None if it can."""
     module, package = PACKAGES.get(kind, ("executorch", "executorch"))
     return None if importlib.util.find_spec(module) else f"{package} is not installed; make bench-host installs it"
+
+
+def too_new(kind: str, level: str) -> str | None:
+    """Why a peer cannot be measured as on an older processor, or None if it can.
+
+    Args:
+        kind: the peer.
+        level: one of `processor.LEVELS`.
+    """
+    if kind != LLAMA_CPP:
+        return "it chooses by the processor that is there"
+    asked = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+    uses = [word.lower().replace("_", "") for word in re.findall(r"(\w+) = 1", said)]
+    found = newer([{"avx512": "avx512f", "fma": "fma3"}.get(word, word) for word in uses], level)
+    if not found:
+        return None
+    return (
+        f"llama.cpp here is built for {', '.join(found)}: build another with CMAKE_ARGS=-DGGML_NATIVE=OFF pip install "
+        "--no-deps --no-binary llama-cpp-python --target FOLDER llama-cpp-python, and set "
+        "LLAMA_CPP_LIB_PATH=FOLDER/llama_cpp/lib"
+    )
 
 
 def make(kind: str, shape: Shape, context: int, root: Path) -> Made:

@@ -109,6 +109,8 @@ def render(root: Path) -> dict[Path, str]:
         "forecast": forecast_table(root),
         "export_llm": export_llm_text(root),
         "host": host_tables.tables(kept("host")),
+        "host_contexts": host_tables.contexts(kept("host_contexts")),
+        "host_avx2": host_tables.contexts(kept("host_avx2")),
         "states": host_tables.side_by_side(kept("states")),
         "quality": quality_tables.tables(kept("quality")["models"]),
         "answers": answers.table(kept("answers")),

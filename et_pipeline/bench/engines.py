@@ -1,4 +1,4 @@
-"""A process that runs one contender and is timed: `python -m et_pipeline.bench.engines`.
+"""A process that runs one contender and is timed: `python -m et_pipeline.bench.engines [PROCESSOR]`.
 
 It has its own runtime and threads, takes requests as JSON lines on standard input and answers each with one; while it
 waits it must not compute, and says how much it did.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from et_pipeline.bench.host_tables import EXPORT_LLM, GENAI, LLAMA_CPP, MEMORY, OURS
+from et_pipeline.bench.processor import pretend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,6 +182,8 @@ class _Server:
             from et_pipeline.runtime.program import runtime_library
 
             runtime_library()
+            for level in sys.argv[1:]:
+                pretend(level)
         self._before = _resident()
         started = time.perf_counter()
         self._engine: Engine = _ENGINES[kind](Path(path), threads, context)

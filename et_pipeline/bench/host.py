@@ -35,6 +35,7 @@ from et_pipeline.bench.host_tables import (
     tables,
 )
 from et_pipeline.bench.peer_files import Shape
+from et_pipeline.bench.processor import LEVELS
 from et_pipeline.checkpoints.place import Place
 from et_pipeline.checkpoints.source import prepare
 from et_pipeline.errors import EXIT_USER, UserError
@@ -68,12 +69,14 @@ class Contender(NamedTuple):
 class Child:
     """A contender's process, loaded and waiting."""
 
-    def __init__(self, contender: Contender, threads: int, vocabulary: int, log: Path) -> None:
+    def __init__(
+        self, contender: Contender, threads: int, vocabulary: int, log: Path, processor: str | None = None
+    ) -> None:
         self.name, self.spun_s, self.waited_s = contender.name, 0.0, 0.0
         self._log = log
         with log.open("ab") as noise:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "et_pipeline.bench.engines"],
+                [sys.executable, "-m", "et_pipeline.bench.engines", *([processor] if processor else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=noise,
@@ -149,7 +152,12 @@ def interleave(
 
 
 def measure(
-    found: Sequence[Contender], vocabulary: int, threads: int, rounds: int, logs: Path
+    found: Sequence[Contender],
+    vocabulary: int,
+    threads: int,
+    rounds: int,
+    logs: Path,
+    processor: str | None = None,
 ) -> tuple[dict[str, dict[str, Any]], list[float]]:
     """Measure contenders of one shape with one number of threads.
 
@@ -163,7 +171,7 @@ def measure(
     try:
         for last in range(min(LOADS, rounds)):
             for contender in everyone:
-                child = Child(contender, threads, vocabulary, logs / f"{contender.kind}.log")
+                child = Child(contender, threads, vocabulary, logs / f"{contender.kind}.log", processor)
                 if contender.kind != MEMORY:
                     loads[contender.name].append(child.load_s)
                 if last == min(LOADS, rounds) - 1:
@@ -242,6 +250,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--threads", default="2,1", help="numbers of threads, one after the other")
     parser.add_argument("--rounds", type=int, default=10, help="how often each figure is measured")
     parser.add_argument("--only", help="names of contenders, the others are left out")
+    parser.add_argument("--processor", choices=LEVELS, help="use the kernels of an older processor than this one")
     parser.add_argument("--pte", action="append", default=[], metavar="NAME=PATH", help="another .pte; may be repeated")
     parser.add_argument("--cache", type=Path, default=None, help="where files are made; default: the pipeline's cache")
     parser.add_argument("--json", type=Path, default=None, help="keep the figures in this file")
@@ -276,7 +285,8 @@ def bench(options: argparse.Namespace) -> dict[str, Any]:
     result = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "command": "python -m et_pipeline.bench.host",
+        "command": "python -m et_pipeline.bench.host"
+        + (f" --processor {level}" if (level := options.processor) else ""),
         "rounds": options.rounds,
         "others_cpu_share": round(max(0.0, others), 3),
         "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
@@ -330,6 +340,8 @@ def _bench_shape(
         if name not in only:
             continue
         reason = contenders.missing(kind)
+        if reason is None and options.processor:
+            reason = contenders.too_new(kind, options.processor)
         if reason is not None:
             left_out[name] = reason
             continue
@@ -343,7 +355,9 @@ def _bench_shape(
         raise UserError(f"there is nobody to measure with {model}: {'; '.join(left_out.values())}")
     runs, reads = {}, {}
     for threads in map(int, options.threads.split(",")):
-        runs[threads], reads[threads] = measure(found, shape.config["vocab_size"], threads, options.rounds, logs)
+        runs[threads], reads[threads] = measure(
+            found, shape.config["vocab_size"], threads, options.rounds, logs, options.processor
+        )
     return {
         "model": model,
         "read_bytes": READ.tokens,

@@ -51,17 +51,29 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append(cost_table(shape, counts) + "\n")
         reads = ", ".join(f"{bandwidth(shape, count) / 1e9:.1f} GB/s with {thread_words(count)}" for count in counts)
         parts.append(f"Reading memory in the same rounds: {reads}.\n")
-    everyone = [each for shape in result["shapes"] for each in shape["contenders"]]
-    idle = max(run["idle_share"] for each in everyone for run in each["threads"].values())
     for name, reason in result["left_out"].items():
         parts.append(f"Left out: {name} ({reason}).\n")
+    return "\n".join([*parts, _measured(result)])
+
+
+def contexts(result: Mapping[str, Any]) -> str:
+    """Speed with more and more in the cache alone, in Markdown."""
+    shapes = [
+        f"{shape['model']}:\n\n{context_table(shape, sorted(shape['read_s'], key=int, reverse=True))}\n"
+        for shape in result["shapes"]
+    ]
+    return "\n".join([*shapes, _measured(result)])
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    everyone = [each for shape in result["shapes"] for each in shape["contenders"]]
+    idle = max(run["idle_share"] for each in everyone for run in each["threads"].values())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts.append(
+    return (
         f"Measured {result['date']} on {result['machine']} with `{result['command']}`, {result['rounds']} rounds; "
         f"others used {100 * result['others_cpu_share']:.0f} % of the machine meanwhile, and a waiting contender at "
         f"most {100 * idle:.1f} % of a core. {versions}.\n"
     )
-    return "\n".join(parts)
 
 
 def side_by_side(result: Mapping[str, Any]) -> str:
