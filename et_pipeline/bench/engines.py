@@ -181,9 +181,9 @@ class _Server:
         else:
             from et_pipeline.runtime.program import runtime_library
 
-            runtime_library()
             for level in sys.argv[1:]:
                 pretend(level)
+            runtime_library()
         self._before = _resident()
         started = time.perf_counter()
         self._engine: Engine = _ENGINES[kind](Path(path), threads, context)

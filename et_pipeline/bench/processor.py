@@ -1,7 +1,7 @@
 """ExecuTorch's kernels as on an older processor than this one is.
 
 XNNPACK and ExecuTorch's own kernels choose by one record of what the processor can, `cpuinfo_isa` of pytorch/cpuinfo
-(include/cpuinfo.h). What is struck out there before the first program is loaded, nobody uses, so what runs is what an
+(include/cpuinfo.h). What is struck out there before the runtime is loaded, nobody uses, so what runs is what an
 older processor runs, on a clock and a memory that are this one's.
 """
 
@@ -35,7 +35,8 @@ def pretend(level: str) -> None:
         level: one of `LEVELS`.
 
     Raises:
-        RuntimeError: ExecuTorch's record is not as this release of it has it, or this is no Linux on x86-64.
+        RuntimeError: the runtime is loaded already, ExecuTorch's record is not as this release of it has it, or this is
+            no Linux on x86-64.
     """
     record = _record()
     for field in newer(_FIELDS, level):
@@ -55,6 +56,8 @@ def _record() -> ctypes.Array[ctypes.c_bool]:
     library = Path(package) / "lib" / "libexecutorch_threadpool.so"
     if sys.platform != "linux" or not library.is_file():
         raise RuntimeError("an older processor can be pretended on Linux only")
+    if "libexecutorch_backend_xnnpack" in Path("/proc/self/maps").read_text(encoding="utf-8"):
+        raise RuntimeError("XNNPACK is loaded already, and has looked what the processor can")
     cpuinfo = ctypes.CDLL(str(library))
     cpuinfo.cpuinfo_initialize()
     record = (ctypes.c_bool * (_FIRST + len(_FIELDS))).in_dll(cpuinfo, "cpuinfo_isa")

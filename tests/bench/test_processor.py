@@ -15,7 +15,7 @@ from torch.nn import functional
 from et_pipeline import tiny_assistant
 from et_pipeline.bench import contenders
 from et_pipeline.bench.host_tables import GENAI, LLAMA_CPP
-from et_pipeline.bench.processor import LEVELS, newer
+from et_pipeline.bench.processor import LEVELS, newer, pretend
 from et_pipeline.runtime.program import Program
 from et_pipeline.settings import ExportForm
 
@@ -110,13 +110,16 @@ def test_the_same_numbers_with_each_cache_filled(lowered, kind, level, tmp_path)
     check(lowered("fp32", kind), level, ["".join(CONVERSATIONS)], farthest, tmp_path)
 
 
-def test_what_is_struck_out():
+def test_what_is_struck_out(tiny_program):
     said = subprocess.run(
         [sys.executable, "-c", "from et_pipeline.bench.processor import pretend; pretend('sse4'); pretend('sse4')"],
         capture_output=True,
         text=True,
     ).stderr
     assert said.strip().splitlines()[-1].startswith("RuntimeError: cpuinfo's record lies otherwise")  # than /proc says
+    Program(tiny_program.pte)
+    with pytest.raises(RuntimeError, match="is loaded already"):
+        pretend("sse4")
     assert newer(["avx2", "sse3", "avx512f", "avxvnni", "avx512vnni"], "avx512") == ["avxvnni", "avx512vnni"]
     assert newer(["avx2", "fma3"], "avx2") == []
 
