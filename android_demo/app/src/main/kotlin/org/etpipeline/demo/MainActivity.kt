@@ -5,29 +5,27 @@ import android.os.Bundle
 import androidx.activity.ComponentActivity
 import androidx.activity.compose.setContent
 import androidx.activity.enableEdgeToEdge
-import androidx.compose.runtime.getValue
-import androidx.compose.runtime.mutableStateOf
-import androidx.compose.runtime.setValue
+import androidx.activity.viewModels
 import org.etpipeline.demo.ui.DemoTheme
 
 /** The only activity. */
 class MainActivity : ComponentActivity() {
-    private var sharedText by mutableStateOf<String?>(null)
+    private val arriving: Arriving by viewModels { Arriving.Factory }
 
     override fun onCreate(savedInstanceState: Bundle?) {
         enableEdgeToEdge()
         super.onCreate(savedInstanceState)
         // After a rotation the intent is still there, but its text has been dealt with.
-        sharedText = if (savedInstanceState == null) intent.text() else savedInstanceState.getString(SHARED)
+        if (savedInstanceState == null) arriving.shared = intent.text()
         setContent {
             val heat = (application as DemoApp).services.phone.heat
-            DemoTheme { App(sharedText, onSharedTextTaken = { sharedText = null }, heat) }
+            DemoTheme { App(arriving, heat) }
         }
     }
 
     override fun onNewIntent(intent: Intent) {
         super.onNewIntent(intent)
-        intent.text()?.let { sharedText = it }
+        intent.text()?.let { arriving.shared = it }
         (application as DemoApp).takeIn() // a computer that has pushed a model opens the app
     }
 
@@ -39,15 +37,6 @@ class MainActivity : ComponentActivity() {
     override fun onStop() {
         (application as DemoApp).services.otherApps.isShown = false
         super.onStop()
-    }
-
-    override fun onSaveInstanceState(outState: Bundle) {
-        super.onSaveInstanceState(outState)
-        outState.putString(SHARED, sharedText)
-    }
-
-    private companion object {
-        const val SHARED = "shared_text"
     }
 }
 

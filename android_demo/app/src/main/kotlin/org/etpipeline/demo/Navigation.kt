@@ -65,27 +65,26 @@ private val WIDE = 600.dp // Material's border between a phone held upright and 
  * @param heat the phone's thermal status, whenever it changes.
  */
 @Composable
-fun App(sharedText: String?, onSharedTextTaken: () -> Unit, heat: Flow<String?>) {
+fun App(arriving: Arriving, heat: Flow<String?>) {
     val thermalStatus by heat.collectAsStateWithLifecycle(null)
     var place by rememberSaveable { mutableStateOf(Place.CHAT) }
-    var askInChat by rememberSaveable { mutableStateOf("") }
     val kept = rememberSaveableStateHolder()
-    LaunchedEffect(sharedText) { if (sharedText != null) place = Place.TASKS }
+    LaunchedEffect(arriving.shared) { if (arriving.shared != null) place = Place.TASKS }
     BackHandler(enabled = place != Place.CHAT) { place = Place.CHAT }
 
     AppScaffold(place, onPlace = { place = it }, isHot(thermalStatus)) {
         kept.SaveableStateProvider(place) {
             when (place) {
                 Place.CHAT -> ChatScreen(
-                    askInChat,
-                    onAskedTaken = { askInChat = "" },
+                    arriving.asked,
+                    onAskedTaken = { arriving.asked = "" },
                     onOpenModels = { place = Place.MODELS },
                 )
                 Place.TASKS -> TasksScreen(
-                    sharedText,
-                    onSharedTextTaken = onSharedTextTaken,
+                    arriving.shared,
+                    onSharedTextTaken = { arriving.shared = null },
                     onAskInChat = {
-                        askInChat = it
+                        arriving.asked = it
                         place = Place.CHAT
                     },
                     onOpenModels = { place = Place.MODELS },

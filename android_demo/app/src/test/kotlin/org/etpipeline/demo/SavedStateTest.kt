@@ -13,10 +13,13 @@ import androidx.compose.ui.test.performScrollTo
 import androidx.lifecycle.SavedStateHandle
 import java.io.InputStream
 import java.util.concurrent.CountDownLatch
+import kotlinx.coroutines.flow.emptyFlow
 import org.etpipeline.core.BenchmarkPlan
 import org.etpipeline.core.BundleSource
 import org.etpipeline.core.Problem
 import org.etpipeline.demo.benchmark.BenchmarkViewModel
+import org.etpipeline.demo.chat.ChatViewModel
+import org.etpipeline.demo.chat.Draft
 import org.etpipeline.demo.models.ModelsViewModel
 import org.etpipeline.demo.tasks.TaskViewModel
 import org.etpipeline.demo.tasks.TasksScreen
@@ -125,5 +128,21 @@ class SavedStateTest {
         val next = TaskViewModel(app.services, SavedStateHandle.createHandle(saved(), null))
         assertEquals(long.take(20_000), next.draft)
         assertEquals(long.take(20_000), next.state.value.run?.input)
+    }
+
+    @Test
+    fun `the same of a text that was shared, one to ask in the chat, and one that is typed there`() {
+        val long = "word ".repeat(100_000)
+        val arriving = Arriving(handle).apply { shared = long; asked = long }
+        val chat = ChatViewModel(app.services, handle).apply { draft = Draft(long, replacing = 2) }
+        val screen = Bundle()
+        val activity = showScreen { App(arriving, emptyFlow()) }
+        activity.pause().stop().saveInstanceState(screen)
+        val all = screen.bytes + saved().bytes
+        assertTrue("$all bytes of the megabyte that there is for them", all < 200_000)
+        assertEquals(long to Draft(long, 2), arriving.shared to chat.draft)
+        val next = SavedStateHandle.createHandle(saved(), null)
+        Arriving(next).run { assertEquals(long.take(20_000) to long.take(20_000), shared to asked) }
+        assertEquals(Draft(long.take(20_000), 2), ChatViewModel(app.services, next).draft)
     }
 }

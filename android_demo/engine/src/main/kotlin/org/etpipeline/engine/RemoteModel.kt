@@ -56,6 +56,13 @@ class RemoteModel(private val context: Context, private val packageName: String)
                 bind()
             }
         }
+
+        override fun onNullBinding(name: ComponentName) = synchronized(binding) {
+            if (closed.isActive) {
+                context.unbindService(this)
+                service.value = Result.failure(refused(Refusal.Reason.NOT_THERE, "$packageName has no model to ask."))
+            }
+        }
     }
 
     init {

@@ -61,7 +61,6 @@ import androidx.compose.ui.unit.dp
 import androidx.compose.ui.unit.sp
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import androidx.lifecycle.viewmodel.compose.viewModel
-import java.io.Serializable
 import org.etpipeline.core.ChatSettings
 import org.etpipeline.core.Conversation
 import org.etpipeline.core.Problem
@@ -81,7 +80,7 @@ import org.etpipeline.demo.ui.byContent
  *
  * @property replacing place of the question that it takes the place of.
  */
-data class Draft(val text: String = "", val replacing: Int? = null) : Serializable
+data class Draft(val text: String = "", val replacing: Int? = null)
 
 /** What the user can do on the chat screen. */
 data class ChatActions(
@@ -115,16 +114,14 @@ fun ChatScreen(
 ) {
     val state by viewModel.state.collectAsStateWithLifecycle()
     val exporter = rememberExporter(state.conversation, viewModel)
-    // Not by conversation: after a restart the open one is read from the disk, and what was typed belongs to it.
-    var draft by rememberSaveable { mutableStateOf(Draft()) }
     LaunchedEffect(asked) {
         if (asked.isNotEmpty()) {
-            draft = Draft(asked)
+            viewModel.draft = Draft(asked)
             onAskedTaken()
         }
     }
     val actions = ChatActions(
-        write = { draft = it },
+        write = { viewModel.draft = it },
         send = viewModel::send,
         stop = viewModel::stop,
         regenerate = viewModel::regenerate,
@@ -132,15 +129,15 @@ fun ChatScreen(
         set = viewModel::set,
         export = exporter,
         startNew = {
-            draft = Draft()
+            viewModel.draft = Draft()
             viewModel.startNew()
         },
         open = {
-            draft = Draft()
+            viewModel.draft = Draft()
             viewModel.open(it)
         },
         delete = {
-            if (it.id == state.conversation.id) draft = Draft()
+            if (it.id == state.conversation.id) viewModel.draft = Draft()
             viewModel.delete(it)
         },
         dismissProblem = viewModel::dismissProblem,
@@ -151,7 +148,7 @@ fun ChatScreen(
         BackHandler { isInHistory = false }
         HistoryContent(state.history, actions, onClose = { isInHistory = false }, modifier)
     } else {
-        ChatContent(state, actions, onHistory = { isInHistory = true }, modifier, draft)
+        ChatContent(state, actions, onHistory = { isInHistory = true }, modifier, viewModel.draft)
     }
 }
 

@@ -2,6 +2,10 @@ package org.etpipeline.demo.chat
 
 import android.content.ContentResolver
 import android.net.Uri
+import android.os.Bundle
+import androidx.compose.runtime.getValue
+import androidx.compose.runtime.mutableStateOf
+import androidx.compose.runtime.setValue
 import androidx.core.content.edit
 import androidx.lifecycle.SavedStateHandle
 import androidx.lifecycle.ViewModel
@@ -47,11 +51,15 @@ import org.etpipeline.core.partsOf
 import org.etpipeline.core.toStats
 import org.etpipeline.core.wholeCharacters
 import org.etpipeline.demo.DemoApp
+import org.etpipeline.demo.MOST_SAVED
 import org.etpipeline.demo.Services
 import org.etpipeline.demo.engine.ModelHolder
 import org.etpipeline.demo.writeTo
 
 private const val TITLE_LENGTH = 60
+private const val DRAFT = "draft"
+private const val TEXT = "text"
+private const val REPLACING = "replacing"
 private const val SAVE_EVERY_MS = 1000L
 private const val SETTINGS_SAVED_AFTER_MS = 500L // of quiet: a slider says each of its steps
 
@@ -86,7 +94,11 @@ class ChatViewModel(
     private var session: ChatSession? = null
     private var sessionOn: LlmEngine? = null
 
+    /** What is typed. After the end of the process it belongs to the chat that is read from the disk and open again. */
+    var draft by mutableStateOf(saved.get<Bundle>(DRAFT)?.toDraft() ?: Draft())
+
     init {
+        saved.setSavedStateProvider(DRAFT) { draft.toBundle() }
         viewModelScope.launch {
             combine(services.models.state, services.startup.state, ::Pair).collect { (model, startup) ->
                 _state.update { it.copy(model = model, startup = startup) }
@@ -329,3 +341,10 @@ class ChatViewModel(
         }
     }
 }
+
+private fun Draft.toBundle() = Bundle().apply {
+    putString(TEXT, text.take(MOST_SAVED))
+    replacing?.let { putInt(REPLACING, it) }
+}
+
+private fun Bundle.toDraft() = Draft(getString(TEXT).orEmpty(), if (containsKey(REPLACING)) getInt(REPLACING) else null)

@@ -3,6 +3,7 @@ package org.etpipeline.demo.tasks
 import android.os.Bundle
 import kotlinx.serialization.json.Json
 import org.etpipeline.core.AnswerStats
+import org.etpipeline.demo.MOST_SAVED
 
 private const val TASK = "task"
 private const val INPUT = "input"
@@ -10,12 +11,6 @@ private const val CHOICES = "choices"
 private const val PHASE = "phase"
 private const val ANSWER = "answer"
 private const val STATS = "stats"
-
-/**
- * Characters of a text that are kept for the next process. What an app has the system save passes through a buffer of a
- * megabyte, and more ends the app; a text that another app has shared may be as long.
- */
-internal const val MOST_SAVED = 20_000
 
 /** What the next process shows of this run; a problem is not worth keeping. */
 internal fun TaskRun.toBundle() = Bundle().apply {

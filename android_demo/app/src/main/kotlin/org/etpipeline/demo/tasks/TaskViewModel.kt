@@ -32,6 +32,7 @@ import org.etpipeline.core.partsOf
 import org.etpipeline.core.taskChat
 import org.etpipeline.core.toStats
 import org.etpipeline.demo.DemoApp
+import org.etpipeline.demo.MOST_SAVED
 import org.etpipeline.demo.Services
 
 /** What the tasks screen shows: the selected bundle and what it was last asked. */

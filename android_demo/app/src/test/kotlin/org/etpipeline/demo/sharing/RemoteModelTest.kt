@@ -233,6 +233,18 @@ class RemoteModelTest {
     }
 
     @Test
+    fun `an app that has a service but nothing to ask is said to have none`() {
+        val model = connect()
+        shadowOf(app).boundServiceConnections.single().onNullBinding(ComponentName(PACKAGE, "Service"))
+        assertEquals(emptyList<Any>(), shadowOf(app).boundServiceConnections)
+        shadowOf(app).declareActionUnbindable(AskContract.ACTION)
+        assertEquals(Refusal.Reason.NOT_THERE, refusal(collect(model.answer("Italy?"))).reason)
+        val unbound = shadowOf(app).unboundServiceConnections.size
+        model.close()
+        assertEquals(unbound, shadowOf(app).unboundServiceConnections.size)
+    }
+
+    @Test
     fun `an app that lets nobody in for a while is asked again with the next question`() {
         val model = connect()
         shadowOf(app).setThrowInBindService(SecurityException("Not allowed to bind to service"))
