@@ -27,6 +27,7 @@ import kotlinx.coroutines.flow.combine
 import kotlinx.coroutines.flow.distinctUntilChanged
 import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.flow.update
+import kotlinx.coroutines.joinAll
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 import kotlinx.serialization.json.Json
@@ -89,6 +90,7 @@ class ChatViewModel(
     private val disk = CoroutineScope(SupervisorJob() + services.io.limitedParallelism(1))
     private val deleted = mutableSetOf<String>() // an answer that still comes must not write it again
     private var job: Job? = null
+    private var opening: Job? = null
     private var settingsJob: Job? = null
     private var answering: LlmEngine? = null
     private var session: ChatSession? = null
@@ -129,22 +131,20 @@ class ChatViewModel(
     /** Sends a message. With [replacing], the question at this place and all after it are replaced by it. */
     fun send(text: String, replacing: Int? = null) {
         if (text.isBlank()) return
-        val past = state.value.turns.take(replacing ?: state.value.turns.size)
-        answer(past + SavedMessage(Role.USER, text.trim()), temperature = null)
+        answer { turns -> Asking(turns.take(replacing ?: turns.size) + SavedMessage(Role.USER, text.trim())) }
     }
 
     /** Answers the last question again, differently. */
-    fun regenerate() {
-        val turns = state.value.turns
+    fun regenerate() = answer { turns ->
         val question = turns.indexOfLast { it.role == Role.USER }
-        if (question < 0) return
         val isFirstAnswer = question == turns.lastIndex || turns.last().unfinished
-        answer(turns.take(question + 1), if (isFirstAnswer) null else TEMPERATURE_OF_ANOTHER_ANSWER)
+        val temperature = if (isFirstAnswer) null else TEMPERATURE_OF_ANOTHER_ANSWER
+        if (question < 0) null else Asking(turns.take(question + 1), temperature)
     }
 
     /** Goes on with the last answer, which was cut. */
     fun goOn() {
-        if (state.value.canGoOn) answer(state.value.turns, temperature = null)
+        if (state.value.canGoOn) answer { turns -> Asking(turns) }
     }
 
     /** Lets these count from the next answer of this conversation on. */
@@ -179,8 +179,10 @@ class ChatViewModel(
         if (settingsJob?.isActive == true) save()
         settingsJob?.cancel()
         saved[SETTINGS] = null
-        viewModelScope.launch {
-            job?.cancelAndJoin()
+        val before = listOfNotNull(opening, job)
+        job?.cancel()
+        opening = viewModelScope.launch {
+            before.joinAll()
             _state.update { it.copy(conversation = conversation, leftOut = 0, problem = null) }
             services.preferences.edit { putString(OPEN, conversation.id) }
         }
@@ -200,15 +202,14 @@ class ChatViewModel(
         _state.update { it.copy(problem = null) }
     }
 
-    /**
-     * Has the last of [asked], a question, answered; or has the model go on with it, an answer.
-     *
-     * @param temperature at least this one.
-     */
-    private fun answer(asked: List<SavedMessage>, temperature: Float?) {
+    /** Has what it makes of the open conversation's turns answered, if anything. */
+    private fun answer(asking: (turns: List<SavedMessage>) -> Asking?) {
         val previous = job
+        val opening = opening // of another conversation, which waits for the same
         job = viewModelScope.launch {
             previous?.cancelAndJoin() // its last words must not get into the new answer
+            opening?.join()
+            val (asked, temperature) = asking(state.value.turns) ?: return@launch
             val bundle = services.models.bundle
             _state.update { state ->
                 val title = state.conversation.title.ifEmpty { asked.first().text.lineSequence().first().take(TITLE_LENGTH) }
@@ -341,6 +342,14 @@ class ChatViewModel(
         }
     }
 }
+
+/**
+ * What is fed.
+ *
+ * @property turns the last is a question to be answered, or an answer to be gone on with.
+ * @property temperature at least this one.
+ */
+private data class Asking(val turns: List<SavedMessage>, val temperature: Float? = null)
 
 private fun Draft.toBundle() = Bundle().apply {
     putString(TEXT, text.take(MOST_SAVED))

@@ -257,6 +257,32 @@ class ChatScreenTest {
     }
 
     @Test
+    fun `what is asked while a chat still closes belongs to the one that opens`() {
+        show()
+        say("first chat")
+        idle()
+        val first = viewModel.state.value.conversation
+        button(R.string.chat_new).performClick()
+        rule.waitFor { turns.isEmpty() }
+        engine.isPaced = true
+        engine.answers += "one two three four"
+        say("second chat")
+        engine.step()
+        rule.waitFor { turns.size == 2 }
+        engine.isPaced = false
+        rule.runOnUiThread {
+            viewModel.open(first)
+            viewModel.send("more of the first")
+        }
+        rule.waitFor { turns.size == 4 && viewModel.state.value.phase == ChatState.Phase.IDLE }
+        assertEquals(first.id, viewModel.state.value.conversation.id)
+        assertEquals(listOf("first chat", "more of the first"), turns.filter { it.role == Role.USER }.map { it.text })
+        rule.waitFor { app.services.conversations.all()[first.id]?.turns?.size == 4 }
+        val second = app.services.conversations.all().values.single { it.id != first.id }
+        assertEquals("second chat", second.turns.first().text)
+    }
+
+    @Test
     fun `earlier chats are listed, opened and deleted`() {
         show()
         say("first chat")
