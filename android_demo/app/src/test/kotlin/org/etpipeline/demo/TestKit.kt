@@ -70,6 +70,7 @@ class FakeEngine : LlmEngine {
     val adapters = mutableListOf<File?>() // of each answer
     private var adapter: File? = null
     var isPaced = false
+    var isDeaf = false // its word is done with its step, also when it is stopped
     var problem: Problem? = null
     var droppedPrompts = 0 // how many prompts are too long
     override var uses = 0L
@@ -115,7 +116,7 @@ class FakeEngine : LlmEngine {
 
     override fun stop() {
         isStopped = true
-        step()
+        if (!isDeaf) step()
     }
 
     override suspend fun reset() {

@@ -265,15 +265,17 @@ class ChatScreenTest {
         button(R.string.chat_new).performClick()
         rule.waitFor { turns.isEmpty() }
         engine.isPaced = true
+        engine.isDeaf = true
         engine.answers += "one two three four"
         say("second chat")
         engine.step()
         rule.waitFor { turns.size == 2 }
-        engine.isPaced = false
         rule.runOnUiThread {
             viewModel.open(first)
             viewModel.send("more of the first")
         }
+        engine.isPaced = false
+        engine.step(2)
         rule.waitFor { turns.size == 4 && viewModel.state.value.phase == ChatState.Phase.IDLE }
         assertEquals(first.id, viewModel.state.value.conversation.id)
         assertEquals(listOf("first chat", "more of the first"), turns.filter { it.role == Role.USER }.map { it.text })
