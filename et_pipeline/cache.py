@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,8 +179,10 @@ def build(
 
 def temporary_for(folder: Path) -> Path:
     """Make an empty folder beside `folder`, to be filled and then published; its name says who fills it."""
-    prefix = f"{folder.name}.{platform.node()}.{os.getpid()}."
-    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=folder.parent))
+    # Not by tempfile, whose folders nobody else may read: this one becomes a bundle.
+    temporary = folder.with_name(f"{folder.name}.{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    return temporary
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from et_pipeline import tiny_assistant
+from et_pipeline import pipeline, tiny_assistant
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -255,7 +255,22 @@ COMMAND_LINES = {
     "every device, but no plan": (["device=all"], r"device=all is for mode=plan"),
     "a picture, but no plan": (["plot=plan.svg"], r"plot=plan\.svg is for mode=plan"),
     "a picture of another kind": (["mode=plan", "plot=plan.png"], r"plot=plan\.png is not a name ending in \.svg"),
+    "a picture that cannot be written": (
+        ["mode=plan", "plot={tmp}/notes.txt/plan.svg"],
+        r"plot=.*plan\.svg cannot be written: .*; choose another file",
+    ),
     "config folder is missing": (["--config-dir", "/no/such/folder"], r"/no/such/folder"),
+    "own option that is no YAML": (
+        ["--config-dir", "{tmp}/mine", "recipe=tabs", "mode=plan"],
+        r"recipe/tabs\.yaml, line 2 is no YAML: found character '\\t'",
+    ),
+    "own option that is not UTF-8": (
+        ["--config-dir", "{tmp}/mine", "recipe=latin", "mode=plan"],
+        r"a YAML file that Hydra reads is not in UTF-8",
+    ),
+    "empty source": (["model=custom", "model.source="], r"model\.source=\"\" is not valid"),
+    "name longer than a file's": (["name=" + "x" * 300], r"name=.* is not valid"),
+    "a word alone": (["doctr"], r"doctr is neither a setting, as in key=value, nor one of doctor and report"),
 }
 
 
@@ -309,7 +324,22 @@ def test_bad_command_line(name, command, tmp_path, tmp_path_factory):
     (inputs / "notes.txt").write_text("One short note.")
     (inputs / "latin.txt").write_bytes("Grüße".encode("latin-1"))
     (inputs / "folder").mkdir()
+    (inputs / "mine" / "recipe").mkdir(parents=True)
+    (inputs / "mine" / "recipe" / "tabs.yaml").write_text("name: x\n\tscheme: 8da4w\n")
+    (inputs / "mine" / "recipe" / "latin.yaml").write_bytes("name: Grüße\n".encode("latin-1"))
     assert_one_sentence(*command(*(argument.replace("{tmp}", str(inputs)) for argument in arguments)), sentence)
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.linux("which has /proc")
+@pytest.mark.parametrize("key", ["paths.cache", "paths.bundles"])
+def test_a_folder_that_cannot_be_made(key, command):
+    assert_one_sentence(*command(f"{key}=/proc/none"), r"/proc")
+
+
+def test_bundles_where_nothing_can_be_written(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.os, "access", lambda path, mode: path != tmp_path)
+    assert_one_sentence(*command(), r"paths\.bundles=bundles is to be made in .*, where nothing can be written")
     assert_nothing_left(tmp_path)
 
 

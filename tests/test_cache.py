@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import stat
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -180,6 +181,15 @@ def test_publish_replaces_a_folder(tmp_path):
         cache.publish(temporary, tmp_path / "bundle")
     assert (tmp_path / "bundle" / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_others_may_read_what_is_made_as_the_user_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        temporary = cache.temporary_for(tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(temporary.stat().st_mode) == 0o750
 
 
 def test_figures_have_the_same_order_when_they_are_reused(tmp_path):

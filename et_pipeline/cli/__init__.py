@@ -5,24 +5,50 @@ from __future__ import annotations
 import io
 import sys
 from importlib import import_module
+from typing import Any
+
+from et_pipeline import __version__
+from et_pipeline.errors import EXIT_USER
 
 # What `et-pipeline` does besides running, each with arguments of its own: `main` of a module takes them.
 SUBCOMMANDS = {"doctor": "et_pipeline.cli.doctor", "report": "et_pipeline.cli.report"}
 
 
 def lenient() -> None:
-    """Have escapes for what the terminal's character set lacks: no reason to fail at the end of hours of work."""
+    """Have escapes for what the terminal's character set lacks: no reason to fail at the end of hours of work.
+
+    And take what is no text in it for unknown characters.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
 
 
 def main() -> None:
     """Console entry of `et-pipeline`."""
     lenient()
     name = next(iter(sys.argv[1:]), "")
-    if name in SUBCOMMANDS:
-        import_module(SUBCOMMANDS[name]).main(sys.argv[2:])
-        return
-    from et_pipeline.cli import pipeline  # with Hydra, which et-bundle does without
+    if name == "--version":
+        sys.stdout.write(f"et-pipeline {__version__}\n")
+    elif name in SUBCOMMANDS:
+        _imported(SUBCOMMANDS[name]).main(sys.argv[2:])
+    elif name.isidentifier():
+        known = " and ".join(SUBCOMMANDS)
+        sys.stderr.write(f"et-pipeline: {name} is neither a setting, as in key=value, nor one of {known}\n")
+        sys.exit(EXIT_USER)
+    else:
+        _imported("et_pipeline.cli.pipeline").main()  # with Hydra, which et-bundle does without
 
-    pipeline.main()
+
+def bundle_main() -> None:
+    """Console entry of `et-bundle`."""
+    _imported("et_pipeline.cli.bundle").main()
+
+
+def _imported(module: str) -> Any:
+    """A module, which takes seconds: who gives up meanwhile needs no traceback."""
+    try:
+        return import_module(module)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -8,9 +8,11 @@ import re
 import select
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import InterpolationResolutionError
@@ -23,7 +25,7 @@ from et_pipeline.settings import closest, first_line, setting_names
 _QUOTING = "a value with other characters than letters, digits, / . - _ : stands in quotes, as in 'key=\"a value\"'"
 _CANNOT_WRITE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
-    *(errno.EEXIST, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
 )
 
 _COMPLETION = {"-sc", "--shell-completion", "--shell_completion"}
@@ -102,8 +104,18 @@ def told(overrides: list[str]) -> Iterator[None]:
         raise UserError(_unquoted(overrides) or _hydra_sentence(error)) from error
     except InterpolationResolutionError as error:
         raise UserError(f"{first_line(error).rstrip('.')}; write \\${{ where a value has ${{") from error
+    except yaml.MarkedYAMLError as error:
+        where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}" if error.problem_mark else "a file"
+        raise UserError(f"{where} is no YAML: {error.problem}") from error
+    except UnicodeDecodeError as error:
+        modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not any(name.startswith(("hydra.", "omegaconf.")) for name in modules[-2:]):  # the last is codecs
+            raise
+        raise UserError(f"a YAML file that Hydra reads is not in UTF-8: {error}") from error
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        # A folder that cannot be made although the one around it is there, as in /proc.
+        makes_folder = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)][-1] == "mkdir"
+        if error.errno not in _CANNOT_WRITE and not (error.errno == errno.ENOENT and makes_folder):
             raise
         raise UserError(
             f"cannot use {error.filename}: {error.strerror}; make room or rights there, or choose another paths.cache, "

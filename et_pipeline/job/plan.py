@@ -45,8 +45,12 @@ def forecast(settings: Settings) -> Survey:
     devices = _options("device", Device) if every else None
     result = survey(settings, usable, devices)
     if settings.plot is not None:
-        settings.plot.parent.mkdir(parents=True, exist_ok=True)
-        settings.plot.write_text(plots.survey_svg(result), encoding="utf-8")
+        picture = plots.survey_svg(result)
+        try:
+            settings.plot.parent.mkdir(parents=True, exist_ok=True)
+            settings.plot.write_text(picture, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"plot={settings.plot} cannot be written: {error.strerror}; choose another file") from error
     return result
 
 

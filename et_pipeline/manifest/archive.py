@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from et_pipeline import manifest as bundle
@@ -68,10 +68,10 @@ def write_zip(folder: Path, out: Path) -> None:
     bundle.check_files(folder, manifest)
     if out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{out} is inside the bundle {folder}: give a place outside it.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"{out} cannot be written: give a file name in an existing folder.")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
+        if out.is_dir() or not out.parent.is_dir():
+            raise UserError(f"{out} cannot be written: give a file name in an existing folder.")
         with temporary.open("wb") as stream:
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
                 for name in sorted([*manifest.files, bundle.FILE_NAME]):
@@ -88,7 +88,8 @@ def write_zip(folder: Path, out: Path) -> None:
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}).") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written there is none either
+            temporary.unlink()
 
 
 @contextmanager

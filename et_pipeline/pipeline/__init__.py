@@ -7,6 +7,7 @@ these make its cache key. A run that was killed continues after the last stage t
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,11 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
     first = programs[0]
     root = host.expanded(first.paths.cache).resolve()
     bundles = host.expanded(first.paths.bundles).resolve()
-    if not next(path for path in (bundles, *bundles.parents) if path.exists()).is_dir():  # found last, after hours
+    around = next(path for path in (bundles, *bundles.parents) if path.exists())
+    if not around.is_dir():  # found last, after hours
         raise UserError(f"paths.bundles={first.paths.bundles} is inside a file or is one; name a folder")
+    if first.until == "bundle" and not os.access(around, os.W_OK):
+        raise UserError(f"paths.bundles={first.paths.bundles} is to be made in {around}, where nothing can be written")
     texts = [given_texts(settings) for settings in programs]
     source = original(programs, texts[0], root, face, logs)
 

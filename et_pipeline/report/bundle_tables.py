@@ -17,7 +17,7 @@ from et_pipeline.manifest import (
     TextQuality,
     TextScore,
 )
-from et_pipeline.report.words import outside, size, vector, within
+from et_pipeline.report.words import down, outside, size, vector, within
 
 Titled = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 """A table: title, columns, rows."""
@@ -166,7 +166,7 @@ def _scores(quality: Quality) -> Titled:
         rows.append(("perplexity", f"{quality.perplexity.original:.2f}", f"{quality.perplexity.deployed:.2f}", ""))
     if quality.greedy:
         equal = f"{quality.greedy.equal} of {quality.greedy.prompts} answers equal"
-        rows.append(("greedy answers", "", f"{equal}, {quality.greedy.agreement:.1%} of their tokens", ""))
+        rows.append(("greedy answers", "", f"{equal}, {down(100 * quality.greedy.agreement, 1)} % of their tokens", ""))
     return "Quality", ("task", "original", "deployed", "items"), rows
 
 

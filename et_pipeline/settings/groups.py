@@ -42,7 +42,8 @@ class Checkpoint(Frozen):
     """Where the original weights come from."""
 
     source: str = Field(
-        description="builtin:<name>, a local folder in Hugging Face layout, a hub id, a .gguf file, or random"
+        min_length=1,
+        description="builtin:<name>, a local folder in Hugging Face layout, a hub id, a .gguf file, or random",
     )
     revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
     adapter: str | None = Field(
@@ -386,7 +387,7 @@ class Settings(Frozen):
         default=None, description="with mode=plan: an .svg file for size and speed of every recipe"
     )
     seed: int = Field(description="of every random generator")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the bundle's folder")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=150, description="the bundle's folder")
     model: Model
     adapt: Adapt
     recipe: Recipe

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from et_pipeline import CONF, cli, job
+from et_pipeline import CONF, __version__, cli, job
 from et_pipeline.cli.bundle.terminal import print_json
 from et_pipeline.pipeline import Result
 
@@ -235,6 +235,25 @@ def test_a_terminal_of_fewer_characters_is_no_fault(monkeypatch):
     print_json({"a": "café"})
     screen.flush()
     assert screen.buffer.getvalue() == b'caf\\xe9\n{\n  "a": "caf\\u00e9"\n}\n'
+
+
+def test_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["et-pipeline", "--version"])
+    cli.main()
+    assert capsys.readouterr().out == f"et-pipeline {__version__}\n"
+
+
+@pytest.mark.parametrize("entry", ["main", "bundle_main"])
+def test_who_gives_up_while_it_is_imported_gets_no_traceback(entry, monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    monkeypatch.setattr(sys, "argv", ["et-pipeline"])
+    with pytest.raises(SystemExit) as ended:
+        getattr(cli, entry)()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_who_stops_reading_gets_no_traceback():

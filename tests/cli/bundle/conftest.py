@@ -47,7 +47,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["et-bundle", *map(str, arguments)])
         if stdin is not None:
             read, write = os.pipe()
-            os.write(write, stdin.encode())
+            os.write(write, stdin if isinstance(stdin, bytes) else stdin.encode())
             os.close(write)
             monkeypatch.setattr(sys, "stdin", os.fdopen(read, encoding="utf-8"))
         with pytest.raises(SystemExit) as exited:

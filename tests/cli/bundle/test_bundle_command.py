@@ -118,3 +118,9 @@ def test_phone_commands_say_that_there_is_none(run, folder, command, monkeypatch
     code, out, err = run(*command, folder)
     assert (code, out) == (2, "")
     assert err.startswith("adb is not installed")
+
+
+def test_zip_where_nothing_can_be_written(run, folder, tmp_path):
+    code, _, err = run("zip", folder, tmp_path / ("x" * 300))
+    assert code == 2
+    assert err.endswith("cannot be written (File name too long).\n")

@@ -43,6 +43,12 @@ def test_chat_with_piped_input_answers_each_line(run, packed, temporary):
     assert list(temporary.iterdir()) == []
 
 
+def test_chat_takes_what_is_no_text_for_unknown_characters(run, folder):
+    code, out, err = run("chat", folder, stdin=b"\xff\xfe\n")
+    assert (code, err) == (0, "")
+    assert out.startswith("I read ")
+
+
 @pytest.mark.skipif(
     (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="kept on Linux with x86-64 only"
 )

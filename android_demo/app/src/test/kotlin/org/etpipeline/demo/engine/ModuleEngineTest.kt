@@ -209,10 +209,11 @@ class ModuleEngineTest : EngineContract() {
     @Test fun `an answer that filled the context goes on with fewer turns`() = runBlocking {
         val session = ChatSession(engine, manifest.chat, manifest.tokenizer.specialTokens)
         session.ask("My name is Emma. ".repeat(60), 8)
-        val request = Sampling(temperature = 30f)
-        val full = session.ask(italy, 500, request)
+        val endless = manifest.tokenizer.eosIds.associate { it.toInt() to -1e9f }
+        val request = GenerationRequest(500, Sampling(temperature = 30f), seed = 1, logitBias = endless)
+        val full = session.ask(italy, request)
         assertEquals(End.CONTEXT, full.generation.end)
-        val more = session.goOn(16, request)
+        val more = session.goOn(request.copy(maxNewTokens = 16))
         assertTrue(more.text.startsWith(full.text.trimEnd('\uFFFD')) && more.text.length > full.text.length)
         assertEquals(1, more.droppedTurns)
     }
