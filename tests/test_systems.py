@@ -31,6 +31,7 @@ ELSEWHERE = {
     "bench/engines.py": "of bench.host, which refuses what is not Linux",
     "bench/host.py": "refuses what is not Linux",
     "bench/newcomer.py": "likewise",
+    "bench/processor.py": "likewise",
     "runtime/mapped.py": "does nothing where it is not Linux",
 }
 
