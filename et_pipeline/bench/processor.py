@@ -8,6 +8,7 @@ older processor runs, on a clock and a memory that are this one's.
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,9 @@ _FIRST = 22  # bytes before avx, on x86-64
 _FIELDS = (
     *("avx", "avxvnni", "fma3", "fma4", "xop", "f16c", "avx2", "avx512f", "avx512pf", "avx512er", "avx512cd"),
     *("avx512dq", "avx512bw", "avx512vl", "avx512ifma", "avx512vbmi", "avx512vbmi2", "avx512bitalg"),
-    *("avx512vpopcntdq", "avx512vnni", "avx512bf16", "avx512fp16"),
+    *("avx512vpopcntdq", "avx512vnni", "avx512bf16", "avx512fp16", "avx512vp2intersect", "avx5124vnniw"),
+    *("avx5124fmaps", "avx101", "avx102", "amxbf16", "amxtile", "amxint8", "amxfp16", "avxvnniint8"),
+    *("avxvnniint16", "avxneconvert"),
 )
 _KNOWN = {"fma3": "fma", "avx512vbmi2": "avx512_vbmi2", "avx512vnni": "avx512_vnni"}  # where Linux says it otherwise
 _CHECKED = ("avx", "fma3", "f16c", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vbmi2", "avx512vnni")
@@ -54,8 +57,8 @@ def _record() -> ctypes.Array[ctypes.c_bool]:
 
     (package,) = executorch.__path__
     library = Path(package) / "lib" / "libexecutorch_threadpool.so"
-    if sys.platform != "linux" or not library.is_file():
-        raise RuntimeError("an older processor can be pretended on Linux only")
+    if sys.platform != "linux" or platform.machine() != "x86_64" or not library.is_file():
+        raise RuntimeError("an older processor can be pretended on Linux with x86-64 only")
     if "libexecutorch_backend_xnnpack" in Path("/proc/self/maps").read_text(encoding="utf-8"):
         raise RuntimeError("XNNPACK is loaded already, and has looked what the processor can")
     cpuinfo = ctypes.CDLL(str(library))
