@@ -100,7 +100,12 @@ class Program:
         return self._run(inputs)
 
     def _run(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return self._forward(inputs)[0].reshape(-1)
+        import torch
+
+        # NumPy copies them: of a whole vocabulary torch would with its threads, which then wait, busily, on the
+        # processors that the runtime's own threads need for the next token.
+        outputs = self._forward(inputs, clone_outputs=False)
+        return torch.from_numpy(outputs[0].numpy().copy()).reshape(-1)
 
     def prefill(self, tokens: torch.Tensor, start: int = 0, chunk: int | None = None) -> torch.Tensor:
         """Run a whole prompt in pieces.

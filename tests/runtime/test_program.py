@@ -1,6 +1,7 @@
 import logging
 import os
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -47,8 +48,39 @@ def test_every_way_of_feeding_agrees_with_transformers(program, tiny_program, ch
 
 def test_a_new_prompt_forgets_the_old_one(program):
     first = program.prefill(TOKENS)
+    kept = first.clone()
     program.prefill(TOKENS.flip(1))
+    assert torch.equal(first, kept)
     assert torch.equal(program.prefill(TOKENS), first)
+
+
+WIDE = """
+import psutil, torch
+from pathlib import Path
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import to_edge_transform_and_lower
+from et_pipeline.runtime.program import Program
+
+class Wide(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.arange(100_000.0)
+
+torch.set_num_threads(1)
+with open("wide.pte", "wb") as out:
+    exported = torch.export.export(Wide(), (torch.ones(1),))
+    out.write(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+program = Program(Path("wide.pte"), threads=1)
+torch.set_num_threads(3)
+before = psutil.Process().num_threads()
+assert program.embed(torch.ones(1))[-1] == 100_000
+print(psutil.Process().num_threads() - before)
+"""
+
+
+def test_torchs_threads_do_not_wake_for_the_result(tmp_path):
+    # Once awake they wait busily, and a token with two threads took two to three times as long.
+    done = subprocess.run([sys.executable, "-c", WIDE], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_an_answer_goes_on_from_where_the_prompt_ends(program):

@@ -53,6 +53,9 @@ def chat(
 
     /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message.
     """
+    import torch
+
+    torch.set_num_threads(1)  # those that help to sample a token would wait busily while the runtime computes the next
     with bundles.open_bundle(path, threads=threads, packed=cache if keep_packed else None) as bundle:
         seed = int.from_bytes(os.urandom(4))
         session = bundle.session(system=system, temperature=temperature, seed=seed, adapter=adapter, thinking=thinking)
