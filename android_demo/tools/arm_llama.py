@@ -1,4 +1,4 @@
-"""llama.cpp for the emulated arm64 machine, beside which programs are counted: its own benchmark, linked statically.
+"""llama.cpp for the emulated arm64 machine, beside which programs are counted, linked statically.
 
 The sources are those in llama-cpp-python's archive on the package index, compiled for a core with dot products and
 16-bit floats, as llama.cpp's documentation says for phones.
@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from arm import CORES, libraries_of, unpack_packages
+from arm import CORES, SOURCES, libraries_of, unpack_packages
 from artifacts import BuildError
 from steps import run, step
 
@@ -29,42 +29,35 @@ OPTIONS = {
     "GGML_CPU_ARM_ARCH": "armv8.2-a+dotprod+fp16",
     "GGML_OPENMP": "OFF",
     "BUILD_SHARED_LIBS": "OFF",
-    "LLAMA_OPENSSL": "OFF",
-    "LLAMA_BUILD_TESTS": "OFF",
-    "LLAMA_BUILD_EXAMPLES": "OFF",
-    "LLAMA_BUILD_SERVER": "OFF",
-    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_BUILD_COMMON": "OFF",
 }
+ARCHIVES = ("src/libllama.a", *(f"ggml/src/libggml{part}.a" for part in ("", "-cpu", "-base")))
+COUNTED = SOURCES / "count_llama.cpp"
 
 
-class LlamaBench(NamedTuple):
-    """llama.cpp's benchmark.
+class Llama(NamedTuple):
+    """llama.cpp for arm64.
 
     Attributes:
         tools: Folder with QEMU.
-        program: llama-bench for arm64.
+        program: What is counted.
     """
 
     tools: Path
     program: Path
 
     def run(self, file: Path, start: int, prompt: int, tokens: int, plugin: str) -> subprocess.CompletedProcess[str]:
-        """Reads a prompt or writes tokens from a position on, on one thread and with flash attention.
-
-        It fills its cache up to there first. A prompt and tokens in one run are none of the questions asked.
-        """
-        work = ["-d", str(start), "-p", str(prompt), "-n", str(tokens)]
+        """Reads a prompt, or tokens one by one, from a position on, on one thread and with flash attention."""
         command: list[str | Path] = [
             self.tools / "usr" / "bin" / "qemu-aarch64",
             *("-cpu", CORES[CORE].emulated, "-plugin", plugin),
-            *(self.program, "-m", file, "-t", "1", "-fa", "1", "-r", "1", "--no-warmup"),
-            *work,
+            *(self.program, file, str(start), str(prompt), str(tokens)),
         ]
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries_of(self.tools)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600)
 
 
-def make_llama() -> LlamaBench:
+def make_llama() -> Llama:
     """Gets and builds everything, in ten minutes or more; a second time nothing."""
 
     def unpack(folder: Path) -> None:
@@ -75,8 +68,8 @@ def make_llama() -> LlamaBench:
     def build(folder: Path) -> None:
         _build(folder, tools)
 
-    made = step("arm-llama", f"llama.cpp of {SOURCE} for arm64", [SOURCE, OPTIONS], build)
-    return LlamaBench(tools, made / "bin" / "llama-bench")
+    made = step("arm-llama", f"llama.cpp of {SOURCE} for arm64", [SOURCE, OPTIONS, COUNTED], build)
+    return Llama(tools, made / COUNTED.stem)
 
 
 def _build(folder: Path, tools: Path) -> None:
@@ -94,11 +87,15 @@ def _build(folder: Path, tools: Path) -> None:
         for kind, value in (("COMPILER", f"{tools}/usr/bin/aarch64-linux-gnu-{name}"), ("FLAGS", flags))
     }
     given = [f"-D{key}={value}" for key, value in {**OPTIONS, **compilers}.items()]
+    archives = [folder / part for part in ARCHIVES]
+    headers = [f"-I{source / part}" for part in ("include", "ggml/include")]
     path = f"{tools}/usr/bin{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "LD_LIBRARY_PATH": libraries_of(tools), "PATH": path}
     for command in (
         ["cmake", "-G", "Ninja", "-S", source, "-B", folder, *given],
-        ["ninja", "-C", folder, "llama-bench"],
+        ["ninja", "-C", folder, "llama"],
+        [compilers["CMAKE_CXX_COMPILER"], *flags.split(), "-O2", "-static", *headers, COUNTED, *archives, "-lpthread"]
+        + ["-o", folder / COUNTED.stem],
     ):
         done = subprocess.run([str(part) for part in command], env=environment, stdout=subprocess.PIPE, text=True)
         if done.returncode:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from arm import SOURCES, Arm, make_arm
-from arm_llama import CORE, LlamaBench, make_llama
+from arm_llama import CORE, Llama, make_llama
 from artifacts import BuildError
 from steps import step
 
@@ -55,16 +55,10 @@ def make_counter() -> Path:
 
 
 def between_marks(lines: Sequence[str]) -> list[int]:
-    """Counts between the last two marks, which one thread set."""
+    """Counts between the last two marks, which the thread that computes set."""
     marks = [[int(count) for count in line.split()[1:]] for line in lines if line.startswith("mark")]
     one, two = marks[-2:]
     return [b - a for a, b in zip(one, two, strict=True)]
-
-
-def busiest(lines: Sequence[str]) -> list[int]:
-    """Counts of the thread that computes: with most dot products, or where there are none with most SIMD."""
-    threads = [[int(count) for count in line.split()] for line in lines if not line.startswith("mark")]
-    return max(threads, key=lambda counts: (counts[1] + counts[2], counts[4]))
 
 
 def counted(run: Callable[[], subprocess.CompletedProcess[str]], what: object) -> list[str]:
@@ -89,11 +83,11 @@ def of_program(machine: Arm, counter: Path, program: Path, chunk: int) -> Count:
     return count
 
 
-def of_gguf(bench: LlamaBench, counter: Path, file: Path) -> Count:
+def of_gguf(llama: Llama, counter: Path, file: Path) -> Count:
     """Counts of a GGUF file in llama.cpp."""
 
     def count(start: int, prompt: int, tokens: int) -> list[int]:
-        return busiest(counted(partial(bench.run, file, start, prompt, tokens, str(counter)), file))
+        return between_marks(counted(partial(llama.run, file, start, prompt, tokens, str(counter)), file))
 
     return count
 

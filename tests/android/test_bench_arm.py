@@ -13,11 +13,6 @@ from artifacts import BuildError
 MACHINE = arm.Arm(Path("tools"), Path("root"), Path("host"), Path("cores"), "")
 
 
-def test_the_thread_that_computes_is_the_one_with_dot_products_or_else_simd():
-    assert bench_arm.busiest(["mark 9 9 9 9 9", "900 0 0 10 10", "500 3 0 10 10", "700 1 1 10 10"])[0] == 500
-    assert bench_arm.busiest(["900 0 0 10 10", "500 0 0 10 90"])[0] == 500
-
-
 def test_what_is_between_the_last_two_marks_counts():
     lines = ["mark 1 0 0 1 0", "mark 10 2 0 3 4", "mark 110 12 0 13 14", "999 99 0 99 99"]
     assert bench_arm.between_marks(lines) == [100, 10, 0, 10, 10]
