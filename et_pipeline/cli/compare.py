@@ -24,7 +24,7 @@ from rich.console import Console
 from et_pipeline.errors import UserError
 from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
-from et_pipeline.job.mistakes import guarded
+from et_pipeline.job.mistakes import guarded, resumed
 from et_pipeline.report import progress
 from et_pipeline.report.compare_page import write
 from et_pipeline.report.comparison import Comparison, Outcome, best
@@ -161,7 +161,8 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
             if checkpoint is not None:  # sooner than the quantizer would say it
                 local = settings.model.model_copy(update={"source": str(checkpoint)})
                 check_groups(read_adapted(settings.model_copy(update={"model": local})), settings.recipe)
-            result = run([settings], face, logs)
+            with resumed():
+                result = run([settings], face, logs)
         except UserError as error:
             if checkpoint is None:
                 raise

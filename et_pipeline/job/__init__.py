@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
+from et_pipeline.job.mistakes import resumed
 from et_pipeline.job.plan import ALL_DEVICES, forecast
 from et_pipeline.job.programs import chosen_programs, told_apart
 from et_pipeline.job.search_path import register
@@ -71,7 +72,8 @@ def _run(programs: list[Settings], outputs: Path, quiet: bool, label: str | None
     outputs.mkdir(parents=True, exist_ok=True)
     face = progress.face(quiet or settings.format == "json", label)
     try:
-        return run(programs, face, outputs)
+        with resumed():
+            return run(programs, face, outputs)
     finally:
         face.close()
 
