@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from et_pipeline.cli.paths import named
+from et_pipeline.cli.streams import standard_streams
 from et_pipeline.errors import UserError
 from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
@@ -258,15 +260,20 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--adapt", action="append", default=[], metavar="STEPS", help="also adapted: steps with commas; may be repeated"
     )
-    parser.add_argument("--out", type=Path, help="folder of the report (default: build/compare/MODEL)")
+    parser.add_argument("--out", type=named("--out"), help="folder of the report (default: build/compare/MODEL)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    given = command_line().parse_intermixed_args(arguments)
-    out = given.out or Path("build/compare") / given.model
-    sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))))
+
+    def job() -> None:
+        given = command_line().parse_intermixed_args(arguments)
+        out = given.out or Path("build/compare") / given.model
+        compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))
+
+    with standard_streams():
+        sys.exit(guarded(job))
 
 
 if __name__ == "__main__":

@@ -151,6 +151,8 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is not a setting{closest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"{key} is missing"
+    if first["type"] == "string_too_short":
+        return f"{key}={given} is empty; give it a value, or leave it out"
     return f"{key}={given} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

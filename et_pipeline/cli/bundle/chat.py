@@ -14,6 +14,7 @@ from rich.text import Text
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import console, note, printable
+from et_pipeline.cli.paths import named
 from et_pipeline.errors import EXIT_USER
 from et_pipeline.host import edit_lines
 
@@ -47,7 +48,10 @@ def chat(
         bool, typer.Option(help="Keep a large model's weights as this processor wants them, to load fast next time.")
     ] = True,
     cache: Annotated[
-        Path, typer.Option(envvar="ET_PIPELINE_CACHE", metavar="FOLDER", help="Where they are kept.")
+        Path,
+        typer.Option(
+            parser=named("--cache"), envvar="ET_PIPELINE_CACHE", metavar="FOLDER", help="Where they are kept."
+        ),
     ] = Path("~/.cache/et_pipeline"),
 ) -> None:
     """Talk to the model of a bundle in the terminal.
