@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from et_pipeline.errors import UserError
-from et_pipeline.settings.combinations import check_combination
+from et_pipeline.settings.combinations import check_combination, shortened
 from et_pipeline.settings.groups import (
     OWN,
     RANDOM,
@@ -93,6 +93,7 @@ __all__ = [
     "load_settings",
     "load_sweep",
     "setting_names",
+    "shortened",
 ]
 
 Kind = TypeVar("Kind", bound=BaseModel)

@@ -253,7 +253,7 @@ def test_who_gives_up_while_it_is_imported_gets_no_traceback(entry, monkeypatch,
     ],
 )
 def test_who_interrupts_is_promised_only_what_is_so(command, monkeypatch, at, arguments, words):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(at, interrupted)
