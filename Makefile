@@ -39,6 +39,8 @@ setup: $(READY) ## Make .venv and install everything into it (other targets do i
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or name it with PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "Setting up $(VENV) with PyTorch, ExecuTorch and what else pyproject.toml names: minutes without a word, gigabytes"
+	@echo "to download, and up to 7 GB of disk, half of that with the CPU build of torch"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
 		echo "No GPU here: asking for the CPU build of torch"; \
@@ -183,7 +185,7 @@ families: $(READY) ## Every family of transformers in all forms, at tiny size: e
 	$(BIN)/python -m et_pipeline.bench.docs
 
 docs-site: $(READY) ## Build the documentation as a site that works offline, into build/site
-	$(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 bench-7b: $(READY) ## Export LLaMA-2-7B, Mistral-7B and Phi-3-mini at full size, random weights: an hour, 60 GB of disk
 	$(BIN)/python -m et_pipeline.bench.docs full_size

@@ -231,7 +231,10 @@ def publish(temporary: Path, folder: Path, good: Callable[[], Entry | None] = la
 
 @contextmanager
 def locked(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock of a folder; `waiting` is called once if another process holds it."""
+    """Hold the lock of a folder; `waiting` is called once if another process holds it.
+
+    Its file stays, empty: on NFS who waits for one that is removed gets it still, and who comes makes another.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f"{folder.name}.lock")  # the kernel drops it when its holder dies
     try:

@@ -138,13 +138,21 @@ def read_model(model: Model) -> Architecture:
     Raises:
         UserError: there is none, it is broken, or the context is longer than the model's.
     """
-    if model.architecture is None:
-        known = architecture_of(Folder(config_folder(model.checkpoint)), model.task == "embedding")
-    else:
-        dense = () if model.sentence is None else model.sentence.dense
-        known = read_architecture(*config_of(model), embeds=model.task == "embedding", dense=dense)
+    known = _known(model)
     check_context(model.max_context, known.max_position)
     return known
+
+
+def positions(model: Model) -> int:
+    """The longest context that the model has, read likewise."""
+    return _known(model).max_position
+
+
+def _known(model: Model) -> Architecture:
+    if model.architecture is None:
+        return architecture_of(Folder(config_folder(model.checkpoint)), model.task == "embedding")
+    dense = () if model.sentence is None else model.sentence.dense
+    return read_architecture(*config_of(model), embeds=model.task == "embedding", dense=dense)
 
 
 def config_of(model: Model) -> tuple[Mapping[str, Any], str]:

@@ -268,7 +268,7 @@ COMMAND_LINES = {
         ["--config-dir", "{tmp}/mine", "recipe=latin", "mode=plan"],
         r"a YAML file that Hydra reads is not in UTF-8",
     ),
-    "empty source": (["model=custom", "model.source="], r"model\.source=\"\" is not valid"),
+    "empty source": (["model=custom", "model.source="], r"model\.source=\"\" is empty; give"),
     "name longer than a file's": (["name=" + "x" * 300], r"name=.* is not valid"),
     "a word alone": (["doctr"], r"doctr is neither a setting, as in key=value, nor one of doctor and report"),
 }

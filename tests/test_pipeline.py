@@ -43,6 +43,27 @@ def test_the_gate_alone_stops_a_recipe_that_the_backend_computes_wrongly(make_ch
     assert {f"cosine to quantized eager, {way}" for way in ("one_piece", "chunked", "token_by_token")} <= failed
 
 
+SHORT = {"llama": ["model=custom", "task=chat"], "bert": ["model=custom_embedding"]}
+
+
+@pytest.mark.parametrize("family", SHORT)
+@pytest.mark.parametrize("way", ["until=acquire", "mode=plan"])
+def test_a_context_that_nobody_typed_yields_to_the_models_own(family, way, make_checkpoint, command):
+    folder = make_checkpoint(family, num_hidden_layers=1, max_position_embeddings=200)
+    default = 1024 if family == "llama" else 256
+    arguments = [*SHORT[family], f"model.source={folder}", way]
+    code, out, err = command(*arguments)
+    assert code == 0, err
+    words = f"model.max_context=200, as this model has no more positions; {default} is the default"
+    assert words in err + out
+    code, out, err = command(*arguments, f"model.max_context={default}")
+    assert (code, out) == (2, "")
+    assert f"model.max_context={default} exceeds the 200 positions of this model; choose at most 200" in err
+    code, out, err = command(*arguments, "measure.prompt_tokens=240")
+    assert code == 2
+    assert "model.max_context=200" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("family", "overrides", "sentence"),
     [

@@ -74,6 +74,13 @@ def test_name_follows_model_recipe_and_backend():
         (["+recipe.group_sise=3"], r"recipe.group_sise is not a setting; choose from .*group_size"),
         (["recipe.scheme=int3"], r'recipe.scheme="int3" is not valid: .*8da4w'),
         (["model=custom"], r"model.source has no value"),
+        *(
+            ([f"{key}="], rf'^{key}="" is empty; give it a value, or leave it out$')
+            for key in (
+                *("model.source", "model.revision", "model.adapter", "adapt.teacher", "adapt.text.source"),
+                *("recipe.calibration.source", "task.evaluation", "verify.text"),
+            )
+        ),
         (["recipe.gate=null"], r"recipe.gate"),
         (["seed=null"], r"seed=null is not valid"),
         (["until=launch"], r'until="launch" is not valid: .*lower'),

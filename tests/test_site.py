@@ -1,7 +1,9 @@
 """The documents: the site builds, links lead somewhere, and what people are told to type works."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -31,9 +33,10 @@ def commands(start=""):
 def site(tmp_path_factory):
     """The built site; a broken link, a page without a place or a name that is not there ends the build."""
     folder = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml"]
-    done = subprocess.run([*build, "--site-dir", str(folder)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    build = re.search(r"\t(.* mkdocs build .*)", (ROOT / "Makefile").read_text())[1]
+    build = build.replace("$(BIN)/python", shlex.quote(sys.executable))
+    done = subprocess.run(f"{build} --site-dir {folder}", shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")  # nothing of mkdocs' own either
     return folder
 
 
@@ -149,3 +152,25 @@ def test_files_that_pages_name_exist():
     named = set(re.findall(r"`((?:et_pipeline|tests|conf|docs|android_demo)/[\w./-]+)`", text))
     assert named
     assert [name for name in named if not (ROOT / name).exists() and "NAME" not in name] == []
+
+
+def test_setup_says_beforehand_what_it_takes(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name, does in {"python": "mkdir .venv", "uv": "echo installs"}.items():  # in the place of what takes long
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["make", "setup", "PYTHON=python"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    before, venv, _ = done.stdout.partition("python -m venv")
+    assert before.startswith("Setting up .venv with PyTorch, ExecuTorch")
+    assert "7 GB of disk" in before
+    assert venv
+    assert "\ninstalls\n" in done.stdout

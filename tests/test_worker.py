@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from et_pipeline.errors import UserError
@@ -210,6 +211,23 @@ def test_a_server_that_is_killed_takes_no_stage_along_and_is_started_again(stage
     thread.join()
     assert found == ["whole"]
     assert stage("return {'again': True}")[0] == {"again": True}
+
+
+@pytest.mark.parametrize("way", ["forked"], indirect=True)
+def test_a_server_that_still_imports_ends_with_an_interruption(tmp_path):
+    program = (
+        "from pathlib import Path\nfrom et_pipeline.worker import run_stage\n"
+        f"run_stage('none', {{}}, Path({str(tmp_path)!r}), {{}}, 0, Path({str(tmp_path / 'log')!r}), print)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    while not (servers := psutil.Process(parent.pid).children()):
+        time.sleep(0.02)
+    time.sleep(0.5)  # it ignores what a terminal sends to all
+    for each in (*servers, parent):
+        each.send_signal(signal.SIGINT)
+    parent.wait()
+    time.sleep(1)  # imports take several
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in servers)
 
 
 def test_a_stage_can_have_a_process_of_its_own(stage, tmp_path, way):

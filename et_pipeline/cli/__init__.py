@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from importlib import import_module
 from typing import Any
 
 from et_pipeline import __version__
+from et_pipeline.cli.streams import standard_streams
 from et_pipeline.errors import EXIT_USER
 
 # What `et-pipeline` does besides running, each with arguments of its own: `main` of a module takes them.
 SUBCOMMANDS = {"doctor": "et_pipeline.cli.doctor", "report": "et_pipeline.cli.report"}
 
 
-def lenient() -> None:
-    """Have escapes for what the terminal's character set lacks: no reason to fail at the end of hours of work.
-
-    And take what is no text in it for unknown characters.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-
-
 def main() -> None:
     """Console entry of `et-pipeline`."""
-    lenient()
+    with standard_streams():
+        _main()
+
+
+def _main() -> None:
     name = next(iter(sys.argv[1:]), "")
     if name == "--version":
         sys.stdout.write(f"et-pipeline {__version__}\n")

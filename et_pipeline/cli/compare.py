@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from et_pipeline.cli.paths import named
+from et_pipeline.cli.streams import standard_streams
 from et_pipeline.errors import UserError
 from et_pipeline.host import machine
 from et_pipeline.job.composed import composed
-from et_pipeline.job.mistakes import guarded
+from et_pipeline.job.mistakes import guarded, resumed
 from et_pipeline.report import progress
 from et_pipeline.report.compare_page import write
 from et_pipeline.report.comparison import Comparison, Outcome, best
-from et_pipeline.settings import Settings
+from et_pipeline.settings import Model, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -130,13 +132,14 @@ def compose_all(
     return found
 
 
-def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) -> list[Outcome]:
+def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None], yields: bool = False) -> list[Outcome]:
     """Run each recipe and look into what it made; the first one's mistakes are the user's, others' are shown.
 
     Args:
         every: settings by recipe, the original weights' first.
         out: logs go into a folder of it.
         say: takes a line of progress.
+        yields: as of `pipeline.run`.
 
     Raises:
         UserError: a text is missing, or the first recipe cannot be run at all.
@@ -147,7 +150,7 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
 
     for settings in every.values():
         given_texts(settings)
-    checkpoint: Path | None = None
+    local: Model | None = None  # the checkpoint that the first one found
     inspect: Callable[[Settings, Result], Outcome] | None = None
     outcomes = []
     for number, (name, settings) in enumerate(every.items(), 1):
@@ -158,12 +161,12 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
         logs.mkdir(parents=True, exist_ok=True)
         try:
             check(settings)
-            if checkpoint is not None:  # sooner than the quantizer would say it
-                local = settings.model.model_copy(update={"source": str(checkpoint)})
+            if local is not None:  # sooner than the quantizer would say it
                 check_groups(read_adapted(settings.model_copy(update={"model": local})), settings.recipe)
-            result = run([settings], face, logs)
+            with resumed():
+                result = run([settings], face, logs, yields)
         except UserError as error:
-            if checkpoint is None:
+            if local is None:
                 raise
             outcomes.append(Outcome(name=name, refused=str(error)))
             say(str(error))
@@ -171,7 +174,8 @@ def sweep(every: Mapping[str, Settings], out: Path, say: Callable[[str], None]) 
         finally:
             face.close()
         if inspect is None:
-            checkpoint, inspect = result.checkpoint, _inspector(settings, result)
+            local = result.programs[0].settings.model.model_copy(update={"source": str(result.checkpoint)})
+            inspect = _inspector(settings, result)
         outcome = inspect(settings, result)
         outcomes.append(outcome.model_copy(update={"name": name, "seconds": round(time.monotonic() - began, 1)}))
     return outcomes
@@ -186,7 +190,7 @@ def _inspector(first: Settings, result: Result) -> Callable[[Settings, Result], 
     from et_pipeline.evaluation import inspection, perplexity, text_source
     from et_pipeline.quantization.torchao_config import load_quantized
 
-    context = first.model.max_context
+    context = result.programs[0].settings.model.max_context
     assert result.checkpoint is not None
     facts = Facts.read(result.programs[0].entries["acquire"].folder)
     source = first.verify.text or text_source.BUILTIN
@@ -227,7 +231,8 @@ def compare(model: str, overrides: Sequence[str], out: Path, chosen: Mapping[str
     console = Console(stderr=True)
     began = time.monotonic()
     every = compose_all(model, overrides, out, chosen)
-    outcomes = sweep(every, out, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    yields = not any(each.startswith("model.max_context=") for each in overrides)
+    outcomes = sweep(every, out, lambda line: console.print(line, highlight=False, soft_wrap=True), yields)
     comparison = Comparison(
         model=next(iter(every.values())).model.name,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -257,15 +262,20 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--adapt", action="append", default=[], metavar="STEPS", help="also adapted: steps with commas; may be repeated"
     )
-    parser.add_argument("--out", type=Path, help="folder of the report (default: build/compare/MODEL)")
+    parser.add_argument("--out", type=named("--out"), help="folder of the report (default: build/compare/MODEL)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    given = command_line().parse_intermixed_args(arguments)
-    out = given.out or Path("build/compare") / given.model
-    sys.exit(guarded(lambda: compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))))
+
+    def job() -> None:
+        given = command_line().parse_intermixed_args(arguments)
+        out = given.out or Path("build/compare") / given.model
+        compare(given.model, given.overrides, out, recipes() | adapted(given.model, given.adapt))
+
+    with standard_streams():
+        sys.exit(guarded(job))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from et_pipeline.cli.bundle.terminal import printable
+from et_pipeline.cli.paths import named
 from et_pipeline.errors import UserError
 from et_pipeline.job.mistakes import guarded
 from et_pipeline.manifest import FILE_NAME
@@ -25,6 +26,8 @@ def report(folder: Path, out: Path) -> None:
     """
     if any((place / FILE_NAME).is_file() for place in out.resolve().parents):
         raise UserError(f"--out {out} is inside a bundle, which holds nothing but its own files; give another place")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; give a file, as {out / 'report.html'}")
     bundles, left_out = find(folder)
     try:
         write_whole({out: page(f"Every bundle under {written(folder.resolve().name)}/", bundles, left_out).encode()})
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str]) -> None:
         "Pareto front of any two figures, and what is known of each bundle.",
         epilog="Example: et-pipeline report bundles --out report.html",
     )
-    parser.add_argument("folder", nargs="?", type=Path, default="bundles", help="default: bundles")
-    parser.add_argument("--out", type=Path, default="report.html", metavar="FILE", help="default: report.html")
-    given = parser.parse_args(arguments)
-    sys.exit(guarded(lambda: report(given.folder, given.out)))
+    parser.add_argument("folder", nargs="?", type=named("folder"), default="bundles", help="default: bundles")
+    parser.add_argument(
+        "--out", type=named("--out"), default="report.html", metavar="FILE", help="default: report.html"
+    )
+    sys.exit(guarded(lambda: report(**vars(parser.parse_args(arguments)))))

@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
+from et_pipeline.job.mistakes import resumed
 from et_pipeline.job.plan import ALL_DEVICES, forecast
-from et_pipeline.job.programs import chosen_programs, told_apart
+from et_pipeline.job.programs import chosen_programs, context_is_typed, told_apart
 from et_pipeline.job.search_path import register
 from et_pipeline.report import progress
 from et_pipeline.settings import Settings, StageName
@@ -56,7 +57,7 @@ def do(composed: DictConfig, outputs: Path, quiet: bool, label: str | None = Non
     for settings in programs:
         _check(settings)
     if programs[0].mode == "plan":
-        return [forecast(settings) for settings in programs]
+        return [forecast(settings, yields=not context_is_typed()) for settings in programs]
     return [_run(programs, outputs, quiet, label)]
 
 
@@ -71,7 +72,8 @@ def _run(programs: list[Settings], outputs: Path, quiet: bool, label: str | None
     outputs.mkdir(parents=True, exist_ok=True)
     face = progress.face(quiet or settings.format == "json", label)
     try:
-        return run(programs, face, outputs)
+        with resumed():
+            return run(programs, face, outputs, yields=not context_is_typed())
     finally:
         face.close()
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
-import select
 import shlex
 import sys
 import traceback
@@ -49,26 +47,21 @@ def guarded(job: Callable[[], None]) -> int:
     except UserError as error:
         sys.stderr.write(f"et-pipeline: {error}\n")
         return EXIT_USER
-    except KeyboardInterrupt:
-        sys.stderr.write("et-pipeline: interrupted; the same command continues after the last finished stage\n")
+    except KeyboardInterrupt as interrupt:
+        words = "; ".join(["interrupted", *getattr(interrupt, "__notes__", ())])
+        sys.stderr.write(f"et-pipeline: {words}\n")
         return 130
-    except BrokenPipeError:
-        if not _is_unread():
-            raise
-        return 141  # as a command that the signal ended
     return 0
 
 
-def _is_unread() -> bool:
-    """Whether who read our output has gone, as `head` does; what is left of it goes nowhere then."""
-    if not hasattr(select, "poll"):  # Windows
-        return False
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    is_unread = any(event & select.POLLERR for _, event in output.poll(0))
-    if is_unread:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return is_unread
+@contextmanager
+def resumed() -> Iterator[None]:
+    """Work of stages: who interrupts it is told what a second run does."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note("the same command continues after the last finished stage")
+        raise
 
 
 def check_arguments(arguments: list[str]) -> None:

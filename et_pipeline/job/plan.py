@@ -15,8 +15,9 @@ from yaml import YAMLError
 
 from et_pipeline.backends import get_backend
 from et_pipeline.errors import UserError
+from et_pipeline.forecast import positions
 from et_pipeline.report import plots
-from et_pipeline.settings import Device, Recipe, Settings
+from et_pipeline.settings import Device, Recipe, Settings, shortened
 from et_pipeline.survey import Survey, survey
 
 log = logging.getLogger(__name__)
@@ -24,8 +25,16 @@ ALL_DEVICES = "all"
 Option = TypeVar("Option", bound=BaseModel)
 
 
-def forecast(settings: Settings) -> Survey:
-    """Forecast what was asked for, beside every recipe or every device, and draw it where that is wanted."""
+def forecast(settings: Settings, yields: bool = False) -> Survey:
+    """Forecast what was asked for, beside every recipe or every device, and draw it where that is wanted.
+
+    Args:
+        settings: the run.
+        yields: shorten a context that the model does not have, instead of refusing it.
+
+    Raises:
+        UserError: as `survey`; or there is no forecast of what was asked for, or no picture can be written.
+    """
     if settings.plot is not None and settings.plot.suffix != ".svg":
         raise UserError(f"plot={settings.plot} is not a name ending in .svg, the one format that is drawn")
     if settings.backend.name != "xnnpack":
@@ -36,6 +45,8 @@ def forecast(settings: Settings) -> Survey:
         )
         plain = {"prefer": None, "name": f"{settings.recipe.scheme}-g{settings.recipe.group_size}"}
         settings = settings.model_copy(update={"recipe": settings.recipe.model_copy(update=plain)})
+    if yields:
+        settings = shortened(settings, positions(settings.model))
     every = settings.device.name == ALL_DEVICES
     if every and settings.adapt.prunes and settings.adapt.size == "device":
         raise UserError("adapt.size=device makes the model fit one device, and device=all is every one; choose one")

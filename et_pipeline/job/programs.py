@@ -62,6 +62,12 @@ def chosen_programs(composed: DictConfig) -> list[Settings]:
     return found
 
 
+def context_is_typed() -> bool:
+    """Whether somebody says how long the context is; what an option of `model` has is a default, as of any model."""
+    parsed = OverridesParser.create().parse_overrides(HydraConfig.get().overrides.task)
+    return any(each.key_or_group == "model.max_context" for each in parsed)
+
+
 def told_apart(programs: list[Settings]) -> list[Settings]:
     """The same, called so that no other job of a sweep writes the same bundle."""
     if programs[0].mode == "plan" or programs[0].until != "bundle":

@@ -68,7 +68,7 @@ def write_zip(folder: Path, out: Path) -> None:
     bundle.check_files(folder, manifest)
     if out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{out} is inside the bundle {folder}: give a place outside it.")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
     try:
         if out.is_dir() or not out.parent.is_dir():
             raise UserError(f"{out} cannot be written: give a file name in an existing folder.")

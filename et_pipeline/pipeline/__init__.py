@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from et_pipeline import forms, host
+from et_pipeline.checkpoints.facts import read_facts
 from et_pipeline.checkpoints.folder import Folder
 from et_pipeline.errors import UserError
 from et_pipeline.forecast import architecture_of
@@ -24,7 +25,7 @@ from et_pipeline.pipeline.order import Stage, stages, trial
 from et_pipeline.pipeline.original import original
 from et_pipeline.pipeline.search import Candidate, candidates, choose
 from et_pipeline.pipeline.steps import Face, Made, Named, finish, heavy
-from et_pipeline.settings import Recipe, Settings
+from et_pipeline.settings import Recipe, Settings, shortened
 from et_pipeline.stages import Tried, bundle
 
 __all__ = ["Face", "Made", "Result", "check", "given_texts", "run", "stages", "target"]
@@ -51,13 +52,14 @@ class Result:
     manifest: Manifest | None = None
 
 
-def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
+def run(programs: Sequence[Settings], face: Face, logs: Path, yields: bool = False) -> Result:
     """Run all stages up to `until`, reusing what the cache holds, and put the programs into one bundle.
 
     Args:
         programs: the settings of each program, which differ in backend, recipe and device.
         face: shows progress.
         logs: folder for what the stages' processes print.
+        yields: shorten a context that the model does not have, instead of refusing it.
 
     Raises:
         UserError: an input is missing, broken or does not fit the settings. Where some programs could be made, those
@@ -74,6 +76,9 @@ def run(programs: Sequence[Settings], face: Face, logs: Path) -> Result:
         raise UserError(f"paths.bundles={first.paths.bundles} is to be made in {around}, where nothing can be written")
     texts = [given_texts(settings) for settings in programs]
     source = original(programs, texts[0], root, face, logs)
+    if yields:
+        longest = read_facts(Folder(source.folder)).max_position
+        programs = [shortened(settings, longest) for settings in programs]
 
     result = Result(checkpoint=source.folder)
     errors: list[UserError] = []

@@ -19,7 +19,6 @@ from et_pipeline.report.words import (
     check_sentence,
     down,
     imported,
-    outside,
     size,
     vector,
     within,
@@ -176,17 +175,16 @@ def closing_rows(manifest: Manifest) -> dict[str, Text]:
     quality, program = manifest.quality, manifest.main
     weights, fp16 = manifest.memory.weights_bytes, 2 * manifest.what.parameters
     fallback = sum(program.fallback_operators.values())
+    why = " (et-bundle inspect says why)" if program.fallback_reasons else ""
     rows = {
         "size": f"{size(weights)}, {100 * weights / fp16:.0f} % of fp16 ({size(fp16)})",
-        "program": f"{program.backend}, {program.delegates} delegates, {fallback} operators outside, "
+        "program": f"{program.backend}, {program.delegates} delegates, {fallback} operators outside{why}, "
         f"context {program.max_context}",
     }
     if manifest.what.adaptation:
         rows["adapted"] = "\n".join(map(adapted, manifest.what.adaptation))
     if program.source_quantization is not None:
         rows["source weights"] = imported(program.source_quantization)
-    if program.fallback_reasons:
-        rows["outside"] = "\n".join(outside(program))
     if quality.witness is not None:
         rows["original"] = witness_sentence(quality.witness)
     if quality.agreement is not None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from et_pipeline.errors import UserError
-from et_pipeline.settings.combinations import check_combination
+from et_pipeline.settings.combinations import check_combination, shortened
 from et_pipeline.settings.groups import (
     OWN,
     RANDOM,
@@ -93,6 +93,7 @@ __all__ = [
     "load_settings",
     "load_sweep",
     "setting_names",
+    "shortened",
 ]
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -151,6 +152,8 @@ def _sentence(error: ValidationError) -> str:
         return f"{key} is not a setting{closest(str(first['loc'][-1]), known)}"
     if first["type"] == "missing":
         return f"{key} is missing"
+    if first["type"] == "string_too_short":
+        return f"{key}={given} is empty; give it a value, or leave it out"
     return f"{key}={given} is not valid: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import string
 
 from et_pipeline.errors import UserError
 from et_pipeline.settings.groups import Settings
+
+log = logging.getLogger(__name__)
 
 
 def check_combination(settings: Settings) -> None:
@@ -42,6 +45,25 @@ def check_combination(settings: Settings) -> None:
                 f"task.use_cases.{name}.template={use_case.template!r} must hold exactly the fields "
                 f"{', '.join('{' + field + '}' for field in sorted(wanted))}"
             )
+
+
+def shortened(settings: Settings, positions: int) -> Settings:
+    """The settings with as long a context as the model has, where theirs, which nobody typed, is longer.
+
+    Raises:
+        UserError: as `check_combination`.
+    """
+    model = settings.model
+    if model.max_context <= positions:
+        return settings
+    log.warning(
+        "model.max_context=%d, as this model has no more positions; %d is the default", positions, model.max_context
+    )
+    chunk = positions if model.prefill_chunk == model.max_context else model.prefill_chunk  # a text in one call
+    made = model.model_copy(update={"max_context": positions, "prefill_chunk": chunk})
+    shorter = settings.model_copy(update={"model": made})
+    check_combination(shorter)
+    return shorter
 
 
 def _check_adapt(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from et_pipeline import host
 from et_pipeline.errors import UserError
+from et_pipeline.settings.words import Named
 
 Scheme = Literal["fp32", "8da4w", "8da8w", "int4_weight_only", "int8_weight_only", "16a4w", "16a8w", "8a8w", "fp16"]
 Mapping = Literal["symmetric", "symmetric_no_clipping_error", "asymmetric"]
@@ -41,12 +42,9 @@ class Sentence(Frozen):
 class Checkpoint(Frozen):
     """Where the original weights come from."""
 
-    source: str = Field(
-        min_length=1,
-        description="builtin:<name>, a local folder in Hugging Face layout, a hub id, a .gguf file, or random",
-    )
-    revision: str | None = Field(default=None, description="hub revision: a branch, tag or commit")
-    adapter: str | None = Field(
+    source: Named = Field(description="builtin:<name>, a folder as of Hugging Face, a hub id, a .gguf file, or random")
+    revision: Named | None = Field(default=None, description="hub revision: a branch, tag or commit")
+    adapter: Named | None = Field(
         default=None,
         description="a LoRA adapter for that model, merged into it: peft's folder, a hub id, or a .gguf file",
     )
@@ -105,7 +103,7 @@ class Samples(Frozen):
 class LearnedText(Frozen):
     """Text that a model learns from."""
 
-    source: str = Field(
+    source: Named = Field(
         description="own: what the original itself writes, to prompts and without; or a text as of "
         "recipe.calibration.source"
     )
@@ -157,7 +155,7 @@ class Adapt(Frozen):
         description="parameters that pruning leaves, as a share of all; each of two kinds takes its root. device: as "
         "many as fit the device, by the forecast"
     )
-    teacher: str | None = Field(
+    teacher: Named | None = Field(
         description="a folder or hub id with the same vocabulary to distil from; null: the model before it was pruned"
     )
     text: LearnedText
@@ -180,7 +178,7 @@ class Adapt(Frozen):
 class Calibration(Frozen):
     """Text that shows the activations, for schemes that fix their ranges and algorithms that round by them."""
 
-    source: str = Field(
+    source: Named = Field(
         description="own: the model's own answers to prompts in many languages; builtin:tiny_assistant, a text file, "
         "a folder of .txt and .md files, or hub:<data set>:<config>:<split>; each paragraph and each row is a text of "
         "its own"
@@ -299,7 +297,7 @@ class Task(Frozen):
 
     name: str = Field(description="what the group is called")
     system_prompt: str | None = Field(default=None, description="what a chat begins with")
-    evaluation: str | None = Field(
+    evaluation: Named | None = Field(
         default=None, description="builtin:<name> or a JSONL file of {task, messages, answer} items"
     )
     use_cases: dict[str, UseCase] = Field(description="by name")
@@ -320,7 +318,9 @@ class Evidence(Amount):
 
     seconds: float = Field(ge=0, description="after that no more sequences are taken, though figures are undecided")
 
-    text: str | None = Field(description="text to measure perplexity on: a source as of recipe.calibration; null: none")
+    text: Named | None = Field(
+        description="text to measure perplexity on: a source as of recipe.calibration; null: none"
+    )
     window: int = Field(ge=2, description="most tokens that the model sees of it at once")
     stride: int = Field(ge=1, description="tokens between the starts of two windows, each scored once")
 

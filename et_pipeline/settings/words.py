@@ -1,9 +1,15 @@
-"""Ends of sentences about a setting."""
+"""Words of settings, and ends of sentences about them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+Named = Annotated[str, Field(min_length=1)]
+"""A file, a folder or what else has a name: never that of a variable that is not set."""
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO, NamedTuple
 
@@ -48,12 +49,14 @@ _starting = threading.Lock()
 _server: _Server | None = None
 
 
-class _Server(NamedTuple):
-    """What a process knows of the server: the socket that takes orders, and how it was started."""
+@dataclass
+class _Server:
+    """What a process knows of the server: the socket that takes orders, how it was started, whether it has forked."""
 
     orders: socket.socket
     process: subprocess.Popen[bytes] | None  # None in a stage, which has inherited the socket
     environment: dict[str, str]
+    answered: bool = False
 
 
 class Dead(Exception):
@@ -102,6 +105,7 @@ def fork(request: int, events: int, log: int) -> Forked:
         finally:
             os.close(told)
         if line := answers.readline():
+            server.answered = True
             return Forked(int(line), answers)
         answers.close()
     raise Dead(f"the server of stages does not start{reason}")
@@ -136,9 +140,14 @@ def _start(environment: dict[str, str], log: int) -> _Server:
 
 @atexit.register
 def _let_go() -> None:
-    """Have the server end as soon as its last stage has; nobody waits for it."""
+    """Have the server end as soon as its last stage has; nobody waits for it.
+
+    One that still imports hears of nothing, and has no stage.
+    """
     global _server
     if _server is not None and _server.process is not None:
+        if not _server.answered:
+            _server.process.kill()
         assert _server.process.stdin is not None
         _server.process.stdin.close()
         _server.orders.close()

@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 import struct
 import time
 
@@ -290,9 +291,13 @@ def test_what_cannot_be_converted_faithfully_is_refused(name, llama, tmp_path):
 @pytest.mark.parametrize("kept", [5, 23, 24, 200, 3000, 60000, -100000, -1])
 def test_a_cut_file_is_refused(kept, llama, tmp_path):
     path = write_gguf(tmp_path / "model.gguf", llama, Kind.Q8_0)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"damaged or cut short"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept])
+    with pytest.raises(UserError, match=r"damaged or cut short") as refused:
         convert(path, tmp_path / "out")
+    assert str(path) in str(refused.value)
+    sizes = sorted(map(int, re.findall(r"\d+", str(refused.value).removeprefix(str(path)))))
+    assert sizes[0] == len(whole[:kept]) < sizes[1] <= len(whole)  # ours, and not a library's words
 
 
 ABSURD = st.sampled_from([2**60, 2**63, 2**64 - 1, 2**32, 2**31 - 1, 70_000, 0]).map(lambda n: struct.pack("<Q", n))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from et_pipeline import tiny_assistant
 from et_pipeline.cli import compare
 from et_pipeline.errors import UserError
 from et_pipeline.report import compare_pictures
@@ -78,7 +79,8 @@ def test_a_sweep_on_the_built_in_model(tmp_path, monkeypatch, capsys):
     names = ("fp32", "8da4w-g32", "8da4w-g128")
     few = ["verify.sequences=4", "verify.items_per_task=2", "verify.text=builtin:tiny_assistant"]
     few += ["verify.text_tokens=64", "measure.rounds=1", "recipe.gate.max_kl_original=0.0"]
-    arguments = "tiny_assistant", few, tmp_path / "out", {name: chosen[name] for name in names}
+    few += [f"model.source={tiny_assistant.CHECKPOINT}"]  # of 512 positions, fewer than custom's default
+    arguments = "custom", few, tmp_path / "out", {name: chosen[name] for name in names}
     compare.compare(*arguments)
     assert "0 of them from the cache" in capsys.readouterr().err
     path = tmp_path / "out" / "compare.json"

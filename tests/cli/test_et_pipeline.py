@@ -1,6 +1,5 @@
 """The command line itself; runs that need a model are in test_bad_inputs.py and test_end_to_end.py."""
 
-import io
 import json
 import shlex
 import shutil
@@ -10,7 +9,6 @@ import sys
 import pytest
 
 from et_pipeline import CONF, __version__, cli, job
-from et_pipeline.cli.bundle.terminal import print_json
 from et_pipeline.pipeline import Result
 
 
@@ -226,17 +224,6 @@ def test_options_of_a_pattern_are_told_apart(command, monkeypatch):
     ]
 
 
-def test_a_terminal_of_fewer_characters_is_no_fault(monkeypatch):
-    """As with LC_ALL=C on some systems, or a pipe on Windows."""
-    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", screen)
-    cli.lenient()
-    screen.write("café\n")
-    print_json({"a": "café"})
-    screen.flush()
-    assert screen.buffer.getvalue() == b'caf\\xe9\n{\n  "a": "caf\\u00e9"\n}\n'
-
-
 def test_version(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["et-pipeline", "--version"])
     cli.main()
@@ -256,9 +243,19 @@ def test_who_gives_up_while_it_is_imported_gets_no_traceback(entry, monkeypatch,
     assert capsys.readouterr().err == ""
 
 
-def test_who_stops_reading_gets_no_traceback():
-    program = [sys.executable, "-c", "from et_pipeline.cli import main; main()", "--help"]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
-        started.stdout.close()
-        assert started.stderr.read() == b""
-        assert started.wait() == 141
+@pytest.mark.parametrize(
+    ("at", "arguments", "words"),
+    [
+        ("et_pipeline.pipeline.run", [], "interrupted; the same command continues after the last finished stage"),
+        ("et_pipeline.job.forecast", ["mode=plan"], "interrupted"),
+        ("et_pipeline.doctor.examine", ["doctor"], "interrupted"),
+        ("et_pipeline.cli.report.find", ["report"], "interrupted"),
+    ],
+)
+def test_who_interrupts_is_promised_only_what_is_so(command, monkeypatch, at, arguments, words):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(at, interrupted)
+    code, _, err = command(*arguments)
+    assert (code, err.splitlines()[-1]) == (130, f"et-pipeline: {words}")

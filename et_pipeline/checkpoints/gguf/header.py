@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 MOST_ELEMENTS = 1 << 22  # values in a header; the largest vocabularies have a third of that
+_ALIGNMENT = 32  # of tensors' data, where a header has no other
 _STRING, _ARRAY = 8, 9  # types of values in a header, and the bytes of the others
 _KV_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
@@ -84,57 +86,82 @@ def _open_part(path: Path, number: int, count: int) -> GGUFReader:
     return reader
 
 
+class _Walk:
+    """Goes through a header by its own counts and lengths, as far as the file goes."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.data, self.at, self.left = data, len(MAGIC), MOST_ELEMENTS
+        self.damaged = f"{path} is damaged or cut short: its header"
+
+    def skip(self, count: int) -> None:
+        self.at += count
+        if self.at > len(self.data):
+            raise UserError(f"{self.damaged} leads to byte {self.at}, but the file has {len(self.data)}")
+
+    def number(self, form: str) -> int:
+        start = self.at
+        self.skip(struct.calcsize(form))
+        value: int = struct.unpack_from(form, self.data, start)[0]
+        return value
+
+    def text(self) -> bytes:
+        length = self.number("<Q")
+        self.skip(length)
+        return self.data[self.at - length : self.at]
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise UserError(f"{self.damaged} has more than {MOST_ELEMENTS} values")
+
+    def value(self, kind: int, count: int) -> None:
+        self.spend(count)
+        if kind == _STRING:
+            for _ in range(count):
+                self.skip(self.number("<Q"))
+        elif kind in _KV_BYTES:
+            self.skip(count * _KV_BYTES[kind])
+        else:
+            raise UserError(f"{self.damaged} has a value of type {kind} at byte {self.at}")
+
+    def tensor(self) -> int:
+        """Where a tensor ends, from where the first one begins."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        self.text()
+        sizes = self.number("<I")
+        self.spend(sizes)
+        elements = math.prod(self.number("<Q") for _ in range(sizes))
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(self.number("<I"))]
+        return self.number("<Q") + elements * size // block
+
+
 def _check_header(path: Path) -> None:
-    """Walk through the header by its own counts and lengths: gguf believes them, and goes on behind the file's end.
+    """Walk through the header before gguf does, which believes it, and goes on behind the file's end.
 
     Raises:
-        UserError: they lead out of the file, or there are more values than gguf can take, at some 200 bytes each.
+        UserError: it leads out of the file, or there are more values than gguf can take, at some 200 bytes each.
     """
-    damaged = f"{path} is damaged or cut short: its header"
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at, left = len(MAGIC), MOST_ELEMENTS
-
-        def skip(count: int) -> None:
-            nonlocal at
-            at += count
-            if at > len(data):
-                raise UserError(f"{damaged} leads to byte {at}, but the file has {len(data)}")
-
-        def number(form: str) -> int:
-            start = at
-            skip(struct.calcsize(form))
-            value: int = struct.unpack_from(form, data, start)[0]
-            return value
-
-        def spend(count: int) -> None:
-            nonlocal left
-            left -= count
-            if left < 0:
-                raise UserError(f"{damaged} has more than {MOST_ELEMENTS} values")
-
-        def value(kind: int, count: int) -> None:
-            spend(count)
-            if kind == _STRING:
-                for _ in range(count):
-                    skip(number("<Q"))
-            elif kind in _KV_BYTES:
-                skip(count * _KV_BYTES[kind])
-            else:
-                raise UserError(f"{damaged} has a value of type {kind} at byte {at}")
-
-        number("<I")
-        tensors, keys = number("<Q"), number("<Q")
-        spend(tensors + keys)
+        walk, alignment = _Walk(path, data), _ALIGNMENT
+        walk.number("<I")
+        tensors, keys = walk.number("<Q"), walk.number("<Q")
+        walk.spend(tensors + keys)
         for _ in range(keys):
-            skip(number("<Q"))
-            kind = number("<I")
+            name, kind = walk.text(), walk.number("<I")
             if kind == _ARRAY:
-                value(number("<I"), number("<Q"))
+                walk.value(walk.number("<I"), walk.number("<Q"))
+            elif name == b"general.alignment" and _KV_BYTES.get(kind) == 4:
+                alignment = walk.number("<I") or _ALIGNMENT
             else:
-                value(kind, 1)
-        for _ in range(tensors):
-            skip(number("<Q"))
-            skip(8 * number("<I") + 12)  # sizes, type, place
+                walk.value(kind, 1)
+        end = max((walk.tensor() for _ in range(tensors)), default=0)
+        needed = end and walk.at + -walk.at % alignment + end
+        if needed > len(data):
+            raise UserError(
+                f"{path} is damaged or cut short: it has {len(data)} bytes, and its tensors end at byte {needed}; "
+                "download it again, or convert it anew"
+            )
 
 
 @contextmanager

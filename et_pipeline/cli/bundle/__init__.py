@@ -9,7 +9,6 @@ from typing import NoReturn
 
 import typer
 
-from et_pipeline.cli import lenient
 from et_pipeline.cli.bundle import (
     adapters,
     add_speed,
@@ -26,6 +25,7 @@ from et_pipeline.cli.bundle import (
 )
 from et_pipeline.cli.bundle.options import example
 from et_pipeline.cli.bundle.terminal import Notes, printable
+from et_pipeline.cli.streams import standard_streams
 from et_pipeline.errors import EXIT_GATE, EXIT_USER, GateError, UserError
 
 app = typer.Typer(
@@ -55,16 +55,16 @@ _NOTES = Notes()
 
 def main() -> NoReturn:
     """The console entry point: errors become one sentence and an exit code, except bugs of ours."""
-    lenient()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary folders are removed
     logging.getLogger("et_pipeline").addHandler(_NOTES)
-    try:
-        app(prog_name="et-bundle")
-    except UserError as error:
-        _fail(error, EXIT_USER)
-    except GateError as error:
-        _fail(error, EXIT_GATE)
-    sys.exit(0)
+    with standard_streams():
+        try:
+            app(prog_name="et-bundle")
+        except UserError as error:
+            _fail(error, EXIT_USER)
+        except GateError as error:
+            _fail(error, EXIT_GATE)
+        sys.exit(0)
 
 
 def _fail(error: Exception, code: int) -> NoReturn:

@@ -11,6 +11,7 @@ import typer
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import FolderArgument, JsonOption, PathArgument, example
 from et_pipeline.cli.bundle.terminal import print_json, print_table
+from et_pipeline.cli.paths import named
 from et_pipeline.errors import GateError
 from et_pipeline.host import expanded
 from et_pipeline.manifest import Adapter, AdapterQuality
@@ -21,11 +22,17 @@ app = typer.Typer(
     epilog=example("adapters list BUNDLE"),
     no_args_is_help=True,
 )
-PeftArgument = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The folder that peft saved, or a GGUF file.")]
+PeftArgument = Annotated[
+    Path,
+    typer.Argument(parser=named("ADAPTER"), metavar="ADAPTER", help="The folder that peft saved, or a GGUF file."),
+]
 BaseOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="The original that it is for, unless the bundle or the adapter says.", show_default=False
+        parser=named("--base"),
+        metavar="FOLDER",
+        help="The original that it is for, unless the bundle or the adapter says.",
+        show_default=False,
     ),
 ]
 

@@ -9,12 +9,18 @@ import typer
 
 from et_pipeline.cli.bundle.options import FolderArgument
 from et_pipeline.cli.bundle.speeds import print_speed
+from et_pipeline.cli.paths import named
 from et_pipeline.errors import UserError
 
 
 def add_speed(
     path: FolderArgument,
-    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="What the app's benchmark screen exported.")],
+    report: Annotated[
+        Path,
+        typer.Argument(
+            parser=named("REPORT.json"), metavar="REPORT.json", help="What the app's benchmark screen exported."
+        ),
+    ],
 ) -> None:
     """Write what the app measured on a phone into the bundle's manifest."""
     from et_pipeline.runtime import phone as phones

@@ -14,6 +14,8 @@ from rich.text import Text
 from et_pipeline import bundle as bundles
 from et_pipeline.cli.bundle.options import PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import console, note, printable
+from et_pipeline.cli.paths import named
+from et_pipeline.errors import EXIT_USER
 from et_pipeline.host import edit_lines
 
 if TYPE_CHECKING:
@@ -46,12 +48,16 @@ def chat(
         bool, typer.Option(help="Keep a large model's weights as this processor wants them, to load fast next time.")
     ] = True,
     cache: Annotated[
-        Path, typer.Option(envvar="ET_PIPELINE_CACHE", metavar="FOLDER", help="Where they are kept.")
+        Path,
+        typer.Option(
+            parser=named("--cache"), envvar="ET_PIPELINE_CACHE", metavar="FOLDER", help="Where they are kept."
+        ),
     ] = Path("~/.cache/et_pipeline"),
 ) -> None:
     """Talk to the model of a bundle in the terminal.
 
-    /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message.
+    /reset begins a new chat, /quit or Ctrl-D ends, Ctrl-C stops an answer. With piped input each line is a message;
+    exit code 2: one was too long.
     """
     import torch
 
@@ -64,14 +70,15 @@ def chat(
         if form and thinking is not None and not form.thinking_changes_text(system=prompted):
             here = f"with{'' if prompted else 'out'} a system prompt this model's chat template gives one text for both"
             note(f"--think and --no-think change nothing here: {here}.")
-        _talk(session, bundle.manifest.what.name, max_new_tokens)
+        if not _talk(session, bundle.manifest.what.name, max_new_tokens):
+            raise typer.Exit(EXIT_USER)
 
 
-def _talk(session: ChatSession, name: str, max_new_tokens: int) -> None:
-    """The terminal conversation: reads messages, shows answers."""
+def _talk(session: ChatSession, name: str, max_new_tokens: int) -> bool:
+    """The terminal conversation: reads messages, shows answers; returns whether a script has all of them."""
     from et_pipeline.runtime.chat import ContextFullError
 
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    terminal, all_answered = sys.stdin.isatty() and sys.stdout.isatty(), True
     if terminal:
         console().print(Text(f"{name} answers. /reset begins a new chat, /quit ends, Ctrl-C stops an answer.", "dim"))
     for message in _messages(terminal):
@@ -84,24 +91,25 @@ def _talk(session: ChatSession, name: str, max_new_tokens: int) -> None:
         if not message:
             continue
         try:
-            _show_answer(session, message, max_new_tokens)
-        except ContextFullError as full:
-            if session.is_new:
-                note(f"This message is too long for the model: {full}.")
-                continue
-            note(f"The chat is full: {full}. A new chat begins with your message.")
-            session.reset()
             try:
                 _show_answer(session, message, max_new_tokens)
-            except ContextFullError as too_long:
-                note(f"This message is too long for the model: {too_long}.")
-                continue
+            except ContextFullError as full:
+                if session.is_new:
+                    raise
+                note(f"The chat is full: {full}. A new chat begins with your message.")
+                session.reset()
+                _show_answer(session, message, max_new_tokens)
+        except ContextFullError as too_long:
+            note(f"This message is too long for the model: {too_long}.")
+            all_answered = terminal  # who types has seen it; a script looks at the exit code
+            continue
         if session.last and session.last.end == "context":
             note("The chat is full: the answer was cut off. A new chat begins with your next message.")
             session.reset()
         if terminal and (last := session.last):
             figures = f"{last.tokens} tokens, first after {last.ttft_s * 1000:.0f} ms, {last.decode_tok_s:.1f} tok/s"
             console().print(Text(figures, "dim"))
+    return all_answered
 
 
 def _messages(terminal: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ import typer
 
 from et_pipeline.cli.bundle.options import JsonOption, PathArgument, ThreadsOption
 from et_pipeline.cli.bundle.terminal import print_json, print_table
+from et_pipeline.cli.paths import named
 from et_pipeline.errors import UserError
 
 
@@ -19,7 +20,12 @@ def evaluate(
     tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Tasks of lm-evaluation-harness.")],
     include_path: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Tasks of your own, as the harness's YAML.", show_default=False),
+        typer.Option(
+            parser=named("--include-path"),
+            metavar="FOLDER",
+            help="Tasks of your own, as the harness's YAML.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most items of a task; default: all.")] = None,
     as_json: JsonOption = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from et_pipeline.cli.paths import named
+
 EXAMPLE = "bundles/tiny_assistant-8da4w-g32-xnnpack"  # what make demo makes
 
 
@@ -15,8 +17,10 @@ def example(arguments: str) -> str:
     return f"Example: et-bundle {arguments.replace('BUNDLE', EXAMPLE)}"
 
 
-PathArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle: a folder or a .zip.")]
-FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The bundle's folder.")]
+PathArgument = Annotated[
+    Path, typer.Argument(parser=named("BUNDLE"), metavar="BUNDLE", help="The bundle: a folder or a .zip.")
+]
+FolderArgument = Annotated[Path, typer.Argument(parser=named("FOLDER"), metavar="FOLDER", help="The bundle's folder.")]
 RepositoryArgument = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for other programs instead of tables.")]
 ThreadsOption = Annotated[

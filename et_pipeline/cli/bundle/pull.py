@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from et_pipeline.cli.bundle.options import RepositoryArgument
+from et_pipeline.cli.paths import named
 from et_pipeline.host import expanded
 from et_pipeline.report import progress
 from et_pipeline.report.words import size
@@ -20,7 +21,10 @@ def pull(
         str | None, typer.Option(metavar="NAME", help="A branch, tag or commit; default: main.", show_default=False)
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The folder to make; default: bundles/ and the name.")
+        Path | None,
+        typer.Option(
+            parser=named("--to"), metavar="FOLDER", help="The folder to make; default: bundles/ and the name."
+        ),
     ] = None,
 ) -> None:
     """Get a bundle from the Hugging Face hub, and check every file against its manifest.

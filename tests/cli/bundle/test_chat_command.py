@@ -126,13 +126,19 @@ def test_chat_commands(run, folder):
 
 def test_chat_begins_anew_when_the_context_is_full(run, folder):
     code, out, err = run("chat", folder, stdin="x" * 200 + "\n" + "y" * 300 + "\n" + "z" * 600 + "\nhi\n")
-    assert code == 0
+    assert code == 2  # for a script, which reads no notes
     answers = out.splitlines()
     assert len(answers) == 3
     assert "I read 3" in answers[1]  # more than the message alone: it begins a chat
     assert "The chat is full: the message takes" in err
     assert "A new chat begins with your message." in err
     assert "This message is too long for the model" in err
+    assert run("chat", folder, stdin="x" * 200 + "\n" + "y" * 300 + "\n")[0] == 0
+
+
+def test_chat_ends_with_a_code_where_the_first_message_is_too_long(run, folder):
+    code, out, err = run("chat", folder, stdin="z" * 600 + "\nhi\n")
+    assert (code, len(out.splitlines()), len(err.splitlines())) == (2, 1, 1)
 
 
 def test_chat_system_prompt(run, folder):
