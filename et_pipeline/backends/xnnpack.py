@@ -24,6 +24,7 @@ from et_pipeline.upstream.refusals import noted_xnnpack_refusals
 from et_pipeline.upstream.shared_constants import shared_constants
 from et_pipeline.upstream.shared_weights import shared_weights
 from et_pipeline.upstream.tensor_file import with_tensors
+from et_pipeline.upstream.xnnpack_halves import halves_config, halves_widened
 from et_pipeline.upstream.xnnpack_inputs import weights_from_outside
 from et_pipeline.upstream.xnnpack_lengths import infer_symbolic_views, lengths_known_at_run_time
 from et_pipeline.upstream.xnnpack_passes import passes_with_work
@@ -202,7 +203,8 @@ def _partitioner() -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     ours = weights_from_outside(linear_config(), _is_adapter)
-    return XnnpackPartitioner([ours if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS])
+    upstream = [ours if each is LinearConfig else each for each in ALL_PARTITIONER_CONFIGS]
+    return XnnpackPartitioner([*upstream, halves_config()])
 
 
 @contextmanager
@@ -211,7 +213,13 @@ def _scoped_overrides() -> Iterator[None]:
     from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend as Delegate
 
     with ExitStack() as overrides:
-        for override in (lengths_known_at_run_time, transposed_while_packing, rows_as_rows, passes_with_work):
+        for override in (
+            lengths_known_at_run_time,
+            transposed_while_packing,
+            halves_widened,
+            rows_as_rows,
+            passes_with_work,
+        ):
             overrides.enter_context(override())
         overrides.enter_context(shared_weights(Delegate))
         yield

@@ -15,6 +15,7 @@ from unittest import mock
 PLAIN_OPERATORS = frozenset(
     (
         "aten._softmax.default",
+        "aten._to_copy.default",
         "aten.add.Tensor",
         "aten.bmm.default",
         "aten.clamp.default",
