@@ -87,6 +87,7 @@ def _build(folder: Path, tools: Path) -> None:
         for kind, value in (("COMPILER", f"{tools}/usr/bin/aarch64-linux-gnu-{name}"), ("FLAGS", flags))
     }
     given = [f"-D{key}={value}" for key, value in {**OPTIONS, **compilers}.items()]
+    compiler = [compilers["CMAKE_CXX_COMPILER"], *flags.split()]
     archives = [folder / part for part in ARCHIVES]
     headers = [f"-I{source / part}" for part in ("include", "ggml/include")]
     path = f"{tools}/usr/bin{os.pathsep}{os.environ['PATH']}"
@@ -94,8 +95,7 @@ def _build(folder: Path, tools: Path) -> None:
     for command in (
         ["cmake", "-G", "Ninja", "-S", source, "-B", folder, *given],
         ["ninja", "-C", folder, "llama"],
-        [compilers["CMAKE_CXX_COMPILER"], *flags.split(), "-O2", "-static", *headers, COUNTED, *archives, "-lpthread"]
-        + ["-o", folder / COUNTED.stem],
+        [*compiler, "-O2", "-static", *headers, COUNTED, *archives, "-lpthread", "-o", folder / COUNTED.stem],
     ):
         done = subprocess.run([str(part) for part in command], env=environment, stdout=subprocess.PIPE, text=True)
         if done.returncode:
