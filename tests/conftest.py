@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,6 +37,10 @@ SHAPE = {
     "eos_token_id": 1,
     "pad_token_id": None,
 }
+
+# Under `make test`, a make that a test runs is no part of that one, and prints nothing of it.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"):
+    os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -164,7 +164,7 @@ def test_setup_says_beforehand_what_it_takes(tmp_path):
     done = subprocess.run(
         ["make", "setup", "PYTHON=python"],
         cwd=tmp_path,
-        env={**os.environ, "PATH": path, "MAKEFLAGS": ""},
+        env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
     )
