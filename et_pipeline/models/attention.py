@@ -17,6 +17,7 @@ the ring is longer than the window needs the tokens in between again: their pred
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import executorch.extension.llm.custom_ops.custom_ops  # registers llama::update_cache
@@ -46,6 +47,7 @@ class Seen(NamedTuple):
 
     used: Any  # how many slots, from the first one on; known at run time
     mask: torch.Tensor  # [group * S, used] float32, added to the scores: 0 or `MASKED` and less
+    last: torch.Tensor  # [1, used] float32, the same for the last token's query alone
 
 
 class Call(NamedTuple):
@@ -54,6 +56,7 @@ class Call(NamedTuple):
     start_pos: Any  # position of the first new token
     rings: frozenset[int]  # layers whose cache is a ring
     late: frozenset[int] = frozenset()  # layers that get the last token only
+    final: int | None = None  # the layer that gets all tokens, of whose result the last token's alone is used
     whole: Seen | None = None  # of layers that are no rings
     ring: Seen | None = None
     late_whole: Seen | None = None
@@ -140,15 +143,20 @@ def see(positions: torch.Tensor, group: int, length: int, window: int | None = N
     torch._check(used <= length)
     slots = torch.arange(used, dtype=torch.long)
     if window is not None:
-        return Seen(used, torch.cat([_ring_mask(positions, slots, length, window)] * group))
-    # In float32, which delegates take.
-    rows, columns = torch.cat([positions] * group).to(torch.float32), slots.to(torch.float32)
-    return Seen(used, torch.clamp((rows.unsqueeze(1) - columns.unsqueeze(0)) * -MASKED, max=0.0))
+        mask = partial(_ring_mask, end=last, slots=slots, length=length, window=window)
+        return Seen(used, torch.cat([mask(positions)] * group), mask(last.unsqueeze(0)))
+    columns = slots.to(torch.float32).unsqueeze(0)  # in float32, which delegates take
+
+    def later(rows: torch.Tensor) -> torch.Tensor:
+        return torch.clamp((rows.to(torch.float32).unsqueeze(1) - columns) * -MASKED, max=0.0)
+
+    return Seen(used, later(torch.cat([positions] * group)), later(last.unsqueeze(0)))
 
 
-def _ring_mask(positions: torch.Tensor, slots: torch.Tensor, length: int, window: int) -> torch.Tensor:
-    """What is added to the scores with `slots`, [S, used], of a ring that has `length` of them."""
-    end = positions[-1]
+def _ring_mask(
+    positions: torch.Tensor, end: torch.Tensor, slots: torch.Tensor, length: int, window: int
+) -> torch.Tensor:
+    """What is added to the scores with `slots`, [S, used], of a ring that has `length` of them, the last one `end`."""
     held = end - torch.remainder(end - slots, length)  # the last position that fell on each slot
     held = torch.where(held < 0, -(1 << 40), held)  # nothing yet
     age = positions.unsqueeze(1) - held.unsqueeze(0)
@@ -209,7 +217,11 @@ def _attention(
     whole, ring = (call.late_whole, call.late_ring) if layer in call.late else (call.whole, call.ring)
     seen = ring if layer in call.rings else whole
     assert seen is not None
-    return attend(query, key, value, seen, query.shape[-1] ** -0.5 if scaling is None else scaling, softcap), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if layer != call.final:
+        return attend(query, key, value, seen, scale, softcap), None
+    out = attend(query[:, :, -1:], key, value, seen._replace(mask=seen.last), scale, softcap)
+    return out.expand(-1, query.shape[2], -1, -1), None  # of the others nothing is used
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -151,7 +151,8 @@ class Decoder(nn.Module):
             CALL.reset(token)
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
-        call = Call(start, self.rings, self.late, attended=[])
+        final = self.config.num_hidden_layers - 1
+        call = Call(start, self.rings, self.late, final if final in self.caching else None, attended=[])
         kinds = ("whole", None, set(self.attending) - self.rings), ("ring", self.window, set(self.rings))
         for name, window, layers in kinds:
             if not layers:
