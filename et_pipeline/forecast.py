@@ -36,8 +36,6 @@ BANDWIDTH_SHARE = 0.55  # of the memory bandwidth that decoding reaches on phone
 # A layer costs time even where its weights are few: starting operators, and attention. On two x86 cores SmolLM2-135M
 # took 1.2 ms longer for its 30 layers than its bytes at the bandwidth that Llama-3.2-1B reached. Assumed for phones.
 LAYER_SECONDS = 40e-6
-# A cache that is not fp32 is converted at each step, number by number on one thread. x86, assumed for phones.
-KV_NUMBER_SECONDS = {"fp32": 0.0, "fp16": 1.1e-9, "int8": 0.65e-9}
 # The same layer measured with XNNPACK's kernels (2048 x 8192, two threads of x86): int4 with float activations streams
 # its weights at 0.6 of the rate of 8da4w, as unpacking costs more than reading.
 KERNEL_SHARE = {"int4_weight_only": 0.6}
@@ -46,7 +44,7 @@ KERNEL_SHARE = {"int4_weight_only": 0.6}
 WEIGHT_INSTRUCTIONS = {"8da8w": 0.186, "int4_weight_only": 1.02, "int8_weight_only": 0.965, "fp32": 0.384}
 WEIGHT_INSTRUCTIONS_4BIT_GROUPS, WEIGHT_INSTRUCTIONS_4BIT_CHANNELS = 0.284, 0.217
 LAYER_INSTRUCTIONS = 240_000
-KV_NUMBER_INSTRUCTIONS = 3.1
+KV_NUMBER_INSTRUCTIONS = {"fp32": 3.1, "fp16": 3.8, "int8": 4.4}  # what is not fp32 becomes it at each step
 PER_CYCLE = 2.0  # instructions that a fast core ends: assumed, half of what an A76 can
 # Speed over a prompt of 128 tokens in the same measurement, 8da4w in groups being 1: 25.5 ms to 16.0, 15.4, 56, 52, 52.
 PREFILL_GROUPS = 1.0
@@ -208,11 +206,11 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     reached = bandwidth * BANDWIDTH_SHARE
     read = streamed / (reached * KERNEL_SHARE.get(recipe.scheme, 1.0)) + known.layers * LAYER_SECONDS
     numbers = 0 if known.encodes else _kv(known, model.model_copy(update={"kv_cache": "fp32"}), model.max_context) // 4
-    kv_read = 4 * numbers / reached + numbers * KV_NUMBER_SECONDS[model.kv_cache]
+    kv_read = kv / reached
     rate_of_cores = PER_CYCLE * 1e9 * (device.core_ghz or math.inf)
     # The cores work while they wait for memory, so the longer of the two decides.
     step = max(read, instructions(known, recipe) / rate_of_cores)
-    full = max(read + kv_read, instructions(known, recipe, numbers) / rate_of_cores)
+    full = max(read + kv_read, instructions(known, recipe, numbers, model.kv_cache) / rate_of_cores)
     # The head is computed for the last token of a prompt only.
     linears = [shape for name, shape in shapes.items() if len(shape) == 2 and "layer" in name]
     adapter = 4 * model.adapter_rank * sum(map(sum, linears))  # A and B of each, float32
@@ -258,13 +256,13 @@ def _stored_bytes(model: Model, known: Architecture) -> int:
     return {"bfloat16": 2, "float16": 2, "float32": 4}.get(str(said), 4 if known.encodes else 2)
 
 
-def instructions(known: Architecture, recipe: Quantization, cached: int = 0) -> float:
+def instructions(known: Architecture, recipe: Quantization, cached: int = 0, kind: KvCache = "fp32") -> float:
     """What one thread of an arm64 core executes for a token, when so many numbers of the cache are looked at."""
     shapes = exported_shapes(known).items()
     weights = sum(math.prod(shape) for name, shape in shapes if len(shape) == 2 and not is_embedding(name))
     in_4_bits = WEIGHT_INSTRUCTIONS_4BIT_GROUPS if recipe.group_size else WEIGHT_INSTRUCTIONS_4BIT_CHANNELS
     of_weights = weights * WEIGHT_INSTRUCTIONS.get(recipe.scheme, in_4_bits)
-    return of_weights + known.layers * LAYER_INSTRUCTIONS + cached * KV_NUMBER_INSTRUCTIONS
+    return of_weights + known.layers * LAYER_INSTRUCTIONS + cached * KV_NUMBER_INSTRUCTIONS[kind]
 
 
 def pte_bytes(known: Architecture, recipe: Quantization) -> int:
@@ -364,9 +362,9 @@ def kv_cache_bytes(states: States, form: ExportForm) -> int:
 
 def slot_bytes(kv_heads: int, head_dim: int, kind: KvCache) -> int:
     """Size of one token's keys and values in one layer."""
-    # int8 keeps a float32 scale and an int8 zero point beside each token's and head's numbers.
-    per_head = {"fp32": 4 * head_dim, "fp16": 2 * head_dim, "int8": head_dim + 5}[kind]
-    return 2 * kv_heads * per_head
+    # int8 keeps a float32 scale beside each token's and head's numbers, and of keys an int8 zero.
+    per_head = {"fp32": 8 * head_dim, "fp16": 4 * head_dim, "int8": 2 * head_dim + 9}[kind]
+    return kv_heads * per_head
 
 
 def _kv(known: Architecture, model: Model, context: int) -> int:

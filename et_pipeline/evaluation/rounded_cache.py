@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from et_pipeline.settings import KvCache
 
 
-def rounded(values: torch.Tensor, kind: KvCache) -> torch.Tensor:
-    """What a cache of a kind of `model.kv_cache` gives back of `values`; of int8, with a scale and a zero per row."""
+def rounded(states: torch.Tensor, kind: KvCache, zero: bool) -> torch.Tensor:
+    """What a cache of a kind of `model.kv_cache` gives back of `states`; of int8, with a scale per row, and a zero."""
     if kind != "int8":
-        return values.to(torch.float16).float() if kind == "fp16" else values
-    low, high = values.amin(-1, keepdim=True).clamp(max=0), values.amax(-1, keepdim=True).clamp(min=0)
+        return states.to(torch.float16).float() if kind == "fp16" else states
+    if not zero:
+        scale = (states.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
+        return (states / scale).round() * scale
+    low, high = states.amin(-1, keepdim=True).clamp(max=0), states.amax(-1, keepdim=True).clamp(min=0)
     scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
-    zero = (-128 - low / scale).round()
-    return (((values / scale).round() + zero).clamp(-128, 127) - zero) * scale
+    zeros = (-128 - low / scale).round()
+    return (((states / scale).round() + zeros).clamp(-128, 127) - zeros) * scale
 
 
 class RoundedCache(DynamicCache):
@@ -32,5 +35,5 @@ class RoundedCache(DynamicCache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the rounded ones, and hand all to the attention."""
-        keys, values = (rounded(states, self.kind) for states in (key_states, value_states))
+        keys, values = rounded(key_states, self.kind, zero=True), rounded(value_states, self.kind, zero=False)
         return super().update(keys, values, *args, **kwargs)

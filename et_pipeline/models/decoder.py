@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from et_pipeline import gemma
 from et_pipeline.architecture import check_context, layer_slots, longest_context
 from et_pipeline.errors import UserError
-from et_pipeline.models.attention import CACHED, CALL, Call, Stored, empty_cache, ring_slots, see, store
+from et_pipeline.models.attention import CACHED, CALL, Call, Stored, empty_cache, ring_slots, see, store, sums_for
 from et_pipeline.models.dry_run import check_attention
 from et_pipeline.models.late_layers import LateLayers
 from et_pipeline.models.mixers import Mixers
@@ -55,16 +55,16 @@ class _BufferCache(OwnCache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Stored, Stored]:
         """Write the new tokens' keys and values; hands what is cached to the attention."""
+        state, slots = self.decoder.caching[layer_idx], self.call.slots if layer_idx in self.call.rings else None
         found = []
         for kind, new in (("k", key_states), ("v", value_states)):
-            cache = self.decoder.stored(kind, layer_idx)
-            heads, _, _, dim = cache.numbers.shape
-            if (new.shape[1], new.shape[3]) != (heads, dim):
+            if (new.shape[1], new.shape[3]) != (state.heads, state.dim):
                 raise UserError(
                     f"family {self.decoder.config.model_type} caches {new.shape[1]} heads of {new.shape[3]} numbers "
-                    f"where its config says {heads} of {dim}, so it cannot be exported"
+                    f"where its config says {state.heads} of {state.dim}, so it cannot be exported"
                 )
-            store(cache, new, self.call.start_pos, self.call.slots if layer_idx in self.call.rings else None)
+            cache = self.decoder.stored(kind, layer_idx)
+            store(cache, new, self.call.start_pos, slots)
             found.append(cache)
         return found[0], found[1]
 
@@ -108,12 +108,14 @@ class Decoder(nn.Module):
         reads = {layer: caching[late.get(layer, layer)] for layer in self.attending}
         self.rings = frozenset(n for n, state in reads.items() if slides and state.window is not None)
         for layer, state in caching.items():
-            for kind in "kv":
-                length = self.ring if layer in self.rings else self.length
-                empty = empty_cache(form.kv_cache, state.heads, length, state.dim)
+            length = self.ring if layer in self.rings else self.length
+            for kind, empty in zip("kv", empty_cache(form.kv_cache, state.heads, length, state.dim), strict=True):
                 for name, buffer in zip(_buffer_names(kind, layer), empty, strict=True):
                     if buffer is not None:
                         self.register_buffer(name, buffer, persistent=False)
+        if form.kv_cache == "int8":
+            for dim in {state.dim for state in caching.values()}:
+                self.register_buffer(f"sums_{dim}", sums_for(dim), persistent=False)
         self.mixer = Mixers(self)
         self.late_layers = LateLayers(self)
         self.cache = _BufferCache(self, layers)
@@ -152,7 +154,8 @@ class Decoder(nn.Module):
 
     def _call(self, start: Any, positions: torch.Tensor) -> Call:
         final = self.config.num_hidden_layers - 1
-        call = Call(start, self.rings, self.late, final if final in self.caching else None, attended=[])
+        sums = {int(name[5:]): buffer for name, buffer in self.named_buffers(recurse=False) if name.startswith("sums_")}
+        call = Call(start, self.rings, self.late, sums, final if final in self.caching else None, attended=[])
         kinds = ("whole", None, set(self.attending) - self.rings), ("ring", self.window, set(self.rings))
         for name, window, layers in kinds:
             if not layers:
@@ -172,8 +175,8 @@ class Decoder(nn.Module):
     def stored(self, kind: str, layer: int) -> Stored:
         """The buffers with the keys ("k") or values ("v") of a layer."""
         buffers = dict(self.named_buffers(recurse=False))
-        numbers, scales, zeros = _buffer_names(kind, layer)
-        return Stored(buffers[numbers], buffers.get(scales), buffers.get(zeros))
+        numbers, scales = _buffer_names(kind, layer)
+        return Stored(buffers[numbers], buffers.get(scales))
 
     def reset(self) -> None:
         """Empty the cache."""
@@ -182,8 +185,8 @@ class Decoder(nn.Module):
                 buffer.zero_()
 
 
-def _buffer_names(kind: str, layer: int) -> tuple[str, str, str]:
-    return f"{kind}_cache_{layer}", f"{kind}_cache_scales_{layer}", f"{kind}_cache_zeros_{layer}"
+def _buffer_names(kind: str, layer: int) -> tuple[str, str]:
+    return f"{kind}_cache_{layer}", f"{kind}_cache_scales_{layer}"
 
 
 def cached_heads(config: Any) -> tuple[int, int]:

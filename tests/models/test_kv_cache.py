@@ -1,10 +1,12 @@
 """What the KV cache stores, against transformers' own attention over keys and values rounded the same way."""
 
+from collections import Counter
 from functools import partial
 
 import pytest
 import torch
 
+from et_pipeline.backends import get_backend
 from et_pipeline.checkpoints.reader import load_model
 from et_pipeline.evaluation.agreement import compare
 from et_pipeline.evaluation.rounded_cache import RoundedCache
@@ -77,7 +79,7 @@ def test_empty_caches_of_every_type_survive_a_file(checkpoints, tmp_path):
     save_program(export_decoder(Decoder(load_model(checkpoints["llama"]), form("int8"))), tmp_path)
     caches = {name: tensor for name, tensor in load_program(tmp_path).constants.items() if "_cache_" in name}
     assert {tensor.dtype for tensor in caches.values()} == {torch.int8, torch.float32}
-    assert len(caches) == 6
+    assert len(caches) == 4
     assert not any(tensor.any() for tensor in caches.values())
 
 
@@ -95,3 +97,22 @@ def test_program_computes_with_what_it_stores(checkpoints, lower_checkpoint, nam
         near, far = compare(found, expected[positions]), compare(found, exact[positions])
         assert near.min_cosine >= 0.99999, (chunk, near)
         assert near.kl < far.kl, (chunk, near, far)
+
+
+def test_beside_the_delegate_is_what_the_new_tokens_need(checkpoints, tmp_path):
+    """Nothing there goes over all that is cached, as it would on one thread; `empty` has nothing to do."""
+    outside = []
+    for kind in ("fp32", "int8"):
+        decoder = Decoder(load_model(checkpoints["llama"]), form(kind))
+        lowered = get_backend("xnnpack").lower(export_decoder(decoder), {}, tmp_path / "model.pte")
+        outside.append(Counter(lowered.fallback_operators))
+    assert outside[1] - outside[0] == {
+        "aten::_to_copy.out": 4,
+        "aten::amax.out": 1,
+        "aten::cat.out": 1,
+        "aten::empty.out": 4,
+        "aten::full_like.out": 1,
+        "llama::update_cache.out": 2,
+        "quantized_decomposed::choose_qparams_per_token_asymmetric.out": 1,
+        "quantized_decomposed::quantize_per_token.out": 2,
+    }
