@@ -44,7 +44,9 @@ KERNEL_SHARE = {"int4_weight_only": 0.6}
 WEIGHT_INSTRUCTIONS = {"8da8w": 0.186, "int4_weight_only": 1.02, "int8_weight_only": 0.965, "fp32": 0.384}
 WEIGHT_INSTRUCTIONS_4BIT_GROUPS, WEIGHT_INSTRUCTIONS_4BIT_CHANNELS = 0.284, 0.217
 LAYER_INSTRUCTIONS = 240_000
-KV_NUMBER_INSTRUCTIONS = {"fp32": 3.1, "fp16": 3.8, "int8": 4.4}  # what is not fp32 becomes it at each step
+# What is not fp32 becomes it at each step, number by number; of each layer new keys and values are rounded.
+KV_NUMBER_INSTRUCTIONS = {"fp32": 3.1, "fp16": 3.8, "int8": 4.4}
+KV_LAYER_INSTRUCTIONS = {"fp32": 0, "fp16": 16_000, "int8": 90_000}
 PER_CYCLE = 2.0  # instructions that a fast core ends: assumed, half of what an A76 can
 # Speed over a prompt of 128 tokens in the same measurement, 8da4w in groups being 1: 25.5 ms to 16.0, 15.4, 56, 52, 52.
 PREFILL_GROUPS = 1.0
@@ -209,7 +211,7 @@ def forecast(settings: Settings, known: Architecture, recipe: Recipe, device: De
     kv_read = kv / reached
     rate_of_cores = PER_CYCLE * 1e9 * (device.core_ghz or math.inf)
     # The cores work while they wait for memory, so the longer of the two decides.
-    step = max(read, instructions(known, recipe) / rate_of_cores)
+    step = max(read, instructions(known, recipe, kind=model.kv_cache) / rate_of_cores)
     full = max(read + kv_read, instructions(known, recipe, numbers, model.kv_cache) / rate_of_cores)
     # The head is computed for the last token of a prompt only.
     linears = [shape for name, shape in shapes.items() if len(shape) == 2 and "layer" in name]
@@ -262,7 +264,8 @@ def instructions(known: Architecture, recipe: Quantization, cached: int = 0, kin
     weights = sum(math.prod(shape) for name, shape in shapes if len(shape) == 2 and not is_embedding(name))
     in_4_bits = WEIGHT_INSTRUCTIONS_4BIT_GROUPS if recipe.group_size else WEIGHT_INSTRUCTIONS_4BIT_CHANNELS
     of_weights = weights * WEIGHT_INSTRUCTIONS.get(recipe.scheme, in_4_bits)
-    return of_weights + known.layers * LAYER_INSTRUCTIONS + cached * KV_NUMBER_INSTRUCTIONS[kind]
+    of_layers = known.layers * (LAYER_INSTRUCTIONS + KV_LAYER_INSTRUCTIONS[kind])
+    return of_weights + of_layers + cached * KV_NUMBER_INSTRUCTIONS[kind]
 
 
 def pte_bytes(known: Architecture, recipe: Quantization) -> int:

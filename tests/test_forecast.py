@@ -134,7 +134,7 @@ def test_a_smaller_cache_takes_less_memory_and_more_of_the_cores():
         numbers * 64 * 2,
         numbers * 64 + numbers // 2 * 9,
     ]
-    assert len({made.decode_tok_s for made in full}) == 1
+    assert full[0].decode_tok_s >= full[1].decode_tok_s >= full[2].decode_tok_s
     assert full[0].decode_full_tok_s > full[1].decode_full_tok_s > full[2].decode_full_tok_s
 
 
