@@ -54,7 +54,7 @@ def only_last(module: GraphModule) -> None:
     sources: dict[Node, dict[Node, int]] = {}  # and of what that is computed
     for node in reversed(graph.nodes):  # users come first
         users = [user for user in node.users if user.target is not _aten._assert_tensor_metadata.default]
-        dims = {node.args[1]} if _is_cut(node) else {sources.get(user, {}).get(node) for user in users}
+        dims = {node.args[1] % _rank(node)} if _is_cut(node) else {sources.get(user, {}).get(node) for user in users}
         dim = dims.pop() if len(dims) == 1 else None
         if dim is not None and (found := _sources(node, dim)) is not None:
             last[node], sources[node] = dim, found
@@ -71,7 +71,7 @@ def only_last(module: GraphModule) -> None:
                     cuts[source, dim] = graph.call_function(_aten.slice.Tensor, (source, dim, -1, sys.maxsize))
                 _describe(cuts[source, dim])
             node.replace_input_with(source, cuts[source, dim])
-        if node.target is _aten.slice.Tensor and node.args[1] == last[node]:
+        if node.target is _aten.slice.Tensor and node.args[1] % _rank(node) == last[node]:
             node.replace_all_uses_with(node.args[0])
             continue
         if node.target in _SIZED:
@@ -91,7 +91,8 @@ def _is_cut(node: Any) -> bool:
 
 def _describe(node: Any) -> None:
     """Say anew what shape the result has."""
-    node.meta["val"] = node.target(*map_arg(node.args, lambda each: each.meta["val"]), **node.kwargs)
+    args, kwargs = map_arg((node.args, node.kwargs), lambda each: each.meta["val"])
+    node.meta["val"] = node.target(*args, **kwargs)
 
 
 def _shape(node: Any) -> Any:
@@ -121,7 +122,8 @@ def _sources(node: Any, dim: int) -> dict[Node, int] | None:
     first: Any = node.args[0] if node.args else None
     if target in _POINTWISE or torch.Tag.pointwise in getattr(target, "tags", ()):
         aligned = {each: dim - rank + _rank(each) for each in node.all_input_nodes}
-        return {each: at for each, at in aligned.items() if at >= 0 and _varies(each, at)}
+        found = {each: at for each, at in aligned.items() if at >= 0 and _varies(each, at)}
+        return found if found and not target._schema.is_mutable else None
     if target is _aten.expand.default:
         at = dim - rank + _rank(first)
         return {first: at} if at >= 0 and _varies(first, at) else {}

@@ -47,6 +47,7 @@ CASES = {
     "probabilities": (lambda x: torch.softmax(linear(x), -1)[..., 2:4][:, -1:], [1]),
     "spread": (lambda x: (x + linear(x[:, -1:]).expand(-1, x.shape[1], -1))[:, -1:], [1]),
     "in two ways": (lambda x: linear(x)[:, -1:] + heads(x)[:, :, -1:].reshape(1, 1, 6), [1, 1]),
+    "counted from the end": (lambda x: aten.slice.Tensor(linear(x) + x, -2, -1), [1]),
     # Where a token is made of others, all of them are needed.
     "sum so far": (lambda x: linear(linear(x).cumsum(1))[:, -1:], ["S", 1]),
     "over tokens": (lambda x: linear(torch.softmax(linear(x), 1))[:, -1:], ["S", 1]),
@@ -59,6 +60,8 @@ CASES = {
         lambda x: (p := linear(x).chunk(2, -1))[0].exp()[:, -1:] * p[1].cumsum(1)[:, -1:],
         ["S"],
     ),
+    "changed in place": (lambda x: (w := linear(x), w.mul_(2)[:, -1:] + w.sum())[1], ["S"]),
+    "like another": (lambda x: torch.ones_like(linear(x))[:, -1:] + linear(x).sum(), ["S", "S"]),
     "by the weight": (lambda x: functional.linear(WEIGHT, linear(x)[0])[:, -1:], ["S", 6]),
 }
 
