@@ -54,7 +54,8 @@ def only_last(module: GraphModule) -> None:
     sources: dict[Node, dict[Node, int]] = {}  # and of what that is computed
     for node in reversed(graph.nodes):  # users come first
         users = [user for user in node.users if user.target is not _aten._assert_tensor_metadata.default]
-        dims = {node.args[1] % _rank(node)} if _is_cut(node) else {sources.get(user, {}).get(node) for user in users}
+        is_cut = _is_cut(node) and all(user.op != "output" for user in users)  # an output's name is part of the program
+        dims = {node.args[1] % _rank(node)} if is_cut else {sources.get(user, {}).get(node) for user in users}
         dim = dims.pop() if len(dims) == 1 else None
         if dim is not None and (found := _sources(node, dim)) is not None:
             last[node], sources[node] = dim, found
@@ -84,9 +85,11 @@ def only_last(module: GraphModule) -> None:
 
 
 def _is_cut(node: Any) -> bool:
-    """Whether it takes the last of as many as there are at run time."""
-    is_last = node.target is _aten.slice.Tensor and node.args[2:] in ((-1,), (-1, sys.maxsize))
-    return is_last and _varies(node.args[0], node.args[1])
+    """Whether it takes the last of as many as there are at run time, of what has one such dimension."""
+    if node.target is not _aten.slice.Tensor or node.args[2:] not in ((-1,), (-1, sys.maxsize)):
+        return False
+    source, dim = node.args[:2]
+    return [at for at in range(_rank(source)) if _varies(source, at)] == [dim % _rank(source)]
 
 
 def _describe(node: Any) -> None:
@@ -149,7 +152,7 @@ def _keeps_apart(node: Any, dim: int, rank: int) -> bool:
     """Whether an operator does the same for every place in this dimension."""
     target = node.target
     if target is _aten.linear.default:
-        return dim != rank - 1
+        return dim != rank - 1 and node.args[0] not in node.args[1:]
     if target in (_aten.softmax.int, _aten.slice.Tensor):
         return dim != _given(node, 1) % rank
     if target in (_aten.layer_norm.default, _aten.rms_norm.default):

@@ -48,6 +48,8 @@ CASES = {
     "spread": (lambda x: (x + linear(x[:, -1:]).expand(-1, x.shape[1], -1))[:, -1:], [1]),
     "in two ways": (lambda x: linear(x)[:, -1:] + heads(x)[:, :, -1:].reshape(1, 1, 6), [1, 1]),
     "counted from the end": (lambda x: aten.slice.Tensor(linear(x) + x, -2, -1), [1]),
+    "twice": (lambda x: ((y := linear(x)) @ y.transpose(1, 2)).relu()[:, -1:, -1:] * 1, ["S"]),
+    "twice, with more between": (lambda x: (x @ linear(x).mT).relu()[:, -1:].exp()[:, :, -1:] * 1, ["S"]),
     # Where a token is made of others, all of them are needed.
     "sum so far": (lambda x: linear(linear(x).cumsum(1))[:, -1:], ["S", 1]),
     "over tokens": (lambda x: linear(torch.softmax(linear(x), 1))[:, -1:], ["S", 1]),
@@ -62,6 +64,7 @@ CASES = {
     ),
     "changed in place": (lambda x: (w := linear(x), w.mul_(2)[:, -1:] + w.sum())[1], ["S"]),
     "like another": (lambda x: torch.ones_like(linear(x))[:, -1:] + linear(x).sum(), ["S", "S"]),
+    "by itself": (lambda x: functional.linear(h := linear(x)[0], h)[-1:].sum(-1), ["S", "S"]),
     "by the weight": (lambda x: functional.linear(WEIGHT, linear(x)[0])[:, -1:], ["S", 6]),
 }
 
@@ -72,7 +75,7 @@ def test_the_same_comes_of_fewer_tokens(case):
 
     class Model(nn.Module):
         def forward(self, x):
-            return function(x)
+            return function(x) * 1  # a cut that is the result stays
 
     dynamic = {"x": {1: Dim("length", min=2, max=16)}}
     program = torch.export.export(Model(), (torch.ones(1, 8, 6),), dynamic_shapes=dynamic)
@@ -83,6 +86,19 @@ def test_the_same_comes_of_fewer_tokens(case):
     for length in (2, 5, 16):
         x = torch.randn(1, length, 6, generator=torch.Generator().manual_seed(length))
         torch.testing.assert_close(program.module()(x), function(x))
+    program.run_decompositions()  # which asks whether it is still a program
+
+
+def test_a_cut_that_is_the_result_stays():
+    class Model(nn.Module):
+        def forward(self, x):
+            return linear(x)[:, -1:]
+
+    dynamic = {"x": {1: Dim("length", min=2, max=16)}}
+    program = torch.export.export(Model(), (torch.ones(1, 8, 6),), dynamic_shapes=dynamic)
+    only_last(program.graph_module)
+    x = torch.ones(1, 5, 6)
+    torch.testing.assert_close(program.run_decompositions().module()(x), linear(x)[:, -1:])
 
 
 def layer_of_all(graph):
