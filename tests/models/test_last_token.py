@@ -31,11 +31,6 @@ def heads(x):
     return linear(x).view(1, x.shape[1], 2, 3).transpose(1, 2)
 
 
-def one_of_two(x, other):
-    first, second = linear(x).chunk(2, -1)
-    return first.sigmoid()[:, -1:], second.cumsum(1)
-
-
 # A function of [1, S, 6], and of how many tokens its linears compute: 1, or all ("S").
 CASES = {
     "residual": (lambda x: (x + linear(linear(x).relu() * x))[:, -1:], [1, 1]),
